@@ -1,0 +1,59 @@
+"""The device and the precision that a run computes in."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from afcore.errors import ConfigError
+
+__all__ = ["HIDDEN_DTYPES", "Compute", "choose_compute", "round_hidden"]
+
+HIDDEN_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how numbers are computed; weights are fp32 either way."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """bf16 autocast, or nothing."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    def seed(self, *numbers: int) -> None:
+        """Seed dropout from ``numbers`` alone, so that no generator state need be kept."""
+        value = 0
+        for number in numbers:
+            value = (value * 1_000_003 + number + 1) % 2**63
+        torch.manual_seed(value)
+
+
+def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:
+    """CUDA when there is a device, else the CPU; ``auto`` is bf16 where it runs natively.
+
+    Raises:
+        ConfigError: when bf16 is asked for and the device cannot.
+    """
+    if torch.cuda.is_available():
+        device, native = torch.device("cuda"), torch.cuda.is_bf16_supported(False)
+    else:
+        device, native = torch.device("cpu"), torch.cpu._is_avx512_bf16_supported()
+    if precision == "bf16" and device.type == "cuda" and not native:
+        raise ConfigError("training.precision: bf16, but this GPU has none; use fp32 or auto")
+    if precision == "auto":
+        precision = "bf16" if native else "fp32"
+    return Compute(device, precision)
+
+
+def round_hidden(hidden: Tensor, dtype: Literal["bf16", "fp32"]) -> Tensor:
+    """Round to the type activations are kept in and back to fp32: read or recomputed, the suffix
+    then trains on the same numbers.
+    """
+    return hidden.to(HIDDEN_DTYPES[dtype]).float()

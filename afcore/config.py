@@ -1,0 +1,291 @@
+"""The configuration tree, from YAML: every key with its unit, range and default, in one place.
+
+Core functions take plain arguments; only :mod:`afcore.runs`, :mod:`afcore.epoch` and the
+pipelines see the tree.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from afcore.errors import ConfigError
+
+__all__ = [
+    "CacheConfig",
+    "Config",
+    "DataConfig",
+    "FreezingConfig",
+    "ModelConfig",
+    "PricesConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "load_config",
+    "parse_config",
+]
+
+Mode = Literal["full", "freeze", "cached"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+def _absolute(uri: str) -> str:
+    """A path without a scheme becomes absolute, so that a change of folder changes nothing."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def _absolute_sqlite(uri: str) -> str:
+    prefix = "sqlite:///"
+    return prefix + _absolute(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri
+
+
+def _ordered_steps(steps: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    starts = [start for start, _ in steps]
+    if not steps or starts[0] != 0.0 or starts != sorted(set(starts)) or starts[-1] >= 1.0:
+        raise ValueError("shares of the steps must start at 0.0, grow, and stay below 1.0")
+    if min(factor for _, factor in steps) < 0:
+        raise ValueError("factors must not be negative")
+    return steps
+
+
+def _on_or_off(value: object) -> object:
+    """YAML reads a bare `on` as true and `off` as false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(_Section):
+    """The pre-trained model."""
+
+    name: str = Field(
+        min_length=1,
+        description="hub id, folder, or `package:NAME/FOLDER` inside an installed package",
+    )
+
+
+class DataConfig(_Section):
+    """Where the examples come from and how they are tokenized and batched."""
+
+    train: str = Field(
+        min_length=1,
+        description="CSV, JSON lines or Parquet file (path or any fsspec URL), a hub data set "
+        "(`NAME` or `NAME:SPLIT`), or `docstrings` (built in)",
+    )
+    test: str | None = Field(None, description="the same; read for scoring once, at the end")
+    validation: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="the same, or the fraction of the training set held out"
+    )
+    text: str = Field("text", description="column with the text")
+    label: str = Field("label", description="column with the label")
+    max_length: int = Field(128, ge=2, description="longest example, in tokens; cut beyond")
+    limit: int | None = Field(
+        None, ge=2, description="training examples used, validation included (a fixed sample)"
+    )
+    test_limit: int | None = Field(None, ge=1, description="test examples used (a fixed sample)")
+    batching: Literal["grouped", "random"] = Field(
+        "grouped",
+        description="`grouped`: similar lengths share a batch, within shuffled windows; "
+        "`random`: a plain shuffle",
+    )
+
+
+class TrainingConfig(_Section):
+    """Optimization (AdamW)."""
+
+    epochs: int = Field(4, ge=1, description="passes over the training set")
+    batch_size: int = Field(16, ge=1, description="examples per step, over all workers")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
+    schedule: Literal["linear", "constant", "steps"] = Field(
+        "linear", description="how the learning rate goes on after the warm-up"
+    )
+    steps: Annotated[list[tuple[float, float]], AfterValidator(_ordered_steps)] = Field(
+        [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)],
+        description="for `schedule: steps`: pairs (share of all steps, factor); the default is "
+        "the paper's",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="share of all steps with a rising learning rate"
+    )
+    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping; 0 turns it off")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the head, the order and the dropout")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="`auto`: bf16 autocast where the device computes in it, else fp32"
+    )
+
+
+class FreezingConfig(_Section):
+    """Which blocks stop training, and when."""
+
+    policy: Literal["gradient_norm", "static", "linear", "none"] = Field(
+        "gradient_norm",
+        description="the paper's test, a fixed number of blocks, a schedule, or nothing",
+    )
+    intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
+    percentile: float = Field(
+        50.0, ge=0, le=100, description="for `gradient_norm`: percentile of eta that is the limit"
+    )
+    depth: int | None = Field(
+        None,
+        ge=0,
+        description="blocks frozen: from the start (`static`; default half of them), at most "
+        "(`linear`; default all but one)",
+    )
+
+
+class CacheConfig(_Section):
+    """Activation sets of the frozen prefix; used by mode `cached`."""
+
+    dtype: Literal["bf16", "fp32"] = Field(
+        "bf16", description="type in which hidden states at the boundary are kept"
+    )
+    mode: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+        "auto", description="write a set: when an estimate says that it pays, always, or never"
+    )
+    share: bool = Field(
+        True, description="use and leave sets for other runs; else this run pays for its own"
+    )
+
+
+class TrackingConfig(_Section):
+    """MLflow."""
+
+    uri: Annotated[str, AfterValidator(_absolute_sqlite)] = Field(
+        "sqlite:///.autofreeze/mlflow.db", description="tracking URI"
+    )
+    experiment: str = Field("autofreeze", min_length=1, description="experiment name")
+
+
+class PricesConfig(_Section):
+    """What things cost, in US dollars."""
+
+    gpu_hour_usd: float = Field(1.0, ge=0, description="one worker for one hour")
+    storage_gb_month_usd: float = Field(
+        0.023, ge=0, description="one GB (1e9 bytes) of activations kept for a month"
+    )
+    put_usd_per_1000: float = Field(0.005, ge=0, description="a thousand writes to the store")
+    get_usd_per_1000: float = Field(0.0004, ge=0, description="a thousand reads from the store")
+
+
+class Config(_Section):
+    """One training, completely described."""
+
+    mode: Mode = Field(
+        "cached",
+        description="`full`: nothing frozen; `freeze`: freezing alone; `cached`: frozen "
+        "prefix read from activation sets",
+    )
+    task: Literal["text-classification"] = Field("text-classification", description="the task")
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    freezing: FreezingConfig = FreezingConfig()
+    cache: CacheConfig = CacheConfig()
+    store: Annotated[str, AfterValidator(_absolute)] = Field(
+        ".autofreeze/store", description="root of everything stored: a folder, `s3://...`"
+    )
+    tracking: TrackingConfig = TrackingConfig()
+    prices: PricesConfig = PricesConfig()
+
+    def replace(self, **changes: Any) -> "Config":
+        """Copy with dotted keys changed, e.g. ``replace(**{"training.seed": 1})``.
+
+        Raises:
+            ConfigError: for an unknown key or a value that is not allowed.
+        """
+        tree = self.model_dump()
+        for key, value in changes.items():
+            _set(tree, key, value, source="replace")
+        return parse_config(tree, source="replace")
+
+
+def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file and apply ``key.path=value`` overrides (values are YAML too).
+
+    Raises:
+        ConfigError: when the file cannot be read or anything in it is not allowed.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {path!r}: {error.strerror}. Give the path of a YAML "
+            "file, e.g. pipelines/configs/quickstart.yaml."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override!r} is not of the form key.path=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+        _set(tree, key.strip(), value, source="--set")
+    return parse_config(tree, source=path)
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """Validate a tree of plain values.
+
+    Raises:
+        ConfigError: naming each offending key, what was got and what is allowed.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from error
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
+    *parents, leaf = key.split(".")
+    for name in parents:
+        child = tree.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{source}: {key}: {name!r} is a value, not a section")
+        tree = child
+    tree[leaf] = value
+
+
+def _explain(problem: Any) -> str:
+    # pydantic names the member of a union in `loc`; only names of keys help the reader.
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(part for part in location if not part.startswith(("str", "constrained")))
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key {path!r}; {_nearest(location)}"
+    if kind == "missing":
+        return f"missing key {path!r}; it has no default"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path}: got {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+
+
+def _nearest(location: Sequence[str]) -> str:
+    known = {".".join(path): path for path in _keys(Config)}
+    wanted = ".".join(location)
+    siblings = [key for key, path in known.items() if list(path[:-1]) == list(location[:-1])]
+    for candidates in (siblings, list(known)):
+        if found := difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.6):
+            return f"did you mean {found[0]!r}?"
+    same_leaf = [key for key, path in known.items() if path[-1] == location[-1]]
+    if same_leaf:
+        return f"did you mean {same_leaf[0]!r}?"
+    return f"known here: {', '.join(siblings or sorted(Config.model_fields))}"
+
+
+def _keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append((*prefix, name))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, (*prefix, name))
+    return keys

@@ -1,0 +1,214 @@
+"""Text -> tokens, once per (data, tokenizer, length): ragged, with stable example ids.
+
+A split of ``n`` examples with ``t`` tokens in all is three arrays; example ``i`` has the tokens
+``tokens[offsets[i]:offsets[i + 1]]``, and ``i`` is its id for ever.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from afcore.data.sources import Rows, load_rows
+from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
+from afcore.errors import DataError
+from afcore.storage import Storage
+
+__all__ = ["Examples", "PreparedData", "open_prepared", "prepare"]
+
+_SPLIT_SEED = 0
+_TOKENIZE_ROWS = 10_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split, tokenized.
+
+    Attributes:
+        tokens: [t] int32.
+        offsets: [n + 1] int64, token offsets.
+        labels: [n] int64, index into the label names.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[n] int64, tokens of each example."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def digest(self) -> ContentDigest:
+        """Names the inputs of the model: tokens and offsets, not the labels."""
+        return content_digest(self.tokens.tobytes() + self.offsets.tobytes())
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """All splits; ``digest`` is the recipe's and names the folder in the store."""
+
+    digest: RecipeDigest
+    label_names: list[str]
+    train: Examples
+    validation: Examples
+    test: Examples | None
+
+
+def prepare(
+    storage: Storage,
+    tokenizer: Any,
+    *,
+    train: str,
+    validation: str | float,
+    test: str | None,
+    text: str,
+    label: str,
+    max_length: int,
+    limit: int | None,
+    test_limit: int | None,
+) -> PreparedData:
+    """Load, split and tokenize; what was prepared before from the same rows is opened.
+
+    Raises:
+        DataError: for data that cannot be read, one class only, or a label in validation or test
+            that training never saw.
+    """
+    train_rows = load_rows(train, "train", text, label, limit)
+    if isinstance(validation, str):
+        validation_rows = load_rows(validation, "validation", text, label)
+    else:
+        train_rows, validation_rows = _hold_out(train_rows, validation)
+    splits = {"train": train_rows, "validation": validation_rows}
+    if test is not None:
+        splits["test"] = load_rows(test, "test", text, label, test_limit)
+    label_names = _label_names(splits)
+    digest = recipe_digest(
+        {
+            "schema": 1,
+            "rows": {name: _rows_digest(rows) for name, rows in splits.items()},
+            "tokenizer": _tokenizer_digest(tokenizer),
+            "max_length": max_length,
+        }
+    )
+    if not storage.exists(_key(digest, "manifest.json")):
+        for name, rows in splits.items():
+            examples = _tokenize(tokenizer, rows, label_names, max_length)
+            storage.put(_key(digest, f"{name}.safetensors"), _encode(examples))
+        manifest = {"label_names": label_names, "splits": sorted(splits)}
+        storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
+    data = open_prepared(storage, digest)
+    _log.info(
+        "data: %d examples to train on, %d to validate, %d to test, %d classes, %.1f tokens each",
+        len(data.train),
+        len(data.validation),
+        len(data.test) if data.test else 0,
+        len(label_names),
+        data.train.lengths.mean(),
+    )
+    return data
+
+
+def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
+    """Open what :func:`prepare` stored.
+
+    Raises:
+        KeyError: when it is not there.
+    """
+    manifest = json.loads(storage.get(_key(digest, "manifest.json")))
+    splits = {
+        name: Examples(**load_tensors(storage.get(_key(digest, f"{name}.safetensors"))))
+        for name in manifest["splits"]
+    }
+    return PreparedData(
+        digest, manifest["label_names"], splits["train"], splits["validation"], splits.get("test")
+    )
+
+
+def _key(digest: RecipeDigest, name: str) -> str:
+    return f"data/{digest[:32]}/{name}"
+
+
+def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
+    """Split ``fraction`` off, at least one row; the same rows for every seed."""
+    count = len(rows.texts)
+    num_held_out = max(1, round(count * fraction))
+    if num_held_out >= count:
+        raise DataError(f"data {rows.source!r}: {count} rows are too few to hold out validation")
+    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
+    held_out, kept = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
+    return _pick(rows, kept), _pick(rows, held_out)
+
+
+def _pick(rows: Rows, ids: npt.NDArray[np.int64]) -> Rows:
+    return Rows(rows.source, [rows.texts[i] for i in ids], [rows.labels[i] for i in ids])
+
+
+def _label_names(splits: dict[str, Rows]) -> list[str]:
+    # All of the training source's labels: a rare one may have been held out whole.
+    known = set(splits["train"].labels)
+    if splits["validation"].source == splits["train"].source:
+        known |= set(splits["validation"].labels)
+    if len(known) < 2:
+        raise DataError(f"data {splits['train'].source!r} has one class only: {known.pop()!r}")
+    names = sorted(known)
+    if all(name.lstrip("-").isdigit() for name in names):
+        names.sort(key=int)
+    for split, rows in splits.items():
+        unknown = sorted(set(rows.labels) - known)
+        if unknown:
+            shown = ", ".join(repr(name) for name in unknown[:5])
+            raise DataError(
+                f"data {rows.source!r} ({split}) has labels that the training set never shows: "
+                f"{shown}. Known are {', '.join(repr(name) for name in names[:20])}."
+            )
+    return names
+
+
+def _rows_digest(rows: Rows) -> ContentDigest:
+    return content_digest(json.dumps([rows.texts, rows.labels]).encode())
+
+
+def _tokenizer_digest(tokenizer: Any) -> ContentDigest:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
+    return content_digest(f"{type(tokenizer).__name__}\n{rules}".encode())
+
+
+def _tokenize(tokenizer: Any, rows: Rows, label_names: list[str], max_length: int) -> Examples:
+    ids: list[list[int]] = []
+    for start in range(0, len(rows.texts), _TOKENIZE_ROWS):
+        texts = rows.texts[start : start + _TOKENIZE_ROWS]
+        ids += tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        if len(rows.texts) > _TOKENIZE_ROWS:
+            _log.info("tokenized %d of %d rows of %s", len(ids), len(rows.texts), rows.source)
+    lengths = [len(example) for example in ids]
+    if min(lengths) == 0:
+        raise DataError(f"data {rows.source!r}: row {lengths.index(0)} has no tokens")
+    index = {name: i for i, name in enumerate(label_names)}
+    return Examples(
+        tokens=np.concatenate([np.asarray(example, dtype=np.int32) for example in ids]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=np.asarray([index[label] for label in rows.labels], dtype=np.int64),
+    )
+
+
+def _encode(examples: Examples) -> bytes:
+    tensors = {
+        "tokens": examples.tokens,
+        "offsets": examples.offsets,
+        "labels": examples.labels,
+    }
+    data: bytes = save_tensors(tensors)
+    return data

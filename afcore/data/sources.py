@@ -1,0 +1,124 @@
+"""Rows of text and label from anywhere, through the ``datasets`` library.
+
+Leaves tokens to :mod:`afcore.data.prepare`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from afcore.data.docstrings import docstring_rows
+from afcore.errors import DataError
+
+__all__ = ["Rows", "load_rows"]
+
+_FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
+_FILE = re.compile(rf"\.({'|'.join(_FORMATS)})(\.(gz|bz2|xz|zst))?$")
+_SAMPLE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Texts and their labels (as strings), in the source's order."""
+
+    source: str
+    texts: list[str]
+    labels: list[str]
+
+
+def load_rows(
+    source: str, split: str, text_column: str, label_column: str, limit: int | None = None
+) -> Rows:
+    """Load a data set.
+
+    Args:
+        source: a file (path or fsspec URL ending in one of csv, tsv, json, jsonl, parquet, perhaps
+            compressed), ``docstrings``, or the name of a hub data set; the last two may end in
+            ``:SPLIT``.
+        split: the split to take when ``source`` does not name one.
+        text_column: column of the texts.
+        label_column: column of the labels: strings, integers or a ``ClassLabel``.
+        limit: at most so many rows, a sample that is the same for every seed.
+
+    Raises:
+        DataError: when the source cannot be read, is empty, or lacks a column, text or label.
+    """
+    table = _load(source, split)
+    if table.num_rows == 0:
+        raise DataError(f"data {source!r} has no rows")
+    for column in (text_column, label_column):
+        if column not in table.column_names:
+            raise DataError(
+                f"data {source!r} has no column {column!r}, only {', '.join(table.column_names)}. "
+                "Name the columns with data.text and data.label."
+            )
+    if limit is not None and limit < table.num_rows:
+        order = np.random.default_rng(_SAMPLE_SEED).permutation(table.num_rows)
+        table = table.select(np.sort(order[:limit]))
+    texts, labels = table[text_column], table[label_column]
+    names = getattr(table.features[label_column], "names", None)
+    rows = Rows(
+        source,
+        ["" if text is None else str(text) for text in texts],
+        [_label(label, names) for label in labels],
+    )
+    _refuse_blank(source, text_column, rows.texts)
+    _refuse_blank(source, label_column, rows.labels)
+    return rows
+
+
+def _load(source: str, split: str) -> Any:
+    datasets.disable_progress_bars()
+    try:
+        if match := _FILE.search(source):
+            return _load_file(source, match[1])
+        name, colon, named_split = source.rpartition(":")
+        if colon:
+            source, split = name, named_split
+        if source == "docstrings":
+            return datasets.Dataset.from_list(docstring_rows(split))
+        return datasets.load_dataset(source, split=split)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"cannot load the data {source!r}: {_reason(error)}. Give a CSV, JSON lines or "
+            "Parquet file with a header, the name of a hub data set, or 'docstrings'."
+        ) from error
+
+
+def _load_file(source: str, suffix: str) -> Any:
+    options: dict[str, Any] = {}
+    if _FORMATS[suffix] == "csv":
+        # A text may well be the word "None" or "NA".
+        options = {"keep_default_na": False, "sep": "\t" if suffix == "tsv" else ","}
+    return datasets.load_dataset(
+        _FORMATS[suffix], data_files={"rows": source}, split="rows", **options
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, on one line: the outer ones only say that something went wrong."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _label(label: Any, names: list[str] | None) -> str:
+    if label is None:
+        return ""
+    if names is not None and isinstance(label, int) and 0 <= label < len(names):
+        return names[label]
+    return str(label)
+
+
+def _refuse_blank(source: str, column: str, values: list[str]) -> None:
+    blank = [row for row, value in enumerate(values) if not value.strip()]
+    if blank:
+        raise DataError(
+            f"data {source!r}: column {column!r} is empty in {len(blank)} of {len(values)} rows "
+            f"(the first is row {blank[0]}, counted from 0). Fill or remove them."
+        )

@@ -1,0 +1,54 @@
+"""Names: canonical JSON and bytes to sha256.
+
+Two kinds that are never mixed: a :data:`ContentDigest` names bytes, a :data:`RecipeDigest` names
+everything that a result is made from.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any, NewType
+
+__all__ = ["ContentDigest", "RecipeDigest", "canonical_json", "content_digest", "finite_or_none", "recipe_digest"]
+
+ContentDigest = NewType("ContentDigest", str)
+RecipeDigest = NewType("RecipeDigest", str)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encode ``value`` so that equal values give equal bytes: sorted keys, no spaces, no NaN.
+
+    Raises:
+        TypeError: for anything but JSON types and dataclasses of them.
+        ValueError: for NaN and infinities, which JSON cannot carry.
+    """
+    return json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+        default=_plain,
+    ).encode()
+
+
+def content_digest(data: bytes | memoryview) -> ContentDigest:
+    """Name bytes by their sha256, as 64 hexadecimal digits."""
+    return ContentDigest(hashlib.sha256(data).hexdigest())
+
+
+def recipe_digest(value: Any) -> RecipeDigest:
+    """Name a result by the canonical JSON of all its inputs, as 64 hexadecimal digits."""
+    return RecipeDigest(hashlib.sha256(canonical_json(value)).hexdigest())
+
+
+def finite_or_none(value: float) -> float | None:
+    """What JSON shows for ``value``: itself, or ``null`` where it is infinite or NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} has no canonical JSON form")

@@ -1,0 +1,314 @@
+"""One epoch of a run, from committed state to committed state. Each step is skipped when its
+result is already there, so a retry repeats nothing that was committed::
+
+    plan.json        where to read from, recorded before anything is trained
+    checkpoint.json  training done: parts first, this record after them
+    (set)            the activation set at the new boundary, when it pays
+    report.json      evaluation done: the epoch is
+"""
+
+import logging
+import time
+from functools import partial
+
+import numpy as np
+
+from afcore.blocks import SplitModel
+from afcore.cache import RunCache
+from afcore.checkpoint import collect_parts, load_moments, load_weights, save_checkpoint
+from afcore.cost import Prices, Usage, cost_usd
+from afcore.data.order import epoch_batches
+from afcore.data.prepare import PreparedData
+from afcore.digest import ContentDigest
+from afcore.evaluate import evaluate
+from afcore.feed import HiddenFeed
+from afcore.freezing import FreezePolicy, choose_policy
+from afcore.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.records import (
+    CheckpointRecord,
+    EpochPlan,
+    EpochRecord,
+    SetReference,
+    best_epoch,
+    decision_reports,
+    interval_reports,
+)
+from afcore.report import EpochReport
+from afcore.runs import Run, read_record
+from afcore.training import TrainedEpoch, TrainingState, train_epoch
+
+__all__ = ["load_checkpoint", "run_epoch"]
+
+_log = logging.getLogger(__name__)
+
+
+def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
+    """Train, checkpoint, materialize and evaluate epoch ``epoch``, counted from 1.
+
+    Args:
+        run: the caller holds its lease.
+        epoch: every epoch before it is done.
+        attempt: the number of this attempt at the run, from 1.
+
+    Returns:
+        The epoch's record, made now or found.
+    """
+    found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    if found is not None:
+        return found
+    before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
+    plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
+    resumed = plan is not None or (before is not None and before.report.attempt != attempt)
+    usage = run.storage.usage
+    requests_before = (usage.puts, usage.gets)
+    data = run.data()
+    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+    if checkpoint is None:
+        state, policy, parts = _open_state(run, epoch)
+        cache = RunCache(run, state.split, data.train, run.compute)
+        if plan is None:
+            plan = _make_plan(run, epoch, cache, state, before)
+        checkpoint = _train(run, epoch, data, cache, state, policy, plan, parts)
+        split = state.split
+    else:
+        assert plan is not None
+        _log.info("epoch %d: training was committed before; going on after it", epoch)
+        split = run.architecture()
+        load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+        cache = RunCache(run, split, data.train, run.compute)
+    read_next_from = _materialize(cache, plan, checkpoint)
+    clock = time.perf_counter()
+    validation = evaluate(
+        split,
+        data.validation,
+        num_classes=len(run.record.label_names),
+        pad_token_id=run.record.pad_token_id,
+        compute=run.compute,
+    )
+    report = checkpoint.report.model_copy(
+        update={
+            "validation": validation,
+            "evaluate_seconds": time.perf_counter() - clock,
+            "materialize_seconds": checkpoint.report.materialize_seconds + cache.seconds,
+            "activation_bytes_written": checkpoint.report.activation_bytes_written
+            + cache.bytes_written,
+            "resumed": resumed,
+            "attempt": attempt,
+        }
+    )
+    requests = (usage.puts - requests_before[0], usage.gets - requests_before[1])
+    report = report.model_copy(update={"cost_usd": _cost(run, report, *requests)})
+    record = EpochRecord(report=report, read_next_from=read_next_from, finished=time.time())
+    run.storage.put(run.epoch_key(epoch, "report"), record.model_dump_json().encode())
+    _collect(run, epoch)
+    _show(run, report)
+    return record
+
+
+def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]:
+    """The model as it was after ``epoch``, and the record of it.
+
+    Raises:
+        IntegrityError: when a part is missing or damaged.
+    """
+    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+    assert checkpoint is not None
+    split = run.architecture()
+    load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+    return split, checkpoint
+
+
+def _open_state(
+    run: Run, epoch: int
+) -> tuple[TrainingState, FreezePolicy | None, dict[str, ContentDigest]]:
+    """The state before the epoch, the policy (None when it never decides), the stored parts."""
+    config = run.config
+    name = "none" if config.mode == "full" else config.freezing.policy
+    policy, freeze = choose_policy(
+        name,
+        num_blocks=run.record.num_blocks,
+        percentile=config.freezing.percentile,
+        depth=config.freezing.depth,
+    )
+    step = 0
+    parts: dict[str, ContentDigest] = {}
+    if epoch == 1:
+        split = run.pretrained()
+    else:
+        split, checkpoint = load_checkpoint(run, epoch - 1)
+        freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
+    split.set_training(freeze.boundary)
+    optimizer = SuffixOptimizer(
+        split,
+        learning_rate=config.training.learning_rate,
+        weight_decay=config.training.weight_decay,
+    )
+    load_moments(run.storage, run.parts_folder, optimizer, parts)
+    decides = name in ("gradient_norm", "linear")
+    return TrainingState(split, optimizer, freeze, step), policy if decides else None, parts
+
+
+def _make_plan(
+    run: Run, epoch: int, cache: RunCache, state: TrainingState, before: EpochRecord | None
+) -> EpochPlan:
+    if before is not None:
+        read_from = before.read_next_from
+    else:
+        read_from = cache.first_source(state.freeze.boundary, run.record.weights)
+    plan = EpochPlan(read_from=read_from, started=time.time())
+    run.storage.put(run.epoch_key(epoch, "plan"), plan.model_dump_json().encode())
+    return plan
+
+
+def _train(
+    run: Run,
+    epoch: int,
+    data: PreparedData,
+    cache: RunCache,
+    state: TrainingState,
+    policy: FreezePolicy | None,
+    plan: EpochPlan,
+    parts: dict[str, ContentDigest],
+) -> CheckpointRecord:
+    """Train as planned and commit the checkpoint."""
+    config, boundary_start = run.config, state.freeze.boundary
+    read_before = run.storage.usage.bytes_read
+    feed, open_seconds = None, 0.0
+    if plan.read_from is not None:
+        weights = parts or run.record.weights
+        activation_set = cache.open_or_build(plan.read_from, weights, below=None)
+        clock = time.perf_counter()
+        feed = HiddenFeed(activation_set, cache.runner)
+        open_seconds = time.perf_counter() - clock
+    store_bytes_read = run.storage.usage.bytes_read - read_before if feed else 0
+    trained = train_epoch(
+        state,
+        data.train,
+        epoch_batches(
+            data.train.lengths,
+            batch_size=config.training.batch_size,
+            seed=config.training.seed,
+            epoch=epoch,
+            batching=config.data.batching,
+        ),
+        epoch=epoch,
+        num_epochs=config.training.epochs,
+        seed=config.training.seed,
+        pad_token_id=run.record.pad_token_id,
+        compute=run.compute,
+        policy=policy,
+        intervals_per_epoch=config.freezing.intervals_per_epoch,
+        learning_rate_factor=partial(
+            learning_rate_factor,
+            schedule=config.training.schedule,
+            warmup_ratio=config.training.warmup_ratio,
+            steps=config.training.steps,
+        ),
+        max_grad_norm=config.training.max_grad_norm,
+        hidden_dtype=config.cache.dtype,
+        read_boundary=plan.read_from.boundary if plan.read_from else 0,
+        feed=feed,
+    )
+    clock = time.perf_counter()
+    frozen = state.split.frozen_parts(boundary_start)
+    saved = save_checkpoint(
+        run.storage,
+        run.parts_folder,
+        state.split,
+        state.optimizer,
+        unchanged={part: parts[part] for part in frozen if part in parts},
+    )
+    report = EpochReport(
+        epoch=epoch,
+        boundary_start=boundary_start,
+        boundary_end=state.freeze.boundary,
+        read_from=f"activations@{plan.read_from.boundary}" if plan.read_from else "tokens",
+        train_seconds=trained.train_seconds + open_seconds,
+        prefix_seconds=trained.prefix_seconds,
+        suffix_seconds=trained.suffix_seconds,
+        read_seconds=trained.read_seconds + open_seconds,
+        checkpoint_seconds=time.perf_counter() - clock,
+        materialize_seconds=cache.seconds,
+        evaluate_seconds=0.0,
+        train_loss=float(np.mean([step.loss for step in trained.steps])),
+        validation={},
+        activation_bytes_written=cache.bytes_written,
+        activation_bytes_read=trained.activation_bytes_read,
+        store_bytes_read=store_bytes_read,
+        cost_usd=0.0,
+        resumed=False,
+        attempt=0,
+    )
+    # The records of this epoch hold what was built for its start; what follows is added to it.
+    cache.seconds, cache.bytes_written = 0.0, 0
+    record = CheckpointRecord(
+        step=state.step,
+        freeze=state.freeze,
+        parts=saved,
+        materialize=cache.should_build(
+            state.freeze.boundary,
+            saved,
+            plan.read_from,
+            trained,
+            epochs_left=config.training.epochs - epoch,
+        ),
+        report=report,
+        decisions=decision_reports(trained),
+        intervals=interval_reports(trained),
+        interval_times=[interval.time for interval in trained.intervals],
+        steps=trained.steps,
+    )
+    run.storage.put(run.epoch_key(epoch, "checkpoint"), record.model_dump_json().encode())
+    return record
+
+
+def _materialize(
+    cache: RunCache, plan: EpochPlan, checkpoint: CheckpointRecord
+) -> SetReference | None:
+    """Write the set at the new boundary if that was decided; what the next epoch reads."""
+    if not checkpoint.materialize:
+        return plan.read_from
+    reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, plan.read_from)
+    cache.open_or_build(reference, checkpoint.parts, below=plan.read_from)
+    return reference
+
+
+def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
+    seconds = (
+        report.train_seconds
+        + report.checkpoint_seconds
+        + report.materialize_seconds
+        + report.evaluate_seconds
+    )
+    usage = Usage(seconds, report.activation_bytes_written, puts, gets)
+    return cost_usd(usage, Prices(**run.config.prices.model_dump()))
+
+
+def _collect(run: Run, epoch: int) -> None:
+    """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
+    records = [
+        read_record(run.storage, run.epoch_key(e, "report"), EpochRecord)
+        for e in range(1, epoch + 1)
+    ]
+    best = best_epoch([record.report for record in records if record is not None])
+    kept = [
+        read_record(run.storage, run.epoch_key(e, "checkpoint"), CheckpointRecord)
+        for e in {best.epoch, epoch}
+    ]
+    freed = collect_parts(
+        run.storage, run.parts_folder, [record.parts for record in kept if record is not None]
+    )
+    _log.info("kept checkpoints %s, freed %.1f MB", sorted({best.epoch, epoch}), freed / 1e6)
+
+
+def _show(run: Run, report: EpochReport) -> None:
+    _log.info(
+        "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
+        "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "
+        "validation accuracy %.4f",
+        *(report.epoch, run.config.training.epochs, report.read_from),
+        *(report.boundary_start, report.boundary_end, report.train_seconds),
+        *(report.checkpoint_seconds, report.materialize_seconds, report.evaluate_seconds),
+        *(report.activation_bytes_written / 1e6, report.activation_bytes_read / 1e6),
+        report.validation["accuracy"],
+    )

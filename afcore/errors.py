@@ -1,0 +1,61 @@
+"""The exceptions that users see: each message says what, where, and what to do.
+
+``exit_code`` is what the command line returns: 2 for a user's mistake, 1 for anything else.
+"""
+
+__all__ = [
+    "AutoFreezeError",
+    "ConfigError",
+    "DataError",
+    "IntegrityError",
+    "LeaseHeldError",
+    "ModelError",
+    "StorageFullError",
+    "StoreError",
+    "StoreUnreachableError",
+    "UserError",
+]
+
+
+class AutoFreezeError(Exception):
+    """Anything this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(AutoFreezeError):
+    """A mistake in what the user gave; trying again without changing it cannot help."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration key or value that is not allowed."""
+
+
+class DataError(UserError):
+    """A data set that is missing, empty, or not as the configuration says."""
+
+
+class ModelError(UserError):
+    """A model that cannot be loaded, or cannot be split into prefix and suffix."""
+
+
+class StoreError(UserError):
+    """A store that cannot be reached, read or written."""
+
+
+class StoreUnreachableError(StoreError):
+    """A store that does not answer; later it may."""
+
+
+class LeaseHeldError(UserError):
+    """Another live process works on the same thing."""
+
+
+class StorageFullError(AutoFreezeError):
+    """No space left while writing."""
+
+
+class IntegrityError(AutoFreezeError):
+    """Stored bytes that are not what their manifest says."""

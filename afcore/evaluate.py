@@ -1,0 +1,29 @@
+"""Score a model on a split: the whole model, in eval mode, in length-sorted batches."""
+
+import torch
+
+from afcore.blocks import SplitModel
+from afcore.compute import Compute
+from afcore.data.order import inference_batches
+from afcore.data.prepare import Examples
+from afcore.tasks.text_classification import Scores, collate
+
+__all__ = ["INFERENCE_TOKENS", "evaluate"]
+
+INFERENCE_TOKENS = 4096
+
+
+def evaluate(
+    split: SplitModel, examples: Examples, *, num_classes: int, pad_token_id: int, compute: Compute
+) -> dict[str, float]:
+    """Accuracy, macro F1 and loss of the whole model.
+
+    Leaves the model in eval mode.
+    """
+    split.model.eval()
+    scores = Scores(num_classes, compute.device)
+    with torch.no_grad(), compute.autocast():
+        for ids in inference_batches(examples.lengths, max_tokens=INFERENCE_TOKENS):
+            batch, labels = collate(examples, ids, pad_token_id, compute.device)
+            scores.add(split.logits(batch), labels)
+    return scores.compute()

@@ -1,0 +1,177 @@
+"""The right of one process to work on one thing, kept alive by a heartbeat.
+
+A lease is a row of numbered objects under a folder: ``<folder>/000001.json`` belongs to the first
+holder, ``000002.json`` to the one who took over, and so on. Taking over means creating the next
+number, which exactly one contender can (:meth:`Storage.put_new`); old rows stay, so they are also
+the log of who worked how long. A holder is dead when it released, when its heart has not
+beaten for :data:`EXPIRY_SECONDS`, or at once when it was a process of this machine that is gone.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+
+import psutil
+
+from afcore.errors import AutoFreezeError, LeaseHeldError
+from afcore.storage import Storage
+
+__all__ = ["BEAT_SECONDS", "EXPIRY_SECONDS", "Attempt", "Lease", "attempts", "is_held"]
+
+BEAT_SECONDS = 2.0
+EXPIRY_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One holder's time: seconds since the epoch (UTC)."""
+
+    host: str
+    pid: int
+    process_started: float
+    acquired: float
+    beat: float
+    released: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long this holder is known to have worked."""
+        return self.beat - self.acquired
+
+    def is_alive(self, now: float) -> bool:
+        """Whether the holder must still be taken to be at work."""
+        if self.released or now - self.beat > EXPIRY_SECONDS:
+            return False
+        if self.host != socket.gethostname():
+            return True
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.process_started) < 1.0
+        except psutil.NoSuchProcess:
+            return False
+
+
+class Lease:
+    """Hold ``folder`` while inside ``with``; the heart beats in a thread of its own.
+
+    Args:
+        storage: where.
+        folder: of the lease.
+        what: its name in messages.
+        since: when the holder's work began, seconds since the epoch; None: on entering.
+
+    Raises:
+        LeaseHeldError: on entering, when another live process holds it.
+        AutoFreezeError: from :meth:`check`, when the lease was lost to another holder.
+    """
+
+    def __init__(
+        self, storage: Storage, folder: str, what: str, since: float | None = None
+    ) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._what = what
+        self._since = since
+        self._stopping = threading.Event()
+        self._lost = False
+        self._beating = threading.Lock()
+
+    def __enter__(self) -> "Lease":
+        rows = attempts(self._storage, self._folder)
+        now = time.time()
+        newest = max(rows, default=0)
+        if newest and rows[newest].is_alive(now):
+            last = rows[newest]
+            raise LeaseHeldError(
+                f"{self._what} is already being worked on by process {last.pid} on {last.host} "
+                f"(last sign {now - last.beat:.0f} s ago). Wait for it, or stop it first."
+            )
+        process = psutil.Process()
+        self._attempt = Attempt(
+            socket.gethostname(), os.getpid(), process.create_time(), self._since or now, now, False
+        )
+        self.number = newest + 1
+        if not self._storage.put_new(self._key(self.number), _encode(self._attempt)):
+            raise LeaseHeldError(f"{self._what} was taken up by another process just now")
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._thread.join()
+        if not self._lost:
+            self._write(released=True)
+
+    def check(self) -> None:
+        """Make sure, before something irreversible, that nobody took over.
+
+        Raises:
+            AutoFreezeError: when somebody did.
+        """
+        if self._lost or self._storage.exists(self._key(self.number + 1)):
+            self._lost = True
+            raise AutoFreezeError(
+                f"{self._what} was taken over by another process, because this one showed no "
+                f"sign of life for {EXPIRY_SECONDS:.0f} s. Nothing more is written here."
+            )
+
+    def seconds(self) -> float:
+        """Seconds worked so far by every holder, this one included."""
+        self._write(released=False)
+        rows = attempts(self._storage, self._folder)
+        return sum(attempt.seconds for attempt in rows.values())
+
+    def forget_earlier(self) -> None:
+        """Begin the count of attempts anew with this one."""
+        for number in attempts(self._storage, self._folder):
+            if number != self.number:
+                self._storage.delete(self._key(number))
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(BEAT_SECONDS):
+            try:
+                self.check()
+                self._write(released=False)
+            except AutoFreezeError as error:
+                _log.warning("heartbeat of %s: %s", self._what, error)
+                if self._lost:
+                    return
+
+    def _write(self, released: bool) -> None:
+        with self._beating:
+            beat = Attempt(**{**asdict(self._attempt), "beat": time.time(), "released": released})
+            self._storage.put(self._key(self.number), _encode(beat))
+
+    def _key(self, number: int) -> str:
+        return f"{self._folder}/{number:06d}.json"
+
+
+def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
+    """Every holder so far by number, oldest first."""
+    rows = {}
+    for key in storage.list(folder):
+        number = int(key.rpartition("/")[2].removesuffix(".json"))
+        rows[number] = Attempt(**json.loads(storage.get(key)))
+    return rows
+
+
+def is_held(storage: Storage, folder: str) -> bool:
+    """Whether a live process holds the lease."""
+    rows = attempts(storage, folder)
+    return bool(rows) and rows[max(rows)].is_alive(time.time())
+
+
+def _encode(attempt: Attempt) -> bytes:
+    return json.dumps(asdict(attempt)).encode()

@@ -1,0 +1,144 @@
+"""The end of a run: the best epoch's model is tested once and published, the report written."""
+
+import time
+
+from afcore.cost import Prices, Usage, cost_usd
+from afcore.epoch import load_checkpoint
+from afcore.evaluate import evaluate
+from afcore.figures import epoch_time_figure, freezing_figure
+from afcore.lease import attempts
+from afcore.pretrained import load_tokenizer
+from afcore.records import CheckpointRecord, EpochRecord, best_epoch
+from afcore.report import DataReport, EpochReport, RunReport, TotalsReport
+from afcore.runs import Run, read_record, run_folder
+from afcore.storage import Storage
+from afcore.tracking import Tracker
+
+__all__ = ["finished_report", "publish"]
+
+
+def finished_report(storage: Storage, run_id: str) -> RunReport | None:
+    """The report of a run that is done, or None."""
+    return read_record(storage, f"{run_folder(run_id)}/result.json", RunReport)
+
+
+def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float) -> RunReport:
+    """Test the best epoch's model, log model, figures and report, and mark the run as done.
+
+    Args:
+        run: every epoch of it is done; the caller holds its lease.
+        tracker: where to publish.
+        mlflow_run_id: the run's.
+        wall_seconds: of all attempts so far, this one's as of now.
+    """
+    began = time.perf_counter()
+    records, checkpoints = _epoch_records(run)
+    epochs = [record.report for record in records]
+    best = best_epoch(epochs)
+    split, _ = load_checkpoint(run, best.epoch)
+    data = run.data()
+    test, test_seconds = None, 0.0
+    if data.test is not None:
+        clock = time.perf_counter()
+        test = evaluate(
+            split,
+            data.test,
+            num_classes=len(run.record.label_names),
+            pad_token_id=run.record.pad_token_id,
+            compute=run.compute,
+        )
+        test_seconds = time.perf_counter() - clock
+    tracker.log_model(mlflow_run_id, split.model.cpu(), load_tokenizer(run.config.model.name))
+    wall_seconds += time.perf_counter() - began
+    report = RunReport(
+        schema=1,
+        run_id=run.record.run_id,
+        mode=run.config.mode,
+        seed=run.config.training.seed,
+        status="finished",
+        model=run.config.model.name,
+        num_blocks=run.record.num_blocks,
+        data=DataReport(
+            train_examples=len(data.train),
+            validation_examples=len(data.validation),
+            test_examples=len(data.test) if data.test is not None else 0,
+        ),
+        epochs=epochs,
+        decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
+        intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
+        totals=_totals(run, epochs, best, test, test_seconds, wall_seconds),
+        mlflow_run_id=mlflow_run_id,
+        notes=_notes(run),
+    )
+    tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
+    tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
+    tracker.log_report(mlflow_run_id, report, records[-1].finished)
+    run.storage.put(
+        f"{run.folder}/result.json", report.model_dump_json(by_alias=True, indent=1).encode()
+    )
+    return report
+
+
+def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:
+    records, checkpoints = [], []
+    for epoch in range(1, run.config.training.epochs + 1):
+        record = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+        checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+        assert record is not None
+        assert checkpoint is not None
+        records.append(record)
+        checkpoints.append(checkpoint)
+    return records, checkpoints
+
+
+def _totals(
+    run: Run,
+    epochs: list[EpochReport],
+    best: EpochReport,
+    test: dict[str, float] | None,
+    test_seconds: float,
+    wall_seconds: float,
+) -> TotalsReport:
+    prices = Prices(**run.config.prices.model_dump())
+    bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
+    # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
+    in_epochs = sum(
+        e.train_seconds + e.checkpoint_seconds + e.materialize_seconds + e.evaluate_seconds
+        for e in epochs
+    )
+    outside = Usage(worker_seconds=max(0.0, wall_seconds - in_epochs))
+    return TotalsReport(
+        train_seconds=sum(epoch.train_seconds for epoch in epochs),
+        materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
+        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
+        checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
+        wall_seconds=wall_seconds,
+        worker_seconds=wall_seconds,
+        lost_seconds=_lost_seconds(run, epochs),
+        activation_bytes_written=bytes_written,
+        cost_usd=sum(epoch.cost_usd for epoch in epochs) + cost_usd(outside, prices),
+        best_epoch=best.epoch,
+        validation=best.validation,
+        test=test,
+    )
+
+
+def _lost_seconds(run: Run, epochs: list[EpochReport]) -> float:
+    """What earlier attempts worked beyond the epochs that they finished."""
+    lost = 0.0
+    rows = attempts(run.storage, f"{run.folder}/lease")
+    for number, attempt in list(rows.items())[:-1]:
+        kept = sum(
+            e.train_seconds + e.checkpoint_seconds + e.materialize_seconds + e.evaluate_seconds
+            for e in epochs
+            if e.attempt == number
+        )
+        lost += max(0.0, attempt.seconds - kept)
+    return lost
+
+
+def _notes(run: Run) -> list[str]:
+    notes = []
+    if run.record.uncacheable is not None:
+        notes.append(f"nothing was cached: {run.record.uncacheable}")
+    return notes

@@ -1,0 +1,151 @@
+"""``report.json``: what a run and a comparison say about themselves, schema 1.
+
+Seconds are wall-clock seconds, dollars are US, accuracies go from 0 to 1, epochs count from 1 and
+steps from 1. ``null`` stands for what does not exist, and for an infinite or undefined number.
+"""
+
+import math
+import statistics
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "CompareReport",
+    "DataReport",
+    "DecisionReport",
+    "EpochReport",
+    "IntervalReport",
+    "RunReport",
+    "TotalsReport",
+    "compare_report",
+]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+FiniteOrNone = Annotated[float | None, BeforeValidator(_finite)]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataReport(_Report):
+    """Sizes of the splits."""
+
+    train_examples: int
+    validation_examples: int
+    test_examples: int
+
+
+class IntervalReport(_Report):
+    """Statistics of one interval: all that a policy sees, for replaying others on them."""
+
+    step: int = Field(description="steps done at its end")
+    epoch: int
+    num_steps: int
+    gradient_norms: list[float] = Field(description="d_l of each block; 0 where frozen")
+
+
+class DecisionReport(_Report):
+    """One freeze decision."""
+
+    step: int
+    epoch: int
+    eta: list[FiniteOrNone] = Field(description="per block; null where frozen, or infinite")
+    threshold: FiniteOrNone
+    boundary_before: int
+    boundary_after: int
+
+
+class EpochReport(_Report):
+    """One epoch. ``train_seconds = prefix + suffix + read``; the others come on top."""
+
+    epoch: int
+    boundary_start: int
+    boundary_end: int
+    read_from: str = Field(description="`tokens` or `activations@k`")
+    train_seconds: float
+    prefix_seconds: float
+    suffix_seconds: float
+    read_seconds: float = Field(description="opening the set and gathering batches")
+    checkpoint_seconds: float
+    materialize_seconds: float
+    evaluate_seconds: float
+    train_loss: float
+    validation: dict[str, float]
+    activation_bytes_written: int
+    activation_bytes_read: int = Field(description="gathered into batches, padding excluded")
+    store_bytes_read: int = Field(description="of activations, out of the store")
+    cost_usd: float
+    resumed: bool = Field(description="an earlier attempt had begun it, or ended before it")
+    attempt: int = Field(description="which attempt at the run finished it, from 1")
+
+
+class TotalsReport(_Report):
+    """The whole run. ``worker_seconds`` and ``wall_seconds`` count lost attempts too."""
+
+    train_seconds: float
+    materialize_seconds: float
+    evaluate_seconds: float
+    checkpoint_seconds: float
+    wall_seconds: float
+    worker_seconds: float
+    lost_seconds: float = Field(description="of the wall seconds, in attempts cut short")
+    activation_bytes_written: int
+    cost_usd: float
+    best_epoch: int
+    validation: dict[str, float] = Field(description="of the best epoch")
+    test: dict[str, float] | None = Field(description="of the best epoch's model")
+
+
+class RunReport(_Report):
+    """``autofreeze run``."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    run_id: str
+    mode: str
+    seed: int
+    status: Literal["finished"]
+    model: str
+    num_blocks: int
+    data: DataReport
+    epochs: list[EpochReport]
+    decisions: list[DecisionReport]
+    intervals: list[IntervalReport]
+    totals: TotalsReport
+    mlflow_run_id: str
+    notes: list[str] = Field(description="what a reader should know, e.g. why nothing was cached")
+
+    @property
+    def paid_seconds(self) -> float:
+        """Training and cache building."""
+        return self.totals.train_seconds + self.totals.materialize_seconds
+
+
+class CompareReport(_Report):
+    """``autofreeze compare``."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    runs: list[RunReport]
+    speedup: dict[str, float] = Field(
+        description="full's train + materialize seconds over the mode's; median over seeds"
+    )
+    wall_speedup: dict[str, float] = Field(description="the same of wall seconds")
+
+
+def compare_report(runs: list[RunReport]) -> CompareReport:
+    """Put runs side by side; ratios are taken seed by seed, then their median."""
+    full = {run.seed: run for run in runs if run.mode == "full"}
+    speedup, wall = {}, {}
+    for mode in dict.fromkeys(run.mode for run in runs):
+        pairs = [(full[r.seed], r) for r in runs if r.mode == mode and r.seed in full]
+        if pairs:
+            speedup[mode] = statistics.median(f.paid_seconds / r.paid_seconds for f, r in pairs)
+            wall[mode] = statistics.median(
+                f.totals.wall_seconds / r.totals.wall_seconds for f, r in pairs
+            )
+    return CompareReport(schema=1, runs=runs, speedup=speedup, wall_speedup=wall)

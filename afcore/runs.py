@@ -1,0 +1,280 @@
+"""What a run is named by, and where everything of it lies in the store.
+
+::
+
+    data/<digest>/                  tokens (shared by all runs)
+    activations/<key>/              activation sets (shared by all runs)
+    runs/<run id>/lease/            who works or worked on it
+                  run.json          what it is
+                  epochs/001/plan.json        where to read from; before the epoch
+                             checkpoint.json  the trained state; after training
+                             report.json      the epoch is done; after evaluation
+                  parts/            checkpoint parts by content
+                  activations/      sets of this run alone (cache.share: false)
+                  result.json       the run is done
+
+The run id is the digest of all that decides the weights it ends with, so the same command finds
+the same run.
+"""
+
+import importlib.metadata
+import uuid
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from afcore.blocks import SplitModel, verify_split
+from afcore.checkpoint import weight_digests
+from afcore.compute import Compute, choose_compute
+from afcore.config import Config
+from afcore.data.prepare import PreparedData, open_prepared, prepare
+from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
+from afcore.errors import ConfigError, ModelError, StoreError
+from afcore.freezing import choose_policy
+from afcore.lease import Lease
+from afcore.pretrained import build_classifier, load_classifier, load_tokenizer
+from afcore.storage import Storage
+from afcore.tasks.text_classification import collate
+
+__all__ = [
+    "Run",
+    "RunRecord",
+    "begin_run",
+    "forget_run",
+    "identify_run",
+    "open_run",
+    "read_record",
+    "run_folder",
+    "run_lease",
+]
+
+_SPLIT_TOLERANCE = 1e-4
+_VERSIONED = ("torch", "transformers", "autofreeze")
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+class RunRecord(BaseModel):
+    """``run.json``. ``training_id`` is new whenever the run is trained anew."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    training_id: str
+    config: Config
+    data: RecipeDigest
+    label_names: list[str]
+    pad_token_id: int
+    architecture: dict[str, Any]
+    num_blocks: int
+    weights: dict[str, ContentDigest]
+    precision: str
+    versions: dict[str, str]
+    uncacheable: str | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, open: its record and its store."""
+
+    storage: Storage
+    record: RunRecord
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return self.record.config
+
+    @property
+    def folder(self) -> str:
+        """Of everything that is this run's alone."""
+        return run_folder(self.record.run_id)
+
+    @property
+    def parts_folder(self) -> str:
+        """Of checkpoint parts."""
+        return f"{self.folder}/parts"
+
+    @property
+    def activations_folder(self) -> str:
+        """Of activation sets this run may read and write."""
+        return "activations" if self.config.cache.share else f"{self.folder}/activations"
+
+    def epoch_key(self, epoch: int, name: str) -> str:
+        """Key of an epoch's ``plan``, ``checkpoint`` or ``report``."""
+        return f"{self.folder}/epochs/{epoch:03d}/{name}.json"
+
+    @property
+    def compute(self) -> Compute:
+        """Device and precision."""
+        return choose_compute(self.config.training.precision)
+
+    def data(self) -> PreparedData:
+        """The tokens."""
+        return open_prepared(self.storage, self.record.data)
+
+    def pretrained(self) -> SplitModel:
+        """The model before the first step.
+
+        Raises:
+            ModelError: when the pre-trained weights are no longer those the run began with.
+        """
+        record = self.record
+        model = load_classifier(
+            self.config.model.name,
+            record.label_names,
+            record.pad_token_id,
+            self.config.training.seed,
+        )
+        split = SplitModel(model)
+        if weight_digests(split) != record.weights:
+            raise ModelError(
+                f"the weights of {self.config.model.name!r} have changed since run "
+                f"{record.run_id} began"
+            )
+        model.to(self.compute.device)
+        return split
+
+    def architecture(self) -> SplitModel:
+        """The model without its weights."""
+        model = build_classifier(self.record.architecture)
+        return SplitModel(model.to(self.compute.device))
+
+
+def run_folder(run_id: str) -> str:
+    """Folder of a run in the store."""
+    return f"runs/{run_id}"
+
+
+def identify_run(config: Config, storage: Storage) -> RunRecord:
+    """Prepare the data, look at the model, and name the run; nothing of the run is written yet.
+
+    Raises:
+        UserError: for data, a model or settings that cannot be used together.
+    """
+    compute = choose_compute(config.training.precision)
+    tokenizer = load_tokenizer(config.model.name)
+    data = prepare(storage, tokenizer, **config.data.model_dump(exclude={"batching"}))
+    model = load_classifier(
+        config.model.name, data.label_names, tokenizer.pad_token_id, config.training.seed
+    )
+    _check_length(config, model, tokenizer)
+    split = SplitModel(model)
+    try:
+        choose_policy(
+            config.freezing.policy,
+            num_blocks=split.num_blocks,
+            percentile=config.freezing.percentile,
+            depth=config.freezing.depth,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    uncacheable = None
+    if config.mode != "full":
+        uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
+    weights = weight_digests(split)
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    run_id = recipe_digest(
+        {
+            "schema": 1,
+            "config": _decisive(config),
+            "data": data.digest,
+            "weights": weights,
+            "precision": compute.precision,
+            "device": compute.device.type,
+            "versions": versions,
+        }
+    )[:16]
+    return RunRecord(
+        run_id=run_id,
+        training_id=uuid.uuid4().hex[:16],
+        config=config,
+        data=data.digest,
+        label_names=data.label_names,
+        pad_token_id=tokenizer.pad_token_id,
+        architecture=model.config.to_dict(),
+        num_blocks=split.num_blocks,
+        weights=weights,
+        precision=compute.precision,
+        versions=versions,
+        uncacheable=uncacheable,
+    )
+
+
+def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Lease:
+    """The right to work on a run; work began at ``since``."""
+    return Lease(storage, f"{run_folder(run_id)}/lease", f"run {run_id}", since)
+
+
+def begin_run(storage: Storage, record: RunRecord) -> Run:
+    """Begin the run, or go on with the one that was begun under this name.
+
+    What was recorded then counts, its training id above all; but where to log and at what price
+    may differ between attempts. The caller holds the run's lease.
+    """
+    key = f"{run_folder(record.run_id)}/run.json"
+    known = read_record(storage, key, RunRecord)
+    if known is not None:
+        record = record.model_copy(update={"training_id": known.training_id})
+    storage.put(key, record.model_dump_json().encode())
+    return Run(storage, record)
+
+
+def open_run(store: str, run_id: str) -> Run:
+    """Open a run that was begun.
+
+    Raises:
+        StoreError: when there is none of this name.
+    """
+    storage = Storage(store)
+    record = read_record(storage, f"{run_folder(run_id)}/run.json", RunRecord)
+    if record is None:
+        raise StoreError(f"no run {run_id} in {store}")
+    return Run(storage, record)
+
+
+def forget_run(storage: Storage, run_id: str) -> None:
+    """Delete everything of a run but its lease, what makes it findable first."""
+    folder = run_folder(run_id)
+    for name in ("result.json", "run.json"):
+        storage.delete(f"{folder}/{name}")
+    for name in ("epochs", "parts", "activations"):
+        storage.delete_folder(f"{folder}/{name}")
+
+
+def read_record(storage: Storage, key: str, kind: type[_Record]) -> _Record | None:
+    """A JSON record, or None when there is none."""
+    try:
+        return kind.model_validate_json(storage.get(key))
+    except KeyError:
+        return None
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """The settings that decide the weights a run ends with, or what it is charged for."""
+    sections = {"mode", "task", "training"}
+    if config.mode != "full":
+        sections |= {"freezing", "cache"}
+    return {**config.model_dump(include=sections), "batching": config.data.batching}
+
+
+def _check_length(config: Config, model: Any, tokenizer: Any) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
+    if config.data.max_length > longest:
+        raise ConfigError(
+            f"data.max_length is {config.data.max_length}, but {config.model.name!r} has "
+            f"positions for {longest} tokens only"
+        )
+
+
+def _verify(
+    split: SplitModel, data: PreparedData, pad_token_id: int, compute: Compute
+) -> str | None:
+    """Prove the split on a few real examples; a prefix that is no function of the example is why
+    nothing can be cached, but no reason not to freeze.
+    """
+    lengths = data.train.lengths[:64]
+    ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
+    batch, _ = collate(data.train, ids, pad_token_id, next(split.model.parameters()).device)
+    return verify_split(split, batch, max(1, split.num_blocks // 2), _SPLIT_TOLERANCE)

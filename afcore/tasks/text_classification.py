@@ -1,0 +1,71 @@
+"""Text classification: one label per example."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from afcore.blocks import Batch
+from afcore.data.prepare import Examples
+
+__all__ = ["Scores", "classification_loss", "collate"]
+
+
+def collate(
+    examples: Examples, ids: npt.NDArray[np.int64], pad_token_id: int, device: torch.device
+) -> tuple[Batch, Tensor]:
+    """Pad a batch on the right to its own longest example.
+
+    Args:
+        examples: the split.
+        ids: [b] example ids.
+        pad_token_id: of the tokenizer.
+        device: where the tensors go.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, [b, s] int64; labels, [b] int64.
+    """
+    lengths = examples.lengths[ids]
+    input_ids = np.full((len(ids), int(lengths.max())), pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    for row, (example, length) in enumerate(zip(ids, lengths, strict=True)):
+        start = examples.offsets[example]
+        input_ids[row, :length] = examples.tokens[start : start + length]
+        mask[row, :length] = 1
+    batch = {
+        "input_ids": torch.from_numpy(input_ids).to(device, non_blocking=True),
+        "attention_mask": torch.from_numpy(mask).to(device, non_blocking=True),
+    }
+    return batch, torch.from_numpy(examples.labels[ids]).to(device, non_blocking=True)
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of [b, c] logits and [b] labels."""
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+class Scores:
+    """Accuracy, macro F1 and mean loss over a split."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self._metrics: Any = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "f1_macro": MulticlassF1Score(num_classes, average="macro"),
+            }
+        ).to(device)
+        self._loss = MeanMetric().to(device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: [b, c] logits, [b] labels."""
+        self._metrics.update(logits, labels)
+        self._loss.update(classification_loss(logits, labels), weight=len(labels))
+
+    def compute(self) -> dict[str, float]:
+        """``accuracy``, ``f1_macro`` (0 to 1) and ``loss``."""
+        scores = {name: float(value) for name, value in self._metrics.compute().items()}
+        return {**scores, "loss": float(self._loss.compute())}

@@ -1,0 +1,1 @@
+"""Prefect flows over :mod:`afcore`, and the command line."""

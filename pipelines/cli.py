@@ -1,0 +1,239 @@
+"""The command line ``autofreeze``. Exit codes: 0; 2 for a user's mistake; 1 for anything else."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from afcore.config import MODES, Config, load_config
+from afcore.errors import AutoFreezeError, ConfigError
+from pipelines.environment import configure_console, set_defaults
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fine-tune transformers faster: blocks that have converged are frozen, and what they put "
+    "out is cached. Runs can be killed and started again; results are recorded in MLflow.",
+)
+cache_app = typer.Typer(no_args_is_help=True, help="Look at, check and clean the activation cache.")
+app.add_typer(cache_app, name="cache")
+_console = Console()
+_errors = Console(stderr=True, soft_wrap=True)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the configuration"),
+]
+ReportPath = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Train anew, even what is recorded as done")]
+StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://...")]
+DEFAULT_STORE = ".autofreeze/store"
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    report: ReportPath = None,
+    fresh: Fresh = False,
+) -> None:
+    """Fine-tune a model as CONFIG says.
+
+    Killed and started again, the same command goes on from the last epoch that was done. A
+    finished run returns its recorded result, unless --fresh.
+    """
+    with _exit_codes():
+        resolved = load_config(config, overrides or [])
+        _check_writable(report)
+        finetune = _import_flows().finetune
+        result = finetune(resolved, fresh=fresh)
+        recorded = result.pop("recorded", False)
+        _write(report, result)
+        _show_comparison({"schema": 1, "runs": [result], "speedup": {}, "wall_speedup": {}})
+        if recorded:
+            _console.print("This run was finished before; the result is the recorded one. --fresh trains anew.")
+        _show_uis(resolved)
+
+
+@app.command()
+def compare(
+    config: ConfigPath,
+    modes: Annotated[
+        str, typer.Option(help=f"Comma-separated, of: {', '.join(MODES)}")
+    ] = "full,cached",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds, counted up from training.seed")
+    ] = 1,
+    overrides: Overrides = None,
+    report: ReportPath = None,
+    share: Annotated[
+        bool,
+        typer.Option("--share", help="Use activation sets of other runs instead of paying anew"),
+    ] = False,
+    fresh: Fresh = False,
+) -> None:
+    """Run the same training in several modes and put accuracy, time and cost side by side.
+
+    All modes see the same batches. Every run pays for its own activation sets, unless --share.
+    """
+    with _exit_codes():
+        resolved = load_config(config, overrides or [])
+        wanted = _parse_modes(modes)
+        _check_writable(report)
+        flow = _import_flows().compare
+        result = flow(resolved, modes=wanted, seeds=seeds, share=share, fresh=fresh)
+        recorded = result.pop("recorded")
+        _write(report, result)
+        _show_comparison(result)
+        if any(recorded):
+            _console.print(
+                f"{sum(recorded)} of {len(recorded)} runs were finished before; their results are "
+                "the recorded ones. --fresh trains anew."
+            )
+        _show_uis(resolved)
+
+
+@cache_app.command("ls")
+def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
+    """List activation sets: boundary, size, age, last use."""
+    from afcore.maintenance import describe_sets
+
+    with _exit_codes():
+        table = Table("key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "in use")
+        rows = describe_sets(store)
+        for row in rows:
+            table.add_row(*row)
+        _console.print(table)
+        _console.print(f"{len(rows)} activation sets in {store}")
+
+
+@cache_app.command("verify")
+def cache_verify(store: StoreUri = DEFAULT_STORE) -> None:
+    """Read every shard and check its checksum; exit 1 when anything is damaged.
+
+    A run that meets a damaged shard computes it again; nothing needs to be done by hand.
+    """
+    from afcore.maintenance import verify_sets
+
+    with _exit_codes():
+        num_sets, problems = verify_sets(store)
+        for problem in problems:
+            _errors.print(problem, markup=False)
+        _console.print(f"{num_sets} activation sets read, {len(problems)} problems")
+        if problems:
+            raise typer.Exit(1)
+
+
+@cache_app.command("gc")
+def cache_gc(
+    store: StoreUri = DEFAULT_STORE,
+    older_than_days: Annotated[
+        float, typer.Option(min=0, help="Delete sets not used for so many days")
+    ] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, but delete nothing")] = False,
+) -> None:
+    """Delete activation sets that were not used for long, and what interrupted writers left.
+
+    What a live run may read is never deleted.
+    """
+    from afcore.maintenance import collect_garbage
+
+    with _exit_codes():
+        deleted, num_bytes = collect_garbage(store, older_than_days * 86400, dry_run=dry_run)
+        for line in deleted:
+            _console.print(line, markup=False)
+        verb = "would be freed" if dry_run else "freed"
+        _console.print(f"{len(deleted)} deleted, {num_bytes / 1e6:.1f} MB {verb}")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    set_defaults()
+    app()
+
+
+class _Flows:
+    """The flows, imported when needed: ``--help`` should not wait for torch and Prefect."""
+
+    def __init__(self) -> None:
+        set_defaults()
+        from pipelines.compare import compare
+        from pipelines.finetune import finetune
+
+        configure_console()
+        self.compare: Any = compare
+        self.finetune: Any = finetune
+
+
+def _import_flows() -> _Flows:
+    began = time.monotonic()
+    flows = _Flows()
+    _console.print(f"Libraries loaded in {time.monotonic() - began:.1f} s; starting the flow.")
+    return flows
+
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except AutoFreezeError as error:
+        _errors.print(f"[bold red]Error:[/] {escape(str(error))}")
+        raise typer.Exit(error.exit_code) from None
+
+
+def _parse_modes(modes: str) -> list[str]:
+    wanted = [mode.strip() for mode in modes.split(",") if mode.strip()]
+    unknown = sorted(set(wanted) - set(MODES))
+    if unknown or not wanted:
+        raise ConfigError(f"--modes: got {modes!r}; known are {', '.join(MODES)}")
+    return list(dict.fromkeys(wanted))
+
+
+def _check_writable(report: Path | None) -> None:
+    """Before hours of work, not after."""
+    if report is None:
+        return
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        with report.open("a"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--report {report}: cannot be written: {error.strerror}") from error
+
+
+def _write(report: Path | None, result: dict[str, Any]) -> None:
+    if report is not None:
+        report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _show_comparison(result: dict[str, Any]) -> None:
+    from afcore.report import CompareReport
+    from pipelines.table import comparison_table
+
+    comparison = CompareReport.model_validate(result)
+    _console.print()
+    Console(width=max(_console.width, 150)).print(comparison_table(comparison))
+    for run_report in comparison.runs:
+        for note in run_report.notes:
+            _console.print(f"{run_report.mode}, seed {run_report.seed}: {note}", markup=False)
+
+
+def _show_uis(config: Config) -> None:
+    uri = config.tracking.uri
+    _console.print(f"MLflow, experiment {config.tracking.experiment!r}: {uri}", markup=False)
+    if uri.startswith("sqlite:"):
+        _console.print("Look at it, and at the Prefect flows, with: make ui", markup=False)

@@ -1,0 +1,78 @@
+"""The flow ``compare``: the same training in several modes and seeds, side by side."""
+
+import time
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from afcore.config import Config
+from afcore.digest import recipe_digest
+from afcore.figures import accuracy_cost_figure
+from afcore.report import CompareReport, RunReport, compare_report
+from afcore.tracking import Tracker
+from pipelines.finetune import finetune
+from pipelines.table import comparison_markdown
+
+__all__ = ["compare"]
+
+
+@flow(name="compare", flow_run_name="compare-{config.tracking.experiment}")
+def compare(
+    config: Annotated[Config, Field(description="The training; its mode and seed are replaced")],
+    modes: Annotated[list[str], Field(description="Execution modes, e.g. full and cached")],
+    seeds: Annotated[int, Field(ge=1, description="Seeds, counted up from training.seed")] = 1,
+    share: Annotated[
+        bool, Field(description="Use activation sets of other runs, instead of paying anew")
+    ] = False,
+    fresh: Annotated[
+        bool, Field(description="Train anew, even where results are recorded")
+    ] = False,
+) -> dict[str, Any]:
+    """Run every mode with every seed and put the reports side by side."""
+    configs = [
+        config.replace(
+            **{"mode": mode, "training.seed": config.training.seed + number, "cache.share": share}
+        )
+        for number in range(seeds)
+        for mode in modes
+    ]
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    parent = tracker.begin(
+        recipe_digest([one.model_dump(mode="json") for one in configs])[:32],
+        f"compare {' '.join(modes)}",
+        mode="compare",
+        parameters=config.model_dump(mode="json", exclude={"mode"}) | {"modes": ",".join(modes)},
+    )
+    reports, recorded = [], []
+    try:
+        for one in configs:
+            result = finetune(one, fresh=fresh, parent_mlflow_run_id=parent)
+            recorded.append(result.pop("recorded", False))
+            reports.append(RunReport.model_validate(result))
+        comparison = compare_report(reports)
+        _log(tracker, parent, comparison)
+    except BaseException:
+        tracker.finish(parent, "FAILED")
+        raise
+    tracker.finish(parent)
+    return {**comparison.model_dump(mode="json", by_alias=True), "recorded": recorded}
+
+
+def _log(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
+    """The parent carries the headline figures: MLflow's experiment page shows no others."""
+    values: dict[str, float] = {}
+    for mode, speedup in comparison.speedup.items():
+        values[f"{mode}/speedup"] = speedup
+        values[f"{mode}/wall_speedup"] = comparison.wall_speedup[mode]
+    for mode in dict.fromkeys(run.mode for run in comparison.runs):
+        totals = [run.totals for run in comparison.runs if run.mode == mode]
+        accuracies = [(total.test or total.validation)["accuracy"] for total in totals]
+        values[f"{mode}/accuracy"] = sum(accuracies) / len(accuracies)
+        values[f"{mode}/cost_usd"] = sum(total.cost_usd for total in totals) / len(totals)
+    tracker.log_summary(parent, values, time.time())
+    tracker.log_text(parent, comparison_markdown(comparison), "comparison.md")
+    tracker.log_text(
+        parent, comparison.model_dump_json(by_alias=True, indent=1), "comparison.json"
+    )
+    tracker.log_figure(parent, accuracy_cost_figure(comparison), "figures/accuracy_cost.png")

@@ -1,0 +1,49 @@
+"""Settings of the libraries we stand on, made before they are imported."""
+
+import logging
+import os
+
+from afcore.errors import AutoFreezeError
+
+__all__ = ["configure_console", "set_defaults"]
+
+_DEFAULTS = {
+    # Log lines of the core appear in Prefect's UI.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "afcore",
+    # A slow machine needs longer than the default of 20 s to start the temporary server.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def set_defaults() -> None:
+    """Set environment variables that are not set; call before importing Prefect."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+class _WithoutTraceback(logging.Filter):
+    """An error of ours has said what is wrong; its traceback would bury the message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, AutoFreezeError):
+            record.exc_info = None
+            record.msg, record.args = f"{type(error).__name__}: {error}", ()
+        return True
+
+
+def configure_console() -> None:
+    """Show the core's log lines on the console, and errors of ours without their tracebacks; call
+    after importing Prefect, which sets logging up anew.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s", datefmt="%H:%M:%S")
+    )
+    logging.getLogger("afcore").addHandler(handler)
+    for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_WithoutTraceback())

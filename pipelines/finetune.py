@@ -1,0 +1,168 @@
+"""The flow ``finetune``: one training as a task per epoch.
+
+Tasks exchange URIs and small values, and each calls one function of :mod:`afcore`. What is done is
+known by the records in the store, not by Prefect's states: a task that runs again finds them.
+"""
+
+import time
+from typing import Annotated, Any
+
+from prefect import flow, task
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import TaskRunContext
+from prefect.states import State
+from prefect.tasks import Task
+from pydantic import Field
+
+from afcore.config import Config
+from afcore.digest import recipe_digest
+from afcore.epoch import run_epoch
+from afcore.errors import AutoFreezeError, StoreUnreachableError
+from afcore.publish import finished_report
+from afcore.publish import publish as publish_run
+from afcore.records import CheckpointRecord
+from afcore.runs import (
+    RunRecord,
+    begin_run,
+    forget_run,
+    identify_run,
+    open_run,
+    read_record,
+    run_lease,
+)
+from afcore.storage import Storage
+from afcore.tracking import Tracker
+
+__all__ = ["finetune"]
+
+EPOCH_RETRIES = 2
+
+
+def _epoch_cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    named = ("training_id", "checkpoint_uri", "epoch")
+    return recipe_digest({name: parameters[name] for name in named})
+
+
+def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Errors of our own say that trying again cannot help, but for a store that was away."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StoreUnreachableError) or not isinstance(error, AutoFreezeError)
+
+
+@task(name="prepare", task_run_name="prepare", persist_result=False)
+def prepare(config: Config) -> dict[str, Any]:
+    """Tokenize the data, look at the model, name the run."""
+    storage = Storage(config.store)
+    storage.check()
+    return identify_run(config, storage).model_dump(mode="json")
+
+
+@task(
+    name="epoch",
+    task_run_name="epoch-{epoch}",
+    retries=EPOCH_RETRIES,
+    retry_delay_seconds=5,
+    retry_condition_fn=_may_help,
+    cache_key_fn=_epoch_cache_key,
+    persist_result=True,
+    result_serializer="json",
+)
+def train_epoch(
+    store: str,
+    run_id: str,
+    training_id: str,
+    epoch: int,
+    checkpoint_uri: str,
+    mlflow_run_id: str,
+    attempt: int,
+) -> dict[str, Any]:
+    """Train one epoch from a checkpoint to the next, and log it.
+
+    Returns:
+        ``checkpoint_uri`` of the new checkpoint and the epoch's headline figures.
+    """
+    run = open_run(store, run_id)
+    record = run_epoch(run, epoch, attempt)
+    key = run.epoch_key(epoch, "checkpoint")
+    checkpoint = read_record(run.storage, key, CheckpointRecord)
+    assert checkpoint is not None
+    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
+    tracker.log_epoch(mlflow_run_id, checkpoint, record)
+    return {
+        "checkpoint_uri": run.storage.uri(key),
+        "boundary": record.report.boundary_end,
+        "validation_accuracy": record.report.validation["accuracy"],
+    }
+
+
+@task(name="publish", task_run_name="publish", persist_result=False)
+def publish(store: str, run_id: str, mlflow_run_id: str, wall_seconds: float) -> dict[str, Any]:
+    """Test the best model and publish model, figures and report."""
+    run = open_run(store, run_id)
+    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
+    report = publish_run(run, tracker, mlflow_run_id, wall_seconds)
+    return report.model_dump(mode="json", by_alias=True)
+
+
+@flow(name="finetune", flow_run_name="finetune-{config.mode}", validate_parameters=True)
+def finetune(
+    config: Annotated[Config, Field(description="The training, completely described")],
+    fresh: Annotated[
+        bool, Field(description="Train anew, even where a result is recorded")
+    ] = False,
+    parent_mlflow_run_id: Annotated[
+        str | None, Field(description="MLflow run of the comparison that this belongs to")
+    ] = None,
+) -> dict[str, Any]:
+    """Fine-tune a pre-trained transformer, freezing what has converged.
+
+    Started again after any interruption, it goes on from the last committed epoch; a finished run
+    returns its recorded report.
+    """
+    began = time.time()
+    record = RunRecord.model_validate(prepare(config))
+    storage = Storage(config.store)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    if not fresh and (report := finished_report(storage, record.run_id)) is not None:
+        if parent_mlflow_run_id is not None:
+            tracker.set_parent(report.mlflow_run_id, parent_mlflow_run_id)
+        return {**report.model_dump(mode="json", by_alias=True), "recorded": True}
+    with run_lease(storage, record.run_id, since=began) as lease:
+        if fresh:
+            forget_run(storage, record.run_id)
+            lease.forget_earlier()
+        run = begin_run(storage, record)
+        training_id = run.record.training_id
+        mlflow_run_id = tracker.begin(
+            training_id,
+            f"{config.mode}-seed{config.training.seed}-{record.run_id[:6]}",
+            mode=config.mode,
+            parent=parent_mlflow_run_id,
+            parameters=config.model_dump(mode="json") | {"run_id": record.run_id},
+        )
+        try:
+            checkpoint_uri = f"pretrained:{config.model.name}"
+            for epoch in range(1, config.training.epochs + 1):
+                lease.check()
+                done = train_epoch(
+                    config.store,
+                    record.run_id,
+                    training_id,
+                    epoch,
+                    checkpoint_uri,
+                    mlflow_run_id,
+                    lease.number,
+                )
+                checkpoint_uri = done["checkpoint_uri"]
+            report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
+        except BaseException as error:
+            tracker.finish(mlflow_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        tracker.finish(mlflow_run_id)
+    return report
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main()

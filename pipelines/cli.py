@@ -14,7 +14,7 @@ from rich.table import Table
 
 from afcore.config import MODES, Config, load_config
 from afcore.errors import AutoFreezeError, ConfigError
-from pipelines.environment import configure_console, set_defaults
+from pipelines.environment import set_defaults
 
 __all__ = ["app", "main"]
 
@@ -174,7 +174,6 @@ class _Flows:
         from pipelines.compare import compare
         from pipelines.finetune import finetune
 
-        configure_console()
         self.compare: Any = compare
         self.finetune: Any = finetune
 

@@ -11,6 +11,7 @@ from afcore.digest import recipe_digest
 from afcore.figures import accuracy_cost_figure
 from afcore.report import CompareReport, RunReport, compare_report
 from afcore.tracking import Tracker
+from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.table import comparison_markdown
 
@@ -30,6 +31,7 @@ def compare(
     ] = False,
 ) -> dict[str, Any]:
     """Run every mode with every seed and put the reports side by side."""
+    configure_logging()
     configs = [
         config.replace(
             **{"mode": mode, "training.seed": config.training.seed + number, "cache.share": share}

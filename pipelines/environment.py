@@ -5,7 +5,7 @@ import os
 
 from afcore.errors import AutoFreezeError
 
-__all__ = ["configure_console", "set_defaults"]
+__all__ = ["configure_logging", "set_defaults"]
 
 _DEFAULTS = {
     # Log lines of the core appear in Prefect's UI.
@@ -36,14 +36,14 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
-def configure_console() -> None:
-    """Show the core's log lines on the console, and errors of ours without their tracebacks; call
-    after importing Prefect, which sets logging up anew.
+def configure_logging() -> None:
+    """Show the core's log lines, and errors of ours without their tracebacks.
+
+    Call after importing Prefect, which sets logging up anew; it hands lines of ``afcore`` on to
+    its console and its server, but leaves the level at warnings.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s | %(levelname)-7s | %(message)s", datefmt="%H:%M:%S")
-    )
-    logging.getLogger("afcore").addHandler(handler)
+    logging.getLogger("afcore").setLevel(logging.INFO)
     for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(_WithoutTraceback())
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _WithoutTraceback) for known in logger.filters):
+            logger.addFilter(_WithoutTraceback())

@@ -32,6 +32,7 @@ from afcore.runs import (
 )
 from afcore.storage import Storage
 from afcore.tracking import Tracker
+from pipelines.environment import configure_logging
 
 __all__ = ["finetune"]
 
@@ -119,6 +120,7 @@ def finetune(
     Started again after any interruption, it goes on from the last committed epoch; a finished run
     returns its recorded report.
     """
+    configure_logging()
     began = time.time()
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store)

@@ -1,0 +1,118 @@
+"""Sets built from tokens or from a lower set, read, damaged and mended, equal recomputation."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from afcore.activations.materialize import PrefixRunner, as_hidden, materialize
+from afcore.activations.sets import ActivationSet, open_set
+from afcore.compute import Compute
+from afcore.data.prepare import Examples
+from afcore.digest import RecipeDigest
+from afcore.feed import HiddenFeed
+from afcore.storage import Storage
+from afcore.tasks.text_classification import collate
+from tests.training_setup import CPU_FP32, make_examples, make_split
+
+BF16 = Compute(torch.device("cpu"), "bf16")
+
+
+def make_runner(dtype: Any = "fp32", compute: Compute = CPU_FP32) -> PrefixRunner:
+    return PrefixRunner(make_split(), make_examples(), 0, compute, dtype)
+
+
+def build(
+    storage: Storage,
+    runner: PrefixRunner,
+    lineage: list[int],
+    source: ActivationSet | None = None,
+) -> ActivationSet:
+    return materialize(
+        storage,
+        f"activations/{'-'.join(map(str, lineage))}",
+        runner,
+        key=RecipeDigest("k"),
+        recipe={},
+        lineage=lineage,
+        source=source,
+        producer="a-run",
+    )
+
+
+def recompute(runner: PrefixRunner, ids: np.ndarray, boundary: int) -> torch.Tensor:
+    batch, _ = collate(runner.examples, ids, 0, torch.device("cpu"))
+    runner.split.model.eval()
+    with torch.no_grad():
+        hidden = runner.split.hidden(batch, boundary)
+    return hidden * batch["attention_mask"].unsqueeze(-1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("bf16", 0.016)])
+def test_cached_and_recomputed_agree(storage: Storage, dtype: Any, tolerance: float) -> None:
+    runner = make_runner(dtype)
+    feed = HiddenFeed(build(storage, runner, [2]), runner)
+    ids = np.asarray([5, 0, 39, 17])
+    difference = (feed.batch(ids) - recompute(runner, ids, 2)).abs().max()
+    assert float(difference) < tolerance
+    assert feed.batch_bytes(ids) == runner.examples.lengths[ids].sum() * 32 * (
+        4 if dtype == "fp32" else 2
+    )
+
+
+def test_a_set_is_built_from_the_one_below(local_storage: Storage) -> None:
+    runner = make_runner()
+    lower = build(local_storage, runner, [1])
+    upper = build(local_storage, runner, [1, 3], source=lower)
+    ids = np.arange(40)
+    difference = HiddenFeed(upper, runner).batch(ids) - recompute(runner, ids, 3)
+    assert float(difference.abs().max()) < 1e-5
+    assert upper.manifest.lineage == [1, 3]
+
+
+@pytest.mark.parametrize("compute", [CPU_FP32, BF16])
+def test_a_damaged_shard_is_computed_again(
+    local_storage: Storage, caplog: pytest.LogCaptureFixture, compute: Compute
+) -> None:
+    runner = make_runner("bf16", compute)
+    found = build(local_storage, runner, [1, 3], source=build(local_storage, runner, [1]))
+    ids = np.arange(40)
+    before = HiddenFeed(found, runner).batch(ids)
+    name = found.manifest.shards[0].name
+    key = f"{found.folder}/{name}/c/0/0"
+    local_storage.put(key, b"torn")
+    with caplog.at_level(logging.WARNING):
+        after = HiddenFeed(found, runner).batch(ids)
+    assert name in caplog.text
+    assert torch.equal(after, before)
+    again = open_set(local_storage, found.folder)
+    assert again is not None
+    assert again.verify() == []
+
+
+def test_a_set_larger_than_host_memory_is_read_from_disk(local_storage: Storage) -> None:
+    runner = make_runner()
+    found = build(local_storage, runner, [2])
+    ids = np.asarray([3, 30, 12])
+    disk, memory = HiddenFeed(found, runner, host_bytes=0), HiddenFeed(found, runner)
+    assert (disk.tier, memory.tier) == ("local disk", "host memory")
+    assert torch.equal(disk.batch(ids), memory.batch(ids))
+
+
+def test_stored_bf16_is_the_tensors_bits() -> None:
+    runner = make_runner("bf16")
+    rows = runner.rows(np.asarray([1, 2]), [2])
+    assert rows.dtype == np.uint16
+    assert as_hidden(rows, "bf16").dtype == torch.bfloat16
+
+
+def test_rows_come_out_in_the_order_asked_for() -> None:
+    runner = make_runner()
+    examples: Examples = runner.examples
+    ids = np.asarray([7, 2, 31])
+    rows = runner.rows(ids, [2])
+    one = runner.rows(np.asarray([2]), [2])
+    start = examples.lengths[7]
+    np.testing.assert_allclose(rows[start : start + len(one)], one, atol=1e-5)

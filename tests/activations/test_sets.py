@@ -1,0 +1,226 @@
+import errno
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from afcore.activations import layout as layout_module
+from afcore.activations import sets as sets_module
+from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets, open_set
+from afcore.digest import RecipeDigest
+from afcore.errors import IntegrityError, StorageFullError
+from afcore.storage import Storage
+
+FOLDER = "activations/some-key"
+LENGTHS = np.asarray([3, 1, 7, 2, 2, 5, 9, 4])
+HIDDEN = 4
+
+
+def row_values(lengths: np.ndarray, dtype: Any = np.uint16) -> list[np.ndarray]:
+    """Rows of every example, each row different."""
+    rows = np.arange(lengths.sum() * HIDDEN).astype(dtype).reshape(-1, HIDDEN)
+    return np.split(rows, np.cumsum(lengths)[:-1])
+
+
+def write(
+    storage: Storage, lengths: np.ndarray = LENGTHS, dtype: Any = "bf16", commit: bool = True
+) -> ActivationSet | None:
+    writer = ActivationWriter(storage, FOLDER, lengths, HIDDEN, dtype)
+    values = row_values(lengths, np.uint16 if dtype == "bf16" else np.float32)
+    for shard in range(writer.layout.num_shards):
+        writer.write_shard(shard, np.concatenate([values[i] for i in writer.layout.examples(shard)]))
+    if not commit:
+        return None
+    return writer.commit(RecipeDigest("key"), 2, [2], {"some": "recipe"}, "a-run")
+
+
+def read_example(found: ActivationSet, example: int) -> np.ndarray:
+    layout = found.layout
+    start = layout.start[example]
+    return found.read_shard(layout.shard[example])[start : start + layout.lengths[example]]
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several shards for a few rows."""
+    plan = layout_module.plan_layout
+    monkeypatch.setattr(
+        sets_module, "plan_layout", lambda lengths, row_bytes: plan(
+            lengths, row_bytes=row_bytes, shard_bytes=64
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_what_is_written_is_read(storage: Storage, dtype: Any) -> None:
+    committed = write(storage, dtype=dtype)
+    found = open_set(storage, FOLDER)
+    assert found is not None
+    assert committed is not None
+    assert found.manifest == committed.manifest
+    assert found.layout.num_shards > 2
+    values = row_values(LENGTHS, np.uint16 if dtype == "bf16" else np.float32)
+    for example, expected in enumerate(values):
+        assert np.array_equal(read_example(found, example), expected)
+    assert found.manifest.num_bytes == LENGTHS.sum() * HIDDEN * (2 if dtype == "bf16" else 4)
+    assert found.verify() == []
+    assert [s.folder for s in list_sets(storage)] == [FOLDER]
+
+
+def test_a_shard_is_one_array_with_one_uncompressed_chunk(local_storage: Storage) -> None:
+    found = write(local_storage)
+    assert found is not None
+    keys = local_storage.list(FOLDER)
+    for number, shard in enumerate(found.manifest.shards):
+        objects = {k.removeprefix(f"{FOLDER}/{shard.name}/"): n for k, n in keys.items()}
+        assert objects["c/0/0"] == found.layout.num_rows(number) * HIDDEN * 2
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40),
+    shard_bytes=st.integers(1, 2000),
+    data=st.data(),
+)
+def test_any_lengths_any_chunk_size_any_batch(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], shard_bytes: int, data: st.DataObject
+) -> None:
+    plan = layout_module.plan_layout
+    monkeypatch.setattr(
+        sets_module, "plan_layout", lambda lengths, row_bytes: plan(
+            lengths, row_bytes=row_bytes, shard_bytes=shard_bytes
+        )
+    )
+    storage = Storage("memory://hypothesis")
+    storage.delete_folder("activations")
+    found = write(storage, np.asarray(lengths))
+    assert found is not None
+    values = row_values(np.asarray(lengths))
+    batch = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
+    for example in batch:
+        assert np.array_equal(read_example(found, example), values[example])
+
+
+def test_without_a_manifest_there_is_no_set(storage: Storage) -> None:
+    write(storage, commit=False)
+    assert open_set(storage, FOLDER) is None
+    assert list_sets(storage) == []
+
+
+def test_a_set_with_a_shard_unwritten_is_not_committed(local_storage: Storage) -> None:
+    writer = ActivationWriter(local_storage, FOLDER, LENGTHS, HIDDEN, "bf16")
+    with pytest.raises(ValueError, match=r"0 of \d shards"):
+        writer.commit(RecipeDigest("key"), 2, [2], {}, "a-run")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((1, HIDDEN), np.uint16), "expected"),
+        (np.zeros((1, HIDDEN), np.float32), "float32"),
+    ],
+)
+def test_rows_of_another_shape_or_type_are_refused(
+    local_storage: Storage, rows: np.ndarray, message: str
+) -> None:
+    writer = ActivationWriter(local_storage, FOLDER, LENGTHS, HIDDEN, "bf16")
+    with pytest.raises(ValueError, match=message):
+        writer.write_shard(0, rows)
+
+
+def test_of_two_writers_the_first_to_commit_wins(storage: Storage) -> None:
+    barrier, found = threading.Barrier(2), []
+
+    def work() -> None:
+        writer = ActivationWriter(storage, FOLDER, LENGTHS, HIDDEN, "bf16")
+        values = row_values(LENGTHS)
+        for shard in range(writer.layout.num_shards):
+            ids = writer.layout.examples(shard)
+            writer.write_shard(shard, np.concatenate([values[i] for i in ids]))
+        barrier.wait()
+        found.append(writer.commit(RecipeDigest("key"), 2, [2], {}, "a-run"))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one, two = found
+    assert one.manifest == two.manifest
+    assert one.verify() == []
+    shards = {key.split("/")[3] for key in storage.list(f"{FOLDER}/shards")}
+    assert shards == {shard.name.split("/")[1] for shard in one.manifest.shards}
+
+
+def _chunk_key(storage: Storage, found: ActivationSet, shard: int) -> str:
+    name = found.manifest.shards[shard].name
+    return next(key for key in storage.list(f"{FOLDER}/{name}") if key.endswith("c/0/0"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "flipped", "no metadata", "bad metadata"])
+def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
+    found = write(storage)
+    assert found is not None
+    expected = found.read_shard(1)
+    key = _chunk_key(storage, found, 1)
+    data = storage.get(key)
+    metadata = key.replace("c/0/0", "zarr.json")
+    if damage == "missing":
+        storage.delete(key)
+    elif damage == "torn":
+        storage.put(key, data[: len(data) // 2])
+    elif damage == "flipped":
+        storage.put(key, bytes([data[0] ^ 1]) + data[1:])
+    elif damage == "no metadata":
+        storage.delete(metadata)
+    else:
+        storage.put(metadata, b"{")
+    with pytest.raises(IntegrityError, match=found.manifest.shards[1].name):
+        found.read_shard(1)
+    assert len(found.verify()) == 1
+    old = found.manifest.shards[1].name
+    found.replace_shard(1, expected)
+    again = open_set(storage, FOLDER)
+    assert again is not None
+    assert again.verify() == []
+    assert np.array_equal(again.read_shard(1), expected)
+    assert again.manifest.shards[1].name != old
+    assert not storage.list(f"{FOLDER}/{old}")
+
+
+def test_an_evicted_set_is_gone(storage: Storage) -> None:
+    found = write(storage)
+    assert found is not None
+    found.evict()
+    assert open_set(storage, FOLDER) is None
+    assert storage.list("activations") == {}
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = sets_module._write_array, []
+
+    def failing(storage: Storage, folder: str, rows: np.ndarray) -> None:
+        calls.append(folder)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(storage, folder, rows)
+
+    monkeypatch.setattr(sets_module, "_write_array", failing)
+    with pytest.raises(StorageFullError, match="no space left") as caught:
+        write(local_storage)
+    assert caught.value.exit_code == 1
+    assert local_storage.list("") == {}
+
+
+def test_users_are_noted(local_storage: Storage) -> None:
+    found = write(local_storage)
+    assert found is not None
+    found.record_use("r1", "runs/r1")
+    found.record_use("r1", "runs/r1")
+    found.record_use("r2", "runs/r2")
+    assert [user["run"] for user in found.users()] == ["runs/r1", "runs/r2"]

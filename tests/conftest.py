@@ -1,0 +1,253 @@
+"""What many tests share: small real text, tiny models, stores of every kind, one Prefect server."""
+
+import ast
+import contextlib
+import csv
+import inspect
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import transformers
+import yaml
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from afcore.storage import Storage
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+BUCKET = "autofreeze-test"
+
+
+def stdlib_rows() -> list[dict[str, str]]:
+    """Real text that every machine has: docstrings of three standard modules, labelled by them."""
+    import argparse
+    import random
+    import statistics
+
+    rows: dict[str, str] = {}
+    for module in (argparse, random, statistics):
+        for text in _docstrings(module):
+            rows.setdefault(text, module.__name__)
+    return [{"text": text, "label": label} for text, label in sorted(rows.items())]
+
+
+def _docstrings(module: ModuleType) -> Iterator[str]:
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = " ".join((ast.get_docstring(node) or "").split())
+            if len(text) >= 20:
+                yield text
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """``train`` and ``test`` CSV files with the columns text and label."""
+    folder = tmp_path_factory.mktemp("text")
+    rows = stdlib_rows()
+    return {
+        "train": write_csv(folder / "train.csv", [r for i, r in enumerate(rows) if i % 4]),
+        "test": write_csv(folder / "test.csv", rows[::4]),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A WordPiece tokenizer trained on the text, as BERT's is."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special)
+    tokenizer.train_from_iterator([row["text"] for row in stdlib_rows()], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A folder with a BERT of four small blocks, weights in safetensors, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]) -> dict[str, Any]:
+    """A configuration tree that trains the tiny model in a second."""
+    return {
+        "mode": "cached",
+        "model": {"name": str(tiny_bert)},
+        "data": {
+            "train": str(text_files["train"]),
+            "test": str(text_files["test"]),
+            "max_length": 32,
+        },
+        "training": {
+            "epochs": 3,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+        },
+        "freezing": {"intervals_per_epoch": 3},
+        "cache": {"mode": "on"},
+        "store": str(tmp_path / "store"),
+        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "test"},
+    }
+
+
+def write_config(path: Path, tree: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """moto's S3 server on an ephemeral port, with credentials in the environment and a bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with environment(variables):
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield variables["AWS_ENDPOINT_URL"]
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty store of each kind."""
+    if request.param == "file":
+        return Storage(str(tmp_path / "root"))
+    if request.param == "memory":
+        return Storage(f"memory://{tmp_path.name}")
+    request.getfixturevalue("s3_endpoint")
+    return Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+
+
+@pytest.fixture
+def local_storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One real Prefect server for the whole session, used in this process and its children."""
+    import httpx
+
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    variables = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    with environment(variables):
+        command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
+        with (home / "server.log").open("w") as log:
+            server = subprocess.Popen(
+                [*command, "--host", "127.0.0.1", "--port", str(port)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            for _ in range(600):
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{url}/health").status_code == 200:
+                        break
+                assert server.poll() is None, (home / "server.log").read_text()
+                time.sleep(0.1)
+            with environment({"PREFECT_API_URL": url}), _prefect_settings(variables, url):
+                yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+@contextlib.contextmanager
+def _prefect_settings(variables: dict[str, str], url: str) -> Iterator[None]:
+    """Prefect reads the environment once, at import; this process may have imported it before."""
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        PREFECT_LOCAL_STORAGE_PATH,
+        temporary_settings,
+    )
+
+    with temporary_settings(
+        {
+            PREFECT_API_URL: url,
+            PREFECT_HOME: variables["PREFECT_HOME"],
+            PREFECT_LOCAL_STORAGE_PATH: variables["PREFECT_LOCAL_STORAGE_PATH"],
+        }
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

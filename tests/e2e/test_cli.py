@@ -1,0 +1,260 @@
+"""What a user meets: help, exit codes, and one clear message for each kind of mistake."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+import typer
+
+from afcore.storage import Storage
+from tests.conftest import BUCKET, write_config
+
+pytestmark = pytest.mark.slow
+
+
+def autofreeze(*arguments: object) -> int:
+    """Run the command line in this process; its exit code."""
+    from pipelines.cli import app
+
+    code = app([str(argument) for argument in arguments], standalone_mode=False)
+    return int(code or 0)
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["cache"], ["cache", "gc"]])
+def test_help_is_quick_and_says_what_there_is(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "from pipelines.cli import main; main()"]
+        + [*command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Usage: " in done.stdout
+    assert " torch\n" not in done.stderr
+    for option in {"run": ["--set", "--report", "--fresh"], "compare": ["--seeds", "--share"]}.get(
+        " ".join(command), []
+    ):
+        assert option in done.stdout
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_run_prints_a_table_and_writes_the_report(
+    tiny_config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    report = tmp_path / "out" / "report.json"
+    options = ["--set", "training.epochs=1", "--report", report]
+    assert autofreeze("run", config, *options) == 0
+    out = capsys.readouterr().out
+    assert "cached" in out
+    assert "make ui" in out
+    assert json.loads(report.read_text())["totals"]["best_epoch"] == 1
+    assert autofreeze("run", config, *options) == 0
+    assert "finished before" in " ".join(capsys.readouterr().out.split())
+    assert autofreeze("cache", "ls", "--store", tiny_config["store"]) == 0
+    assert autofreeze("cache", "verify", "--store", tiny_config["store"]) == 0
+
+
+def _no_weights(tree: dict[str, Any], folder: Path) -> None:
+    copy = folder / "model"
+    shutil.copytree(tree["model"]["name"], copy)
+    (copy / "model.safetensors").unlink()
+    tree["model"]["name"] = str(copy)
+
+
+def _no_blocks(tree: dict[str, Any], folder: Path) -> None:
+    config = transformers.AlbertConfig(
+        vocab_size=400,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    copy = folder / "albert"
+    transformers.AutoTokenizer.from_pretrained(tree["model"]["name"]).save_pretrained(copy)
+    transformers.AlbertModel(config).save_pretrained(copy)
+    tree["model"]["name"] = str(copy)
+
+
+def _csv(key: str, content: str) -> Callable[[dict[str, Any], Path], None]:
+    def change(tree: dict[str, Any], folder: Path) -> None:
+        (folder / "data.csv").write_text(content)
+        tree["data"][key] = str(folder / "data.csv")
+
+    return change
+
+
+def _set(section: str, key: str, value: object) -> Callable[[dict[str, Any], Path], None]:
+    return lambda tree, _: tree[section].update({key: value})
+
+
+def _store(uri: str) -> Callable[[dict[str, Any], Path], None]:
+    return lambda tree, _: tree.update({"store": uri})
+
+
+def _unwritable_store(tree: dict[str, Any], folder: Path) -> None:
+    (folder / "file").write_text("in the way")
+    tree["store"] = str(folder / "file" / "store")
+
+
+MISTAKES = {
+    "missing file": (_set("data", "train", "nowhere.csv"), "cannot load the data 'nowhere.csv'"),
+    "missing column": (_csv("train", "body,label\nx,1\n"), "no column 'text', only body, label"),
+    "empty file": (_csv("train", ""), "cannot load the data"),
+    "no rows": (_csv("train", "text,label\n"), "has no rows"),
+    "unknown label in test": (
+        _csv("test", "text,label\nx,cooking\n"),
+        "labels that the training set never shows: 'cooking'",
+    ),
+    "model folder that is not there": (_set("model", "name", "./no-model"), "no tokenizer"),
+    "model folder without weights": (_no_weights, "cannot be loaded"),
+    "model without blocks": (_no_blocks, "no row of transformer blocks"),
+    "package that is not installed": (_set("model", "name", "package:nothing/x"), "not installed"),
+    "unknown key": (_set("training", "epoch", 3), "did you mean 'training.epochs'?"),
+    "value out of range": (_set("training", "batch_size", 0), "training.batch_size: got 0"),
+    "too long for the model": (_set("data", "max_length", 512), "positions for 64 tokens only"),
+    "too deep": (_set("freezing", "depth", 4), "at most 3 can be frozen"),
+    "store that cannot be written": (_unwritable_store, "cannot write"),
+    "store of no known kind": (_store("gopher://x/y"), "Protocol not known"),
+    "tracking that cannot be used": (_set("tracking", "uri", "nonsense://x"), "tracking.uri"),
+}
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_message_and_exit_code_2(
+    mistake: str, tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    change, message = MISTAKES[mistake]
+    change(tiny_config, tmp_path)
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    assert autofreeze("run", config) == 2
+    _expect_one_message(capfd, message)
+    _nothing_believable(tiny_config["store"])
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("prefect_server", "s3_endpoint")
+@pytest.mark.parametrize(
+    ("store", "variables", "message"),
+    [
+        ("s3://no-such-bucket/x", {}, "bucket"),
+        ("s3://elsewhere/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot reach the store"),
+        (
+            f"s3://{BUCKET}/x",
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "1"},
+            "no S3 credentials",
+        ),
+    ],
+)
+def test_s3_that_cannot_be_used(
+    store: str,
+    variables: dict[str, str],
+    message: str,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    import s3fs
+
+    for name, value in variables.items():
+        if value:
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    config = write_config(tmp_path / "c.yaml", tiny_config | {"store": store})
+    assert autofreeze("run", config) == 2
+    _expect_one_message(capfd, message)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_disk_that_fills_up_is_exit_code_1_and_the_run_goes_on_later(
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from afcore.activations import sets
+
+    def full(storage: Storage, folder: str, rows: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    with monkeypatch.context() as patched:
+        patched.setattr(sets, "_write_array", full)
+        assert autofreeze("run", config) == 1
+    _expect_one_message(capfd, "no space left")
+    assert sets.list_sets(Storage(tiny_config["store"])) == []
+    report = tmp_path / "r.json"
+    assert autofreeze("run", config, "--report", report) == 0
+    epochs = json.loads(report.read_text())["epochs"]
+    assert [epoch["attempt"] for epoch in epochs][-1] == 2
+    assert "activations@" in epochs[-1]["read_from"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "cannot read the configuration 'nowhere.yaml'"),
+        (["compare", "{config}", "--modes", "full,fast"], "known are full, freeze, cached"),
+        (["run", "{config}", "--report", "/proc/nowhere/r.json"], "cannot be written"),
+        (["run", "{config}", "--set", "training.epochs"], "not of the form"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    arguments: list[str],
+    message: str,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    assert autofreeze(*(a.format(config=config) for a in arguments)) == 2
+    _expect_one_message(capfd, message)
+
+
+def test_a_missing_argument_is_a_usage_error() -> None:
+    with pytest.raises(typer._click.exceptions.MissingParameter):
+        autofreeze("run")
+
+
+def test_a_damaged_cache_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tests.test_maintenance import write_set
+
+    storage = Storage(str(tmp_path / "store"))
+    found = write_set(storage, "activations/a")
+    assert found is not None
+    storage.delete(f"activations/a/{found.manifest.shards[0].name}/c/0/0")
+    assert autofreeze("cache", "verify", "--store", storage.root) == 1
+    assert "is missing" in capfd.readouterr().err
+
+
+def _expect_one_message(capfd: pytest.CaptureFixture[str], message: str) -> None:
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    errors = [line for line in err.splitlines() if line.startswith("Error:")]
+    assert len(errors) == 1, err
+    assert message in errors[0]
+
+
+def _nothing_believable(store: str) -> None:
+    """No record that a later run would take for a result."""
+    if Path(store).is_dir():
+        keys = Storage(store).list("")
+        assert not [key for key in keys if key.startswith(("runs/", "activations/"))]
+
+

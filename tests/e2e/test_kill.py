@@ -1,0 +1,135 @@
+"""Invariant 4: killed at any instant and started again by the same command, a run ends with the
+weights, metrics and decisions of one that was not. The kill is a real SIGKILL of the command.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from afcore.storage import Storage
+from tests.conftest import write_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+COMMAND = [sys.executable, "-c", "from pipelines.cli import main; main()", "run"]
+
+
+def start(config: Path, report: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, str(config), "--report", str(report)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(config: Path, report: Path) -> dict[str, Any]:
+    process = start(config, report)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    tree: dict[str, Any] = json.loads(report.read_text())
+    return tree
+
+
+def kill_when_there_is(config: Path, report: Path, store: Path, name: str) -> None:
+    process = start(config, report)
+    deadline = time.monotonic() + 120
+    while not list(store.glob(f"runs/*/epochs/{name}")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not list(store.glob("runs/*/result.json"))
+
+
+def outcome(store: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Everything that must not depend on the kill."""
+    storage = Storage(str(store))
+    last = report["epochs"][-1]["epoch"]
+    key = f"runs/{report['run_id']}/epochs/{last:03d}/checkpoint.json"
+    checkpoint = json.loads(storage.get(key))
+    return {
+        "run_id": report["run_id"],
+        "weights and moments": checkpoint["parts"],
+        "losses": [step["loss"] for step in checkpoint["steps"]],
+        "decisions": report["decisions"],
+        "epochs": [
+            {name: epoch[name] for name in ("read_from", "validation", "train_loss")}
+            for epoch in report["epochs"]
+        ],
+        "test": report["totals"]["test"],
+    }
+
+
+@pytest.fixture
+def tree(tiny_config: dict[str, Any]) -> dict[str, Any]:
+    tiny_config["training"] |= {"epochs": 3, "precision": "auto"}
+    return tiny_config
+
+
+def place(tree: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir()
+    changed = {
+        "store": str(folder / "store"),
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "kill"},
+    }
+    return write_config(folder / "config.yaml", tree | changed)
+
+
+def test_invariant_4_killed_and_started_again(tree: dict[str, Any], tmp_path: Path) -> None:
+    whole = place(tree, tmp_path / "whole")
+    expected = outcome(tmp_path / "whole/store", finish(whole, tmp_path / "whole.json"))
+    assert "activations@" in expected["epochs"][2]["read_from"]
+    moments = ["001/plan.json", "002/plan.json", "002/checkpoint.json", "003/plan.json"]
+    killed = place(tree, tmp_path / "killed")
+    store, path = tmp_path / "killed/store", tmp_path / "killed.json"
+    for name in moments:
+        kill_when_there_is(killed, path, store, name)
+    report = finish(killed, path)
+    assert outcome(store, report) == expected
+    assert report["epochs"][2]["resumed"]
+    assert report["epochs"][2]["attempt"] == len(moments) + 1
+    assert report["totals"]["lost_seconds"] > 0
+    _check_tracked_once(f"sqlite:///{tmp_path}/killed/mlflow.db", report)
+
+
+def _check_tracked_once(uri: str, report: dict[str, Any]) -> None:
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "kill"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == report["mlflow_run_id"]
+    assert run.info.status == "FINISHED"
+    for name in ("train/loss", "validation/accuracy"):
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(1, len(steps) + 1)), name
+
+
+def test_two_processes_do_not_train_the_same_run(tree: dict[str, Any], tmp_path: Path) -> None:
+    config = place(tree | {"mode": "full"}, tmp_path / "run")
+    store = tmp_path / "run/store"
+    first = start(config, tmp_path / "first.json")
+    while not list(store.glob("runs/*/epochs/001/plan.json")):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.001)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        second = start(config, tmp_path / "second.json")
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == 2, output
+        assert f"already being worked on by process {first.pid}" in " ".join(output.split())
+        assert "Traceback" not in output
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, output

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from afcore.config import Config, load_config, parse_config
+from afcore.errors import ConfigError
+
+MINIMAL = {"model": {"name": "m"}, "data": {"train": "t.csv"}}
+
+
+def parse(**changes: object) -> Config:
+    return parse_config(MINIMAL, source="test").replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("trainng.epochs", 1, "unknown key 'trainng'; did you mean 'training'?"),
+        ("training.epoch", 1, "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
+        ("epochs", 1, "unknown key 'epochs'; did you mean 'training.epochs'?"),
+        ("freezing.percentil", 1, "did you mean 'freezing.percentile'?"),
+        ("training.epochs", 0, "training.epochs: got 0; input should be greater than or equal"),
+        ("training.learning_rate", "fast", "training.learning_rate: got 'fast'"),
+        ("training.learning_rate", float("nan"), "training.learning_rate: got nan"),
+        ("data.validation", 1.5, "data.validation: got 1.5"),
+        ("mode", "fast", "mode: got 'fast'; input should be 'full', 'freeze' or 'cached'"),
+        ("freezing.percentile", 101, "freezing.percentile: got 101"),
+        ("training.steps", [[0.5, 1.0]], "shares of the steps must start at 0.0"),
+        ("training", 3, "training: got 3"),
+    ],
+)
+def test_says_what_is_wrong_and_what_is_allowed(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(**{key: value})
+    assert message in str(caught.value)
+
+
+def test_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"missing key 'data.train'"):
+        parse_config({"model": {"name": "m"}, "data": {}}, source="test")
+
+
+@pytest.mark.parametrize(("text", "mode"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_a_bare_yaml_on_is_the_word_on(tmp_path: Path, text: str, mode: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"model: {{name: m}}\ndata: {{train: t.csv}}\ncache: {{mode: {text}}}\n")
+    assert load_config(str(path)).cache.mode == mode
+    assert load_config(str(path), [f"cache.mode={text}"]).cache.mode == mode
+
+
+def test_overrides_are_yaml_values(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {name: m}\ndata: {train: t.csv}\n")
+    overrides = ["training.learning_rate=1e-4", "data.limit=null", "training.steps=[[0, 1]]"]
+    config = load_config(str(path), overrides)
+    assert config.training.learning_rate == 1e-4
+    assert config.data.limit is None
+    assert config.training.steps == [(0.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("- a", "must hold a mapping"), ("a: [", "is not YAML"), ("", "must hold a mapping")],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "mode.x=1", "a=[1"])
+def test_a_malformed_override(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("mode: full\nmodel: {name: m}\ndata: {train: t.csv}\n")
+    with pytest.raises(ConfigError):
+        load_config(str(path), [override])
+
+
+def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse(store="here", **{"tracking.uri": "sqlite:///ml.db"})
+    assert config.store == str(tmp_path / "here")
+    assert config.tracking.uri == f"sqlite:///{tmp_path}/ml.db"
+    assert parse(store="s3://b/p").store == "s3://b/p"

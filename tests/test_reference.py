@@ -1,0 +1,80 @@
+"""The generated pages say what the code says."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel
+
+from afcore.config import Config
+from afcore.report import CompareReport, EpochReport, RunReport, TotalsReport
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from leaves(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.mark.parametrize("page", ["configuration.md", "report.md"])
+def test_committed_page_is_what_the_script_writes(reference: ModuleType, page: str) -> None:
+    committed = (DOCS / page).read_text(encoding="utf-8")
+
+    assert committed == reference.pages()[DOCS / page], "run: python docs/reference.py"
+
+
+def test_every_configuration_key_has_a_row() -> None:
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    keys = list(leaves(Config))
+
+    assert len(keys) > 30
+    assert [key for key in keys if f"\n| `{key}` | " not in page] == []
+
+
+@pytest.mark.parametrize("model", [RunReport, EpochReport, TotalsReport, CompareReport])
+def test_every_field_of_the_report_has_a_row(model: type[BaseModel]) -> None:
+    page = (DOCS / "report.md").read_text(encoding="utf-8")
+    names = [field.alias or name for name, field in model.model_fields.items()]
+
+    assert names
+    assert [name for name in names if f"\n| `{name}` | " not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "cells"),
+    [
+        ("data.train", ("text", "required")),
+        ("data.validation", ("text or number, above 0 and below 1", "`0.1`")),
+        ("training.warmup_ratio", ("number, at least 0 and below 1", "`0.0`")),
+        ("freezing.depth", ("integer, at least 0; or null", "none")),
+        ("cache.mode", ("`auto`, `on`, `off`", "`auto`")),
+    ],
+)
+def test_range_and_default_in_words(key: str, cells: tuple[str, str]) -> None:
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+
+    assert f"| `{key}` | {' | '.join(cells)} | " in page
+
+
+def test_an_undescribed_field_is_refused(
+    reference: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(reference._SAID_HERE, "EpochReport.boundary_start")
+
+    with pytest.raises(ValueError, match=r"EpochReport\.boundary_start is described 0 times"):
+        reference.pages()

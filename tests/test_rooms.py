@@ -1,0 +1,56 @@
+"""Who may know whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import afcore
+
+ROOT = Path(afcore.__file__).parent
+BLOCK_PREFECT = """
+import importlib, pkgutil, sys
+sys.modules["prefect"] = None
+import afcore
+names = [m.name for m in pkgutil.walk_packages(afcore.__path__, "afcore.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), sorted(m for m in sys.modules if m.split(".")[0] == "mlflow")[:1])
+"""
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def test_the_core_imports_without_prefect_and_without_loading_mlflow() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK_PREFECT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    count, mlflow = done.stdout.split(maxsplit=1)
+    assert int(count) >= 25
+    assert mlflow.strip() == "[]"
+
+
+def test_mlflow_stays_in_tracking() -> None:
+    users = {p.name for p in ROOT.rglob("*.py") if any(i.startswith("mlflow") for i in imports(p))}
+    assert users == {"tracking.py"}
+
+
+def test_decisions_are_pure() -> None:
+    for name in ("freezing", "planning", "cost"):
+        used = imports(ROOT / f"{name}.py")
+        forbidden = {i for i in used if i.split(".")[0] in ("torch", "fsspec", "afcore", "zarr")}
+        assert not forbidden, f"{name} imports {forbidden}"
+
+
+def test_pipelines_are_not_known_to_the_core() -> None:
+    for path in ROOT.rglob("*.py"):
+        assert not {i for i in imports(path) if i.startswith("pipelines")}, path

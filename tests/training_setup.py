@@ -1,0 +1,98 @@
+"""Small pieces for tests below the flow: a model, data and a training state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from afcore.blocks import SplitModel
+from afcore.compute import Compute
+from afcore.data.order import epoch_batches
+from afcore.data.prepare import Examples
+from afcore.freezing import FreezePolicy, FreezeState, IntervalStatistics
+from afcore.optimizer import SuffixOptimizer
+from afcore.training import TrainedEpoch, TrainingState, train_epoch
+
+CPU_FP32 = Compute(torch.device("cpu"), "fp32")
+NUM_BLOCKS = 4
+
+
+def make_examples(count: int = 40) -> Examples:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 20, count)
+    return Examples(
+        tokens=rng.integers(4, 64, lengths.sum()).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=rng.integers(0, 3, count),
+    )
+
+
+def make_split(dropout: float = 0.1) -> SplitModel:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=NUM_BLOCKS,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_labels=3,
+        pad_token_id=0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return SplitModel(transformers.BertForSequenceClassification(config))
+
+
+def make_state(split: SplitModel, boundary: int = 0) -> TrainingState:
+    split.set_training(boundary)
+    optimizer = SuffixOptimizer(split, learning_rate=1e-3, weight_decay=0.01)
+    return TrainingState(split, optimizer, FreezeState(boundary))
+
+
+def scripted(boundaries: list[int]) -> FreezePolicy:
+    """A policy that takes given decisions, one an interval: decisions replayed."""
+    from afcore.freezing import FreezeDecision
+
+    script = iter(boundaries)
+
+    def policy(state: FreezeState, statistics: IntervalStatistics) -> tuple[FreezeState, Any]:
+        after = next(script)
+        eta = (0.0,) * len(statistics.gradient_norms)
+        return FreezeState(after), FreezeDecision(eta, 0.0, state.boundary, after)
+
+    return policy
+
+
+def run_epochs(
+    state: TrainingState,
+    examples: Examples,
+    epochs: int,
+    policy: FreezePolicy | None = None,
+    compute: Compute = CPU_FP32,
+    feed: Callable[[int, TrainingState], tuple[int, Any]] | None = None,
+    **changes: Any,
+) -> list[TrainedEpoch]:
+    """Train some epochs; ``feed`` gives (read boundary, feed) for each."""
+    done = []
+    for epoch in range(1, epochs + 1):
+        read_boundary, hidden_feed = feed(epoch, state) if feed else (0, None)
+        settings: dict[str, Any] = {
+            "num_epochs": epochs,
+            "seed": 0,
+            "pad_token_id": 0,
+            "compute": compute,
+            "policy": policy,
+            "intervals_per_epoch": 2,
+            "learning_rate_factor": lambda step, total: 1 - step / total,
+            "max_grad_norm": 1.0,
+            "hidden_dtype": "fp32",
+            "read_boundary": read_boundary,
+            "feed": hidden_feed,
+        }
+        batches = epoch_batches(
+            examples.lengths, batch_size=8, seed=0, epoch=epoch, batching="grouped"
+        )
+        done.append(train_epoch(state, examples, batches, epoch=epoch, **settings | changes))
+    return done

@@ -80,5 +80,5 @@ class HiddenFeed:
     def _allocate(self, shape: tuple[int, int], dtype: Any) -> npt.NDArray[Any]:
         if self.tier == "host memory":
             return np.empty(shape, dtype=dtype)
-        self._file = tempfile.TemporaryFile(prefix="autofreeze-")
-        return np.memmap(self._file, dtype=dtype, mode="w+", shape=shape)
+        with tempfile.TemporaryFile(prefix="autofreeze-") as file:  # the map keeps it alive
+            return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -132,7 +132,7 @@ class _Watch(threading.Thread):
 
     def __init__(self, channel: socket.socket) -> None:
         super().__init__(name="watch", daemon=True)
-        self.server: "uvicorn.Server | None" = None
+        self.server: uvicorn.Server | None = None
         self._channel = channel
 
     def run(self) -> None:

@@ -110,7 +110,7 @@ def test_invariant_5_mode_full_is_plain_fine_tuning() -> None:
         ):
             batch, labels = collate(examples, ids, 0, torch.device("cpu"))
             loss = classification_loss(model(**batch).logits, labels)
-            bare.append(float(loss))
+            bare.append(float(loss.detach()))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

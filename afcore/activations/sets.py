@@ -42,6 +42,9 @@ __all__ = [
 HiddenDtype = Literal["bf16", "fp32"]
 ITEM_BYTES: dict[HiddenDtype, int] = {"bf16": 2, "fp32": 4}
 _STORED_AS: dict[HiddenDtype, Any] = {"bf16": np.uint16, "fp32": np.float32}
+# A chunk of nothing but the fill value is not written (zarrs takes no other wish): -1 is no index,
+# and 0xffff in bf16 is not a number, so no chunk that we write is like that.
+_NEVER_WHOLE: dict[str, Any] = {"uint16": 0xFFFF, "float32": float("nan"), "int64": -1}
 _OBJECTS_PER_ARRAY = 2  # zarr.json and the one chunk
 
 
@@ -321,8 +324,7 @@ def _write_array(storage: Storage, folder: str, rows: npt.NDArray[Any]) -> None:
             chunks=rows.shape,
             dtype=rows.dtype,
             compressors=None,
-            fill_value=0,
-            config={"write_empty_chunks": True},
+            fill_value=_NEVER_WHOLE[rows.dtype.name],
         )
         array[...] = rows
     storage.count(puts=_OBJECTS_PER_ARRAY, written=rows.nbytes)

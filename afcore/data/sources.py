@@ -84,6 +84,8 @@ def _load(source: str, split: str) -> Any:
     except DataError:
         raise
     except Exception as error:
+        if "corresponds to no data" in str(error):  # a header and nothing below it
+            raise DataError(f"data {source!r} has no rows") from error
         raise DataError(
             f"cannot load the data {source!r}: {_reason(error)}. Give a CSV, JSON lines or "
             "Parquet file with a header, the name of a hub data set, or 'docstrings'."

@@ -35,7 +35,7 @@ def block_part(index: int) -> str:
 class SplitModel:
     """A model with its blocks found.
 
-    Every parameter belongs to one part: ``embeddings`` (what runs before block 0), ``block.NNN``,
+    Every parameter and buffer belongs to one part: ``embeddings`` (what runs before block 0), ``block.NNN``,
     or ``head`` (the rest).
 
     Args:
@@ -71,6 +71,14 @@ class SplitModel:
             name: parameter
             for name, parameter in self.model.named_parameters()
             if self.part_of[name] == part
+        }
+
+    def part_tensors(self, part: str) -> dict[str, Tensor]:
+        """What of one part is saved: parameters and persistent buffers, sharing memory."""
+        return {
+            name: tensor
+            for name, tensor in self.model.state_dict().items()
+            if self.part_of.get(name) == part
         }
 
     def frozen_parts(self, boundary: int) -> list[str]:
@@ -192,8 +200,12 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
                 )
             shortest = int(batch["attention_mask"].sum(1).argmin())
             length = int(batch["attention_mask"][shortest].sum())
-            alone = {name: values[shortest : shortest + 1, :length] for name, values in batch.items()}
-            difference = _apart(split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length])
+            alone = {
+                name: values[shortest : shortest + 1, :length] for name, values in batch.items()
+            }
+            difference = _apart(
+                split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length]
+            )
             if difference > tolerance:
                 return (
                     "an example's hidden states depend on the other examples of its batch (they "
@@ -247,7 +259,9 @@ def _find_blocks(model: Any) -> _Found:
     outside = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
     # By gradient, not by order of calls: some models read a weight without calling its module.
     gradients = torch.autograd.grad(_first(output).sum(), outside, allow_unused=True)
-    below_first = [p for p, gradient in zip(outside, gradients, strict=True) if gradient is not None]
+    below_first = [
+        p for p, gradient in zip(outside, gradients, strict=True) if gradient is not None
+    ]
     return _Found(blocks, before, below_first, tuple_size)
 
 
@@ -309,4 +323,9 @@ def _parts(model: Any, found: _Found) -> dict[str, str]:
                     f"{type(model).__name__}: {owners[id(parameter)]} and {part} share weights, "
                     "so one cannot be frozen without the other. Choose another model."
                 )
-    return {name: owners.get(id(p), HEAD) for name, p in model.named_parameters()}
+    parts = {name: owners.get(id(p), HEAD) for name, p in model.named_parameters()}
+    blocks = {id(b): block_part(i) for i, block in enumerate(found.blocks) for b in block.buffers()}
+    before = {id(buffer) for module in found.before for buffer in module.buffers()}
+    for name, buffer in model.named_buffers():
+        parts[name] = blocks.get(id(buffer), EMBEDDINGS if id(buffer) in before else HEAD)
+    return parts

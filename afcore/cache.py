@@ -11,9 +11,11 @@ from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import ContentDigest, recipe_digest
-from afcore.planning import MeasuredRates, plan_materialize
+from afcore.errors import IntegrityError
+from afcore.planning import Rates, plan_materialize
+from afcore.pretrained import forward_settings
 from afcore.records import SetReference
-from afcore.runs import Run
+from afcore.runs import Run, run_folder
 from afcore.training import TrainedEpoch
 
 __all__ = ["RunCache"]
@@ -22,16 +24,6 @@ _ASSUMED_WRITE_BYTES_PER_SECOND = {"s3": 100e6}
 _ASSUMED_READ_BYTES_PER_SECOND = {"s3": 100e6}
 _LOCAL_BYTES_PER_SECOND = 500e6
 
-_NOT_IN_FORWARD = (
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "transformers_version",
-)
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +65,7 @@ class RunCache:
             return None
         reference = self._reference([boundary], weights)
         worthwhile = self._run.config.cache.mode == "on" or self._run.config.training.epochs > 1
-        found = open_set(self._run.storage, reference.folder) is not None
+        found = self._open_sound(reference.folder) is not None
         return reference if worthwhile or found else None
 
     def next_source(
@@ -98,11 +90,11 @@ class RunCache:
         if not self.allowed or epochs_left < 1 or boundary <= read_boundary:
             return False
         folder = self.next_source(boundary, weights, current).folder
-        if self._run.config.cache.mode == "on" or open_set(self._run.storage, folder):
+        if self._run.config.cache.mode == "on" or self._open_sound(folder):
             return True
         protocol = self._run.storage.protocol
         plan = plan_materialize(
-            MeasuredRates(
+            Rates(
                 prefix_seconds=trained.prefix_seconds,
                 prefix_block_tokens=trained.prefix_block_tokens,
                 suffix_seconds=trained.suffix_seconds,
@@ -135,7 +127,7 @@ class RunCache:
     ) -> ActivationSet:
         """Open a set; build it when it is not there (not yet, or no longer)."""
         storage, record = self._run.storage, self._run.record
-        found = open_set(storage, reference.folder)
+        found = self._open_sound(reference.folder)
         if found is not None:
             _log.info("activations@%d: found in the store", reference.boundary)
         else:
@@ -147,17 +139,27 @@ class RunCache:
                 key=reference.key,
                 recipe=self._recipe(reference.lineage, weights),
                 lineage=reference.lineage,
-                source=open_set(storage, below.folder) if below else None,
+                source=self._open_sound(below.folder) if below else None,
                 producer=record.run_id,
             )
             self.seconds += time.perf_counter() - clock
             self.bytes_written += found.manifest.num_bytes
-        found.record_use(record.run_id, self._run.folder)
+        found.record_use(record.run_id, run_folder(record.run_id))
         return found
 
-    def _reference(
-        self, lineage: list[int], weights: Mapping[str, ContentDigest]
-    ) -> SetReference:
+    def _open_sound(self, folder: str) -> ActivationSet | None:
+        """Open a set; one whose manifest or index is damaged is deleted, to be built again."""
+        try:
+            found = open_set(self._run.storage, folder)
+            if found is not None:
+                _ = found.layout
+        except IntegrityError as error:
+            _log.warning("%s; building the set again", error)
+            self._run.storage.delete_folder(folder)
+            return None
+        return found
+
+    def _reference(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> SetReference:
         key = recipe_digest(self._recipe(lineage, weights))
         folder = f"{self._run.activations_folder}/{key[:32]}"
         return SetReference(folder=folder, key=key, lineage=lineage)
@@ -165,11 +167,10 @@ class RunCache:
     def _recipe(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> dict[str, Any]:
         """Everything that decides the numbers in a set."""
         record, model = self._run.record, self._split.model
-        forward = {k: v for k, v in record.architecture.items() if k not in _NOT_IN_FORWARD}
         return {
             "schema": 1,
             "weights": {part: weights[part] for part in self._split.frozen_parts(lineage[-1])},
-            "forward": forward,
+            "forward": forward_settings(record.architecture),
             "attention": model.config._attn_implementation,
             "precision": self._compute.precision,
             "device": self._compute.device.type,

@@ -85,7 +85,7 @@ def load_weights(
     Raises:
         IntegrityError: when a part is missing or damaged.
     """
-    names = dict(split.model.named_parameters()) | dict(split.model.named_buffers())
+    names = split.model.state_dict()
     with torch.no_grad():
         for part in split.parts:
             for name, tensor in _load(storage, folder, part, digests[part]).items():
@@ -131,8 +131,8 @@ def _key(folder: str, digest: ContentDigest) -> str:
 
 def _encode_weights(split: SplitModel, part: str) -> bytes:
     tensors = {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in split.part_parameters(part).items()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in split.part_tensors(part).items()
     }
     data: bytes = save_tensors(tensors)
     return data
@@ -148,9 +148,7 @@ def _group_moments(
     return groups
 
 
-def _load(
-    storage: Storage, folder: str, part: str, digest: ContentDigest
-) -> dict[str, Tensor]:
+def _load(storage: Storage, folder: str, part: str, digest: ContentDigest) -> dict[str, Tensor]:
     key = _key(folder, digest)
     try:
         data = storage.get(key)

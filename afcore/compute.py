@@ -27,6 +27,11 @@ class Compute:
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read afterwards tells the work's time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def seed(self, *numbers: int) -> None:
         """Seed dropout from ``numbers`` alone, so that no generator state need be kept."""
         value = 0
@@ -53,7 +58,8 @@ def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:
 
 
 def round_hidden(hidden: Tensor, dtype: Literal["bf16", "fp32"]) -> Tensor:
-    """Round to the type activations are kept in and back to fp32: read or recomputed, the suffix
-    then trains on the same numbers.
+    """Round to the type activations are kept in, and back to fp32.
+
+    Read or recomputed, the suffix then trains on the same numbers.
     """
     return hidden.to(HIDDEN_DTYPES[dtype]).float()

@@ -5,6 +5,7 @@ pipelines see the tree.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -28,7 +29,21 @@ __all__ = [
 ]
 
 Mode = Literal["full", "freeze", "cached"]
+_SECRET_MESSAGE = (
+    "a password in a URI would be logged; give credentials through the environment, e.g. "
+    "AWS_SECRET_ACCESS_KEY or MLFLOW_TRACKING_PASSWORD"
+)
 MODES: tuple[str, ...] = get_args(Mode)
+
+
+_USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
+
+
+def _without_secret(uri: str) -> str:
+    """Configurations are logged, so no URI in them may carry a password."""
+    if _USERINFO.search(uri):
+        raise ValueError(_SECRET_MESSAGE)
+    return uri
 
 
 def _absolute(uri: str) -> str:
@@ -55,6 +70,9 @@ def _on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+Uri = Annotated[str, AfterValidator(_without_secret)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -71,13 +89,13 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where the examples come from and how they are tokenized and batched."""
 
-    train: str = Field(
+    train: Uri = Field(
         min_length=1,
         description="CSV, JSON lines or Parquet file (path or any fsspec URL), a hub data set "
         "(`NAME` or `NAME:SPLIT`), or `docstrings` (built in)",
     )
-    test: str | None = Field(None, description="the same; read for scoring once, at the end")
-    validation: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+    test: Uri | None = Field(None, description="the same; read for scoring once, at the end")
+    validation: Uri | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="the same, or the fraction of the training set held out"
     )
     text: str = Field("text", description="column with the text")
@@ -155,7 +173,7 @@ class CacheConfig(_Section):
 class TrackingConfig(_Section):
     """MLflow."""
 
-    uri: Annotated[str, AfterValidator(_absolute_sqlite)] = Field(
+    uri: Annotated[Uri, AfterValidator(_absolute_sqlite)] = Field(
         "sqlite:///.autofreeze/mlflow.db", description="tracking URI"
     )
     experiment: str = Field("autofreeze", min_length=1, description="experiment name")
@@ -186,7 +204,7 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     freezing: FreezingConfig = FreezingConfig()
     cache: CacheConfig = CacheConfig()
-    store: Annotated[str, AfterValidator(_absolute)] = Field(
+    store: Annotated[Uri, AfterValidator(_absolute)] = Field(
         ".autofreeze/store", description="root of everything stored: a folder, `s3://...`"
     )
     tracking: TrackingConfig = TrackingConfig()
@@ -266,6 +284,8 @@ def _explain(problem: Any) -> str:
     if kind == "missing":
         return f"missing key {path!r}; it has no default"
     message = problem["msg"].removeprefix("Value error, ")
+    if message == _SECRET_MESSAGE:
+        return f"{path}: {message}"
     return f"{path}: got {problem['input']!r}; {message[:1].lower()}{message[1:]}"
 
 

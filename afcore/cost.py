@@ -7,8 +7,10 @@ __all__ = ["Prices", "Usage", "cost_usd"]
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars; GB is 1e9 bytes. A store on local files is priced like an object store, so that
-    a run here shows what one there would cost.
+    """US dollars; GB is 1e9 bytes.
+
+    A store on local files is priced like an object store, so that a run here shows what one there
+    would cost.
     """
 
     gpu_hour_usd: float

@@ -7,10 +7,9 @@ everything that a result is made from.
 import dataclasses
 import hashlib
 import json
-import math
 from typing import Any, NewType
 
-__all__ = ["ContentDigest", "RecipeDigest", "canonical_json", "content_digest", "finite_or_none", "recipe_digest"]
+__all__ = ["ContentDigest", "RecipeDigest", "canonical_json", "content_digest", "recipe_digest"]
 
 ContentDigest = NewType("ContentDigest", str)
 RecipeDigest = NewType("RecipeDigest", str)
@@ -41,11 +40,6 @@ def content_digest(data: bytes | memoryview) -> ContentDigest:
 def recipe_digest(value: Any) -> RecipeDigest:
     """Name a result by the canonical JSON of all its inputs, as 64 hexadecimal digits."""
     return RecipeDigest(hashlib.sha256(canonical_json(value)).hexdigest())
-
-
-def finite_or_none(value: float) -> float | None:
-    """What JSON shows for ``value``: itself, or ``null`` where it is infinite or NaN."""
-    return value if math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

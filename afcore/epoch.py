@@ -1,5 +1,7 @@
-"""One epoch of a run, from committed state to committed state. Each step is skipped when its
-result is already there, so a retry repeats nothing that was committed::
+"""One epoch of a run, from committed state to committed state.
+
+Each step is skipped when its result is already there, so a retry repeats nothing that was
+committed::
 
     plan.json        where to read from, recorded before anything is trained
     checkpoint.json  training done: parts first, this record after them
@@ -34,8 +36,8 @@ from afcore.records import (
     interval_reports,
 )
 from afcore.report import EpochReport
-from afcore.runs import Run, read_record
-from afcore.training import TrainedEpoch, TrainingState, train_epoch
+from afcore.runs import Run, check_lease, read_record
+from afcore.training import TrainingState, train_epoch
 
 __all__ = ["load_checkpoint", "run_epoch"]
 
@@ -68,7 +70,7 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
         cache = RunCache(run, state.split, data.train, run.compute)
         if plan is None:
             plan = _make_plan(run, epoch, cache, state, before)
-        checkpoint = _train(run, epoch, data, cache, state, policy, plan, parts)
+        checkpoint = _train(run, epoch, attempt, data, cache, state, policy, plan, parts)
         split = state.split
     else:
         assert plan is not None
@@ -99,6 +101,7 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
     requests = (usage.puts - requests_before[0], usage.gets - requests_before[1])
     report = report.model_copy(update={"cost_usd": _cost(run, report, *requests)})
     record = EpochRecord(report=report, read_next_from=read_next_from, finished=time.time())
+    check_lease(run, attempt)
     run.storage.put(run.epoch_key(epoch, "report"), record.model_dump_json().encode())
     _collect(run, epoch)
     _show(run, report)
@@ -163,6 +166,7 @@ def _make_plan(
 def _train(
     run: Run,
     epoch: int,
+    attempt: int,
     data: PreparedData,
     cache: RunCache,
     state: TrainingState,
@@ -220,6 +224,7 @@ def _train(
     )
     report = EpochReport(
         epoch=epoch,
+        num_steps=len(trained.steps),
         boundary_start=boundary_start,
         boundary_end=state.freeze.boundary,
         read_from=f"activations@{plan.read_from.boundary}" if plan.read_from else "tokens",
@@ -237,7 +242,7 @@ def _train(
         store_bytes_read=store_bytes_read,
         cost_usd=0.0,
         resumed=False,
-        attempt=0,
+        attempt=attempt,
     )
     # The records of this epoch hold what was built for its start; what follows is added to it.
     cache.seconds, cache.bytes_written = 0.0, 0
@@ -258,6 +263,7 @@ def _train(
         interval_times=[interval.time for interval in trained.intervals],
         steps=trained.steps,
     )
+    check_lease(run, attempt)
     run.storage.put(run.epoch_key(epoch, "checkpoint"), record.model_dump_json().encode())
     return record
 

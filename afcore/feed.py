@@ -5,6 +5,7 @@ then gathered from there.
 """
 
 import logging
+import os
 import tempfile
 from typing import Any
 
@@ -75,10 +76,12 @@ class HiddenFeed:
     def batch_bytes(self, ids: npt.NDArray[np.int64]) -> int:
         """Bytes of activations that a batch takes, without padding."""
         assert self._rows is not None
-        return int(self._lengths[ids].sum()) * self._rows.shape[1] * self._rows.itemsize
+        return int(self._lengths[ids].sum()) * self._rows[:1].nbytes
 
     def _allocate(self, shape: tuple[int, int], dtype: Any) -> npt.NDArray[Any]:
         if self.tier == "host memory":
             return np.empty(shape, dtype=dtype)
         with tempfile.TemporaryFile(prefix="autofreeze-") as file:  # the map keeps it alive
+            # Taken now: a disk that fills up later would kill the process without a word.
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -39,7 +39,7 @@ def freezing_figure(report: RunReport) -> Figure:
             norm=mpl.colors.LogNorm(*_limits(eta)),
         )
         figure.colorbar(image, ax=axes, label="eta (change of the gradient norm, log scale)")
-    last = report.intervals[-1].step if report.intervals else 1
+    last = sum(epoch.num_steps for epoch in report.epochs)
     at = [0, *(decision.step for decision in report.decisions), last]
     start = report.epochs[0].boundary_start
     boundary = [start, *(decision.boundary_after for decision in report.decisions)]

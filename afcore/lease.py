@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -21,7 +22,15 @@ import psutil
 from afcore.errors import AutoFreezeError, LeaseHeldError
 from afcore.storage import Storage
 
-__all__ = ["BEAT_SECONDS", "EXPIRY_SECONDS", "Attempt", "Lease", "attempts", "is_held"]
+__all__ = [
+    "BEAT_SECONDS",
+    "EXPIRY_SECONDS",
+    "Attempt",
+    "Lease",
+    "attempts",
+    "check_holder",
+    "is_held",
+]
 
 BEAT_SECONDS = 2.0
 EXPIRY_SECONDS = 60.0
@@ -49,12 +58,13 @@ class Attempt:
         """Whether the holder must still be taken to be at work."""
         if self.released or now - self.beat > EXPIRY_SECONDS:
             return False
-        if self.host != socket.gethostname():
+        if self.host != _machine():
             return True
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.process_started) < 1.0
+            started = float(psutil.Process(self.pid).create_time())
         except psutil.NoSuchProcess:
             return False
+        return abs(started - self.process_started) < 1.0
 
 
 class Lease:
@@ -89,12 +99,17 @@ class Lease:
         if newest and rows[newest].is_alive(now):
             last = rows[newest]
             raise LeaseHeldError(
-                f"{self._what} is already being worked on by process {last.pid} on {last.host} "
+                f"{self._what} is already being worked on by process {last.pid} on {last.host.partition('/')[0]} "
                 f"(last sign {now - last.beat:.0f} s ago). Wait for it, or stop it first."
             )
         process = psutil.Process()
         self._attempt = Attempt(
-            socket.gethostname(), os.getpid(), process.create_time(), self._since or now, now, False
+            host=_machine(),
+            pid=os.getpid(),
+            process_started=process.create_time(),
+            acquired=self._since or now,
+            beat=now,
+            released=False,
         )
         self.number = newest + 1
         if not self._storage.put_new(self._key(self.number), _encode(self._attempt)):
@@ -120,12 +135,11 @@ class Lease:
         Raises:
             AutoFreezeError: when somebody did.
         """
-        if self._lost or self._storage.exists(self._key(self.number + 1)):
+        try:
+            check_holder(self._storage, self._folder, self.number)
+        except AutoFreezeError:
             self._lost = True
-            raise AutoFreezeError(
-                f"{self._what} was taken over by another process, because this one showed no "
-                f"sign of life for {EXPIRY_SECONDS:.0f} s. Nothing more is written here."
-            )
+            raise
 
     def seconds(self) -> float:
         """Seconds worked so far by every holder, this one included."""
@@ -144,7 +158,7 @@ class Lease:
             try:
                 self.check()
                 self._write(released=False)
-            except AutoFreezeError as error:
+            except Exception as error:  # whatever a store may raise: the next beat may do
                 _log.warning("heartbeat of %s: %s", self._what, error)
                 if self._lost:
                     return
@@ -155,7 +169,20 @@ class Lease:
             self._storage.put(self._key(self.number), _encode(beat))
 
     def _key(self, number: int) -> str:
-        return f"{self._folder}/{number:06d}.json"
+        return _key(self._folder, number)
+
+
+def check_holder(storage: Storage, folder: str, number: int) -> None:
+    """Make sure that holder ``number`` still is the newest.
+
+    Raises:
+        AutoFreezeError: when another one took over.
+    """
+    if storage.exists(_key(folder, number + 1)):
+        raise AutoFreezeError(
+            f"{storage.uri(folder)} was taken over by another process, because this one showed no "
+            f"sign of life for {EXPIRY_SECONDS:.0f} s. Nothing more is written here."
+        )
 
 
 def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
@@ -171,6 +198,20 @@ def is_held(storage: Storage, folder: str) -> bool:
     """Whether a live process holds the lease."""
     rows = attempts(storage, folder)
     return bool(rows) and rows[max(rows)].is_alive(time.time())
+
+
+def _key(folder: str, number: int) -> str:
+    return f"{folder}/{number:06d}.json"
+
+
+def _machine() -> str:
+    """Where a process id means what it means here: host, boot and process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{boot}/{namespace}"
 
 
 def _encode(attempt: Attempt) -> bytes:

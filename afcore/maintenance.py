@@ -21,7 +21,7 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
     """One row a set: key, boundary, lineage, dtype, examples, MB, age, last use, in use."""
     storage = Storage(store)
     now = time.time()
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for found in list_sets(storage):
         manifest = found.manifest
         rows.append(
@@ -75,7 +75,7 @@ def collect_garbage(
 
 
 def _last_use(found: ActivationSet) -> float:
-    return max([found.manifest.created, *(user["time"] for user in found.users())])
+    return max([found.manifest.created, *(float(user["time"]) for user in found.users())])
 
 
 def _in_use(storage: Storage, found: ActivationSet) -> bool:

@@ -94,6 +94,5 @@ class SuffixOptimizer:
         for name, parameter in self._names.items():
             if parameter.requires_grad and f"{name}/{_MOMENTS[0]}" in moments:
                 self._adamw.state[parameter] = {
-                    moment: moments[f"{name}/{moment}"].to(parameter.device)
-                    for moment in _MOMENTS
+                    moment: moments[f"{name}/{moment}"].to(parameter.device) for moment in _MOMENTS
                 }

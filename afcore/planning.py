@@ -1,12 +1,12 @@
 """Decisions from measurements: is an activation set worth writing? No I/O, no torch.
 
-The estimate is a first, simple one: rates measured in the epoch that just ended, applied to the
-tokens of the epochs left.
+The estimate is a first, simple one: compute rates measured in the epoch that just ended and an
+assumed bandwidth of the store, applied to the tokens of the epochs left.
 """
 
 from dataclasses import dataclass
 
-__all__ = ["MaterializePlan", "MeasuredRates", "plan_materialize"]
+__all__ = ["MaterializePlan", "Rates", "plan_materialize"]
 
 INFERENCE_GAIN = 0.85
 """Seconds per token of a length-sorted inference pass, as a share of a training batch's prefix."""
@@ -16,16 +16,16 @@ _FORWARD_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
-class MeasuredRates:
-    """What an epoch measured.
+class Rates:
+    """What an epoch measured, and what the store is taken to do.
 
     Attributes:
         prefix_seconds: in the frozen prefix.
         prefix_block_tokens: tokens times blocks that went through the prefix.
         suffix_seconds: in forward, backward and update of the suffix.
         suffix_block_tokens: tokens times blocks that went through the suffix.
-        read_bytes_per_second: of the tier a set would be read from.
-        write_bytes_per_second: of the store.
+        read_bytes_per_second: of the store, assumed.
+        write_bytes_per_second: of the store, assumed.
     """
 
     prefix_seconds: float
@@ -58,7 +58,7 @@ class MaterializePlan:
 
 
 def plan_materialize(
-    rates: MeasuredRates,
+    rates: Rates,
     *,
     num_tokens: int,
     hidden_bytes: int,

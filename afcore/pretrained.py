@@ -11,8 +11,18 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from afcore.errors import ModelError
 
-__all__ = ["build_classifier", "load_classifier", "load_tokenizer"]
+__all__ = ["build_classifier", "forward_settings", "load_classifier", "load_tokenizer"]
 
+_NOT_IN_FORWARD = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "transformers_version",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -26,13 +36,15 @@ def load_tokenizer(name: str) -> Any:
         ModelError: when there is none.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_locate(name))
+        tokenizer = AutoTokenizer.from_pretrained(_locate(name), trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {name!r}: no tokenizer: {_first_line(error)}") from error
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(f"model {name!r}: its tokenizer has neither a padding nor an end token")
+            raise ModelError(
+                f"model {name!r}: its tokenizer has neither a padding nor an end token"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -57,6 +69,7 @@ def load_classifier(name: str, label_names: list[str], pad_token_id: int, seed: 
             label2id={label: i for i, label in enumerate(label_names)},
             pad_token_id=pad_token_id,
             use_safetensors=True,
+            trust_remote_code=False,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -72,6 +85,11 @@ def load_classifier(name: str, label_names: list[str], pad_token_id: int, seed: 
         raise ModelError(f"the weights of model {name!r} fit none of its blocks: {new[:3]} ...")
     _log.info("model: %s from %s; newly drawn: %s", type(model).__name__, name, ", ".join(new))
     return model
+
+
+def forward_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What of an architecture's configuration decides the numbers it computes."""
+    return {key: value for key, value in config.items() if key not in _NOT_IN_FORWARD}
 
 
 def build_classifier(config: dict[str, Any]) -> Any:

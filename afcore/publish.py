@@ -10,7 +10,7 @@ from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
 from afcore.records import CheckpointRecord, EpochRecord, best_epoch
 from afcore.report import DataReport, EpochReport, RunReport, TotalsReport
-from afcore.runs import Run, read_record, run_folder
+from afcore.runs import Run, find_run, read_record, run_folder
 from afcore.storage import Storage
 from afcore.tracking import Tracker
 
@@ -19,7 +19,8 @@ __all__ = ["finished_report", "publish"]
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
     """The report of a run that is done, or None."""
-    return read_record(storage, f"{run_folder(run_id)}/result.json", RunReport)
+    run = find_run(storage, run_id)
+    return read_record(storage, f"{run.folder}/result.json", RunReport) if run else None
 
 
 def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float) -> RunReport:
@@ -66,7 +67,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         epochs=epochs,
         decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
-        totals=_totals(run, epochs, best, test, test_seconds, wall_seconds),
+        totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
         mlflow_run_id=mlflow_run_id,
         notes=_notes(run),
     )
@@ -93,12 +94,14 @@ def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]
 
 def _totals(
     run: Run,
-    epochs: list[EpochReport],
+    records: list[EpochRecord],
+    checkpoints: list[CheckpointRecord],
     best: EpochReport,
     test: dict[str, float] | None,
     test_seconds: float,
     wall_seconds: float,
 ) -> TotalsReport:
+    epochs = [record.report for record in records]
     prices = Prices(**run.config.prices.model_dump())
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
@@ -114,7 +117,7 @@ def _totals(
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=wall_seconds,
-        lost_seconds=_lost_seconds(run, epochs),
+        lost_seconds=_lost_seconds(run, records, checkpoints),
         activation_bytes_written=bytes_written,
         cost_usd=sum(epoch.cost_usd for epoch in epochs) + cost_usd(outside, prices),
         best_epoch=best.epoch,
@@ -123,18 +126,22 @@ def _totals(
     )
 
 
-def _lost_seconds(run: Run, epochs: list[EpochReport]) -> float:
-    """What earlier attempts worked beyond the epochs that they finished."""
-    lost = 0.0
-    rows = attempts(run.storage, f"{run.folder}/lease")
-    for number, attempt in list(rows.items())[:-1]:
-        kept = sum(
-            e.train_seconds + e.checkpoint_seconds + e.materialize_seconds + e.evaluate_seconds
-            for e in epochs
-            if e.attempt == number
-        )
-        lost += max(0.0, attempt.seconds - kept)
-    return lost
+def _lost_seconds(
+    run: Run, records: list[EpochRecord], checkpoints: list[CheckpointRecord]
+) -> float:
+    """What earlier attempts worked beyond what they committed."""
+    kept: dict[int, float] = {}
+    for record, checkpoint in zip(records, checkpoints, strict=True):
+        trained, done = checkpoint.report, record.report
+        before = trained.train_seconds + trained.checkpoint_seconds + trained.materialize_seconds
+        after = done.materialize_seconds - trained.materialize_seconds + done.evaluate_seconds
+        for attempt, seconds in ((trained.attempt, before), (done.attempt, after)):
+            kept[attempt] = kept.get(attempt, 0.0) + seconds
+    rows = attempts(run.storage, f"{run_folder(run.record.run_id)}/lease")
+    return sum(
+        max(0.0, attempt.seconds - kept.get(number, 0.0))
+        for number, attempt in list(rows.items())[:-1]
+    )
 
 
 def _notes(run: Run) -> list[str]:

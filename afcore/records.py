@@ -36,8 +36,9 @@ class SetReference(_Record):
 
 
 class EpochPlan(_Record):
-    """``plan.json``: recorded before the epoch and reused on restart, so that nothing measured on
-    another day changes what is trained.
+    """``plan.json``: recorded before the epoch and reused on restart.
+
+    So nothing that is measured on another day changes what is trained.
     """
 
     read_from: SetReference | None

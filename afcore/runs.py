@@ -5,16 +5,16 @@
     data/<digest>/                  tokens (shared by all runs)
     activations/<key>/              activation sets (shared by all runs)
     runs/<run id>/lease/            who works or worked on it
-                  run.json          what it is
-                  epochs/001/plan.json        where to read from; before the epoch
-                             checkpoint.json  the trained state; after training
-                             report.json      the epoch is done; after evaluation
-                  parts/            checkpoint parts by content
-                  activations/      sets of this run alone (cache.share: false)
-                  result.json       the run is done
+                  run.json          what it is, and which training of it counts
+                  <training id>/epochs/001/plan.json        where to read from
+                                           checkpoint.json  after training
+                                           report.json      after evaluation
+                                parts/      checkpoint parts by content
+                                activations/  sets of this run alone (cache.share: false)
+                                result.json   the run is done
 
 The run id is the digest of all that decides the weights it ends with, so the same command finds
-the same run.
+the same run. Training anew is one write: ``run.json`` then names another training id.
 """
 
 import importlib.metadata
@@ -32,8 +32,13 @@ from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
 from afcore.freezing import choose_policy
-from afcore.lease import Lease
-from afcore.pretrained import build_classifier, load_classifier, load_tokenizer
+from afcore.lease import Lease, check_holder
+from afcore.pretrained import (
+    build_classifier,
+    forward_settings,
+    load_classifier,
+    load_tokenizer,
+)
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
 
@@ -41,7 +46,8 @@ __all__ = [
     "Run",
     "RunRecord",
     "begin_run",
-    "forget_run",
+    "check_lease",
+    "find_run",
     "identify_run",
     "open_run",
     "read_record",
@@ -87,8 +93,8 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Of everything that is this run's alone."""
-        return run_folder(self.record.run_id)
+        """Of everything that is this training's alone."""
+        return f"{run_folder(self.record.run_id)}/{self.record.training_id}"
 
     @property
     def parts_folder(self) -> str:
@@ -146,6 +152,10 @@ def run_folder(run_id: str) -> str:
     return f"runs/{run_id}"
 
 
+def _record_key(run_id: str) -> str:
+    return f"{run_folder(run_id)}/run.json"
+
+
 def identify_run(config: Config, storage: Storage) -> RunRecord:
     """Prepare the data, look at the model, and name the run; nothing of the run is written yet.
 
@@ -174,10 +184,12 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
     weights = weight_digests(split)
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    architecture = model.config.to_dict()
     run_id = recipe_digest(
         {
             "schema": 1,
             "config": _decisive(config),
+            "architecture": forward_settings(architecture),
             "data": data.digest,
             "weights": weights,
             "precision": compute.precision,
@@ -192,7 +204,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         data=data.digest,
         label_names=data.label_names,
         pad_token_id=tokenizer.pad_token_id,
-        architecture=model.config.to_dict(),
+        architecture=architecture,
         num_blocks=split.num_blocks,
         weights=weights,
         precision=compute.precision,
@@ -206,18 +218,29 @@ def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Leas
     return Lease(storage, f"{run_folder(run_id)}/lease", f"run {run_id}", since)
 
 
-def begin_run(storage: Storage, record: RunRecord) -> Run:
-    """Begin the run, or go on with the one that was begun under this name.
+def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Run:
+    """Begin the run, or go on with the training that was begun under this name.
 
-    What was recorded then counts, its training id above all; but where to log and at what price
-    may differ between attempts. The caller holds the run's lease.
+    Where to log and at what price may differ between attempts. The caller holds the run's lease.
+
+    Args:
+        storage: where.
+        record: as identified now.
+        fresh: leave an earlier training behind and delete what it stored.
     """
-    key = f"{run_folder(record.run_id)}/run.json"
-    known = read_record(storage, key, RunRecord)
-    if known is not None:
+    known = read_record(storage, _record_key(record.run_id), RunRecord)
+    if known is not None and not fresh:
         record = record.model_copy(update={"training_id": known.training_id})
-    storage.put(key, record.model_dump_json().encode())
+    storage.put(_record_key(record.run_id), record.model_dump_json().encode())
+    if known is not None and fresh:
+        storage.delete_folder(Run(storage, known).folder)
     return Run(storage, record)
+
+
+def find_run(storage: Storage, run_id: str) -> Run | None:
+    """The run of this name, when it was begun."""
+    record = read_record(storage, _record_key(run_id), RunRecord)
+    return None if record is None else Run(storage, record)
 
 
 def open_run(store: str, run_id: str) -> Run:
@@ -226,20 +249,19 @@ def open_run(store: str, run_id: str) -> Run:
     Raises:
         StoreError: when there is none of this name.
     """
-    storage = Storage(store)
-    record = read_record(storage, f"{run_folder(run_id)}/run.json", RunRecord)
-    if record is None:
+    run = find_run(Storage(store), run_id)
+    if run is None:
         raise StoreError(f"no run {run_id} in {store}")
-    return Run(storage, record)
+    return run
 
 
-def forget_run(storage: Storage, run_id: str) -> None:
-    """Delete everything of a run but its lease, what makes it findable first."""
-    folder = run_folder(run_id)
-    for name in ("result.json", "run.json"):
-        storage.delete(f"{folder}/{name}")
-    for name in ("epochs", "parts", "activations"):
-        storage.delete_folder(f"{folder}/{name}")
+def check_lease(run: Run, attempt: int) -> None:
+    """Make sure, before something irreversible, that attempt ``attempt`` still holds the run.
+
+    Raises:
+        AutoFreezeError: when another process took over.
+    """
+    check_holder(run.storage, f"{run_folder(run.record.run_id)}/lease", attempt)
 
 
 def read_record(storage: Storage, key: str, kind: type[_Record]) -> _Record | None:
@@ -254,8 +276,11 @@ def _decisive(config: Config) -> dict[str, Any]:
     """The settings that decide the weights a run ends with, or what it is charged for."""
     sections = {"mode", "task", "training"}
     if config.mode != "full":
-        sections |= {"freezing", "cache"}
-    return {**config.model_dump(include=sections), "batching": config.data.batching}
+        sections |= {"freezing"}
+    if config.mode == "cached":
+        sections |= {"cache"}
+    decisive = config.model_dump(include=sections)
+    return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
 
 
 def _check_length(config: Config, model: Any, tokenizer: Any) -> None:
@@ -271,8 +296,10 @@ def _check_length(config: Config, model: Any, tokenizer: Any) -> None:
 def _verify(
     split: SplitModel, data: PreparedData, pad_token_id: int, compute: Compute
 ) -> str | None:
-    """Prove the split on a few real examples; a prefix that is no function of the example is why
-    nothing can be cached, but no reason not to freeze.
+    """Prove the split on a few real examples.
+
+    A prefix that is no function of the example is why nothing can be cached (returned), but no
+    reason not to freeze.
     """
     lengths = data.train.lengths[:64]
     ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]

@@ -232,7 +232,9 @@ def explain(error: Exception, what: str) -> Exception:
         if isinstance(cause, FileNotFoundError) or "NoSuchBucket" in text:
             return StoreError(f"{what}: {text or 'not found'}. Does the bucket or folder exist?")
         if isinstance(cause, ConnectionError | TimeoutError) or "Connect" in name:
-            return StoreUnreachableError(f"{what}: cannot reach the store ({text}). Check the endpoint.")
+            return StoreUnreachableError(
+                f"{what}: cannot reach the store ({text}). Check the endpoint."
+            )
     if isinstance(error, OSError):
         return StoreError(f"{what}: {' '.join(str(error).split())}")
     return error

@@ -114,8 +114,11 @@ class Tracker:
         return run_id
 
     def set_parent(self, run_id: str, parent: str) -> None:
-        """Show a run under a comparison."""
-        self._client.set_tag(run_id, "mlflow.parentRunId", parent)
+        """Show a run under a comparison; a run recorded elsewhere cannot be, and is warned of."""
+        try:
+            self._client.set_tag(run_id, "mlflow.parentRunId", parent)
+        except self._mlflow.exceptions.MlflowException as error:
+            _log.warning("MLflow run %s cannot be shown here: %s", run_id, error)
 
     def log_epoch(self, run_id: str, checkpoint: CheckpointRecord, record: EpochRecord) -> None:
         """Log an epoch's steps, decisions and report; once or again, with the same effect."""

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from afcore.activations.sets import HiddenDtype
 from afcore.blocks import Batch, SplitModel
 from afcore.compute import Compute, round_hidden
-from afcore.activations.sets import HiddenDtype
 from afcore.data.prepare import Examples
 from afcore.errors import AutoFreezeError
 from afcore.feed import HiddenFeed
@@ -147,12 +147,12 @@ def train_epoch(
         if feed is not None:
             hidden = feed.batch(ids).to(compute.device, non_blocking=True)
             done.activation_bytes_read += feed.batch_bytes(ids)
-        clock = _lap(done, "read_seconds", clock)
+        clock = _lap(done, "read_seconds", clock, compute)
         if boundary:
             hidden = _run_prefix(
                 split, batch, boundary, read_boundary, hidden, hidden_dtype, compute
             )
-        clock = _lap(done, "prefix_seconds", clock)
+        clock = _lap(done, "prefix_seconds", clock, compute)
         loss = _backward(split, batch, labels, boundary, hidden, compute)
         if policy is not None:
             sums.add()
@@ -166,7 +166,7 @@ def train_epoch(
         done.suffix_block_tokens += num_tokens * (split.num_blocks - boundary)
         if policy is not None and number in ends:
             _decide(done, state, sums, policy, epoch, total_steps)
-        _lap(done, "suffix_seconds", clock)
+        _lap(done, "suffix_seconds", clock, compute)
         if time.monotonic() - shown > _PROGRESS_SECONDS or number == len(batches):
             shown = time.monotonic()
             left = (shown - began) / number * (len(batches) - number)
@@ -209,11 +209,15 @@ def _backward(
     loss.backward()
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise AutoFreezeError(
-            f"the loss is {value}: training diverged. Lower training.learning_rate, or set "
-            "training.precision to fp32."
-        )
+        raise _diverged(f"the loss is {value}")
     return value
+
+
+def _diverged(what: str) -> AutoFreezeError:
+    return AutoFreezeError(
+        f"{what}: training diverged. Lower training.learning_rate, or set training.precision to "
+        "fp32."
+    )
 
 
 def _decide(
@@ -225,6 +229,8 @@ def _decide(
     total_steps: int,
 ) -> None:
     statistics = IntervalStatistics(sums.norms(), sums.num_steps, state.step, total_steps)
+    if not all(map(math.isfinite, statistics.gradient_norms)):
+        raise _diverged("gradients are not finite")
     before = state.freeze.boundary
     state.freeze, decision = policy(state.freeze, statistics)
     sums.reset()
@@ -240,7 +246,8 @@ def _decide(
         state.optimizer.drop_frozen()
 
 
-def _lap(done: TrainedEpoch, name: str, since: float) -> float:
+def _lap(done: TrainedEpoch, name: str, since: float, compute: Compute) -> float:
+    compute.synchronize()
     now = time.perf_counter()
     setattr(done, name, getattr(done, name) + now - since)
     return now

@@ -65,7 +65,9 @@ def run(
         _write(report, result)
         _show_comparison({"schema": 1, "runs": [result], "speedup": {}, "wall_speedup": {}})
         if recorded:
-            _console.print("This run was finished before; the result is the recorded one. --fresh trains anew.")
+            _console.print(
+                "This run was finished before; the result is the recorded one. --fresh trains anew."
+            )
         _show_uis(resolved)
 
 
@@ -113,7 +115,9 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
     from afcore.maintenance import describe_sets
 
     with _exit_codes():
-        table = Table("key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "in use")
+        table = Table(
+            "key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "in use"
+        )
         rows = describe_sets(store)
         for row in rows:
             table.add_row(*row)
@@ -208,8 +212,11 @@ def _check_writable(report: Path | None) -> None:
         return
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
+        existed = report.exists()
         with report.open("a"):
             pass
+        if not existed:
+            report.unlink()
     except OSError as error:
         raise ConfigError(f"--report {report}: cannot be written: {error.strerror}") from error
 

@@ -74,7 +74,5 @@ def _log(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
         values[f"{mode}/cost_usd"] = sum(total.cost_usd for total in totals) / len(totals)
     tracker.log_summary(parent, values, time.time())
     tracker.log_text(parent, comparison_markdown(comparison), "comparison.md")
-    tracker.log_text(
-        parent, comparison.model_dump_json(by_alias=True, indent=1), "comparison.json"
-    )
+    tracker.log_text(parent, comparison.model_dump_json(by_alias=True, indent=1), "comparison.json")
     tracker.log_figure(parent, accuracy_cost_figure(comparison), "figures/accuracy_cost.png")

@@ -24,7 +24,6 @@ from afcore.records import CheckpointRecord
 from afcore.runs import (
     RunRecord,
     begin_run,
-    forget_run,
     identify_run,
     open_run,
     read_record,
@@ -40,7 +39,7 @@ EPOCH_RETRIES = 2
 
 
 def _epoch_cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    named = ("training_id", "checkpoint_uri", "epoch")
+    named = ("training_id", "checkpoint_uri", "epoch", "mlflow_run_id")
     return recipe_digest({name: parameters[name] for name in named})
 
 
@@ -130,10 +129,9 @@ def finetune(
             tracker.set_parent(report.mlflow_run_id, parent_mlflow_run_id)
         return {**report.model_dump(mode="json", by_alias=True), "recorded": True}
     with run_lease(storage, record.run_id, since=began) as lease:
+        run = begin_run(storage, record, fresh=fresh)
         if fresh:
-            forget_run(storage, record.run_id)
             lease.forget_earlier()
-        run = begin_run(storage, record)
         training_id = run.record.training_id
         mlflow_run_id = tracker.begin(
             training_id,

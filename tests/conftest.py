@@ -222,6 +222,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @contextlib.contextmanager
 def _prefect_settings(variables: dict[str, str], url: str) -> Iterator[None]:
     """Prefect reads the environment once, at import; this process may have imported it before."""
+    from prefect.logging.configuration import setup_logging
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_HOME,
@@ -229,6 +230,7 @@ def _prefect_settings(variables: dict[str, str], url: str) -> Iterator[None]:
         temporary_settings,
     )
 
+    setup_logging()  # now, not within a test whose log handlers it would drop
     with temporary_settings(
         {
             PREFECT_API_URL: url,

@@ -14,6 +14,7 @@ def make_report(mode: str = "cached", seed: int = 0, seconds: float = 10.0) -> R
     epochs = [
         EpochReport(
             epoch=epoch,
+            num_steps=10,
             boundary_start=epoch - 1,
             boundary_end=epoch,
             read_from="tokens" if epoch == 1 else f"activations@{epoch - 1}",

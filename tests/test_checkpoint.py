@@ -59,9 +59,7 @@ def test_only_what_no_kept_checkpoint_names_is_collected(local_storage: Storage)
     checkpoints = []
     for _ in range(3):
         run_epochs(state, examples, 1)
-        checkpoints.append(
-            save_checkpoint(local_storage, FOLDER, state.split, state.optimizer, {})
-        )
+        checkpoints.append(save_checkpoint(local_storage, FOLDER, state.split, state.optimizer, {}))
     local_storage.put(f"{FOLDER}/left-by-a-killed-writer.safetensors", b"xyz")
     freed = collect_parts(local_storage, FOLDER, [checkpoints[0], checkpoints[2]])
     assert freed > 3

@@ -35,6 +35,13 @@ def test_says_what_is_wrong_and_what_is_allowed(key: str, value: object, message
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["store", "tracking.uri", "data.train", "data.validation"])
+def test_a_password_in_a_uri_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigError, match="through the environment") as caught:
+        parse(**{key: "https://user:hunter2@host/x.csv"})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match=r"missing key 'data.train'"):
         parse_config({"model": {"name": "m"}, "data": {}}, source="test")

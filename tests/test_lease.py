@@ -16,8 +16,9 @@ from afcore.storage import Storage
 def test_one_holder_at_a_time(storage: Storage) -> None:
     with Lease(storage, "lease", "run x") as first:
         assert is_held(storage, "lease")
-        with pytest.raises(LeaseHeldError, match=rf"run x .* process {os.getpid()}"), Lease(
-            storage, "lease", "run x"
+        with (
+            pytest.raises(LeaseHeldError, match=rf"run x .* process {os.getpid()}"),
+            Lease(storage, "lease", "run x"),
         ):
             pass
         first.check()
@@ -29,7 +30,7 @@ def test_one_holder_at_a_time(storage: Storage) -> None:
 
 def _write(storage: Storage, **changes: object) -> None:
     row = {
-        "host": lease_module.socket.gethostname(),
+        "host": lease_module._machine(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "acquired": time.time() - 7,

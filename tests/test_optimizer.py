@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from afcore.optimizer import SuffixOptimizer, learning_rate_factor
-from tests.training_setup import make_split, make_state, make_examples, run_epochs
+from tests.training_setup import make_examples, make_split, make_state, run_epochs
 
 PAPER = [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)]
 

@@ -1,10 +1,10 @@
 import pytest
 
-from afcore.planning import INFERENCE_GAIN, MeasuredRates, plan_materialize
+from afcore.planning import INFERENCE_GAIN, Rates, plan_materialize
 
 
-def rates(prefix_block_tokens: int = 1000) -> MeasuredRates:
-    return MeasuredRates(
+def rates(prefix_block_tokens: int = 1000) -> Rates:
+    return Rates(
         prefix_seconds=1.0,
         prefix_block_tokens=prefix_block_tokens,
         suffix_seconds=6.0,

@@ -28,9 +28,7 @@ def records() -> tuple[CheckpointRecord, EpochRecord]:
         materialize=False,
         report=report.epochs[0],
         decisions=report.decisions,
-        intervals=[
-            report.intervals[0].model_copy(update={"step": step}) for step in (5, 10, 20)
-        ],
+        intervals=[report.intervals[0].model_copy(update={"step": step}) for step in (5, 10, 20)],
         interval_times=[1000.0, 1001.0, 1002.0],
         steps=[StepLog(step, 1000.0 + step, 1 / step, 1e-3, 0) for step in (1, 2, 3)],
     )

@@ -27,7 +27,18 @@ def test_the_last_step_always_ends_an_interval(steps: int, intervals: int, ends:
 def test_decisions_take_effect_at_the_next_step() -> None:
     state, examples = make_state(make_split()), make_examples()
     done = run_epochs(state, examples, 2, scripted([1, 1, 2, 3]))
-    assert [step.boundary for epoch in done for step in epoch.steps] == [0, 0, 1, 1, 1, 1, 1, 2, 2, 2]
+    assert [step.boundary for epoch in done for step in epoch.steps] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
     assert [i.decision.boundary_after for e in done for i in e.intervals] == [1, 1, 2, 3]
     assert [i.statistics.num_steps for e in done for i in e.intervals] == [2, 3, 2, 3]
     assert state.freeze.boundary == 3

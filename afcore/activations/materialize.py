@@ -63,7 +63,7 @@ class PrefixRunner:
 
     @property
     def hidden_size(self) -> int:
-        """h."""
+        """H."""
         return int(self.split.model.config.hidden_size)
 
     def rows(

@@ -13,10 +13,12 @@ first manifest wins (:meth:`Storage.put_new`).
 
 import contextlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 HiddenDtype = Literal["bf16", "fp32"]
+_log = logging.getLogger(__name__)
 ITEM_BYTES: dict[HiddenDtype, int] = {"bf16": 2, "fp32": 4}
 _STORED_AS: dict[HiddenDtype, Any] = {"bf16": np.uint16, "fp32": np.float32}
 # A chunk of nothing but the fill value is not written (zarrs takes no other wish): -1 is no index,
@@ -103,8 +106,16 @@ class ActivationSet:
         self._storage = storage
         self.folder = folder
         self.manifest = manifest
-        index = self._checked(manifest.index, manifest.index_checksum)
-        self.layout = RaggedLayout(*np.ascontiguousarray(index.T))
+
+    @cached_property
+    def layout(self) -> RaggedLayout:
+        """Where each example lies.
+
+        Raises:
+            IntegrityError: when the index is missing or damaged.
+        """
+        index = self._checked(self.manifest.index, self.manifest.index_checksum)
+        return RaggedLayout(*np.ascontiguousarray(index.T))
 
     def read_shard(self, shard: int) -> npt.NDArray[Any]:
         """Read one shard whole.
@@ -141,9 +152,10 @@ class ActivationSet:
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
         problems = []
-        for number in range(len(self.manifest.shards)):
+        index = Shard(self.manifest.index, 0, self.manifest.index_checksum)
+        for entry in (index, *self.manifest.shards):
             try:
-                self.read_shard(number)
+                self._checked(entry.name, entry.checksum)
             except IntegrityError as error:
                 problems.append(str(error))
         return problems
@@ -250,10 +262,12 @@ class ActivationWriter:
                 recipe=recipe,
                 producer=producer,
             )
-            if not self._storage.put_new(f"{self._folder}/manifest.json", manifest.to_json()):
+            self._storage.put_new(f"{self._folder}/manifest.json", manifest.to_json())
+            committed = open_set(self._storage, self._folder)
+            assert committed is not None
+            # By its index, not by the answer: that may be lost and the request repeated.
+            if committed.manifest.index != name:
                 self.discard()
-        committed = open_set(self._storage, self._folder)
-        assert committed is not None
         return committed
 
     def discard(self) -> None:
@@ -279,24 +293,36 @@ def open_set(storage: Storage, folder: str) -> ActivationSet | None:
     """Open a committed set; None when there is no manifest.
 
     Raises:
-        IntegrityError: when its index is damaged.
+        IntegrityError: when the manifest is damaged.
     """
     try:
         data = storage.get(f"{folder}/manifest.json")
     except KeyError:
         return None
-    return ActivationSet(storage, folder, ActivationManifest.from_json(data))
+    try:
+        manifest = ActivationManifest.from_json(data)
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{storage.uri(folder)}/manifest.json is damaged: {error}") from error
+    return ActivationSet(storage, folder, manifest)
 
 
 def list_sets(storage: Storage) -> list[ActivationSet]:
-    """Every committed set in the store, shared ones and those of single runs."""
+    """Every committed set in the store, shared ones and those of single runs.
+
+    One with a damaged manifest is warned of and left out.
+    """
     manifests = [
         key
         for root in ("activations", "runs")
         for key in storage.list(root)
         if key.endswith("/manifest.json") and "activations/" in key
     ]
-    found = (open_set(storage, key.removesuffix("/manifest.json")) for key in manifests)
+    found = []
+    for key in manifests:
+        try:
+            found.append(open_set(storage, key.removesuffix("/manifest.json")))
+        except IntegrityError as error:
+            _log.warning("%s", error)
     return [activation_set for activation_set in found if activation_set is not None]
 
 

@@ -57,8 +57,9 @@ def docstring_rows(split: str) -> list[dict[str, str]]:
 
 @cache
 def _all_rows() -> list[tuple[bytes, str, str]]:
-    """(sha256 of the text, text, package), sorted: the last byte of the sha256 decides the split,
-    the first ones the order.
+    """(sha256 of the text, text, package), sorted.
+
+    The last byte of the sha256 decides the split, the first ones the order.
     """
     package_of: dict[str, str | None] = {}
     for package in PACKAGES:

@@ -86,6 +86,8 @@ def prepare(
             that training never saw.
     """
     train_rows = load_rows(train, "train", text, label, limit)
+    # All of them: a rare label may be held out whole.
+    known = set(train_rows.labels)
     if isinstance(validation, str):
         validation_rows = load_rows(validation, "validation", text, label)
     else:
@@ -93,7 +95,7 @@ def prepare(
     splits = {"train": train_rows, "validation": validation_rows}
     if test is not None:
         splits["test"] = load_rows(test, "test", text, label, test_limit)
-    label_names = _label_names(splits)
+    label_names = _label_names(splits, known)
     digest = recipe_digest(
         {
             "schema": 1,
@@ -155,13 +157,9 @@ def _pick(rows: Rows, ids: npt.NDArray[np.int64]) -> Rows:
     return Rows(rows.source, [rows.texts[i] for i in ids], [rows.labels[i] for i in ids])
 
 
-def _label_names(splits: dict[str, Rows]) -> list[str]:
-    # All of the training source's labels: a rare one may have been held out whole.
-    known = set(splits["train"].labels)
-    if splits["validation"].source == splits["train"].source:
-        known |= set(splits["validation"].labels)
+def _label_names(splits: dict[str, Rows], known: set[str]) -> list[str]:
     if len(known) < 2:
-        raise DataError(f"data {splits['train'].source!r} has one class only: {known.pop()!r}")
+        raise DataError(f"data {splits['train'].source!r} has one class only: {min(known)!r}")
     names = sorted(known)
     if all(name.lstrip("-").isdigit() for name in names):
         names.sort(key=int)
@@ -205,7 +203,7 @@ def _tokenize(tokenizer: Any, rows: Rows, label_names: list[str], max_length: in
 
 
 def _encode(examples: Examples) -> bytes:
-    tensors = {
+    tensors: dict[str, npt.NDArray[Any]] = {
         "tokens": examples.tokens,
         "offsets": examples.offsets,
         "labels": examples.labels,

@@ -8,9 +8,7 @@ LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=200).map(np.asarray
 
 
 @given(LENGTHS, st.integers(1, 5000), st.integers(1, 64))
-def test_shards_hold_every_row_once(
-    lengths: np.ndarray, shard_bytes: int, row_bytes: int
-) -> None:
+def test_shards_hold_every_row_once(lengths: np.ndarray, shard_bytes: int, row_bytes: int) -> None:
     layout = plan_layout(lengths, row_bytes=row_bytes, shard_bytes=shard_bytes)
     for shard in range(layout.num_shards):
         ids = layout.examples(shard)

@@ -31,7 +31,9 @@ def write(
     writer = ActivationWriter(storage, FOLDER, lengths, HIDDEN, dtype)
     values = row_values(lengths, np.uint16 if dtype == "bf16" else np.float32)
     for shard in range(writer.layout.num_shards):
-        writer.write_shard(shard, np.concatenate([values[i] for i in writer.layout.examples(shard)]))
+        writer.write_shard(
+            shard, np.concatenate([values[i] for i in writer.layout.examples(shard)])
+        )
     if not commit:
         return None
     return writer.commit(RecipeDigest("key"), 2, [2], {"some": "recipe"}, "a-run")
@@ -48,9 +50,9 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several shards for a few rows."""
     plan = layout_module.plan_layout
     monkeypatch.setattr(
-        sets_module, "plan_layout", lambda lengths, row_bytes: plan(
-            lengths, row_bytes=row_bytes, shard_bytes=64
-        )
+        sets_module,
+        "plan_layout",
+        lambda lengths, row_bytes: plan(lengths, row_bytes=row_bytes, shard_bytes=64),
     )
 
 
@@ -90,9 +92,9 @@ def test_any_lengths_any_chunk_size_any_batch(
 ) -> None:
     plan = layout_module.plan_layout
     monkeypatch.setattr(
-        sets_module, "plan_layout", lambda lengths, row_bytes: plan(
-            lengths, row_bytes=row_bytes, shard_bytes=shard_bytes
-        )
+        sets_module,
+        "plan_layout",
+        lambda lengths, row_bytes: plan(lengths, row_bytes=row_bytes, shard_bytes=shard_bytes),
     )
     storage = Storage("memory://hypothesis")
     storage.delete_folder("activations")

@@ -12,9 +12,7 @@ LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=300).map(np.asarray
 def test_every_example_once_in_batches_of_the_size(
     lengths: np.ndarray, batch_size: int, batching: str, epoch: int
 ) -> None:
-    batches = epoch_batches(
-        lengths, batch_size=batch_size, seed=3, epoch=epoch, batching=batching
-    )
+    batches = epoch_batches(lengths, batch_size=batch_size, seed=3, epoch=epoch, batching=batching)
     assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
     sizes = sorted((len(batch) for batch in batches), reverse=True)
     assert sizes[:-1] == [batch_size] * (len(sizes) - 1)

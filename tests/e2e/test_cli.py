@@ -18,6 +18,7 @@ from afcore.storage import Storage
 from tests.conftest import BUCKET, write_config
 
 pytestmark = pytest.mark.slow
+ENTRY = "from pipelines.cli import main; main()"
 
 
 def autofreeze(*arguments: object) -> int:
@@ -31,8 +32,7 @@ def autofreeze(*arguments: object) -> int:
 @pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["cache"], ["cache", "gc"]])
 def test_help_is_quick_and_says_what_there_is(command: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "from pipelines.cli import main; main()"]
-        + [*command, "--help"],
+        [sys.executable, "-X", "importtime", "-c", ENTRY, *command, "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -151,7 +151,11 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
         ("s3://elsewhere/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot reach the store"),
         (
             f"s3://{BUCKET}/x",
-            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "1"},
+            {
+                "AWS_ACCESS_KEY_ID": "",
+                "AWS_SECRET_ACCESS_KEY": "",
+                "AWS_EC2_METADATA_DISABLED": "1",
+            },
             "no S3 credentials",
         ),
     ],
@@ -256,5 +260,3 @@ def _nothing_believable(store: str) -> None:
     if Path(store).is_dir():
         keys = Storage(store).list("")
         assert not [key for key in keys if key.startswith(("runs/", "activations/"))]
-
-

@@ -19,6 +19,11 @@ from tests.conftest import BUCKET
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
+def training_folder(storage: Storage, run_id: str) -> str:
+    record = json.loads(storage.get(f"runs/{run_id}/run.json"))
+    return f"runs/{run_id}/{record['training_id']}"
+
+
 def finetune(config: Config, **options: Any) -> tuple[RunReport, bool]:
     from pipelines.finetune import finetune as flow
 
@@ -151,7 +156,7 @@ def test_a_linear_schedule_freezes_on_time(config: Config) -> None:
 def test_checkpoints_but_the_last_and_the_best_are_collected(config: Config) -> None:
     report, _ = finetune(config.replace(mode="full", **{"training.epochs": 4}))
     storage = Storage(config.store)
-    folder = f"runs/{report.run_id}"
+    folder = training_folder(storage, report.run_id)
     named = set()
     for epoch in {report.totals.best_epoch, 4}:
         record = json.loads(storage.get(f"{folder}/epochs/{epoch:03d}/checkpoint.json"))
@@ -194,7 +199,9 @@ def test_a_damaged_shard_does_not_fail_the_run(
     static = {"freezing.policy": "static", "training.epochs": 2}
     whole, _ = finetune(config.replace(**static))
     storage = Storage(config.store)
-    key = next(key for key in storage.list("activations") if key.endswith("c/0/0") and "shards" in key)
+    key = next(
+        key for key in storage.list("activations") if key.endswith("c/0/0") and "shards" in key
+    )
     storage.put(key, b"torn")
     again, _ = finetune(config.replace(**static), fresh=True)
     assert "computing it again" in caplog.text
@@ -211,7 +218,7 @@ def test_the_store_may_be_s3(config: Config, s3_endpoint: str) -> None:
     assert report.totals.activation_bytes_written > 0
     storage = Storage(f"s3://{BUCKET}/finetune")
     assert all(found.verify() == [] for found in list_sets(storage))
-    assert storage.exists(f"runs/{report.run_id}/result.json")
+    assert storage.exists(f"{training_folder(storage, report.run_id)}/result.json")
 
 
 def test_compare_puts_modes_and_seeds_side_by_side(config: Config) -> None:
@@ -242,4 +249,7 @@ def test_compare_puts_modes_and_seeds_side_by_side(config: Config) -> None:
     assert len(children) == 4
     again = compare(config, modes=["full", "cached"], seeds=2)
     assert again["recorded"] == [True] * 4
-    assert CompareReport.model_validate({k: v for k, v in again.items() if k != "recorded"}) == comparison
+    assert (
+        CompareReport.model_validate({k: v for k, v in again.items() if k != "recorded"})
+        == comparison
+    )

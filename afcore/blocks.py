@@ -35,8 +35,8 @@ def block_part(index: int) -> str:
 class SplitModel:
     """A model with its blocks found.
 
-    Every parameter and buffer belongs to one part: ``embeddings`` (what runs before block 0), ``block.NNN``,
-    or ``head`` (the rest).
+    Every parameter and buffer belongs to one part: ``embeddings`` (what runs before block 0),
+    ``block.NNN``, or ``head`` (the rest).
 
     Args:
         model: a ``PreTrainedModel`` with a head, whose blocks run one after the other.

@@ -286,7 +286,10 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if message == _SECRET_MESSAGE:
         return f"{path}: {message}"
-    return f"{path}: got {problem['input']!r}; {message[:1].lower()}{message[1:]}"
+    got = repr(problem["input"])
+    if _USERINFO.search(got):
+        got = "a URI with a password"
+    return f"{path}: got {got}; {message[:1].lower()}{message[1:]}"
 
 
 def _nearest(location: Sequence[str]) -> str:

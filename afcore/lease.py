@@ -98,8 +98,9 @@ class Lease:
         newest = max(rows, default=0)
         if newest and rows[newest].is_alive(now):
             last = rows[newest]
+            host = last.host.partition("/")[0]
             raise LeaseHeldError(
-                f"{self._what} is already being worked on by process {last.pid} on {last.host.partition('/')[0]} "
+                f"{self._what} is already being worked on by process {last.pid} on {host} "
                 f"(last sign {now - last.beat:.0f} s ago). Wait for it, or stop it first."
             )
         process = psutil.Process()

@@ -65,7 +65,7 @@ class EpochReport(_Report):
     """One epoch. ``train_seconds = prefix + suffix + read``; the others come on top."""
 
     epoch: int
-    num_steps: int
+    num_steps: int = Field(description="steps trained in it")
     boundary_start: int
     boundary_end: int
     read_from: str = Field(description="`tokens` or `activations@k`")

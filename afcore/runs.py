@@ -5,7 +5,7 @@
     data/<digest>/                  tokens (shared by all runs)
     activations/<key>/              activation sets (shared by all runs)
     runs/<run id>/lease/            who works or worked on it
-                  run.json          what it is, and which training of it counts
+                  run.json          what it is; which training counts
                   <training id>/epochs/001/plan.json        where to read from
                                            checkpoint.json  after training
                                            report.json      after evaluation

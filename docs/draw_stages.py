@@ -82,10 +82,14 @@ def read_stages() -> Stages:
     config = parse_config({"model": {"name": "m"}, "data": {"train": "t"}}, "draw_stages")
     run = runs.Run(
         Storage("memory://"),
-        runs.RunRecord.model_construct(run_id=folder.split("/")[1], config=config),
+        runs.RunRecord.model_construct(
+            run_id=folder.split("/")[1], training_id="<training id>", config=config
+        ),
     )
-    _expect([run.epoch_key(1, "plan")], [f"{folder}epochs/001/{next(iter(files))}"], "a plan is")
-    _expect([run.parts_folder], [f"{folder}parts"], "checkpoint parts are in")
+    plan = f"<training id>/epochs/001/{next(iter(files))}"
+    _expect([plan], [path for path in lies if path.endswith("plan.json")], "a run holds")
+    _expect([run.epoch_key(1, "plan")], [f"{folder}{plan}"], "a plan is")
+    _expect([run.parts_folder], [f"{folder}<training id>/parts"], "checkpoint parts are in")
     _expect([run.activations_folder], [shared[1].split("/")[0]], "activation sets are in")
     described = report.EpochReport.model_fields["read_from"].description or ""
     return Stages(
@@ -239,12 +243,12 @@ def _draw_store(axes: Axes, stages: Stages) -> None:
 def _draw_run_folder(axes: Axes, stages: Stages) -> None:
     _card(axes, 16, 416, 868, 162)
     _text(axes, 28, 436, stages.run, bold=True, mono=True)
-    _text(axes, 158, 436, stages.epoch_folder, mono=True)
+    _text(axes, 152, 436, stages.epoch_folder, mono=True)
     _text(
         axes,
-        244,
+        382,
         436,
-        "what an epoch commits, in order; started again, it skips what is there",
+        "what an epoch commits; started again, it skips what is there",
         muted=True,
     )
     actions = ("train", "build", "evaluate")

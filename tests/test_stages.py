@@ -35,7 +35,7 @@ def test_names_come_from_the_code(drawing: ModuleType) -> None:
     assert stages.records == ("plan.json", "checkpoint.json", "(set)", "report.json")
     assert stages.sources == ("tokens", "activations@k")
     assert stages.shared == ("data/<digest>/", "activations/<key>/")
-    assert (stages.run, stages.epoch_folder) == ("runs/<run id>/", "epochs/001/")
+    assert (stages.run, stages.epoch_folder) == ("runs/<run id>/", "<training id>/epochs/001/")
     assert all(meaning for _, meaning in stages.files)
 
 

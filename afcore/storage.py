@@ -46,11 +46,14 @@ class Storage:
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self.usage = StorageUsage()
-        options: dict[str, Any] = {}
+        self._options: dict[str, Any] = {}
         if self.root.startswith("s3://"):
-            options = {"use_listings_cache": False}
+            self._options = {
+                "use_listings_cache": False,
+                "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
+            }
         try:
-            self._fs, self._path = fsspec.core.url_to_fs(self.root, **options)
+            self._fs, self._path = fsspec.core.url_to_fs(self.root, **self._options)
         except (ValueError, ImportError) as error:
             raise StoreError(
                 f"store {root!r}: {error}. Use a folder, file://, s3:// or memory://."
@@ -162,8 +165,7 @@ class Storage:
         """A Zarr store on the folder ``prefix``."""
         if self._is_local:
             return LocalStore(self._full(prefix))
-        options = {"use_listings_cache": False} if self.protocol == "s3" else {}
-        return FsspecStore.from_url(self.uri(prefix), storage_options=options)
+        return FsspecStore.from_url(self.uri(prefix), storage_options=self._options)
 
     def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
         """Add requests and bytes that went through :meth:`zarr_store`."""

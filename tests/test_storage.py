@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from afcore.errors import StorageFullError, StoreError, StoreUnreachableError
 from afcore.storage import Storage
@@ -95,7 +94,5 @@ def test_a_missing_bucket(s3_endpoint: str) -> None:
 @pytest.mark.usefixtures("s3_endpoint")
 def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(StoreUnreachableError, match="cannot reach"):
         Storage("s3://unreachable/x").check()
-    s3fs.S3FileSystem.clear_instance_cache()

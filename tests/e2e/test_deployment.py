@@ -48,13 +48,12 @@ def worker_folder(tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]) 
 def worker_log(
     deployed: dict[str, Any], s3_endpoint: str, worker_folder: Path, tmp_path: Path
 ) -> Iterator[Path]:
-    """A worker is at work, started in its folder as a shell would start it."""
+    """A worker is at work in its folder."""
     log = tmp_path / "worker.log"
     with log.open("wb") as stream:
         worker = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "autofreeze"],
             cwd=worker_folder,
-            env={**os.environ, "PWD": str(worker_folder)},
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -110,9 +109,9 @@ def test_a_schedule_that_is_switched_on_yields_runs(
 
     prefect("deployment", "schedule", "resume", DEPLOYMENT, schedule["id"])
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 75  # the scheduler looks once a minute
         while not (times := scheduled_times(prefect_server, deployed)):
-            assert time.monotonic() < deadline, "the scheduler has made no runs in 30 s"
+            assert time.monotonic() < deadline, "the scheduler has made no runs"
             time.sleep(0.5)
         assert all("T02:00:00" in moment for moment in times)
     finally:

@@ -34,5 +34,9 @@ check: setup
 ui: setup
 	BIN=$(BIN) MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) infra/ui.sh
 
+# TRAIN and TEST: CSV files with the columns text,label; without them, the docstrings.
+bench: setup
+	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings)
+
 clean:
 	rm -rf $(VENV) .autofreeze

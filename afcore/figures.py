@@ -72,6 +72,7 @@ def epoch_time_figure(report: RunReport) -> Figure:
     )
     axes.legend(loc="upper right")
     axes.margins(y=0.3)
+    axes.set_ylim(bottom=0)
     return figure
 
 

@@ -1,6 +1,7 @@
 """The command line ``autofreeze``. Exit codes: 0; 2 for a user's mistake; 1 for anything else."""
 
 import contextlib
+import importlib
 import json
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from rich.table import Table
 from afcore.config import MODES, Config, load_config
 from afcore.errors import AutoFreezeError, ConfigError
 from pipelines.environment import set_defaults
+from pipelines.ephemeral import ephemeral_server
 
 __all__ = ["app", "main"]
 
@@ -59,8 +61,7 @@ def run(
     with _exit_codes():
         resolved = load_config(config, overrides or [])
         _check_writable(report)
-        finetune = _import_flows().finetune
-        result = finetune(resolved, fresh=fresh)
+        result = _import_flow("finetune")(resolved, fresh=fresh)
         recorded = result.pop("recorded", False)
         _write(report, result)
         _show_comparison({"schema": 1, "runs": [result], "speedup": {}, "wall_speedup": {}})
@@ -96,8 +97,9 @@ def compare(
         resolved = load_config(config, overrides or [])
         wanted = _parse_modes(modes)
         _check_writable(report)
-        flow = _import_flows().compare
-        result = flow(resolved, modes=wanted, seeds=seeds, share=share, fresh=fresh)
+        result = _import_flow("compare")(
+            resolved, modes=wanted, seeds=seeds, share=share, fresh=fresh
+        )
         recorded = result.pop("recorded")
         _write(report, result)
         _show_comparison(result)
@@ -170,23 +172,14 @@ def main() -> None:
     app()
 
 
-class _Flows:
-    """The flows, imported when needed: ``--help`` should not wait for torch and Prefect."""
-
-    def __init__(self) -> None:
-        set_defaults()
-        from pipelines.compare import compare
-        from pipelines.finetune import finetune
-
-        self.compare: Any = compare
-        self.finetune: Any = finetune
-
-
-def _import_flows() -> _Flows:
+def _import_flow(name: str) -> Any:
+    """The flow of this name, imported when needed: ``--help`` should not wait for torch."""
     began = time.monotonic()
-    flows = _Flows()
-    _console.print(f"Libraries loaded in {time.monotonic() - began:.1f} s; starting the flow.")
-    return flows
+    set_defaults()
+    with ephemeral_server():
+        flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    _console.print(f"Ready in {time.monotonic() - began:.1f} s; starting the flow {name!r}.")
+    return flow
 
 
 @contextlib.contextmanager

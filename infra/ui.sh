@@ -9,6 +9,10 @@ FOLDER=.autofreeze
 DATABASE=$FOLDER/mlflow.db
 export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 export MLFLOW_DISABLE_TELEMETRY=true
+# Else MLflow starts seven more processes, for jobs that nobody gives it.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+# The page asks the API itself, and would ask the default port.
+export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$PREFECT_PORT/api"
 
 mkdir -p "$FOLDER"
 test -f "$DATABASE" || echo "$DATABASE does not exist yet, so MLflow is empty; make it with: make run"

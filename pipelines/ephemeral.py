@@ -54,7 +54,8 @@ def ephemeral_server() -> Iterator[None]:
         return
     ours, its = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.ephemeral", str(its.fileno())],
+        # -P: a folder of the user's that is also called `pipelines` must not be taken for ours.
+        [sys.executable, "-P", "-m", "pipelines.ephemeral", str(its.fileno())],
         env={**os.environ, **_ENVIRONMENT},
         pass_fds=[its.fileno()],
         stdin=subprocess.DEVNULL,

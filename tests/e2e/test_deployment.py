@@ -107,6 +107,7 @@ def test_a_schedule_that_is_switched_on_yields_runs(
     (schedule,) = deployed["schedules"]
     assert schedule["active"] is False
     assert flow_runs(prefect_server, deployed, "SCHEDULED") == []
+    assert schedule["id"] in prefect("deployment", "schedule", "ls", DEPLOYMENT)
 
     prefect("deployment", "schedule", "resume", DEPLOYMENT, schedule["id"])
     try:

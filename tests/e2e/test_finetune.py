@@ -12,6 +12,7 @@ import transformers
 
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
+from afcore.errors import AutoFreezeError
 from afcore.report import CompareReport, RunReport
 from afcore.storage import Storage
 from tests.conftest import BUCKET
@@ -193,19 +194,42 @@ def test_a_task_that_raises_is_retried_and_reads_what_was_cached(
     assert report.totals.test == unbroken.totals.test
 
 
-def test_a_damaged_shard_does_not_fail_the_run(
-    config: Config, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("shards", "computing it again"),
+        ("index", "building the set again"),
+        ("manifest.json", "building the set again"),
+    ],
+)
+def test_a_damaged_set_does_not_fail_the_run(
+    config: Config, caplog: pytest.LogCaptureFixture, part: str, message: str
 ) -> None:
     static = {"freezing.policy": "static", "training.epochs": 2}
     whole, _ = finetune(config.replace(**static))
     storage = Storage(config.store)
-    key = next(
-        key for key in storage.list("activations") if key.endswith("c/0/0") and "shards" in key
-    )
-    storage.put(key, b"torn")
+    keys = [key for key in storage.list("activations") if key.endswith(("c/0/0", "manifest.json"))]
+    storage.put(next(key for key in keys if part in key), b"torn")
     again, _ = finetune(config.replace(**static), fresh=True)
-    assert "computing it again" in caplog.text
+    assert message in caplog.text
     assert again.totals.test == whole.totals.test
+    assert [found.verify() for found in list_sets(storage)] == [[]]
+
+
+def test_a_process_that_lost_its_lease_commits_nothing_more(config: Config) -> None:
+    from afcore.epoch import run_epoch
+    from afcore.runs import begin_run, identify_run, run_folder, run_lease
+
+    storage = Storage(config.store)
+    run = begin_run(storage, identify_run(config, storage))
+    with run_lease(storage, run.record.run_id) as lease:
+        number = lease.number
+        folder = f"{run_folder(run.record.run_id)}/lease"
+        mine = storage.get(f"{folder}/{number:06d}.json")
+        storage.put(f"{folder}/{number + 1:06d}.json", mine)
+        with pytest.raises(AutoFreezeError, match="taken over by another process"):
+            run_epoch(run, 1, number)
+    assert not storage.exists(run.epoch_key(1, "checkpoint"))
 
 
 @pytest.mark.s3

@@ -201,14 +201,14 @@ class Config(_Section):
     task: Literal["text-classification"] = Field("text-classification", description="the task")
     model: ModelConfig
     data: DataConfig
-    training: TrainingConfig = TrainingConfig()
-    freezing: FreezingConfig = FreezingConfig()
-    cache: CacheConfig = CacheConfig()
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    freezing: FreezingConfig = Field(default_factory=FreezingConfig)
+    cache: CacheConfig = Field(default_factory=CacheConfig)
     store: Annotated[Uri, AfterValidator(_absolute)] = Field(
         ".autofreeze/store", description="root of everything stored: a folder, `s3://...`"
     )
-    tracking: TrackingConfig = TrackingConfig()
-    prices: PricesConfig = PricesConfig()
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    prices: PricesConfig = Field(default_factory=PricesConfig)
 
     def replace(self, **changes: Any) -> "Config":
         """Copy with dotted keys changed, e.g. ``replace(**{"training.seed": 1})``.

@@ -101,7 +101,9 @@ def build_classifier(config: dict[str, Any]) -> Any:
 
 def _locate(name: str) -> str:
     if not name.startswith("package:"):
-        return name
+        if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+            raise ModelError(f"model {name!r}: there is no such folder")
+        return str(Path(name).expanduser()) if name.startswith("~") else name
     package, _, folder = name.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afcore.config import MODES, Config, load_config
-from afcore.errors import AutoFreezeError, ConfigError
+from afcore.errors import AutoFreezeError, ConfigError, UserError
 from pipelines.environment import set_defaults
 from pipelines.ephemeral import ephemeral_server
 
@@ -178,8 +178,21 @@ def _import_flow(name: str) -> Any:
     set_defaults()
     with ephemeral_server():
         flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    _check_server()
     _console.print(f"Ready in {time.monotonic() - began:.1f} s; starting the flow {name!r}.")
     return flow
+
+
+def _check_server() -> None:
+    """A server that was configured may be down; Prefect would say so in a traceback."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        if client.api_healthcheck() is not None:
+            raise UserError(
+                f"the Prefect server at {client.api_url} does not answer. Start it, or unset "
+                "PREFECT_API_URL to use a temporary one."
+            )
 
 
 @contextlib.contextmanager

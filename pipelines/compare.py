@@ -1,10 +1,9 @@
 """The flow ``compare``: the same training in several modes and seeds, side by side."""
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
 from afcore.config import Config
 from afcore.digest import recipe_digest
@@ -20,17 +19,17 @@ __all__ = ["compare"]
 
 @flow(name="compare", flow_run_name="compare-{config.tracking.experiment}")
 def compare(
-    config: Annotated[Config, Field(description="The training; its mode and seed are replaced")],
-    modes: Annotated[list[str], Field(description="Execution modes, e.g. full and cached")],
-    seeds: Annotated[int, Field(ge=1, description="Seeds, counted up from training.seed")] = 1,
-    share: Annotated[
-        bool, Field(description="Use activation sets of other runs, instead of paying anew")
-    ] = False,
-    fresh: Annotated[
-        bool, Field(description="Train anew, even where results are recorded")
-    ] = False,
+    config: Config, modes: list[str], seeds: int = 1, share: bool = False, fresh: bool = False
 ) -> dict[str, Any]:
-    """Run every mode with every seed and put the reports side by side."""
+    """Run every mode with every seed and put the reports side by side.
+
+    Args:
+        config: The training; its mode and seed are replaced.
+        modes: Execution modes, e.g. full and cached.
+        seeds: Number of seeds, counted up from training.seed.
+        share: Use activation sets of other runs, instead of paying anew.
+        fresh: Train anew, even where results are recorded.
+    """
     configure_logging()
     configs = [
         config.replace(

@@ -5,14 +5,13 @@ known by the records in the store, not by Prefect's states: a task that runs aga
 """
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
 from prefect.states import State
 from prefect.tasks import Task
-from pydantic import Field
 
 from afcore.config import Config
 from afcore.digest import recipe_digest
@@ -106,18 +105,17 @@ def publish(store: str, run_id: str, mlflow_run_id: str, wall_seconds: float) ->
 
 @flow(name="finetune", flow_run_name="finetune-{config.mode}", validate_parameters=True)
 def finetune(
-    config: Annotated[Config, Field(description="The training, completely described")],
-    fresh: Annotated[
-        bool, Field(description="Train anew, even where a result is recorded")
-    ] = False,
-    parent_mlflow_run_id: Annotated[
-        str | None, Field(description="MLflow run of the comparison that this belongs to")
-    ] = None,
+    config: Config, fresh: bool = False, parent_mlflow_run_id: str | None = None
 ) -> dict[str, Any]:
     """Fine-tune a pre-trained transformer, freezing what has converged.
 
     Started again after any interruption, it goes on from the last committed epoch; a finished run
     returns its recorded report.
+
+    Args:
+        config: The training, completely described.
+        fresh: Train anew, even where a result is recorded.
+        parent_mlflow_run_id: MLflow run of the comparison that this belongs to.
     """
     configure_logging()
     began = time.time()
@@ -160,9 +158,3 @@ def finetune(
             raise
         tracker.finish(mlflow_run_id)
     return report
-
-
-if __name__ == "__main__":
-    from pipelines.cli import main
-
-    main()

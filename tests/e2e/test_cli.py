@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,7 +116,10 @@ MISTAKES = {
         _csv("test", "text,label\nx,cooking\n"),
         "labels that the training set never shows: 'cooking'",
     ),
-    "model folder that is not there": (_set("model", "name", "./no-model"), "no tokenizer"),
+    "model folder that is not there": (
+        _set("model", "name", "./no-model"),
+        "there is no such folder",
+    ),
     "model folder without weights": (_no_weights, "cannot be loaded"),
     "model without blocks": (_no_blocks, "no row of transformer blocks"),
     "package that is not installed": (_set("model", "name", "package:nothing/x"), "not installed"),
@@ -207,6 +211,20 @@ def test_a_disk_that_fills_up_is_exit_code_1_and_the_run_goes_on_later(
     epochs = json.loads(report.read_text())["epochs"]
     assert [epoch["attempt"] for epoch in epochs][-1] == 2
     assert "activations@" in epochs[-1]["read_from"]
+
+
+def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    done = subprocess.run(
+        [sys.executable, "-c", ENTRY, "run", str(config)],
+        env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Error: the Prefect server at http://127.0.0.1:9/api/ does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Score a model on a split: the whole model, in eval mode, in length-sorted batches."""
 
+import logging
+import time
+
 import torch
 
 from afcore.blocks import SplitModel
@@ -11,6 +14,8 @@ from afcore.tasks.text_classification import Scores, collate
 __all__ = ["INFERENCE_TOKENS", "evaluate"]
 
 INFERENCE_TOKENS = 4096
+_PROGRESS_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -21,9 +26,14 @@ def evaluate(
     Leaves the model in eval mode.
     """
     split.model.eval()
+    done, shown = 0, time.monotonic()
     scores = Scores(num_classes, compute.device)
     with torch.no_grad(), compute.autocast():
         for ids in inference_batches(examples.lengths, max_tokens=INFERENCE_TOKENS):
             batch, labels = collate(examples, ids, pad_token_id, compute.device)
             scores.add(split.logits(batch), labels)
+            done += len(ids)
+            if time.monotonic() - shown > _PROGRESS_SECONDS:
+                shown = time.monotonic()
+                _log.info("evaluated %d of %d examples", done, len(examples))
     return scores.compute()

@@ -32,7 +32,7 @@ __all__ = [
     "is_held",
 ]
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)

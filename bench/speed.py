@@ -40,7 +40,7 @@ def main() -> None:
     work.mkdir(parents=True)
     first_step_seconds = run_compare(work, arguments)
     comparison = CompareReport.model_validate_json((work / "report.json").read_text())
-    console = Console(width=150)
+    console = Console(width=170)
     console.print(comparison_table(comparison))
     console.print(summary_table(comparison))
     console.print(f"process start to first step: {first_step_seconds:.1f} s")

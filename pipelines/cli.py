@@ -123,7 +123,7 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
         rows = describe_sets(store)
         for row in rows:
             table.add_row(*row)
-        _console.print(table)
+        _wide().print(table)
         _console.print(f"{len(rows)} activation sets in {store}")
 
 
@@ -238,10 +238,15 @@ def _show_comparison(result: dict[str, Any]) -> None:
 
     comparison = CompareReport.model_validate(result)
     _console.print()
-    Console(width=max(_console.width, 150)).print(comparison_table(comparison))
+    _wide().print(comparison_table(comparison))
     for run_report in comparison.runs:
         for note in run_report.notes:
             _console.print(f"{run_report.mode}, seed {run_report.seed}: {note}", markup=False)
+
+
+def _wide() -> Console:
+    """For tables, which are better scrolled than cut."""
+    return Console(width=max(_console.width, 150))
 
 
 def _show_uis(config: Config) -> None:

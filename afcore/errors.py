@@ -9,6 +9,7 @@ __all__ = [
     "DataError",
     "IntegrityError",
     "LeaseHeldError",
+    "LeaseLostError",
     "ModelError",
     "StorageFullError",
     "StoreError",
@@ -51,6 +52,10 @@ class StoreUnreachableError(StoreError):
 
 class LeaseHeldError(UserError):
     """Another live process works on the same thing."""
+
+
+class LeaseLostError(AutoFreezeError):
+    """Another process took over what this one was working on."""
 
 
 class StorageFullError(AutoFreezeError):

@@ -19,7 +19,7 @@ from types import TracebackType
 
 import psutil
 
-from afcore.errors import AutoFreezeError, LeaseHeldError
+from afcore.errors import LeaseHeldError, LeaseLostError
 from afcore.storage import Storage
 
 __all__ = [
@@ -78,7 +78,7 @@ class Lease:
 
     Raises:
         LeaseHeldError: on entering, when another live process holds it.
-        AutoFreezeError: from :meth:`check`, when the lease was lost to another holder.
+        LeaseLostError: from :meth:`check`, when the lease was lost to another holder.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class Lease:
         """Make sure, before something irreversible, that nobody took over.
 
         Raises:
-            AutoFreezeError: when somebody did.
+            LeaseLostError: when somebody did.
         """
         try:
             check_holder(self._storage, self._folder, self.number)
-        except AutoFreezeError:
+        except LeaseLostError:  # not a store that does not answer just now
             self._lost = True
             raise
 
@@ -177,10 +177,10 @@ def check_holder(storage: Storage, folder: str, number: int) -> None:
     """Make sure that holder ``number`` still is the newest.
 
     Raises:
-        AutoFreezeError: when another one took over.
+        LeaseLostError: when another one took over.
     """
     if storage.exists(_key(folder, number + 1)):
-        raise AutoFreezeError(
+        raise LeaseLostError(
             f"{storage.uri(folder)} was taken over by another process, because this one showed no "
             f"sign of life for {EXPIRY_SECONDS:.0f} s. Nothing more is written here."
         )

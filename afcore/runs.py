@@ -259,7 +259,7 @@ def check_lease(run: Run, attempt: int) -> None:
     """Make sure, before something irreversible, that attempt ``attempt`` still holds the run.
 
     Raises:
-        AutoFreezeError: when another process took over.
+        LeaseLostError: when another process took over.
     """
     check_holder(run.storage, f"{run_folder(run.record.run_id)}/lease", attempt)
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from afcore import lease as lease_module
-from afcore.errors import AutoFreezeError, LeaseHeldError
+from afcore.errors import AutoFreezeError, LeaseHeldError, StoreUnreachableError
 from afcore.lease import Lease, attempts, is_held
 from afcore.storage import Storage
 
@@ -69,6 +69,21 @@ def test_a_holder_that_was_succeeded_notices(local_storage: Storage) -> None:
         local_storage.put("lease/000002.json", local_storage.get("lease/000001.json"))
         with pytest.raises(AutoFreezeError, match="taken over"):
             lease.check()
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_lease(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise StoreUnreachableError("away")
+
+    with Lease(local_storage, "lease", "run x") as lease:
+        with monkeypatch.context() as patched:
+            patched.setattr(local_storage, "exists", away)
+            with pytest.raises(StoreUnreachableError):
+                lease.check()
+        lease.check()
+    assert attempts(local_storage, "lease")[1].released
 
 
 def test_the_heart_beats(local_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ class PrefixRunner:
 
     @property
     def hidden_size(self) -> int:
-        """H."""
+        """Hidden width, ``h``."""
         return int(self.split.model.config.hidden_size)
 
     def rows(

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 __all__ = [
+    "PER_BLOCK",
     "FreezeDecision",
     "FreezePolicy",
     "FreezeState",
@@ -26,18 +27,40 @@ __all__ = [
 class IntervalStatistics:
     """What a decision may look at.
 
+    With ``g`` a gradient tensor and sums over the steps of the interval; L numbers each, 0 for
+    frozen blocks.
+
     Attributes:
-        gradient_norms: L numbers, ``d_l``: over the block's parameters, the sum of the L1 norms of
-            the gradient tensors summed (signed) over the interval; 0 for frozen blocks.
+        gradient_norms: ``d_l``, the sum over the block's parameters of ``|sum g|_1`` (signed sums).
+        first_half_norms: the same over the first half of the interval's steps.
+        second_half_norms: the same over the second half.
+        squared_sums: ``|sum g|_2 ** 2`` over the block.
+        sums_of_squares: ``sum |g|_2 ** 2`` over the block.
         num_steps: steps in the interval, at least 1.
         step: steps done since the training began.
         total_steps: steps of the whole training.
+        learning_rate: mean over the interval.
     """
 
     gradient_norms: tuple[float, ...]
+    first_half_norms: tuple[float, ...]
+    second_half_norms: tuple[float, ...]
+    squared_sums: tuple[float, ...]
+    sums_of_squares: tuple[float, ...]
     num_steps: int
     step: int
     total_steps: int
+    learning_rate: float
+
+
+PER_BLOCK = (
+    "gradient_norms",
+    "first_half_norms",
+    "second_half_norms",
+    "squared_sums",
+    "sums_of_squares",
+)
+"""Names of the statistics that are one number a block."""
 
 
 @dataclass(frozen=True)

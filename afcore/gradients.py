@@ -1,56 +1,106 @@
-"""The statistics of the freeze decision: gradients summed per parameter over an interval."""
+"""The statistics of the freeze decision: what the gradients of an interval add up to, per block."""
 
 import torch
 from torch import Tensor, nn
 
 from afcore.blocks import SplitModel, block_part
+from afcore.freezing import IntervalStatistics
 
-__all__ = ["GradientSums"]
+__all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
+
+
+@torch.no_grad()
+def norms_of_gradients(parameters: list[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """L2 norm of each gradient there is; computed once for the statistics and for clipping."""
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    norms = torch._foreach_norm([parameter.grad for parameter in trained])
+    return dict(zip(trained, norms, strict=True))
+
+
+def clip_gradients(norms: dict[nn.Parameter, Tensor], max_norm: float) -> None:
+    """Scale all gradients so that their common L2 norm is at most ``max_norm``."""
+    if norms:
+        total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        torch.nn.utils.clip_grads_with_norm_(list(norms), max_norm, total)
 
 
 class GradientSums:
-    """Signed sums of gradient tensors, for the blocks that train.
+    """Signed sums of gradient tensors over an interval and over each half of it.
 
-    Call :meth:`add` after the backward pass (and the all-reduce) and before clipping.
+    Call :meth:`add` after the backward pass (and the all-reduce) and before clipping. Holds two
+    tensors for each parameter of the blocks that train.
+
+    Args:
+        split: whose blocks.
+        num_steps: of the first interval.
     """
 
-    def __init__(self, split: SplitModel) -> None:
-        self._num_blocks = split.num_blocks
+    def __init__(self, split: SplitModel, num_steps: int) -> None:
         self._blocks = [
             list(split.part_parameters(block_part(i)).values()) for i in range(split.num_blocks)
         ]
-        self._sums: dict[nn.Parameter, Tensor] = {}
+        self.begin(num_steps)
+
+    def begin(self, num_steps: int) -> None:
+        """Begin an interval of ``num_steps`` steps."""
         self.num_steps = 0
+        self._half = num_steps // 2
+        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._first_half: dict[nn.Parameter, Tensor] = {}
+        self._squares: dict[nn.Parameter, Tensor] = {}
 
     @torch.no_grad()
-    def add(self) -> None:
-        """Add the gradients that the parameters hold now."""
-        self.num_steps += 1
-        sums, gradients = [], []
-        for block in self._blocks:
-            for parameter in block:
-                if parameter.grad is None:
-                    continue
-                if parameter in self._sums:
-                    sums.append(self._sums[parameter])
-                    gradients.append(parameter.grad)
-                else:
-                    self._sums[parameter] = parameter.grad.clone()
-        if sums:
-            torch._foreach_add_(sums, gradients)
+    def add(self, norms: dict[nn.Parameter, Tensor]) -> None:
+        """Add the gradients that the parameters hold now.
 
-    def norms(self) -> tuple[float, ...]:
-        """``d_l`` of each of the L blocks: sum over its parameters of the L1 norm of the sum."""
-        return tuple(
-            sum(
-                float(self._sums[parameter].abs().sum(dtype=torch.float64))
-                for parameter in block
-                if parameter in self._sums
-            )
-            for block in self._blocks
+        Args:
+            norms: of these gradients, as :func:`norms_of_gradients` gives them.
+        """
+        self.num_steps += 1
+        trained = [p for block in self._blocks for p in block if p.grad is not None]
+        _accumulate(self._sums, {p: p.grad for p in trained if p.grad is not None})
+        _accumulate(self._squares, {p: norms[p].square() for p in trained})
+        if self.num_steps == self._half:
+            self._first_half, self._sums = self._sums, {}
+
+    @torch.no_grad()
+    def finish(self, *, step: int, total_steps: int, learning_rate: float) -> IntervalStatistics:
+        """The statistics of the interval; zeros for frozen blocks.
+
+        Args:
+            step: steps done since the training began.
+            total_steps: of the whole training.
+            learning_rate: mean over the interval.
+        """
+        first, second = self._l1_norms(self._first_half), self._l1_norms(self._sums)
+        _accumulate(self._sums, self._first_half)
+        return IntervalStatistics(
+            gradient_norms=self._l1_norms(self._sums),
+            first_half_norms=first,
+            second_half_norms=second,
+            squared_sums=self._per_block({p: t.square().sum() for p, t in self._sums.items()}),
+            sums_of_squares=self._per_block(self._squares),
+            num_steps=self.num_steps,
+            step=step,
+            total_steps=total_steps,
+            learning_rate=learning_rate,
         )
 
-    def reset(self) -> None:
-        """Begin the next interval."""
-        self._sums.clear()
-        self.num_steps = 0
+    def _l1_norms(self, sums: dict[nn.Parameter, Tensor]) -> tuple[float, ...]:
+        return self._per_block({p: t.abs().sum(dtype=torch.float64) for p, t in sums.items()})
+
+    def _per_block(self, values: dict[nn.Parameter, Tensor]) -> tuple[float, ...]:
+        """Scalars of parameters, added up over each block; fetched from the device in one go."""
+        known = list(values)
+        if not known:
+            return (0.0,) * len(self._blocks)
+        fetched = torch.stack([values[p].to(torch.float64) for p in known]).tolist()
+        of = dict(zip(known, fetched, strict=True))
+        return tuple(sum(of.get(p, 0.0) for p in block) for block in self._blocks)
+
+
+def _accumulate(sums: dict[nn.Parameter, Tensor], values: dict[nn.Parameter, Tensor]) -> None:
+    known = [parameter for parameter in values if parameter in sums]
+    if known:
+        torch._foreach_add_([sums[p] for p in known], [values[p] for p in known])
+    sums.update({p: value.clone() for p, value in values.items() if p not in sums})

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
-from afcore.freezing import FreezeState
+from afcore.freezing import PER_BLOCK, FreezeState
 from afcore.report import DecisionReport, EpochReport, IntervalReport
 from afcore.training import StepLog, TrainedEpoch
 
@@ -83,7 +83,8 @@ def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:
             step=interval.statistics.step,
             epoch=interval.epoch,
             num_steps=interval.statistics.num_steps,
-            gradient_norms=list(interval.statistics.gradient_norms),
+            learning_rate=interval.statistics.learning_rate,
+            **{name: list(getattr(interval.statistics, name)) for name in PER_BLOCK},
         )
         for interval in trained.intervals
     ]

@@ -47,7 +47,15 @@ class IntervalReport(_Report):
     step: int = Field(description="steps done at its end")
     epoch: int
     num_steps: int
-    gradient_norms: list[float] = Field(description="d_l of each block; 0 where frozen")
+    learning_rate: float = Field(description="mean over it")
+    gradient_norms: list[float] = Field(
+        description="per block, d_l: L1 norms of the gradients summed over the interval; 0 where "
+        "frozen, as in the next four"
+    )
+    first_half_norms: list[float] = Field(description="the same over its first half")
+    second_half_norms: list[float] = Field(description="the same over its second half")
+    squared_sums: list[float] = Field(description="squared L2 norm of the summed gradients")
+    sums_of_squares: list[float] = Field(description="sum of the steps' squared L2 norms")
 
 
 class DecisionReport(_Report):

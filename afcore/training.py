@@ -23,7 +23,7 @@ from afcore.data.prepare import Examples
 from afcore.errors import AutoFreezeError
 from afcore.feed import HiddenFeed
 from afcore.freezing import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
-from afcore.gradients import GradientSums
+from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.optimizer import SuffixOptimizer
 from afcore.tasks.text_classification import classification_loss, collate
 
@@ -87,9 +87,9 @@ class TrainedEpoch:
         return float(np.mean([step.loss for step in self.steps]))
 
 
-def interval_ends(num_steps: int, intervals: int) -> set[int]:
+def interval_ends(num_steps: int, intervals: int) -> list[int]:
     """Steps (1-based, within the epoch) after which a decision is due; the last always is one."""
-    return {round((i + 1) * num_steps / intervals) for i in range(intervals)} - {0}
+    return sorted({round((i + 1) * num_steps / intervals) for i in range(intervals)} - {0})
 
 
 def train_epoch(
@@ -137,7 +137,7 @@ def train_epoch(
     ends = interval_ends(len(batches), intervals_per_epoch)
     compute.seed(seed, epoch)
     split.set_training(state.freeze.boundary)
-    sums = GradientSums(split)
+    sums = GradientSums(split, ends[0])
     began = shown = time.monotonic()
     for number, ids in enumerate(batches, start=1):
         boundary = state.freeze.boundary
@@ -154,10 +154,11 @@ def train_epoch(
             )
         clock = _lap(done, "prefix_seconds", clock, compute)
         loss = _backward(split, batch, labels, boundary, hidden, compute)
+        norms = norms_of_gradients(state.optimizer.parameters)
         if policy is not None:
-            sums.add()
+            sums.add(norms)
         if max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(state.optimizer.parameters, max_grad_norm)
+            clip_gradients(norms, max_grad_norm)
         rate = state.optimizer.step(learning_rate_factor(state.step, total_steps))
         state.step += 1
         done.steps.append(StepLog(state.step, time.time(), loss, rate, boundary))
@@ -166,6 +167,7 @@ def train_epoch(
         done.suffix_block_tokens += num_tokens * (split.num_blocks - boundary)
         if policy is not None and number in ends:
             _decide(done, state, sums, policy, epoch, total_steps)
+            sums.begin(next((end for end in ends if end > number), number) - number)
         _lap(done, "suffix_seconds", clock, compute)
         if time.monotonic() - shown > _PROGRESS_SECONDS or number == len(batches):
             shown = time.monotonic()
@@ -228,12 +230,14 @@ def _decide(
     epoch: int,
     total_steps: int,
 ) -> None:
-    statistics = IntervalStatistics(sums.norms(), sums.num_steps, state.step, total_steps)
+    rates = [step.learning_rate for step in done.steps[-sums.num_steps :]]
+    statistics = sums.finish(
+        step=state.step, total_steps=total_steps, learning_rate=float(np.mean(rates))
+    )
     if not all(map(math.isfinite, statistics.gradient_norms)):
         raise _diverged("gradients are not finite")
     before = state.freeze.boundary
     state.freeze, decision = policy(state.freeze, statistics)
-    sums.reset()
     done.intervals.append(Interval(epoch, time.time(), statistics, decision))
     if decision is not None:
         _log.info(

@@ -1,5 +1,6 @@
 """A report with every kind of row, for tests of what is made from reports."""
 
+from afcore.freezing import PER_BLOCK
 from afcore.report import (
     DataReport,
     DecisionReport,
@@ -58,7 +59,15 @@ def make_report(mode: str = "cached", seed: int = 0, seconds: float = 10.0) -> R
         data=DataReport(train_examples=90, validation_examples=10, test_examples=20),
         epochs=epochs,
         decisions=decisions,
-        intervals=[IntervalReport(step=20, epoch=2, num_steps=10, gradient_norms=[1.0] * 4)],
+        intervals=[
+            IntervalReport(
+                step=20,
+                epoch=2,
+                num_steps=10,
+                learning_rate=1e-4,
+                **{name: [1.0] * 4 for name in PER_BLOCK},
+            )
+        ],
         totals=TotalsReport(
             train_seconds=2 * seconds,
             materialize_seconds=2.0,

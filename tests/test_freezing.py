@@ -16,7 +16,8 @@ INF, NAN = math.inf, math.nan
 
 
 def interval(norms: list[float], num_steps: int = 1, step: int = 1) -> IntervalStatistics:
-    return IntervalStatistics(tuple(norms), num_steps, step, total_steps=100)
+    given = tuple(norms)
+    return IntervalStatistics(given, given, given, given, given, num_steps, step, 100, 1e-4)
 
 
 @pytest.mark.parametrize(

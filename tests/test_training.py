@@ -18,9 +18,9 @@ from tests.training_setup import (
 
 @pytest.mark.parametrize(
     ("steps", "intervals", "ends"),
-    [(10, 5, {2, 4, 6, 8, 10}), (7, 2, {4, 7}), (3, 5, {1, 2, 3}), (1, 4, {1})],
+    [(10, 5, [2, 4, 6, 8, 10]), (7, 2, [4, 7]), (3, 5, [1, 2, 3]), (1, 4, [1])],
 )
-def test_the_last_step_always_ends_an_interval(steps: int, intervals: int, ends: set[int]) -> None:
+def test_the_last_step_always_ends_an_interval(steps: int, intervals: int, ends: list[int]) -> None:
     assert interval_ends(steps, intervals) == ends
 
 

@@ -12,9 +12,9 @@ __all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
 @torch.no_grad()
 def norms_of_gradients(parameters: list[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
     """L2 norm of each gradient there is; computed once for the statistics and for clipping."""
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm([parameter.grad for parameter in trained])
-    return dict(zip(trained, norms, strict=True))
+    gradients = {p: p.grad for p in parameters if p.grad is not None}
+    norms = torch._foreach_norm(list(gradients.values()))
+    return dict(zip(gradients, norms, strict=True))
 
 
 def clip_gradients(norms: dict[nn.Parameter, Tensor], max_norm: float) -> None:

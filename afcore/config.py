@@ -140,9 +140,10 @@ class TrainingConfig(_Section):
 class FreezingConfig(_Section):
     """Which blocks stop training, and when."""
 
-    policy: Literal["gradient_norm", "static", "linear", "none"] = Field(
-        "gradient_norm",
-        description="the paper's test, a fixed number of blocks, a schedule, or nothing",
+    policy: Literal["guarded", "gradient_norm", "static", "linear", "none"] = Field(
+        "guarded",
+        description="blocks whose gradients are noise; the paper's test; a fixed number of blocks; "
+        "a schedule; or nothing (statistics are recorded all the same)",
     )
     intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
     percentile: float = Field(
@@ -154,6 +155,22 @@ class FreezingConfig(_Section):
         description="blocks frozen: from the start (`static`; default half of them), at most "
         "(`linear`; default all but one)",
     )
+    start: float = Field(
+        0.25, ge=0, le=1, description="for `guarded`: share of all steps before the first freeze"
+    )
+    patience: int = Field(
+        2, ge=1, description="for `guarded`: intervals of noise before a block freezes"
+    )
+    noise_ratio: float = Field(
+        1.1,
+        gt=0,
+        description="for `guarded`: largest coherence of an interval's gradients taken for noise; "
+        "1 is noise, the number of steps is full agreement",
+    )
+
+    def policy_arguments(self) -> dict[str, Any]:
+        """Arguments of :func:`afcore.freezing.choose.choose_policy`."""
+        return self.model_dump(exclude={"intervals_per_epoch"})
 
 
 class CacheConfig(_Section):

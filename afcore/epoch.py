@@ -24,7 +24,8 @@ from afcore.data.prepare import PreparedData
 from afcore.digest import ContentDigest
 from afcore.evaluate import evaluate
 from afcore.feed import HiddenFeed
-from afcore.freezing import FreezePolicy, choose_policy
+from afcore.freezing.choose import choose_policy
+from afcore.freezing.decisions import FreezePolicy, FreezeState
 from afcore.optimizer import SuffixOptimizer, learning_rate_factor
 from afcore.records import (
     CheckpointRecord,
@@ -126,13 +127,7 @@ def _open_state(
 ) -> tuple[TrainingState, FreezePolicy | None, dict[str, ContentDigest]]:
     """The state before the epoch, the policy (None when it never decides), the stored parts."""
     config = run.config
-    name = "none" if config.mode == "full" else config.freezing.policy
-    policy, freeze = choose_policy(
-        name,
-        num_blocks=run.record.num_blocks,
-        percentile=config.freezing.percentile,
-        depth=config.freezing.depth,
-    )
+    policy, freeze = _choose_policy(run)
     step = 0
     parts: dict[str, ContentDigest] = {}
     if epoch == 1:
@@ -147,8 +142,19 @@ def _open_state(
         weight_decay=config.training.weight_decay,
     )
     load_moments(run.storage, run.parts_folder, optimizer, parts)
-    decides = name in ("gradient_norm", "linear")
-    return TrainingState(split, optimizer, freeze, step), policy if decides else None, parts
+    return TrainingState(split, optimizer, freeze, step), policy, parts
+
+
+def _choose_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
+    """None where no decision will ever be due: then statistics are not kept either.
+
+    The policy ``none`` keeps them, in every mode but ``full``: other policies are replayed on them.
+    """
+    if run.config.mode == "full":
+        return None, FreezeState()
+    freezing = run.config.freezing
+    policy, state = choose_policy(num_blocks=run.record.num_blocks, **freezing.policy_arguments())
+    return None if freezing.policy == "static" else policy, state
 
 
 def _make_plan(

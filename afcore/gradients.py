@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from afcore.blocks import SplitModel, block_part
-from afcore.freezing import IntervalStatistics
+from afcore.freezing.decisions import IntervalStatistics
 
 __all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
 

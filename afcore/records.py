@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
-from afcore.freezing import PER_BLOCK, FreezeState
+from afcore.freezing.decisions import PER_BLOCK, FreezeState
 from afcore.report import DecisionReport, EpochReport, IntervalReport
 from afcore.training import StepLog, TrainedEpoch
 

@@ -31,7 +31,7 @@ from afcore.config import Config
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
-from afcore.freezing import choose_policy
+from afcore.freezing.choose import choose_policy
 from afcore.lease import Lease, check_holder
 from afcore.pretrained import (
     build_classifier,
@@ -171,12 +171,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     _check_length(config, model, tokenizer)
     split = SplitModel(model)
     try:
-        choose_policy(
-            config.freezing.policy,
-            num_blocks=split.num_blocks,
-            percentile=config.freezing.percentile,
-            depth=config.freezing.depth,
-        )
+        choose_policy(num_blocks=split.num_blocks, **config.freezing.policy_arguments())
     except ValueError as error:
         raise ConfigError(str(error)) from error
     uncacheable = None

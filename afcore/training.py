@@ -22,7 +22,7 @@ from afcore.compute import Compute, round_hidden
 from afcore.data.prepare import Examples
 from afcore.errors import AutoFreezeError
 from afcore.feed import HiddenFeed
-from afcore.freezing import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
+from afcore.freezing.decisions import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.optimizer import SuffixOptimizer
 from afcore.tasks.text_classification import classification_loss, collate

@@ -111,6 +111,28 @@ def compare(
         _show_uis(resolved)
 
 
+@app.command("replay")
+def replay_command(
+    report: Annotated[Path, typer.Argument(metavar="REPORT", help="JSON of run or compare")],
+    policy: Annotated[
+        str, typer.Option(help="Freezing policy to replay, as freezing.policy")
+    ] = "gradient_norm",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the section freezing"),
+    ] = None,
+) -> None:
+    """Replay a freezing policy on recorded statistics, and show how noisy they are.
+
+    Nothing is trained. A run of mode freeze with --set freezing.policy=none records the statistics
+    of all blocks.
+    """
+    from pipelines.cli_replay import replay_report
+
+    with _exit_codes():
+        replay_report(report, policy, overrides or [], _wide())
+
+
 @cache_app.command("ls")
 def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
     """List activation sets: boundary, size, age, last use."""

@@ -1,6 +1,6 @@
 """A report with every kind of row, for tests of what is made from reports."""
 
-from afcore.freezing import PER_BLOCK
+from afcore.freezing.decisions import PER_BLOCK
 from afcore.report import (
     DataReport,
     DecisionReport,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from afcore.freezing import PER_BLOCK, IntervalStatistics
+from afcore.freezing.decisions import PER_BLOCK, IntervalStatistics
 from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from tests.training_setup import NUM_BLOCKS, make_split
 

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from afcore.errors import UserError
-from afcore.freezing import FreezeState
+from afcore.freezing.decisions import FreezeState
 from afcore.records import CheckpointRecord, EpochRecord
 from afcore.tracking import Tracker, flat_parameters
 from afcore.training import StepLog

@@ -1,13 +1,13 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from afcore.errors import AutoFreezeError
-from afcore.freezing import choose_policy
+from afcore.freezing.gradient_norm import gradient_norm_test
 from afcore.training import interval_ends
 from tests.training_setup import (
-    NUM_BLOCKS,
     make_examples,
     make_split,
     make_state,
@@ -57,7 +57,7 @@ def test_statistics_of_frozen_blocks_are_zero_and_of_others_not() -> None:
 
 def test_the_papers_policy_runs_and_only_grows() -> None:
     state, examples = make_state(make_split()), make_examples()
-    policy, _ = choose_policy("gradient_norm", num_blocks=NUM_BLOCKS, percentile=50, depth=None)
+    policy = partial(gradient_norm_test, percentile=50)
     done = run_epochs(state, examples, 4, policy)
     decisions = [i.decision for e in done for i in e.intervals]
     assert decisions[0] is None

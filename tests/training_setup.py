@@ -11,7 +11,7 @@ from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
-from afcore.freezing import FreezePolicy, FreezeState, IntervalStatistics
+from afcore.freezing.decisions import FreezePolicy, FreezeState, IntervalStatistics
 from afcore.optimizer import SuffixOptimizer
 from afcore.training import TrainedEpoch, TrainingState, train_epoch
 
@@ -53,7 +53,7 @@ def make_state(split: SplitModel, boundary: int = 0) -> TrainingState:
 
 def scripted(boundaries: list[int]) -> FreezePolicy:
     """A policy that takes given decisions, one an interval: decisions replayed."""
-    from afcore.freezing import FreezeDecision
+    from afcore.freezing.decisions import FreezeDecision
 
     script = iter(boundaries)
 

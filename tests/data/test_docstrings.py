@@ -1,8 +1,9 @@
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from afcore.data.docstrings import MIN_CHARACTERS, PACKAGES, docstring_rows
+from afcore.data.docstrings import MIN_CHARACTERS, PACKAGES, _docstrings, docstring_rows
 from afcore.errors import DataError
 
 
@@ -16,6 +17,32 @@ def test_real_text_of_many_packages_without_duplicates() -> None:
     assert len(texts) == len(set(texts))
     assert min(map(len, texts)) >= MIN_CHARACTERS
     assert 0.15 < len(test) / len(texts) < 0.35
+
+
+def test_kinds_are_those_of_the_code(tmp_path: Path) -> None:
+    text = "It says in more than sixty characters what {} is there for, with examples."
+    file = tmp_path / "module.py"
+    file.write_text(
+        f'''"""{text.format("a module")}"""
+class A:
+    """{text.format("a class")}"""
+    def f(self):
+        """{text.format("a method")}"""
+        def g():
+            """{text.format("an inner function, which nobody documents,")}"""
+async def h():
+    """{text.format("a function")}"""
+'''
+    )
+    kinds = ("module", "class", "method", "function")
+    expected = [(text.format(f"a {kind}"), kind) for kind in kinds]
+    assert list(_docstrings(file)) == expected
+
+
+def test_every_kind_is_there() -> None:
+    kinds = Counter(row["kind"] for row in docstring_rows("train"))
+    assert set(kinds) == {"module", "class", "function", "method"}
+    assert min(kinds.values()) > 100
 
 
 def test_any_prefix_holds_all_packages() -> None:

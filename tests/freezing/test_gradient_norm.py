@@ -4,20 +4,11 @@ import math
 
 import pytest
 
-from afcore.freezing import (
-    FreezeState,
-    IntervalStatistics,
-    choose_policy,
-    gradient_norm_test,
-    linear_schedule,
-)
+from afcore.freezing.decisions import FreezeState
+from afcore.freezing.gradient_norm import gradient_norm_test
+from tests.freezing.intervals import interval
 
 INF, NAN = math.inf, math.nan
-
-
-def interval(norms: list[float], num_steps: int = 1, step: int = 1) -> IntervalStatistics:
-    given = tuple(norms)
-    return IntervalStatistics(given, given, given, given, given, num_steps, step, 100, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -75,31 +66,3 @@ def test_unequal_intervals_are_compared_per_step() -> None:
     _, decision = gradient_norm_test(state, interval([5, 20], num_steps=5), percentile=50)
     assert decision is not None
     assert decision.eta == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(("step", "boundary"), [(0, 0), (33, 0), (34, 1), (67, 2), (100, 3)])
-def test_linear_schedule(step: int, boundary: int) -> None:
-    state, decision = linear_schedule(FreezeState(), interval([1] * 4, step=step), depth=3)
-    assert decision is not None
-    assert state.boundary == decision.boundary_after == boundary
-
-
-def test_linear_schedule_never_unfreezes() -> None:
-    state, _ = linear_schedule(FreezeState(2), interval([1] * 4, step=1), depth=3)
-    assert state.boundary == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "depth", "boundary"),
-    [("static", None, 3), ("static", 5, 5), ("none", None, 0), ("gradient_norm", None, 0)],
-)
-def test_where_policies_begin(name: str, depth: int | None, boundary: int) -> None:
-    policy, state = choose_policy(name, num_blocks=6, percentile=50, depth=depth)
-    assert state.boundary == boundary
-    if name in ("static", "none"):
-        assert policy(state, interval([1] * 6)) == (state, None)
-
-
-def test_a_depth_that_leaves_nothing_to_train() -> None:
-    with pytest.raises(ValueError, match="of 6 blocks at most 5 can be frozen"):
-        choose_policy("static", num_blocks=6, percentile=50, depth=6)

@@ -1,0 +1,1 @@
+"""Freeze policies as pure functions: statistics + state -> state."""

@@ -1,0 +1,156 @@
+"""What another policy would have decided on a recorded run, and how noisy its statistics are.
+
+The statistics are those of the run as it was trained: a policy that would have frozen other blocks
+would, from then on, have seen somewhat other ones. A run in mode ``freeze`` with the policy
+``none`` trains everything and records everything, so any policy can be replayed on it. On a run
+that froze, a replay ends where it would need a block that had been frozen there.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from afcore.freezing.decisions import (
+    PER_BLOCK,
+    FreezePolicy,
+    FreezeState,
+    IntervalStatistics,
+)
+from afcore.freezing.gradient_norm import relative_change
+from afcore.report import IntervalReport, RunReport
+
+__all__ = ["EtaNoise", "Replay", "ReplayedInterval", "eta_noise", "replay"]
+
+
+@dataclass(frozen=True)
+class ReplayedInterval:
+    """One interval of a replay.
+
+    Attributes:
+        step: steps done at its end.
+        epoch: it belongs to.
+        eta: L numbers, the change to the interval before; NaN where there is none.
+        half_eta: L numbers, the change from the first half of this interval to its second.
+        recorded: boundary after it, in the recorded run.
+        replayed: boundary after it, by the policy.
+    """
+
+    step: int
+    epoch: int
+    eta: tuple[float, ...]
+    half_eta: tuple[float, ...]
+    recorded: int
+    replayed: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replay; ``ended_early`` says why it stopped before the run's end, if it did."""
+
+    intervals: list[ReplayedInterval]
+    ended_early: str | None
+
+
+@dataclass(frozen=True)
+class EtaNoise:
+    """How much of eta is noise.
+
+    Attributes:
+        num_values: etas looked at, all intervals and blocks.
+        median_eta: their median.
+        median_half_eta: median of the changes between the halves of one interval.
+        share_within_noise: share of etas that are no larger than the change between the halves of
+            their own interval.
+    """
+
+    num_values: int
+    median_eta: float
+    median_half_eta: float
+    share_within_noise: float
+
+
+def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Replay:
+    """Run a policy over the recorded intervals.
+
+    Args:
+        report: of the recorded run.
+        policy: to replay.
+        state: its first state.
+    """
+    total_steps = sum(epoch.num_steps for epoch in report.epochs)
+    after = {decision.step: decision.boundary_after for decision in report.decisions}
+    recorded = report.epochs[0].boundary_start
+    previous: IntervalReport | None = None
+    rows: list[ReplayedInterval] = []
+    for interval in report.intervals:
+        if state.boundary < recorded:
+            return Replay(
+                rows,
+                f"from step {interval.step - interval.num_steps} on the run had "
+                f"{recorded} blocks frozen and the policy {state.boundary}: there are no "
+                "statistics of the blocks between. Record a run with --set mode=freeze --set "
+                "freezing.policy=none to replay to the end.",
+            )
+        state, _ = policy(state, _statistics(interval, total_steps, state.boundary))
+        recorded = after.get(interval.step, recorded)
+        rows.append(
+            ReplayedInterval(
+                interval.step,
+                interval.epoch,
+                _eta(previous, interval),
+                tuple(
+                    relative_change(first, second) if first else math.nan
+                    for first, second in zip(
+                        interval.first_half_norms, interval.second_half_norms, strict=True
+                    )
+                ),
+                recorded,
+                state.boundary,
+            )
+        )
+        previous = interval
+    return Replay(rows, None)
+
+
+def eta_noise(intervals: Sequence[ReplayedInterval]) -> EtaNoise:
+    """Compare the change between intervals with the change inside of them."""
+    eta = np.array([row.eta for row in intervals], dtype=float)
+    half = np.array([row.half_eta for row in intervals], dtype=float)
+    known = np.isfinite(eta) & np.isfinite(half)
+    if not known.any():
+        return EtaNoise(0, math.nan, math.nan, math.nan)
+    eta, half = eta[known], half[known]
+    return EtaNoise(
+        eta.size, float(np.median(eta)), float(np.median(half)), float((eta <= half).mean())
+    )
+
+
+def _statistics(interval: IntervalReport, total_steps: int, boundary: int) -> IntervalStatistics:
+    """As the policy would have seen them: nothing of blocks that it has frozen."""
+    per_block = {
+        name: tuple(
+            0.0 if block < boundary else value
+            for block, value in enumerate(getattr(interval, name))
+        )
+        for name in PER_BLOCK
+    }
+    return IntervalStatistics(
+        **per_block,
+        num_steps=interval.num_steps,
+        step=interval.step,
+        total_steps=total_steps,
+        learning_rate=interval.learning_rate,
+    )
+
+
+def _eta(previous: IntervalReport | None, now: IntervalReport) -> tuple[float, ...]:
+    if previous is None:
+        return (math.nan,) * len(now.gradient_norms)
+    return tuple(
+        relative_change(before / previous.num_steps, after / now.num_steps)
+        if before and after
+        else math.nan
+        for before, after in zip(previous.gradient_norms, now.gradient_norms, strict=True)
+    )

@@ -1,0 +1,190 @@
+"""Does freezing cost accuracy? Four ways of training on three data sets, over several seeds.
+
+``full`` (nothing freezes), ``static`` (the lower half, from the start), ``gradient_norm`` (the
+paper's rule) and ``guarded`` train on the same batches; differences to ``full`` are paired over
+seeds. Every training is a run of the product, so the bench can be killed and started again with the
+same ``--out``: what is finished is not trained again.
+
+    python bench/accuracy.py --agnews train.csv test.csv --seeds 3 --out bench/out/accuracy
+"""
+
+import argparse
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {"mode": "full"},
+    "static": {"freezing.policy": "static"},
+    "gradient_norm": {"freezing.policy": "gradient_norm"},
+    "guarded": {"freezing.policy": "guarded"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--agnews", nargs=2, metavar=("TRAIN", "TEST"), help="CSV: text,label")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--set", action="append", default=[], help="further settings")
+    parser.add_argument("--out", type=Path, default=HERE / "out" / "accuracy")
+    arguments = parser.parse_args()
+    out = arguments.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_HOME", str(out / "prefect"))
+    rows = train_all(out, arguments)
+    (out / "accuracy.json").write_text(json.dumps(rows, indent=1) + "\n")
+    console = Console(width=150)
+    for table in (seeds_table(rows), summary_table(rows)):
+        console.print(table)
+    frontier_figure(rows).savefig(out / "accuracy.png", dpi=150)
+    console.print(f"{out}/accuracy.json, accuracy.png")
+
+
+def train_all(out: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each data set, seed and variant; the seeds of a data set one after the other."""
+    from pipelines.environment import set_defaults
+    from pipelines.ephemeral import ephemeral_server
+
+    set_defaults()
+    rows = []
+    with ephemeral_server():
+        from pipelines.finetune import finetune
+
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            for name, data in data_sets(arguments.agnews).items():
+                for variant in arguments.variants.split(","):
+                    config = configuration(out, {**data, **VARIANTS[variant]}, seed, arguments.set)
+                    report = finetune(config)
+                    rows.append(row(name, variant, seed, report))
+                    print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def data_sets(agnews: list[str] | None) -> dict[str, dict[str, Any]]:
+    """Settings of each data set; the docstrings are asked two questions."""
+    sets: dict[str, dict[str, Any]] = {
+        "docstrings: package": {"data.label": "label"},
+        "docstrings: kind": {"data.label": "kind"},
+    }
+    if agnews:
+        sets["AG News"] = {"data.train": agnews[0], "data.test": agnews[1]}
+    return sets
+
+
+def configuration(out: Path, changes: dict[str, Any], seed: int, settings: list[str]) -> Any:
+    from afcore.config import load_config
+
+    changes = {
+        "mode": "cached",
+        "cache.share": False,
+        "data.test_limit": None,
+        "store": str(out / "store"),
+        "tracking.uri": f"sqlite:///{out}/mlflow.db",
+        "tracking.experiment": "bench-accuracy",
+        **changes,
+        "training.seed": seed,
+    }
+    overrides = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in changes.items()]
+    return load_config(str(HERE / "speed.yaml"), [*overrides, *settings])
+
+
+def row(data: str, variant: str, seed: int, report: dict[str, Any]) -> dict[str, Any]:
+    totals = report["totals"]
+    return {
+        "data": data,
+        "variant": variant,
+        "seed": seed,
+        "validation": totals["validation"]["accuracy"],
+        "test": totals["test"]["accuracy"],
+        "paid_seconds": totals["train_seconds"] + totals["materialize_seconds"],
+        "materialize_seconds": totals["materialize_seconds"],
+        "activation_bytes": totals["activation_bytes_written"],
+        "boundaries": [epoch["boundary_end"] for epoch in report["epochs"]],
+    }
+
+
+def differences(rows: list[dict[str, Any]], variant: str, data: str | None) -> list[float]:
+    """Test accuracy minus that of ``full``, in points, for each pair of the same data and seed."""
+    full = {(r["data"], r["seed"]): r["test"] for r in rows if r["variant"] == "full"}
+    return [
+        100 * (r["test"] - full[r["data"], r["seed"]])
+        for r in rows
+        if r["variant"] == variant and data in (None, r["data"])
+    ]
+
+
+def speedups(rows: list[dict[str, Any]], variant: str, data: str | None) -> list[float]:
+    full = {(r["data"], r["seed"]): r["paid_seconds"] for r in rows if r["variant"] == "full"}
+    return [
+        full[r["data"], r["seed"]] / r["paid_seconds"]
+        for r in rows
+        if r["variant"] == variant and data in (None, r["data"])
+    ]
+
+
+def seeds_table(rows: list[dict[str, Any]]) -> Table:
+    """Every training."""
+    table = Table(title="Trainings", title_justify="left")
+    columns = ("data", "seed", "variant", "validation", "test", "train + cache s", "boundaries")
+    for column in columns:
+        table.add_column(column)
+    for r in rows:
+        table.add_row(
+            *(r["data"], str(r["seed"]), r["variant"], f"{100 * r['validation']:.2f} %"),
+            *(f"{100 * r['test']:.2f} %", f"{r['paid_seconds']:.1f}", str(r["boundaries"])),
+        )
+    return table
+
+
+def summary_table(rows: list[dict[str, Any]]) -> Table:
+    """Mean paired difference to ``full`` with its 95 % interval, and median speed-up."""
+    from afcore.paired import paired_difference
+
+    table = Table(title="Difference to full, in points of test accuracy", title_justify="left")
+    for column in ("data", "variant", "pairs", "mean difference", "95 % interval", "speed-up"):
+        table.add_column(column)
+    for data in [*dict.fromkeys(r["data"] for r in rows), None]:
+        for variant in dict.fromkeys(r["variant"] for r in rows if r["variant"] != "full"):
+            found = differences(rows, variant, data)
+            difference = paired_difference(found, [0.0] * len(found))
+            table.add_row(
+                *(data or "all", variant, str(len(found)), f"{difference.mean:+.2f}"),
+                f"{difference.low:+.2f} to {difference.high:+.2f}",
+                f"{statistics.median(speedups(rows, variant, data)):.2f}x",
+            )
+        table.add_section()
+    return table
+
+
+def frontier_figure(rows: list[dict[str, Any]]) -> Figure:
+    """Accuracy lost against speed-up, a panel a data set."""
+    names = list(dict.fromkeys(r["data"] for r in rows))
+    figure = Figure(figsize=(4 * len(names), 4), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, data in zip(panels, names, strict=True):
+        for variant in dict.fromkeys(r["variant"] for r in rows):
+            gained = differences(rows, variant, data)
+            faster = speedups(rows, variant, data)
+            points = axes.scatter(faster, gained, alpha=0.5)
+            color = points.get_facecolor()[0]
+            mean = (statistics.mean(faster), statistics.mean(gained))
+            axes.scatter(*mean, marker="D", s=70, color=color, alpha=1, label=variant)
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set(title=data, xlabel="speed-up over full")
+    panels[0].set_ylabel("test accuracy minus full's, points")
+    panels[-1].legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""``autofreeze replay``: what would another freezing policy have decided on a recorded run?"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from afcore.config import Config, parse_config
+from afcore.errors import ConfigError
+from afcore.freezing.choose import choose_policy
+from afcore.replay import EtaNoise, Replay, eta_noise, replay
+from afcore.report import CompareReport, RunReport
+
+__all__ = ["replay_report"]
+
+
+def replay_report(path: Path, policy: str, settings: Iterable[str], console: Console) -> None:
+    """Print a replay of each run of a report that has statistics.
+
+    Args:
+        path: a report of ``run`` or ``compare``.
+        policy: ``freezing.policy``.
+        settings: ``key=value``, of the section ``freezing``.
+        console: to print to.
+
+    Raises:
+        ConfigError: for a file that is no report, one without statistics, or a wrong setting.
+    """
+    runs = [run for run in _read_runs(path) if run.intervals]
+    if not runs:
+        raise ConfigError(
+            f"{path} has no statistics to replay: mode full keeps none. Record a run with --set "
+            "mode=freeze --set freezing.policy=none --report FILE."
+        )
+    freezing = _freezing(policy, settings).freezing
+    for run in runs:
+        try:
+            chosen, state = choose_policy(num_blocks=run.num_blocks, **freezing.policy_arguments())
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        done = replay(run, chosen, state)
+        title = f"{run.mode}, seed {run.seed}: recorded boundary, and that of {policy}"
+        console.print(_table(title, done, run.num_blocks))
+        if done.ended_early:
+            console.print(f"Ended early: {escape(done.ended_early)}")
+        console.print(_noise_sentence(eta_noise(done.intervals)))
+
+
+def _read_runs(path: Path) -> list[RunReport]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(tree, dict) and "runs" in tree:
+            return CompareReport.model_validate(tree).runs
+        return [RunReport.model_validate(tree)]
+    except OSError as error:
+        raise ConfigError(f"cannot read the report {str(path)!r}: {error.strerror}") from error
+    except (ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"{path} is not a report of this version: {str(error).splitlines()[0]}. Give a file "
+            "that run or compare wrote with --report."
+        ) from error
+
+
+def _freezing(policy: str, settings: Iterable[str]) -> Config:
+    section: dict[str, Any] = {"policy": policy}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r} is not of the form key=value")
+        section[key.strip().removeprefix("freezing.")] = value.strip()
+    tree = {"model": {"name": "-"}, "data": {"train": "-"}, "freezing": section}
+    return parse_config(tree, source="replay")
+
+
+def _table(title: str, done: Replay, num_blocks: int) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("epoch", "step", "recorded", "replayed"):
+        table.add_column(name, justify="right")
+    for block in range(num_blocks):
+        table.add_column(f"eta {block} (halves)", justify="right", no_wrap=True)
+    for row in done.intervals:
+        etas = [
+            f"{_number(eta)} ({_number(half)})"
+            for eta, half in zip(row.eta, row.half_eta, strict=True)
+        ]
+        table.add_row(str(row.epoch), str(row.step), str(row.recorded), str(row.replayed), *etas)
+    return table
+
+
+def _noise_sentence(noise: EtaNoise) -> str:
+    if not noise.num_values:
+        return "No two intervals to compare."
+    return (
+        f"Noise: over {noise.num_values} values the median eta is {noise.median_eta:.3f}; between "
+        f"the two halves of one interval the same change is {noise.median_half_eta:.3f}. "
+        f"{100 * noise.share_within_noise:.0f} % of the etas are no larger than the change inside "
+        "their own interval."
+    )
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"

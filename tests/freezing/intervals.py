@@ -1,0 +1,18 @@
+"""Statistics written out by hand."""
+
+from afcore.freezing.decisions import IntervalStatistics
+
+
+def interval(
+    norms: list[float],
+    num_steps: int = 1,
+    step: int = 1,
+    coherences: list[float] | None = None,
+) -> IntervalStatistics:
+    """Of a training of 100 steps."""
+    given = tuple(norms)
+    ones = (1.0,) * len(given)
+    squared_sums = ones if coherences is None else tuple(coherences)
+    return IntervalStatistics(
+        given, given, given, squared_sums, ones, num_steps, step, total_steps=100, learning_rate=1.0
+    )

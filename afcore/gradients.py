@@ -41,14 +41,18 @@ class GradientSums:
 
     def norms(self) -> tuple[float, ...]:
         """``d_l`` of each of the L blocks: sum over its parameters of the L1 norm of the sum."""
-        return tuple(
-            sum(
-                float(self._sums[parameter].abs().sum(dtype=torch.float64))
+        norms = [
+            [
+                self._sums[parameter].abs().sum(dtype=torch.float64)
                 for parameter in block
                 if parameter in self._sums
-            )
+            ]
             for block in self._blocks
-        )
+        ]
+        flat = [norm for block in norms for norm in block]
+        # Read together: each read by itself would wait for the device.
+        values = iter(torch.stack(flat).tolist() if flat else [])
+        return tuple(sum(next(values) for _ in block) for block in norms)
 
     def reset(self) -> None:
         """Begin the next interval."""

@@ -150,15 +150,20 @@ class SplitModel:
             output = given if hidden is None else hidden
             return self._as_block_output(output)
 
-        blocks = [self.blocks[i] for i in indices]
+        # An instance attribute hides the class's method; nn.Module calls self.forward. A compiled
+        # block has such an attribute already, and gets it back.
+        hidden_away = {
+            block: vars(block).pop("forward", None) for block in (self.blocks[i] for i in indices)
+        }
         try:
-            for block in blocks:
-                # An instance attribute hides the class's method; nn.Module calls self.forward.
+            for block in hidden_away:
                 object.__setattr__(block, "forward", forward)
             yield
         finally:
-            for block in blocks:
-                block.__dict__.pop("forward", None)
+            for block, own in hidden_away.items():
+                del vars(block)["forward"]
+                if own is not None:
+                    object.__setattr__(block, "forward", own)
 
     def _as_block_output(self, hidden: Tensor) -> Any:
         """Some architectures' blocks put out a tuple, hidden states first."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from afcore.errors import ConfigError
 
-__all__ = ["HIDDEN_DTYPES", "Compute", "choose_compute", "round_hidden"]
+__all__ = ["HIDDEN_DTYPES", "Compute", "choose_compute", "round_hidden", "to_device"]
 
 HIDDEN_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -27,10 +27,10 @@ class Compute:
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
-    def synchronize(self) -> None:
-        """Wait for the device, so that a clock read afterwards tells the work's time."""
+    def release_memory(self) -> None:
+        """Give what is no longer used back to the device, for larger or other allocations."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
 
     def seed(self, *numbers: int) -> None:
         """Seed dropout from ``numbers`` alone, so that no generator state need be kept."""
@@ -55,6 +55,13 @@ def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:
     if precision == "auto":
         precision = "bf16" if native else "fp32"
     return Compute(device, precision)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor without waiting: the device fetches it from pinned memory by itself."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def round_hidden(hidden: Tensor, dtype: Literal["bf16", "fp32"]) -> Tensor:

@@ -135,6 +135,11 @@ class TrainingConfig(_Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="`auto`: bf16 autocast where the device computes in it, else fp32"
     )
+    compile: bool = Field(
+        False,
+        description="`torch.compile` the blocks that train, anew at every boundary; needs a C++ "
+        "compiler, and draws other dropout than without",
+    )
 
 
 class FreezingConfig(_Section):

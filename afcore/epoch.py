@@ -218,6 +218,7 @@ def _train(
         hidden_dtype=config.cache.dtype,
         read_boundary=plan.read_from.boundary if plan.read_from else 0,
         feed=feed,
+        compile_backend="inductor" if config.training.compile else None,
     )
     clock = time.perf_counter()
     frozen = state.split.frozen_parts(boundary_start)

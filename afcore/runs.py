@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.blocks import SplitModel, verify_split
 from afcore.checkpoint import weight_digests
+from afcore.compile import check_compiler
 from afcore.compute import Compute, choose_compute
 from afcore.config import Config
 from afcore.data.prepare import PreparedData, open_prepared, prepare
@@ -163,6 +164,8 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         UserError: for data, a model or settings that cannot be used together.
     """
     compute = choose_compute(config.training.precision)
+    if config.training.compile:
+        check_compiler(compute.device)
     tokenizer = load_tokenizer(config.model.name)
     data = prepare(storage, tokenizer, **config.data.model_dump(exclude={"batching"}))
     model = load_classifier(
@@ -179,7 +182,8 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
     weights = weight_digests(split)
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    architecture = model.config.to_dict()
+    attention = model.config._attn_implementation
+    architecture = {**model.config.to_dict(), "attn_implementation": attention}
     run_id = recipe_digest(
         {
             "schema": 1,

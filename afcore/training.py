@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from afcore.activations.sets import HiddenDtype
 from afcore.blocks import Batch, SplitModel
+from afcore.compile import Backend, SuffixCompiler
 from afcore.compute import Compute, round_hidden
 from afcore.data.prepare import Examples
 from afcore.errors import AutoFreezeError
@@ -25,11 +26,13 @@ from afcore.feed import HiddenFeed
 from afcore.freezing.decisions import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.optimizer import SuffixOptimizer
+from afcore.stopwatch import Stopwatch
 from afcore.tasks.text_classification import classification_loss, collate
 
 __all__ = ["Interval", "StepLog", "TrainedEpoch", "TrainingState", "interval_ends", "train_epoch"]
 
 _PROGRESS_SECONDS = 5.0
+_STEPS_PER_READING = 50
 _log = logging.getLogger(__name__)
 
 
@@ -109,6 +112,7 @@ def train_epoch(
     hidden_dtype: HiddenDtype,
     read_boundary: int = 0,
     feed: HiddenFeed | None = None,
+    compile_backend: Backend | None = None,
 ) -> TrainedEpoch:
     """Train on ``batches`` in their order.
 
@@ -128,31 +132,36 @@ def train_epoch(
         hidden_dtype: hidden states at the boundary are rounded to it.
         read_boundary: boundary of the feed's set, at most the state's; 0 for tokens.
         feed: hidden states at ``read_boundary``.
+        compile_backend: of ``torch.compile`` for the suffix; None runs it eagerly.
 
     Raises:
         AutoFreezeError: when the loss is no longer finite.
     """
     done = TrainedEpoch()
+    losses = _Losses(done)
     split, total_steps = state.split, num_epochs * len(batches)
     ends = interval_ends(len(batches), intervals_per_epoch)
     compute.seed(seed, epoch)
     split.set_training(state.freeze.boundary)
+    compiler = SuffixCompiler(split, compile_backend)
+    compiler.compile(state.freeze.boundary)
     sums = GradientSums(split, ends[0])
+    watch = Stopwatch(compute.device)
     began = shown = time.monotonic()
     for number, ids in enumerate(batches, start=1):
         boundary = state.freeze.boundary
-        clock = time.perf_counter()
+        watch.start()
         batch, labels = collate(examples, ids, pad_token_id, compute.device)
         hidden = None
         if feed is not None:
             hidden = feed.batch(ids).to(compute.device, non_blocking=True)
             done.activation_bytes_read += feed.batch_bytes(ids)
-        clock = _lap(done, "read_seconds", clock, compute)
+        watch.lap("read")
         if boundary:
             hidden = _run_prefix(
                 split, batch, boundary, read_boundary, hidden, hidden_dtype, compute
             )
-        clock = _lap(done, "prefix_seconds", clock, compute)
+        watch.lap("prefix")
         loss = _backward(split, batch, labels, boundary, hidden, compute)
         norms = norms_of_gradients(state.optimizer.parameters)
         if policy is not None:
@@ -161,15 +170,20 @@ def train_epoch(
             clip_gradients(norms, max_grad_norm)
         rate = state.optimizer.step(learning_rate_factor(state.step, total_steps))
         state.step += 1
-        done.steps.append(StepLog(state.step, time.time(), loss, rate, boundary))
+        losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
         num_tokens = int(examples.lengths[ids].sum())
         done.prefix_block_tokens += num_tokens * (boundary - read_boundary)
         done.suffix_block_tokens += num_tokens * (split.num_blocks - boundary)
+        if number in ends or number % _STEPS_PER_READING == 0:
+            losses.read()
         if policy is not None and number in ends:
             _decide(done, state, sums, policy, epoch, total_steps)
             sums.begin(next((end for end in ends if end > number), number) - number)
-        _lap(done, "suffix_seconds", clock, compute)
+            if state.freeze.boundary != boundary:
+                _change_boundary(state, compiler, compute)
+        watch.lap("suffix")
         if time.monotonic() - shown > _PROGRESS_SECONDS or number == len(batches):
+            losses.read()
             shown = time.monotonic()
             left = (shown - began) / number * (len(batches) - number)
             _log.info(
@@ -178,6 +192,10 @@ def train_epoch(
                 *(np.mean([step.loss for step in done.steps[-20:]]), state.freeze.boundary),
                 *(split.num_blocks, left),
             )
+    compiler.release()
+    seconds = watch.seconds()
+    done.read_seconds, done.prefix_seconds = seconds["read"], seconds["prefix"]
+    done.suffix_seconds = seconds["suffix"]
     done.train_seconds = done.read_seconds + done.prefix_seconds + done.suffix_seconds
     return done
 
@@ -204,15 +222,35 @@ def _backward(
     boundary: int,
     hidden: Tensor | None,
     compute: Compute,
-) -> float:
+) -> Tensor:
+    """Leave gradients behind; the loss stays on the device."""
     with compute.autocast():
         logits = split.logits(batch, boundary, hidden)
     loss = classification_loss(logits, labels)
     loss.backward()
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise _diverged(f"the loss is {value}")
-    return value
+    return loss.detach()
+
+
+class _Losses:
+    """Losses on their way to the log; they are read together, as each reading waits."""
+
+    def __init__(self, done: TrainedEpoch) -> None:
+        self._steps = done.steps
+        self._waiting: list[tuple[StepLog, Tensor]] = []
+
+    def add(self, step: StepLog, loss: Tensor) -> None:
+        self._waiting.append((step, loss))
+
+    def read(self) -> None:
+        """Complete the log of the steps so far."""
+        if not self._waiting:
+            return
+        values = torch.stack([loss for _, loss in self._waiting]).tolist()
+        for (step, _), value in zip(self._waiting, values, strict=True):
+            if not math.isfinite(value):
+                raise _diverged(f"the loss at step {step.step} is {value}")
+            self._steps.append(replace(step, loss=value))
+        self._waiting.clear()
 
 
 def _diverged(what: str) -> AutoFreezeError:
@@ -245,13 +283,11 @@ def _decide(
             *(state.step, before, state.freeze.boundary, decision.threshold),
             " ".join(f"{eta:.3g}" for eta in decision.eta),
         )
-    if state.freeze.boundary > before:
-        state.split.set_training(state.freeze.boundary)
-        state.optimizer.drop_frozen()
 
 
-def _lap(done: TrainedEpoch, name: str, since: float, compute: Compute) -> float:
-    compute.synchronize()
-    now = time.perf_counter()
-    setattr(done, name, getattr(done, name) + now - since)
-    return now
+def _change_boundary(state: TrainingState, compiler: SuffixCompiler, compute: Compute) -> None:
+    """Train what is above the new boundary; let go of what was kept for the rest."""
+    state.split.set_training(state.freeze.boundary)
+    state.optimizer.drop_frozen()
+    compiler.compile(state.freeze.boundary)
+    compute.release_memory()

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from afcore.blocks import Batch
+from afcore.compute import to_device
 from afcore.data.prepare import Examples
 
 __all__ = ["Scores", "classification_loss", "collate"]
@@ -37,10 +38,10 @@ def collate(
         input_ids[row, :length] = examples.tokens[start : start + length]
         mask[row, :length] = 1
     batch = {
-        "input_ids": torch.from_numpy(input_ids).to(device, non_blocking=True),
-        "attention_mask": torch.from_numpy(mask).to(device, non_blocking=True),
+        "input_ids": to_device(torch.from_numpy(input_ids), device),
+        "attention_mask": to_device(torch.from_numpy(mask), device),
     }
-    return batch, torch.from_numpy(examples.labels[ids]).to(device, non_blocking=True)
+    return batch, to_device(torch.from_numpy(examples.labels[ids]), device)
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

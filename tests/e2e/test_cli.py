@@ -146,6 +146,21 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     _nothing_believable(tiny_config["store"])
 
 
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_compiling_without_a_compiler(
+    tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from torch._inductor import config as inductor
+
+    tiny_config["training"]["compile"] = True
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    with inductor.patch({"cpp.cxx": (None, "/no/such/compiler")}):
+        assert autofreeze("run", config) == 2
+    _expect_one_message(capfd, "set training.compile to false")
+    _nothing_believable(tiny_config["store"])
+
+
 @pytest.mark.s3
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(

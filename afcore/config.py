@@ -160,11 +160,11 @@ class FreezingConfig(_Section):
         description="blocks frozen: from the start (`static`; default half of them), at most "
         "(`linear`; default all but one)",
     )
-    start: float = Field(
-        0.25, ge=0, le=1, description="for `guarded`: share of all steps before the first freeze"
-    )
     patience: int = Field(
-        2, ge=1, description="for `guarded`: intervals of noise before a block freezes"
+        2,
+        ge=1,
+        description="for `guarded`: intervals that a block's gradients must be noise, and the loss "
+        "on unseen examples not fall, before it freezes",
     )
     noise_ratio: float = Field(
         1.1,

@@ -157,6 +157,13 @@ def _choose_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
     return None if freezing.policy == "static" else policy, state
 
 
+def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
+    """Of the epochs before ``epoch``."""
+    keys = [run.epoch_key(before, "report") for before in range(1, epoch)]
+    records = [read_record(run.storage, key, EpochRecord) for key in keys]
+    return tuple(record.report.validation["loss"] for record in records if record is not None)
+
+
 def _make_plan(
     run: Run, epoch: int, cache: RunCache, state: TrainingState, before: EpochRecord | None
 ) -> EpochPlan:
@@ -208,6 +215,7 @@ def _train(
         compute=run.compute,
         policy=policy,
         intervals_per_epoch=config.freezing.intervals_per_epoch,
+        validation_losses=_validation_losses(run, epoch),
         learning_rate_factor=partial(
             learning_rate_factor,
             schedule=config.training.schedule,

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from afcore.blocks import SplitModel, block_part
-from afcore.freezing.decisions import IntervalStatistics
 
 __all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
 
@@ -64,27 +63,18 @@ class GradientSums:
             self._first_half, self._sums = self._sums, {}
 
     @torch.no_grad()
-    def finish(self, *, step: int, total_steps: int, learning_rate: float) -> IntervalStatistics:
-        """The statistics of the interval; zeros for frozen blocks.
-
-        Args:
-            step: steps done since the training began.
-            total_steps: of the whole training.
-            learning_rate: mean over the interval.
-        """
+    def finish(self) -> dict[str, tuple[float, ...]]:
+        """The interval's statistics of each block, by their names in ``PER_BLOCK``; 0 if frozen."""
         first, second = self._l1_norms(self._first_half), self._l1_norms(self._sums)
         _accumulate(self._sums, self._first_half)
-        return IntervalStatistics(
-            gradient_norms=self._l1_norms(self._sums),
-            first_half_norms=first,
-            second_half_norms=second,
-            squared_sums=self._per_block({p: t.square().sum() for p, t in self._sums.items()}),
-            sums_of_squares=self._per_block(self._squares),
-            num_steps=self.num_steps,
-            step=step,
-            total_steps=total_steps,
-            learning_rate=learning_rate,
-        )
+        squared = {p: total.square().sum() for p, total in self._sums.items()}
+        return {
+            "gradient_norms": self._l1_norms(self._sums),
+            "first_half_norms": first,
+            "second_half_norms": second,
+            "squared_sums": self._per_block(squared),
+            "sums_of_squares": self._per_block(self._squares),
+        }
 
     def _l1_norms(self, sums: dict[nn.Parameter, Tensor]) -> tuple[float, ...]:
         return self._per_block({p: t.abs().sum(dtype=torch.float64) for p, t in sums.items()})

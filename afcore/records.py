@@ -84,6 +84,8 @@ def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:
             epoch=interval.epoch,
             num_steps=interval.statistics.num_steps,
             learning_rate=interval.statistics.learning_rate,
+            train_loss=interval.statistics.train_loss,
+            train_loss_error=interval.statistics.train_loss_error,
             **{name: list(getattr(interval.statistics, name)) for name in PER_BLOCK},
         )
         for interval in trained.intervals

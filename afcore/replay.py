@@ -93,7 +93,11 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
                 "statistics of the blocks between. Record a run with --set mode=freeze --set "
                 "freezing.policy=none to replay to the end.",
             )
-        state, _ = policy(state, _statistics(interval, total_steps, state.boundary))
+        validation_losses = tuple(
+            epoch.validation["loss"] for epoch in report.epochs if epoch.epoch < interval.epoch
+        )
+        statistics = _statistics(interval, total_steps, state.boundary, validation_losses)
+        state, _ = policy(state, statistics)
         recorded = after.get(interval.step, recorded)
         rows.append(
             ReplayedInterval(
@@ -127,7 +131,12 @@ def eta_noise(intervals: Sequence[ReplayedInterval]) -> EtaNoise:
     )
 
 
-def _statistics(interval: IntervalReport, total_steps: int, boundary: int) -> IntervalStatistics:
+def _statistics(
+    interval: IntervalReport,
+    total_steps: int,
+    boundary: int,
+    validation_losses: tuple[float, ...],
+) -> IntervalStatistics:
     """As the policy would have seen them: nothing of blocks that it has frozen."""
     per_block = {
         name: tuple(
@@ -142,6 +151,10 @@ def _statistics(interval: IntervalReport, total_steps: int, boundary: int) -> In
         step=interval.step,
         total_steps=total_steps,
         learning_rate=interval.learning_rate,
+        epoch=interval.epoch,
+        train_loss=interval.train_loss,
+        train_loss_error=interval.train_loss_error,
+        validation_losses=validation_losses,
     )
 
 

@@ -48,6 +48,8 @@ class IntervalReport(_Report):
     epoch: int
     num_steps: int
     learning_rate: float = Field(description="mean over it")
+    train_loss: float = Field(description="mean over its steps")
+    train_loss_error: float = Field(description="standard error of that mean")
     gradient_norms: list[float] = Field(
         description="per block, d_l: L1 norms of the gradients summed over the interval; 0 where "
         "frozen, as in the next four"

@@ -107,6 +107,7 @@ def train_epoch(
     compute: Compute,
     policy: FreezePolicy | None,
     intervals_per_epoch: int,
+    validation_losses: tuple[float, ...] = (),
     learning_rate_factor: Callable[[int, int], float],
     max_grad_norm: float,
     hidden_dtype: HiddenDtype,
@@ -127,6 +128,7 @@ def train_epoch(
         compute: device and precision.
         policy: decides at the end of each interval; None keeps no statistics.
         intervals_per_epoch: decisions per epoch.
+        validation_losses: of the epochs before this one, for the policy.
         learning_rate_factor: from (step counted from 0, total steps).
         max_grad_norm: clipping; 0 for none.
         hidden_dtype: hidden states at the boundary are rounded to it.
@@ -177,7 +179,7 @@ def train_epoch(
         if number in ends or number % _STEPS_PER_READING == 0:
             losses.read()
         if policy is not None and number in ends:
-            _decide(done, state, sums, policy, epoch, total_steps)
+            _decide(done, state, sums, policy, epoch, total_steps, validation_losses)
             sums.begin(next((end for end in ends if end > number), number) - number)
             if state.freeze.boundary != boundary:
                 _change_boundary(state, compiler, compute)
@@ -267,10 +269,22 @@ def _decide(
     policy: FreezePolicy,
     epoch: int,
     total_steps: int,
+    validation_losses: tuple[float, ...],
 ) -> None:
-    rates = [step.learning_rate for step in done.steps[-sums.num_steps :]]
-    statistics = sums.finish(
-        step=state.step, total_steps=total_steps, learning_rate=float(np.mean(rates))
+    steps = done.steps[-sums.num_steps :]
+    losses = [step.loss for step in steps]
+    statistics = IntervalStatistics(
+        **sums.finish(),
+        num_steps=len(steps),
+        step=state.step,
+        total_steps=total_steps,
+        learning_rate=float(np.mean([step.learning_rate for step in steps])),
+        epoch=epoch,
+        train_loss=float(np.mean(losses)),
+        train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
+        if len(losses) > 1
+        else 0.0,
+        validation_losses=validation_losses,
     )
     if not all(map(math.isfinite, statistics.gradient_norms)):
         raise _diverged("gradients are not finite")

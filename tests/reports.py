@@ -65,6 +65,8 @@ def make_report(mode: str = "cached", seed: int = 0, seconds: float = 10.0) -> R
                 epoch=2,
                 num_steps=10,
                 learning_rate=1e-4,
+                train_loss=1.0,
+                train_loss_error=0.1,
                 **{name: [1.0] * 4 for name in PER_BLOCK},
             )
         ],

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from afcore.freezing.decisions import PER_BLOCK, IntervalStatistics
+from afcore.freezing.decisions import PER_BLOCK
 from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from tests.training_setup import NUM_BLOCKS, make_split
 
@@ -18,23 +18,19 @@ def _add(sums: GradientSums, split: object, value: float, boundary: int = 0) -> 
     sums.add(norms_of_gradients(list(split.model.parameters())))
 
 
-def _finish(sums: GradientSums) -> IntervalStatistics:
-    return sums.finish(step=3, total_steps=30, learning_rate=0.5)
-
-
 def test_gradients_are_summed_with_their_signs_then_normed() -> None:
     split = make_split()
     sums = GradientSums(split, 3)
     sizes = [sum(p.numel() for p in block.parameters()) for block in split.blocks]
     for value in (1.0, -0.5, 0.25):
         _add(sums, split, value)
-    found = _finish(sums)
-    assert (found.num_steps, found.step, found.total_steps, found.learning_rate) == (3, 3, 30, 0.5)
-    assert found.gradient_norms == pytest.approx([0.75 * size for size in sizes])
-    assert found.first_half_norms == pytest.approx([1.0 * size for size in sizes])
-    assert found.second_half_norms == pytest.approx([0.25 * size for size in sizes])
-    assert found.squared_sums == pytest.approx([0.75**2 * size for size in sizes])
-    assert found.sums_of_squares == pytest.approx([1.3125 * size for size in sizes])
+    found = sums.finish()
+    assert sums.num_steps == 3
+    assert found["gradient_norms"] == pytest.approx([0.75 * size for size in sizes])
+    assert found["first_half_norms"] == pytest.approx([1.0 * size for size in sizes])
+    assert found["second_half_norms"] == pytest.approx([0.25 * size for size in sizes])
+    assert found["squared_sums"] == pytest.approx([0.75**2 * size for size in sizes])
+    assert found["sums_of_squares"] == pytest.approx([1.3125 * size for size in sizes])
 
 
 def test_an_interval_begins_with_nothing() -> None:
@@ -42,25 +38,25 @@ def test_an_interval_begins_with_nothing() -> None:
     sums = GradientSums(split, 1)
     _add(sums, split, 1.0)
     sums.begin(4)
-    found = _finish(sums)
-    assert found.num_steps == 0
-    assert all(getattr(found, name) == (0.0,) * NUM_BLOCKS for name in PER_BLOCK)
+    found = sums.finish()
+    assert sums.num_steps == 0
+    assert found == {name: (0.0,) * NUM_BLOCKS for name in PER_BLOCK}
 
 
 def test_an_interval_of_one_step_has_an_empty_first_half() -> None:
     split = make_split()
     sums = GradientSums(split, 1)
     _add(sums, split, 1.0)
-    found = _finish(sums)
-    assert found.first_half_norms == (0.0,) * NUM_BLOCKS
-    assert found.second_half_norms == found.gradient_norms
+    found = sums.finish()
+    assert found["first_half_norms"] == (0.0,) * NUM_BLOCKS
+    assert found["second_half_norms"] == found["gradient_norms"]
 
 
 def test_frozen_blocks_count_nothing() -> None:
     split = make_split()
     sums = GradientSums(split, 1)
     _add(sums, split, 1.0, boundary=2)
-    norms = _finish(sums).gradient_norms
+    norms = sums.finish()["gradient_norms"]
     assert norms[:2] == (0, 0)
     assert all(norm > 0 for norm in norms[2:])
 

@@ -18,7 +18,15 @@ def interval(step: int, norms: list[float], halves: tuple[float, float]) -> Inte
         "first_half_norms": [halves[0]] * len(norms),
         "second_half_norms": [halves[1]] * len(norms),
     }
-    return IntervalReport(step=step, epoch=1, num_steps=5, learning_rate=1e-4, **per_block)
+    return IntervalReport(
+        step=step,
+        epoch=1,
+        num_steps=5,
+        learning_rate=1e-4,
+        train_loss=1.0,
+        train_loss_error=0.1,
+        **per_block,
+    )
 
 
 def recorded(intervals: list[IntervalReport], decisions: list[DecisionReport]) -> RunReport:

@@ -16,7 +16,6 @@ def choose_policy(
     num_blocks: int,
     percentile: float,
     depth: int | None,
-    start: float,
     patience: int,
     noise_ratio: float,
 ) -> tuple[FreezePolicy, FreezeState]:
@@ -28,7 +27,6 @@ def choose_policy(
         percentile: for ``gradient_norm``.
         depth: blocks frozen from the start (``static``, default half of them) or at the end
             (``linear``, default all but one).
-        start: for ``guarded``.
         patience: for ``guarded``.
         noise_ratio: for ``guarded``.
 
@@ -41,7 +39,7 @@ def choose_policy(
             "be frozen: the last one always trains"
         )
     if policy == "guarded":
-        rule = partial(guarded_test, start=start, patience=patience, noise_ratio=noise_ratio)
+        rule = partial(guarded_test, patience=patience, noise_ratio=noise_ratio)
         return rule, FreezeState()
     if policy == "gradient_norm":
         return partial(gradient_norm_test, percentile=percentile), FreezeState()

@@ -27,6 +27,10 @@ class IntervalStatistics:
         step: steps done since the training began.
         total_steps: steps of the whole training.
         learning_rate: mean over the interval.
+        epoch: it belongs to, from 1.
+        train_loss: mean over the interval's steps; in epoch 1 of examples never seen before.
+        train_loss_error: its standard error.
+        validation_losses: of the epochs before this one, in order.
     """
 
     gradient_norms: tuple[float, ...]
@@ -38,6 +42,10 @@ class IntervalStatistics:
     step: int
     total_steps: int
     learning_rate: float
+    epoch: int
+    train_loss: float
+    train_loss_error: float
+    validation_losses: tuple[float, ...]
 
 
 PER_BLOCK = (
@@ -59,11 +67,15 @@ class FreezeState:
         previous: L numbers, the last interval's ``d_l`` per step; None before the first interval
             (``gradient_norm``).
         quiet: L numbers, intervals that each block has been quiet for (``guarded``).
+        best_loss: least mean training loss of an interval of epoch 1 (``guarded``).
+        steady: intervals since ``best_loss`` was last undercut (``guarded``).
     """
 
     boundary: int = 0
     previous: tuple[float, ...] | None = None
     quiet: tuple[int, ...] | None = None
+    best_loss: float | None = None
+    steady: int = 0
 
 
 @dataclass(frozen=True)

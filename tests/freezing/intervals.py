@@ -8,11 +8,20 @@ def interval(
     num_steps: int = 1,
     step: int = 1,
     coherences: list[float] | None = None,
+    epoch: int = 1,
+    loss: float = 1.0,
+    validation_losses: tuple[float, ...] = (),
 ) -> IntervalStatistics:
-    """Of a training of 100 steps."""
+    """Of a training of 100 steps; the loss has a standard error of 0.1."""
     given = tuple(norms)
     ones = (1.0,) * len(given)
     squared_sums = ones if coherences is None else tuple(coherences)
     return IntervalStatistics(
-        given, given, given, squared_sums, ones, num_steps, step, total_steps=100, learning_rate=1.0
+        *(given, given, given, squared_sums, ones, num_steps, step),
+        total_steps=100,
+        learning_rate=1.0,
+        epoch=epoch,
+        train_loss=loss,
+        train_loss_error=0.1,
+        validation_losses=validation_losses,
     )

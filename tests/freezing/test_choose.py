@@ -31,9 +31,9 @@ def test_where_policies_begin(name: str, depth: int | None, boundary: int) -> No
 
 
 def test_settings_reach_the_policy() -> None:
-    policy, _ = chosen(policy="guarded", start=0.5, patience=3, noise_ratio=1.5)
+    policy, _ = chosen(policy="guarded", patience=3, noise_ratio=1.5)
     assert policy.func is guarded_test
-    assert policy.keywords == {"start": 0.5, "patience": 3, "noise_ratio": 1.5}
+    assert policy.keywords == {"patience": 3, "noise_ratio": 1.5}
 
 
 def test_a_depth_that_leaves_nothing_to_train() -> None:

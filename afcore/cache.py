@@ -56,6 +56,12 @@ class RunCache:
         """Whether measurements decide; ``cache.mode`` may say it outright."""
         return self.allowed and self._run.config.cache.mode == "auto"
 
+    def has(self, boundary: int, weights: Mapping[str, ContentDigest]) -> bool:
+        """Whether the store has the set at ``boundary``, built from tokens."""
+        if not boundary or not self.allowed:
+            return False
+        return self._open_sound(self._reference([boundary], weights).folder) is not None
+
     def first_source(
         self, boundary: int, weights: Mapping[str, ContentDigest]
     ) -> tuple[SetReference | None, SourceDecision | None]:
@@ -65,7 +71,7 @@ class RunCache:
         reference = self._reference([boundary], weights) if boundary else None
         if not self._measured:
             return reference, None
-        exists = reference is not None and self._open_sound(reference.folder) is not None
+        exists = self.has(boundary, weights)
         decision = self.planner.decide(1, boundary=boundary, read_boundary=0, exists=exists)
         return reference if decision.source == "set" else None, decision
 

@@ -32,7 +32,7 @@ from afcore.profile import profile_compute
 from afcore.runs import Run, read_record
 from afcore.training import TrainedEpoch
 
-__all__ = ["SourcePlanner", "measure_profile", "place_set"]
+__all__ = ["SourcePlanner", "epoch_work", "measure_profile", "place_set"]
 
 _RUN_BUDGET_SECONDS = 1.5
 _HOST_SHARE = 0.5
@@ -154,8 +154,7 @@ class SourcePlanner:
         return self._run.config.freezing.policy not in ("static", "none")
 
     def _work(self, epoch: int) -> Work:
-        batches = _batches(self._run, self._examples, epoch)
-        return Work.of(self._examples.lengths, batches, _row_bytes(self._runner))
+        return epoch_work(self._run, self._examples, self._runner, epoch)
 
 
 def measure_profile(
@@ -193,9 +192,7 @@ def measure_profile(
             max_grad_norm=run.config.training.max_grad_norm,
             budget_seconds=budget_seconds,
         )
-        bandwidths = probe_bandwidths(
-            run.storage, run.activations_folder, runner, batches, row_bytes=_row_bytes(runner)
-        )
+        bandwidths = probe_bandwidths(run.storage, run.activations_folder, runner, batches)
     seconds = time.perf_counter() - clock
     _log.info(
         "profile in %.1f s: a block takes %.2f us a token trained and %.2f us frozen; store "
@@ -206,6 +203,12 @@ def measure_profile(
         ", ".join(f"{tier} {speed / 1e6:.0f} MB/s" for tier, speed in bandwidths.tiers.items()),
     )
     return Profile(compute=fitted, bandwidths=bandwidths, seconds=seconds)
+
+
+def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
+    """What epoch ``epoch``, 1-based, goes through."""
+    row_bytes = runner.hidden_size * ITEM_BYTES[runner.dtype]
+    return Work.of(examples.lengths, _batches(run, examples, epoch), row_bytes)
 
 
 def place_set(num_bytes: int) -> Reading:
@@ -223,10 +226,6 @@ def _batches(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.in
         epoch=epoch,
         batching=config.data.batching,
     )
-
-
-def _row_bytes(runner: PrefixRunner) -> int:
-    return runner.hidden_size * ITEM_BYTES[runner.dtype]
 
 
 @contextlib.contextmanager

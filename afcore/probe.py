@@ -6,6 +6,7 @@ figures. Of local files, a shard just written comes from the page cache, as a se
 
 import time
 import uuid
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,6 @@ def probe_bandwidths(
     runner: PrefixRunner,
     batches: list[npt.NDArray[np.int64]],
     *,
-    row_bytes: int,
     probe_bytes: int = SHARD_BYTES,
 ) -> Bandwidths:
     """Write and read a tiny set, then one of about ``probe_bytes``.
@@ -38,20 +38,21 @@ def probe_bandwidths(
         storage: of the run.
         folder: of activation sets; the probe lies in it for a moment. Left behind by a kill, it is
             collected as any set that nobody uses.
-        runner: of the training split; its numbers are not computed.
+        runner: of the training split; the rows of one example are computed, and repeated.
         batches: of an epoch; the probe takes the first ones, at least one.
-        row_bytes: stored bytes of one token's hidden state.
         probe_bytes: the size of a shard.
     """
+    rows = runner.rows(batches[0][:1], [1])
+    row_bytes = rows[:1].nbytes
     # The probe's example i is the i-th that the epoch meets.
     lengths = runner.examples.lengths[np.concatenate(batches)]
     ends = np.cumsum([len(ids) for ids in batches])
     num_batches = max(1, int((np.cumsum(lengths)[ends - 1] * row_bytes <= probe_bytes).sum()))
     probed = np.split(np.arange(ends[num_batches - 1]), ends[: num_batches - 1])
-    _Probe(storage, folder, runner, lengths[:1]).run()  # first use of the libraries
-    tiny = _Probe(storage, folder, runner, lengths[:1])
+    _Probe(storage, folder, runner, rows, lengths[:1]).run()  # first use of the libraries
+    tiny = _Probe(storage, folder, runner, rows, lengths[:1])
     tiny.run()
-    full = _Probe(storage, folder, runner, lengths[: ends[num_batches - 1]])
+    full = _Probe(storage, folder, runner, rows, lengths[: ends[num_batches - 1]])
     full.run(probed)
     size = int(lengths[: ends[num_batches - 1]].sum()) * row_bytes
     latency = min(tiny.read_seconds, tiny.write_seconds, full.read_seconds / 2)
@@ -64,15 +65,17 @@ def probe_bandwidths(
 
 
 class _Probe:
-    """One set of meaningless numbers."""
+    """One set of repeated rows."""
 
     def __init__(
         self,
         storage: Storage,
         folder: str,
         runner: PrefixRunner,
+        rows: npt.NDArray[Any],
         lengths: npt.NDArray[np.int64],
     ) -> None:
+        self._rows = rows
         self._storage = storage
         self._folder = f"{folder}/probe-{uuid.uuid4().hex[:12]}"
         self._runner = runner
@@ -101,13 +104,9 @@ class _Probe:
             self._runner.hidden_size,
             self._runner.dtype,
         )
-        kind = {"bf16": np.uint16, "fp32": np.float32}[self._runner.dtype]
-        rng = np.random.default_rng(0)
         shards = [
-            rng.integers(0, 2**14, (writer.layout.num_rows(i), self._runner.hidden_size)).astype(
-                kind
-            )
-            for i in range(writer.layout.num_shards)
+            np.resize(self._rows, (writer.layout.num_rows(shard), self._rows.shape[1]))
+            for shard in range(writer.layout.num_shards)
         ]
         clock = time.perf_counter()
         for number, rows in enumerate(shards):

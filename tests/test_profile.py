@@ -95,9 +95,7 @@ def test_no_term_is_negative() -> None:
 @pytest.mark.parametrize("probe_bytes", [0, 2000, 2**20])
 def test_the_probe_measures_and_leaves_nothing(storage: Storage, probe_bytes: int) -> None:
     runner = PrefixRunner(make_split(), EXAMPLES, 0, CPU_FP32, "bf16")
-    found = probe_bandwidths(
-        storage, "activations", runner, BATCHES, row_bytes=64, probe_bytes=probe_bytes
-    )
+    found = probe_bandwidths(storage, "activations", runner, BATCHES, probe_bytes=probe_bytes)
     assert min(found.store_write, found.store_read, found.store_latency_seconds) > 0
     assert set(found.tiers) == {"host memory", "local disk"}
     assert min(found.tiers.values()) > 0

@@ -182,7 +182,7 @@ class _Trial:
         ids = batches[len(batches) // 2]
         num_tokens = int(self._examples.lengths[ids].sum())
         depths = sorted({1, self._split.num_blocks - 1})
-        runner.rows(ids, [depths[-1]])
+        runner.rows(ids, [1])
         seconds = [self._seconds(partial(runner.rows, ids, [depth]), repeats=1) for depth in depths]
         rows = [[num_tokens, num_tokens * depth] for depth in depths]
         per_token, per_block = _fit(rows, seconds)

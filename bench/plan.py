@@ -2,8 +2,8 @@
 
 For some boundaries: profile and predict, then train one epoch with so many blocks frozen from the
 start, computing them (mode freeze) and reading them (mode cached). Prints predicted and measured
-seconds of the epoch and of building the set. Prediction and epoch follow each other closely, so that
-a machine whose speed changes is not taken for a bad prediction.
+seconds of the epoch and of building the set. Prediction and epoch follow each other closely, so
+that a machine whose speed changes is not taken for a bad prediction.
 
     python bench/plan.py --limit 600 --out bench/out
 """

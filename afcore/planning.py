@@ -296,6 +296,7 @@ def choose_source(
     reading: Reading,
     statistics: bool,
     scale: float = 1.0,
+    max_set_bytes: int | None = None,
 ) -> SourceDecision:
     """The source with the least predicted seconds over the epochs left, should nothing else freeze.
 
@@ -312,6 +313,7 @@ def choose_source(
         reading: of an epoch that reads a set.
         statistics: whether a policy decides.
         scale: of the profile's seconds.
+        max_set_bytes: a larger set is not built; one that is there may be read.
     """
     profile = profile.scaled(scale)
     if read_boundary > boundary:  # a freeze was taken back
@@ -319,7 +321,8 @@ def choose_source(
     read_boundaries: dict[Source, int] = {"tokens": 0}
     if read_boundary:
         read_boundaries["current"] = read_boundary
-    if boundary > read_boundary:
+    fits = max_set_bytes is None or work.set_bytes <= max_set_bytes
+    if boundary > read_boundary and (exists or fits):
         read_boundaries["set"] = boundary
     forecasts = {
         source: forecast_epoch(

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import least_squares, nnls
+from scipy.optimize import nnls
 
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import HiddenDtype
@@ -34,7 +34,6 @@ __all__ = ["profile_compute"]
 _QUANTILES = (1 / 2, 5 / 6, 1 / 6)
 _REPEATS = 3
 _MAX_ROUNDS = 8
-_TOLERATED = 0.1  # relative error of a step that is still taken at its full weight
 
 Batches = list[npt.NDArray[np.int64]]
 
@@ -235,19 +234,15 @@ def _fit_prefix(points: list[_Point]) -> dict[str, float]:
 
 
 def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Fit relative errors, no term negative; a step that was held up weighs little."""
+    """Least squares of relative errors, no term negative.
+
+    Relative, so that the short steps of deep boundaries count, and one that was held up hardly.
+    """
     target = np.maximum(np.asarray(seconds, dtype=np.float64), 1e-9)
     matrix = np.asarray(rows, dtype=np.float64) / target[:, None]
-    size = np.maximum(np.abs(matrix).max(axis=0), 1e-30)  # columns differ by powers of ten
-    start, _ = nnls(matrix / size, np.ones(len(target)))
-    found = least_squares(
-        lambda terms: matrix / size @ terms - 1,
-        start,
-        bounds=(0, np.inf),
-        loss="soft_l1",
-        f_scale=_TOLERATED,
-    )
-    return [float(value) for value in found.x / size]
+    size = np.maximum(matrix.max(axis=0), 1e-30)  # columns differ by powers of ten
+    found, _ = nnls(matrix / size, np.ones(len(target)))
+    return [float(value) for value in found / size]
 
 
 def _boundaries(num_blocks: int) -> list[int]:

@@ -140,6 +140,10 @@ def choose(boundary: int = 3, **changes: object) -> SourceDecision:
         # The set at hand is the one wanted; or none is worth reading any more.
         ({"read_boundary": 3, "epochs_left": 1}, "current", 0),
         ({"read_boundary": 3, "profile": profile(store_read=100.0)}, "tokens", 0),
+        # One byte too large to be built; one that is there may be read.
+        ({"max_set_bytes": 2000}, "set", 8.4),
+        ({"max_set_bytes": 1999}, "tokens", 0),
+        ({"max_set_bytes": 1999, "exists": True}, "set", 0),
         # A machine four times as fast makes reading not worth it.
         ({"epochs_left": 1, "scale": 0.25}, "tokens", 0),
     ],

@@ -9,6 +9,7 @@ import pytest
 from afcore import decide
 from afcore.config import Config, parse_config
 from afcore.epoch import run_epoch
+from afcore.planning import Profile, SourceDecision, read_seconds
 from afcore.preview import PlanReport
 from afcore.records import EpochPlan, EpochRecord
 from afcore.runs import Run, begin_run, identify_run, read_record, run_lease
@@ -162,8 +163,11 @@ def test_a_set_in_the_store_is_left_alone_where_computing_is_faster(
 ) -> None:
     train(auto.replace(**{"cache.mode": "on"}), 1)
     _bias(monkeypatch, "reading")
-    _, records = train(auto, 2)
+    run, records = train(auto, 2)
     assert [record.report.read_from for record in records] == ["tokens", "tokens"]
+    decision = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan).decision
+    assert decision.exists
+    assert decision.totals["set"] == pytest.approx(3 * _read_seconds(run, decision))
     assert "compute from tokens" in records[0].report.decision
 
 
@@ -189,6 +193,13 @@ def test_where_nothing_is_measured_nothing_is_predicted(auto: Config) -> None:
         report = records[0].report
         predictions = (report.predicted_train_seconds, report.prediction_error, report.decision)
         assert predictions == (None, None, None)
+
+
+def _read_seconds(run: Run, decision: SourceDecision) -> float:
+    """Of an epoch that reads the set: the bias leaves nothing else."""
+    profile = read_record(run.storage, f"{run.folder}/profile.json", Profile)
+    read = read_seconds(profile.bandwidths, decide.place_set(decision.set_bytes))
+    return decision.forecast.suffix_seconds + read
 
 
 def _bias(monkeypatch: pytest.MonkeyPatch, slower: str) -> None:

@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from afcore.activations.layout import SHARD_BYTES
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.planning import (
     Profile,
@@ -305,8 +304,8 @@ def _planned_epoch(
     usage = Usage(
         worker_seconds=train + build + other,
         bytes_stored=written,
-        puts=_objects(written) + objects,
-        gets=_objects(work.epoch.set_bytes if read_boundary else 0) + objects,
+        puts=_objects(profile, written) + objects,
+        gets=_objects(profile, work.epoch.set_bytes if read_boundary else 0) + objects,
     )
     return PlannedEpoch(
         epoch=number,
@@ -335,9 +334,10 @@ def _other_seconds(
     return profile.bandwidths.write_seconds(checkpoint) + tokens * per_token
 
 
-def _objects(num_bytes: int) -> int:
+def _objects(profile: Profile, num_bytes: int) -> int:
     """Of a set: two for each shard and for the index, and the manifest."""
-    return 2 * math.ceil(num_bytes / SHARD_BYTES) + 3 if num_bytes else 0
+    num_shards = math.ceil(num_bytes / profile.bandwidths.shard_bytes)
+    return 2 * num_shards + 3 if num_bytes else 0
 
 
 def _by_epoch(boundaries: list[int], intervals: int) -> list[list[int]]:

@@ -22,8 +22,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from afcore.activations.layout import SHARD_BYTES
-
 __all__ = [
     "Bandwidths",
     "ComputeProfile",
@@ -88,9 +86,11 @@ class ComputeProfile(_Record):
 class Bandwidths(_Record):
     """Measured bytes per second, and the store's seconds for a tiny object.
 
-    ``tiers``: gathering batches from host memory, local disk, ...
+    ``tiers``: gathering batches from host memory, local disk, ...; ``shard_bytes``: of an object of
+    a set, each of which waits for the store once.
     """
 
+    shard_bytes: int
     store_latency_seconds: float
     store_write: float
     store_read: float
@@ -104,9 +104,8 @@ class Bandwidths(_Record):
         """Reading a set from the store once."""
         return self._shards(num_bytes) * self.store_latency_seconds + num_bytes / self.store_read
 
-    @staticmethod
-    def _shards(num_bytes: int) -> int:
-        return math.ceil(num_bytes / SHARD_BYTES)
+    def _shards(self, num_bytes: int) -> int:
+        return math.ceil(num_bytes / self.shard_bytes)
 
 
 class Profile(_Record):

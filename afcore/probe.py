@@ -57,6 +57,7 @@ def probe_bandwidths(
     size = int(lengths[: ends[num_batches - 1]].sum()) * row_bytes
     latency = min(tiny.read_seconds, tiny.write_seconds, full.read_seconds / 2)
     return Bandwidths(
+        shard_bytes=SHARD_BYTES,
         store_latency_seconds=latency,
         store_write=size / max(full.write_seconds - latency, full.write_seconds / 2),
         store_read=size / (full.read_seconds - latency),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from afcore.activations.layout import SHARD_BYTES
 from afcore.planning import (
     Bandwidths,
     ComputeProfile,
@@ -19,6 +18,7 @@ from afcore.planning import (
 
 # 10 steps of 120 tokens with padding, 100 without; 2 bytes a token.
 WORK = Work(num_steps=10, padded_tokens=1200, num_tokens=1000, hidden_bytes=2)
+SHARD = 1_000_000
 READING = Reading({"host memory": 2000}, store_bytes=2000)
 
 
@@ -41,7 +41,9 @@ def profile(**changes: float) -> Profile:
         (speeds if name in speeds else times)[name] = value
     return Profile(
         compute=ComputeProfile(num_parameters=[1000, 300, 200, 100], **times),
-        bandwidths=Bandwidths(**speeds, tiers={"host memory": 4000.0, "local disk": 500.0}),
+        bandwidths=Bandwidths(
+            **speeds, shard_bytes=SHARD, tiers={"host memory": 4000.0, "local disk": 500.0}
+        ),
         seconds=1.0,
     )
 
@@ -100,8 +102,8 @@ def test_building_from_tokens_and_from_the_set_below() -> None:
 
 
 def test_every_shard_waits_for_the_store_once() -> None:
-    slow = profile(store_latency_seconds=0.25, store_read=SHARD_BYTES).bandwidths
-    assert slow.fetch_seconds(2 * SHARD_BYTES + 1) == pytest.approx(3 * 0.25 + 2)
+    slow = profile(store_latency_seconds=0.25, store_read=SHARD).bandwidths
+    assert slow.fetch_seconds(2 * SHARD + 1) == pytest.approx(3 * 0.25 + 2)
     assert slow.fetch_seconds(0) == 0
 
 

@@ -120,5 +120,7 @@ def test_a_deeper_boundary_is_never_predicted_to_take_longer_above_it() -> None:
 def probe_free(compute: ComputeProfile) -> object:
     from afcore.planning import Bandwidths, Profile
 
-    speeds = Bandwidths(store_latency_seconds=0, store_write=1, store_read=1, tiers={"x": 1})
+    speeds = Bandwidths(
+        shard_bytes=1, store_latency_seconds=0, store_write=1, store_read=1, tiers={"x": 1}
+    )
     return Profile(compute=compute, bandwidths=speeds, seconds=0)

@@ -6,23 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from afcore.activations.materialize import PrefixRunner, materialize
-from afcore.activations.sets import ITEM_BYTES, ActivationSet, open_set
+from afcore.activations.sets import ActivationSet, open_set
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
+from afcore.decide import SourcePlanner
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import IntegrityError
-from afcore.planning import Rates, plan_materialize
+from afcore.planning import SourceDecision
 from afcore.pretrained import forward_settings
 from afcore.records import SetReference
 from afcore.runs import Run, run_folder
 from afcore.training import TrainedEpoch
 
 __all__ = ["RunCache"]
-
-_ASSUMED_WRITE_BYTES_PER_SECOND = {"s3": 100e6}
-_ASSUMED_READ_BYTES_PER_SECOND = {"s3": 100e6}
-_LOCAL_BYTES_PER_SECOND = 500e6
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +42,7 @@ class RunCache:
         self.runner = PrefixRunner(
             split, examples, run.record.pad_token_id, compute, run.config.cache.dtype
         )
+        self.planner = SourcePlanner(run, split, examples, compute, self.runner)
 
     @property
     def allowed(self) -> bool:
@@ -53,20 +51,29 @@ class RunCache:
         wanted = config.mode == "cached" and config.cache.mode != "off"
         return wanted and self._run.record.uncacheable is None
 
+    @property
+    def _measured(self) -> bool:
+        """Whether measurements decide; ``cache.mode`` may say it outright."""
+        return self.allowed and self._run.config.cache.mode == "auto"
+
+    def has(self, boundary: int, weights: Mapping[str, ContentDigest]) -> bool:
+        """Whether the store has the set at ``boundary``, built from tokens."""
+        if not boundary or not self.allowed:
+            return False
+        return self._open_sound(self._reference([boundary], weights).folder) is not None
+
     def first_source(
         self, boundary: int, weights: Mapping[str, ContentDigest]
-    ) -> SetReference | None:
-        """What epoch 1 reads when a prefix is frozen from the start.
-
-        A set in the store is used. Else one is built when ``cache.mode`` is ``on``, or when more
-        than one epoch will read it: nothing is measured yet that a finer estimate could use.
-        """
-        if not boundary or not self.allowed:
-            return None
-        reference = self._reference([boundary], weights)
-        worthwhile = self._run.config.cache.mode == "on" or self._run.config.training.epochs > 1
-        found = self._open_sound(reference.folder) is not None
-        return reference if worthwhile or found else None
+    ) -> tuple[SetReference | None, SourceDecision | None]:
+        """What epoch 1 reads, and the decision when it was measured."""
+        if not self.allowed:
+            return None, None
+        reference = self._reference([boundary], weights) if boundary else None
+        if not self._measured:
+            return reference, None
+        exists = self.has(boundary, weights)
+        decision = self.planner.decide(1, boundary=boundary, read_boundary=0, exists=exists)
+        return reference if decision.source == "set" else None, decision
 
     def next_source(
         self,
@@ -77,47 +84,42 @@ class RunCache:
         """The set at a grown boundary, to be built from the current one."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
 
-    def should_build(
+    def next_decision(
         self,
         boundary: int,
         weights: Mapping[str, ContentDigest],
         current: SetReference | None,
         trained: TrainedEpoch,
+        epoch: int,
+    ) -> SourceDecision | None:
+        """What the epoch after ``epoch`` should read; None when nothing is measured."""
+        if not self._measured or epoch >= self._run.config.training.epochs:
+            return None
+        read_boundary = current.boundary if current else 0
+        exists = False
+        if boundary > read_boundary:
+            folder = self.next_source(boundary, weights, current).folder
+            exists = self._open_sound(folder) is not None
+        return self.planner.decide(
+            epoch + 1,
+            boundary=boundary,
+            read_boundary=read_boundary,
+            exists=exists,
+            scale=self.planner.scale(epoch, read_boundary, trained),
+        )
+
+    def should_build(
+        self,
+        boundary: int,
+        current: SetReference | None,
+        decision: SourceDecision | None,
         epochs_left: int,
     ) -> bool:
         """Whether to have the set at ``boundary`` before the next epoch."""
         read_boundary = current.boundary if current else 0
         if not self.allowed or epochs_left < 1 or boundary <= read_boundary:
             return False
-        folder = self.next_source(boundary, weights, current).folder
-        if self._run.config.cache.mode == "on" or self._open_sound(folder):
-            return True
-        protocol = self._run.storage.protocol
-        plan = plan_materialize(
-            Rates(
-                prefix_seconds=trained.prefix_seconds,
-                prefix_block_tokens=trained.prefix_block_tokens,
-                suffix_seconds=trained.suffix_seconds,
-                suffix_block_tokens=trained.suffix_block_tokens,
-                read_bytes_per_second=_ASSUMED_READ_BYTES_PER_SECOND.get(
-                    protocol, _LOCAL_BYTES_PER_SECOND
-                ),
-                write_bytes_per_second=_ASSUMED_WRITE_BYTES_PER_SECOND.get(
-                    protocol, _LOCAL_BYTES_PER_SECOND
-                ),
-            ),
-            num_tokens=len(self._examples.tokens),
-            hidden_bytes=self.runner.hidden_size * ITEM_BYTES[self.runner.dtype],
-            read_boundary=read_boundary,
-            boundary=boundary,
-            epochs_left=epochs_left,
-        )
-        _log.info(
-            "activations@%d: %.0f MB would cost %.1f s and spare %.1f s in %d epochs: %s",
-            *(boundary, plan.num_bytes / 1e6, plan.cost_seconds, plan.saving_seconds),
-            *(epochs_left, "written" if plan.pays else "not written"),
-        )
-        return plan.pays
+        return decision is None or decision.source == "set"
 
     def open_or_build(
         self,

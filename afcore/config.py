@@ -173,6 +173,11 @@ class FreezingConfig(_Section):
         "1 is noise, the number of steps is full agreement",
     )
 
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether gradients are added up; the policy ``none`` keeps them for replays."""
+        return self.policy != "static"
+
     def policy_arguments(self) -> dict[str, Any]:
         """Arguments of :func:`afcore.freezing.choose.choose_policy`."""
         return self.model_dump(exclude={"intervals_per_epoch"})

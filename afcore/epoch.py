@@ -12,6 +12,7 @@ committed::
 import logging
 import time
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from afcore.feed import HiddenFeed
 from afcore.freezing.choose import choose_policy
 from afcore.freezing.decisions import FreezePolicy, FreezeState
 from afcore.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.planning import SourceDecision
 from afcore.records import (
     CheckpointRecord,
     EpochPlan,
@@ -38,7 +40,7 @@ from afcore.records import (
 )
 from afcore.report import EpochReport
 from afcore.runs import Run, check_lease, read_record
-from afcore.training import TrainingState, train_epoch
+from afcore.training import TrainedEpoch, TrainingState, train_epoch
 
 __all__ = ["load_checkpoint", "run_epoch"]
 
@@ -101,7 +103,12 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
     )
     requests = (usage.puts - requests_before[0], usage.gets - requests_before[1])
     report = report.model_copy(update={"cost_usd": _cost(run, report, *requests)})
-    record = EpochRecord(report=report, read_next_from=read_next_from, finished=time.time())
+    record = EpochRecord(
+        report=report,
+        read_next_from=read_next_from,
+        finished=time.time(),
+        next_decision=checkpoint.decision,
+    )
     check_lease(run, attempt)
     run.storage.put(run.epoch_key(epoch, "report"), record.model_dump_json().encode())
     _collect(run, epoch)
@@ -154,7 +161,7 @@ def _choose_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
         return None, FreezeState()
     freezing = run.config.freezing
     policy, state = choose_policy(num_blocks=run.record.num_blocks, **freezing.policy_arguments())
-    return None if freezing.policy == "static" else policy, state
+    return policy if freezing.keeps_statistics else None, state
 
 
 def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
@@ -168,10 +175,10 @@ def _make_plan(
     run: Run, epoch: int, cache: RunCache, state: TrainingState, before: EpochRecord | None
 ) -> EpochPlan:
     if before is not None:
-        read_from = before.read_next_from
+        read_from, decision = before.read_next_from, before.next_decision
     else:
-        read_from = cache.first_source(state.freeze.boundary, run.record.weights)
-    plan = EpochPlan(read_from=read_from, started=time.time())
+        read_from, decision = cache.first_source(state.freeze.boundary, run.record.weights)
+    plan = EpochPlan(read_from=read_from, started=time.time(), decision=decision)
     run.storage.put(run.epoch_key(epoch, "plan"), plan.model_dump_json().encode())
     return plan
 
@@ -261,17 +268,19 @@ def _train(
     )
     # The records of this epoch hold what was built for its start; what follows is added to it.
     cache.seconds, cache.bytes_written = 0.0, 0
+    decision = cache.next_decision(state.freeze.boundary, saved, plan.read_from, trained, epoch)
+    report = report.model_copy(update=_predictions(epoch, cache, plan, decision, trained, report))
     record = CheckpointRecord(
         step=state.step,
         freeze=state.freeze,
         parts=saved,
         materialize=cache.should_build(
             state.freeze.boundary,
-            saved,
             plan.read_from,
-            trained,
+            decision,
             epochs_left=config.training.epochs - epoch,
         ),
+        decision=decision,
         report=report,
         decisions=decision_reports(trained),
         intervals=interval_reports(trained),
@@ -283,12 +292,36 @@ def _train(
     return record
 
 
+def _predictions(
+    epoch: int,
+    cache: RunCache,
+    plan: EpochPlan,
+    decision: SourceDecision | None,
+    trained: TrainedEpoch,
+    report: EpochReport,
+) -> dict[str, Any]:
+    """What was predicted of the epoch, and of the set that is built at its end."""
+    if plan.decision is None:
+        return {}
+    built_first = plan.decision.build_seconds if epoch == 1 else 0.0
+    return {
+        "decision": plan.decision.text(),
+        "predicted_train_seconds": plan.decision.forecast.train_seconds,
+        "predicted_materialize_seconds": built_first
+        + (decision.build_seconds if decision else 0.0),
+        "prediction_error": cache.planner.error(
+            epoch, plan.decision, trained, report.train_seconds
+        ),
+    }
+
+
 def _materialize(
     cache: RunCache, plan: EpochPlan, checkpoint: CheckpointRecord
 ) -> SetReference | None:
     """Write the set at the new boundary if that was decided; what the next epoch reads."""
     if not checkpoint.materialize:
-        return plan.read_from
+        stop = checkpoint.decision is not None and checkpoint.decision.source == "tokens"
+        return None if stop else plan.read_from
     reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, plan.read_from)
     cache.open_or_build(reference, checkpoint.parts, below=plan.read_from)
     return reference

@@ -1,89 +1,374 @@
-"""Decisions from measurements: is an activation set worth writing? No I/O, no torch.
+"""Decisions from measurements: seconds of an epoch, and what it should read. No I/O, no torch.
 
-The estimate is a first, simple one: compute rates measured in the epoch that just ended and an
-assumed bandwidth of the store, applied to the tokens of the epochs left.
+The model, fitted by :mod:`afcore.profile` (docs/decisions/0014). ``L`` blocks, boundary ``k``, a
+set at ``r <= k`` (0: tokens), ``T`` tokens of a batch with padding, ``P(k)`` parameters that
+train::
+
+    suffix of a step = step + token * T + block_token * T * (L - k) + update * P(k)
+                       + embeddings, at k = 0  + statistics * P(k), where a policy decides
+    prefix of a step = step + token * T, at r = 0  + block_token * T * (k - r)
+    reading an epoch = bytes from the store / its speed + bytes of each tier / the tier's speed
+    building a set   = (token + block_token * (k - r)) * tokens + writing [+ reading the one below]
+
+A set takes the same bytes at every boundary. Reading is not taken to overlap with computing.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["MaterializePlan", "Rates", "plan_materialize"]
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
-INFERENCE_GAIN = 0.85
-"""Seconds per token of a length-sorted inference pass, as a share of a training batch's prefix."""
+__all__ = [
+    "Bandwidths",
+    "ComputeProfile",
+    "EpochForecast",
+    "Profile",
+    "Reading",
+    "Source",
+    "SourceDecision",
+    "Work",
+    "build_seconds",
+    "choose_source",
+    "forecast_epoch",
+    "read_seconds",
+]
 
-_FORWARD_SHARE = 1 / 3
-"""Forward share of forward + backward, when no prefix has run yet: 2 of 6 FLOP per weight."""
+Source = Literal["tokens", "current", "set"]
+"""Run everything; read the set at hand and run the blocks above it; have the set at the boundary.
+"""
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What an epoch measured, and what the store is taken to do.
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ComputeProfile(_Record):
+    """Fitted seconds of one device; see the module's formulas.
 
     Attributes:
-        prefix_seconds: in the frozen prefix.
-        prefix_block_tokens: tokens times blocks that went through the prefix.
-        suffix_seconds: in forward, backward and update of the suffix.
-        suffix_block_tokens: tokens times blocks that went through the suffix.
-        read_bytes_per_second: of the store, assumed.
-        write_bytes_per_second: of the store, assumed.
+        num_parameters: L numbers, P(k): parameters that train at boundary k.
+        suffix_step: of a training step, whatever its size.
+        suffix_token: per token: head, loss, what the frozen embeddings still cost.
+        suffix_block_token: per token and trained block, forward and backward.
+        suffix_embeddings: per step, on top, while the embeddings train.
+        update: per parameter: clipping and optimizer.
+        statistics: per parameter: adding up gradients.
+        prefix_step: of running frozen blocks on a batch.
+        prefix_token: per token: embeddings.
+        prefix_block_token: per token and block, forward alone, in eval mode.
+        inference_token: per token without padding, in large sorted batches.
+        inference_block_token: the same per block.
     """
 
-    prefix_seconds: float
-    prefix_block_tokens: int
-    suffix_seconds: float
-    suffix_block_tokens: int
-    read_bytes_per_second: float
-    write_bytes_per_second: float
+    num_parameters: list[int]
+    suffix_step: float
+    suffix_token: float
+    suffix_block_token: float
+    suffix_embeddings: float
+    update: float
+    statistics: float
+    prefix_step: float
+    prefix_token: float
+    prefix_block_token: float
+    inference_token: float
+    inference_block_token: float
 
     @property
-    def forward_seconds_per_block_token(self) -> float:
-        """One token through one frozen block."""
-        if self.prefix_block_tokens:
-            return self.prefix_seconds / self.prefix_block_tokens
-        return _FORWARD_SHARE * self.suffix_seconds / max(1, self.suffix_block_tokens)
+    def num_blocks(self) -> int:
+        """L."""
+        return len(self.num_parameters)
+
+
+class Bandwidths(_Record):
+    """Measured bytes per second, and the store's seconds for a tiny object.
+
+    ``tiers``: gathering batches from host memory, local disk, ...; ``shard_bytes``: of an object of
+    a set, each of which waits for the store once.
+    """
+
+    shard_bytes: int
+    store_latency_seconds: float
+    store_write: float
+    store_read: float
+    tiers: dict[str, float]
+
+    def write_seconds(self, num_bytes: int) -> float:
+        """Writing a set to the store."""
+        return self._shards(num_bytes) * self.store_latency_seconds + num_bytes / self.store_write
+
+    def fetch_seconds(self, num_bytes: int) -> float:
+        """Reading a set from the store once."""
+        return self._shards(num_bytes) * self.store_latency_seconds + num_bytes / self.store_read
+
+    def _shards(self, num_bytes: int) -> int:
+        return math.ceil(num_bytes / self.shard_bytes)
+
+
+class Profile(_Record):
+    """All that was measured; ``seconds`` is what measuring took."""
+
+    compute: ComputeProfile
+    bandwidths: Bandwidths
+    seconds: float
+
+    def scaled(self, factor: float) -> "Profile":
+        """The same with every second of computing ``factor`` times as long."""
+        times = {
+            name: value * factor
+            for name, value in self.compute.model_dump(exclude={"num_parameters"}).items()
+        }
+        return self.model_copy(update={"compute": self.compute.model_copy(update=times)})
 
 
 @dataclass(frozen=True)
-class MaterializePlan:
-    """Whether to write a set, and why.
+class Work:
+    """What an epoch goes through.
 
-    ``cost_seconds`` is the pass and the write; ``saving_seconds`` what the epochs left are then
-    spared, reading paid for.
+    Attributes:
+        num_steps: batches.
+        padded_tokens: of all batches.
+        num_tokens: the same without padding.
+        hidden_bytes: stored bytes of one token's hidden state.
     """
 
-    pays: bool
-    num_bytes: int
-    cost_seconds: float
-    saving_seconds: float
+    num_steps: int
+    padded_tokens: int
+    num_tokens: int
+    hidden_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        lengths: npt.NDArray[np.int64],
+        batches: Sequence[npt.NDArray[np.int64]],
+        hidden_bytes: int,
+    ) -> "Work":
+        """Count.
+
+        Args:
+            lengths: [n] tokens of each example.
+            batches: of example ids.
+            hidden_bytes: see above.
+        """
+        padded = sum(len(ids) * int(lengths[ids].max()) for ids in batches)
+        return cls(len(batches), padded, int(lengths.sum()), hidden_bytes)
+
+    @property
+    def set_bytes(self) -> int:
+        """Of an activation set."""
+        return self.num_tokens * self.hidden_bytes
 
 
-def plan_materialize(
-    rates: Rates,
+@dataclass(frozen=True)
+class Reading:
+    """Where the bytes of an epoch come from.
+
+    Attributes:
+        bytes_by_tier: from which batches are gathered.
+        store_bytes: read from the store during the epoch, to fill the tiers or past them.
+    """
+
+    bytes_by_tier: Mapping[str, int]
+    store_bytes: int
+
+
+class EpochForecast(_Record):
+    """Predicted seconds of an epoch's training."""
+
+    prefix_seconds: float
+    suffix_seconds: float
+    read_seconds: float
+
+    @property
+    def train_seconds(self) -> float:
+        """All of them."""
+        return self.prefix_seconds + self.suffix_seconds + self.read_seconds
+
+
+class SourceDecision(_Record):
+    """What an epoch reads, and why.
+
+    Attributes:
+        source: see :data:`Source`.
+        boundary: k, as the epoch starts.
+        read_boundary: of the set that is read; 0 for tokens.
+        exists: a set at the boundary was there already.
+        epochs_left: that the choice was made for.
+        set_bytes: of a set.
+        build_seconds: predicted of the set that this has built; 0 for none.
+        forecast: of the next epoch, should the boundary stay.
+        totals: predicted seconds of all epochs left, building included, by source.
+        scale: of the profile's seconds, as the epoch before showed it.
+    """
+
+    source: Source
+    boundary: int
+    read_boundary: int
+    exists: bool
+    epochs_left: int
+    set_bytes: int
+    build_seconds: float
+    forecast: EpochForecast
+    totals: dict[Source, float]
+    scale: float = 1.0
+
+    def text(self) -> str:
+        """On one line."""
+        chosen = {
+            "tokens": "compute from tokens",
+            "current": f"go on reading activations@{self.read_boundary}",
+            "set": f"{'read' if self.exists else 'write and read'} activations@{self.boundary}",
+        }
+        weighed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.totals.items())
+        return (
+            f"boundary {self.boundary}: {chosen[self.source]}; predicted {weighed} for "
+            f"{self.epochs_left} epochs with building; the next epoch "
+            f"{self.forecast.train_seconds:.1f} s (prefix {self.forecast.prefix_seconds:.1f}, "
+            f"suffix {self.forecast.suffix_seconds:.1f}, read {self.forecast.read_seconds:.1f}), "
+            f"building {self.build_seconds:.1f} s, a set {self.set_bytes / 1e6:.1f} MB"
+        )
+
+
+def forecast_epoch(
+    profile: Profile,
+    work: Work,
+    boundaries: Sequence[int],
     *,
-    num_tokens: int,
-    hidden_bytes: int,
     read_boundary: int,
-    boundary: int,
-    epochs_left: int,
-) -> MaterializePlan:
-    """Compare writing a set at ``boundary`` with running the blocks above ``read_boundary`` again.
-
-    With ``f`` seconds per token and block, ``d = boundary - read_boundary`` blocks and ``B``
-    bytes: cost ``t * d * f * gain + B / write``; saving ``epochs_left * (t * d * f - B / read)``,
-    where reading is free when a set at ``read_boundary`` would be read anyway.
+    reading: Reading,
+    statistics: bool,
+) -> EpochForecast:
+    """Predict an epoch.
 
     Args:
-        rates: as measured.
-        num_tokens: t, of the whole training set.
-        hidden_bytes: bytes of one token's hidden state.
-        read_boundary: 0 for tokens, or the boundary of the set at hand.
-        boundary: of the set to write.
-        epochs_left: that would read it.
+        profile: as measured.
+        work: of the epoch.
+        boundaries: in force, for equal shares of the steps; one if it stays.
+        read_boundary: of the set that is read, at most the first boundary; 0 for tokens.
+        reading: used when a set is read.
+        statistics: whether a policy decides.
     """
-    num_bytes = num_tokens * hidden_bytes
+    shares = [1 / len(boundaries)] * len(boundaries)
+    suffix = sum(
+        share * _suffix_seconds(profile.compute, work, boundary, statistics)
+        for share, boundary in zip(shares, boundaries, strict=True)
+    )
+    prefix = sum(
+        share * _prefix_seconds(profile.compute, work, boundary, read_boundary)
+        for share, boundary in zip(shares, boundaries, strict=True)
+    )
+    read = read_seconds(profile.bandwidths, reading) if read_boundary else 0.0
+    return EpochForecast(prefix_seconds=prefix, suffix_seconds=suffix, read_seconds=read)
+
+
+def read_seconds(bandwidths: Bandwidths, reading: Reading) -> float:
+    """An epoch's reading: opening and gathering. An unknown tier is as fast as the slowest."""
+    slowest = min(bandwidths.tiers.values())
+    gathering = sum(
+        num_bytes / bandwidths.tiers.get(tier, slowest)
+        for tier, num_bytes in reading.bytes_by_tier.items()
+    )
+    return gathering + bandwidths.fetch_seconds(reading.store_bytes)
+
+
+def build_seconds(profile: Profile, work: Work, boundary: int, read_boundary: int) -> float:
+    """Computing and writing the set at ``boundary`` from the one at ``read_boundary``."""
+    compute, bandwidths = profile.compute, profile.bandwidths
     depth = boundary - read_boundary
-    recompute_seconds = num_tokens * depth * rates.forward_seconds_per_block_token
-    read_seconds = 0.0 if read_boundary else num_bytes / rates.read_bytes_per_second
-    cost = recompute_seconds * INFERENCE_GAIN + num_bytes / rates.write_bytes_per_second
-    saving = epochs_left * (recompute_seconds - read_seconds)
-    return MaterializePlan(saving > cost, num_bytes, cost, saving)
+    per_token = compute.inference_token + depth * compute.inference_block_token
+    below = bandwidths.fetch_seconds(work.set_bytes) if read_boundary else 0.0
+    return work.num_tokens * per_token + below + bandwidths.write_seconds(work.set_bytes)
+
+
+def choose_source(
+    profile: Profile,
+    work: Work,
+    *,
+    boundary: int,
+    read_boundary: int,
+    exists: bool,
+    epochs_left: int,
+    reading: Reading,
+    statistics: bool,
+    scale: float = 1.0,
+    max_set_bytes: int | None = None,
+) -> SourceDecision:
+    """The source with the least predicted seconds over the epochs left, should nothing else freeze.
+
+    A set that is there already costs nothing to build, but is read only if that is cheaper than
+    computing. Among equals the simpler wins.
+
+    Args:
+        profile: as measured.
+        work: of the next epoch.
+        boundary: k, as the next epoch starts.
+        read_boundary: of the set at hand; 0 for none.
+        exists: whether the store has the set at ``boundary``.
+        epochs_left: that would read it.
+        reading: of an epoch that reads a set.
+        statistics: whether a policy decides.
+        scale: of the profile's seconds.
+        max_set_bytes: a larger set is not built; one that is there may be read.
+    """
+    profile = profile.scaled(scale)
+    if read_boundary > boundary:  # a freeze was taken back
+        read_boundary = 0
+    read_boundaries: dict[Source, int] = {"tokens": 0}
+    if read_boundary:
+        read_boundaries["current"] = read_boundary
+    fits = max_set_bytes is None or work.set_bytes <= max_set_bytes
+    if boundary > read_boundary and (exists or fits):
+        read_boundaries["set"] = boundary
+    forecasts = {
+        source: forecast_epoch(
+            profile,
+            work,
+            [boundary],
+            read_boundary=at,
+            reading=reading,
+            statistics=statistics,
+        )
+        for source, at in read_boundaries.items()
+    }
+    build = 0.0 if exists else build_seconds(profile, work, boundary, read_boundary)
+    totals = {
+        source: epochs_left * forecast.train_seconds + (build if source == "set" else 0.0)
+        for source, forecast in forecasts.items()
+    }
+    source = min(totals, key=lambda name: totals[name])
+    return SourceDecision(
+        source=source,
+        boundary=boundary,
+        read_boundary=read_boundaries[source],
+        exists=exists,
+        epochs_left=epochs_left,
+        set_bytes=work.set_bytes,
+        build_seconds=build if source == "set" else 0.0,
+        forecast=forecasts[source],
+        totals=totals,
+        scale=scale,
+    )
+
+
+def _suffix_seconds(compute: ComputeProfile, work: Work, boundary: int, statistics: bool) -> float:
+    per_parameter = compute.update + (compute.statistics if statistics else 0.0)
+    per_step = compute.suffix_step + compute.num_parameters[boundary] * per_parameter
+    if boundary == 0:
+        per_step += compute.suffix_embeddings
+    per_token = compute.suffix_token + compute.suffix_block_token * (compute.num_blocks - boundary)
+    return work.num_steps * per_step + work.padded_tokens * per_token
+
+
+def _prefix_seconds(
+    compute: ComputeProfile, work: Work, boundary: int, read_boundary: int
+) -> float:
+    if boundary == read_boundary:
+        return 0.0
+    per_token = compute.prefix_block_token * (boundary - read_boundary)
+    if not read_boundary:
+        per_token += compute.prefix_token
+    return work.num_steps * compute.prefix_step + work.padded_tokens * per_token

@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
 from afcore.freezing.decisions import PER_BLOCK, FreezeState
+from afcore.planning import SourceDecision
 from afcore.report import DecisionReport, EpochReport, IntervalReport
 from afcore.training import StepLog, TrainedEpoch
 
@@ -38,24 +39,27 @@ class SetReference(_Record):
 class EpochPlan(_Record):
     """``plan.json``: recorded before the epoch and reused on restart.
 
-    So nothing that is measured on another day changes what is trained.
+    So nothing that is measured on another day changes what is trained. ``decision`` is None where
+    nothing was measured.
     """
 
     read_from: SetReference | None
     started: float
+    decision: SourceDecision | None = None
 
 
 class CheckpointRecord(_Record):
     """``checkpoint.json``: the state after an epoch's training, and what the training measured.
 
     ``report`` is filled as far as the training; ``materialize`` is the decision to write the set
-    at the new boundary.
+    at the new boundary, ``decision`` what it was taken from (None where nothing was measured).
     """
 
     step: int
     freeze: FreezeState
     parts: dict[str, ContentDigest]
     materialize: bool
+    decision: SourceDecision | None = None
     report: EpochReport
     decisions: list[DecisionReport]
     intervals: list[IntervalReport]
@@ -69,6 +73,7 @@ class EpochRecord(_Record):
     report: EpochReport
     read_next_from: SetReference | None
     finished: float
+    next_decision: SourceDecision | None = None
 
 
 def best_epoch(reports: list[EpochReport]) -> EpochReport:

@@ -94,6 +94,20 @@ class EpochReport(_Report):
     cost_usd: float
     resumed: bool = Field(description="an earlier attempt had begun it, or ended before it")
     attempt: int = Field(description="which attempt at the run finished it, from 1")
+    decision: str | None = Field(
+        None, description="why it read what it read; null where no measurement decided"
+    )
+    predicted_train_seconds: float | None = Field(
+        None, description="before it began, should its boundary stay"
+    )
+    predicted_materialize_seconds: float | None = Field(
+        None, description="of the sets built in it, before they were"
+    )
+    prediction_error: float | None = Field(
+        None,
+        description="predicted train seconds, for the boundaries that it then had, over those "
+        "measured, less 1",
+    )
 
 
 class TotalsReport(_Report):

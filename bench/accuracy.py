@@ -72,12 +72,12 @@ def train_all(out: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def data_sets(agnews: list[str] | None) -> dict[str, dict[str, Any]]:
     """Settings of each data set; the docstrings are asked two questions."""
-    sets: dict[str, dict[str, Any]] = {
-        "docstrings: package": {"data.label": "label"},
-        "docstrings: kind": {"data.label": "kind"},
-    }
+    short = {"data.limit": 2000, "data.max_length": 64}
+    sets: dict[str, dict[str, Any]] = {}
     if agnews:
         sets["AG News"] = {"data.train": agnews[0], "data.test": agnews[1]}
+    sets["docstrings: package"] = {"data.label": "label", **short}
+    sets["docstrings: kind"] = {"data.label": "kind", **short}
     return sets
 
 

@@ -111,6 +111,41 @@ def compare(
         _show_uis(resolved)
 
 
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    modes: Annotated[
+        str, typer.Option(help=f"Comma-separated, of: {', '.join(MODES)}")
+    ] = "full,freeze,cached",
+    report: ReportPath = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Predict for the boundaries of this recorded report too"),
+    ] = None,
+) -> None:
+    """Predict seconds, bytes and dollars of a training before they are spent.
+
+    A few batches are measured on this machine; nothing is trained. What will freeze is not known
+    beforehand, so totals are a band from "nothing freezes" to "all freezes at once".
+    """
+    with _exit_codes():
+        resolved = load_config(config, overrides or [])
+        wanted = _parse_modes(modes)
+        _check_writable(report)
+        set_defaults()
+        from afcore.preview import load_trace, preview_run
+        from pipelines.plan_table import boundary_table, run_table
+
+        recorded = load_trace(trace) if trace is not None else None
+        with _console.status("Measuring a few batches"):
+            found = preview_run(resolved, wanted, recorded)
+        _write(report, found.model_dump(mode="json"))
+        _wide().print(boundary_table(found), run_table(found))
+        for note in found.notes:
+            _console.print(note, markup=False)
+
+
 @app.command("replay")
 def replay_command(
     report: Annotated[Path, typer.Argument(metavar="REPORT", help="JSON of run or compare")],

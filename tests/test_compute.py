@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from afcore.compute import Compute, choose_compute
-from afcore.freezing import FreezeState
+from afcore.freezing.decisions import FreezeState
 from afcore.training import TrainingState
 from tests.training_setup import make_examples, make_split, make_state, run_epochs, scripted
 

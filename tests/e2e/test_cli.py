@@ -30,7 +30,9 @@ def autofreeze(*arguments: object) -> int:
     return int(code or 0)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["compare"], ["cache"], ["cache", "gc"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["compare"], ["plan"], ["cache"], ["cache", "gc"]]
+)
 def test_help_is_quick_and_says_what_there_is(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", ENTRY, *command, "--help"],

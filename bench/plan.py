@@ -1,0 +1,160 @@
+"""Does ``autofreeze plan`` predict what then happens?
+
+For some boundaries: profile and predict, then train one epoch with so many blocks frozen from the
+start, computing them (mode freeze) and reading them (mode cached). Prints predicted and measured
+seconds of the epoch and of building the set. Prediction and epoch follow each other closely, so
+that a machine whose speed changes is not taken for a bad prediction.
+
+    python bench/plan.py --limit 600 --out bench/out
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from afcore.config import Config, load_config
+from afcore.epoch import run_epoch
+from afcore.preview import PlanReport, preview_run
+from afcore.report import EpochReport
+from afcore.runs import begin_run, identify_run, run_lease
+from afcore.storage import Storage
+
+HERE = Path(__file__).parent
+ACCEPTED = 0.2
+"""Largest relative error of an epoch's prediction."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", default="docstrings", help="CSV with the columns text,label")
+    parser.add_argument("--limit", type=int, default=600, help="training examples")
+    parser.add_argument("--boundaries", default="0,1,3,5")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], help="further settings")
+    parser.add_argument("--out", type=Path, default=HERE / "out")
+    arguments = parser.parse_args()
+    work = arguments.out.absolute() / time.strftime("plan-%Y%m%d-%H%M%S")
+    work.mkdir(parents=True)
+    settings = [
+        f"data.train={arguments.train}",
+        "data.test=null",
+        f"data.limit={arguments.limit}",
+        f"store={work}/store",
+        "training.epochs=1",
+        "freezing.policy=static",
+        "cache.mode=on",
+        "cache.share=false",
+        *arguments.set,
+    ]
+    config = load_config(str(HERE / "speed.yaml"), settings)
+    rows = []
+    for _ in range(arguments.repeats):
+        for boundary in map(int, arguments.boundaries.split(",")):
+            rows += predict_and_train(config.replace(**{"freezing.depth": boundary}), boundary)
+    shutil.rmtree(work / "store")
+    (work / "plan.json").write_text(json.dumps(rows, indent=1) + "\n")
+    console = Console(width=120)
+    console.print(error_table(rows))
+    within = sum(abs(row["error"]) <= ACCEPTED for row in rows)
+    console.print(f"{within} of {len(rows)} within {100 * ACCEPTED:.0f} %")
+    error_figure(rows).savefig(work / "plan.png", dpi=150)
+    console.print(f"{work}/plan.json, plan.png")
+
+
+def predict_and_train(config: Config, boundary: int) -> list[dict[str, object]]:
+    rows = []
+    for mode in ("freeze", "cached") if boundary else ("freeze",):
+        plan = preview_run(config, [mode])
+        epoch = train(config.replace(mode=mode))
+        rows.append(compare(plan, epoch, mode, boundary))
+    return rows
+
+
+def train(config: Config) -> EpochReport:
+    """One epoch, without orchestration; always anew."""
+    storage = Storage(config.store)
+    record = identify_run(config, storage)
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record, fresh=True)
+        return run_epoch(run, 1, lease.number).report
+
+
+def compare(plan: PlanReport, epoch: EpochReport, mode: str, boundary: int) -> dict[str, object]:
+    (forecast,) = plan.runs
+    (predicted,) = forecast.epochs
+    assert predicted.boundary_start == boundary == epoch.boundary_start
+    return {
+        "boundary": boundary,
+        "mode": mode,
+        "read_from": epoch.read_from,
+        "predicted_train_seconds": predicted.train_seconds,
+        "train_seconds": epoch.train_seconds,
+        "error": predicted.train_seconds / epoch.train_seconds - 1,
+        "predicted_materialize_seconds": predicted.materialize_seconds,
+        "materialize_seconds": epoch.materialize_seconds,
+        "predicted_bytes": predicted.activation_bytes_written,
+        "bytes": epoch.activation_bytes_written,
+        "predicted_cost_usd": predicted.cost_usd,
+        "cost_usd": epoch.cost_usd,
+        "profile_seconds": plan.profile.seconds,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def error_table(rows: list[dict[str, object]]) -> Table:
+    table = Table(title="An epoch, predicted and measured", title_justify="left")
+    columns = ("frozen", "reads", "predicted s", "measured s", "error", "building, predicted s")
+    for column in (*columns, "measured s", "MB", "measured MB", "load"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["boundary"]),
+            row["read_from"],
+            f"{row['predicted_train_seconds']:.1f}",
+            f"{row['train_seconds']:.1f}",
+            f"{100 * row['error']:+.0f} %",
+            f"{row['predicted_materialize_seconds']:.1f}",
+            f"{row['materialize_seconds']:.1f}",
+            f"{row['predicted_bytes'] / 1e6:.1f}",
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['load_average']:.1f}",
+        )
+    return table
+
+
+def error_figure(rows: list[dict[str, object]]) -> Figure:
+    """Measured against predicted, with the accepted band."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    longest = 1.1 * max(max(r["train_seconds"], r["predicted_train_seconds"]) for r in rows)
+    axes.plot([0, longest], [0, longest], color="#4c566a", linewidth=1)
+    axes.fill_between(
+        [0, longest],
+        [0, longest * (1 - ACCEPTED)],
+        [0, longest * (1 + ACCEPTED)],
+        color="#88c0d0",
+        alpha=0.3,
+        label=f"within {100 * ACCEPTED:.0f} %",
+    )
+    for mode, color in (("freeze", "#5e81ac"), ("cached", "#bf616a")):
+        chosen = [row for row in rows if row["mode"] == mode]
+        axes.scatter(
+            [row["train_seconds"] for row in chosen],
+            [row["predicted_train_seconds"] for row in chosen],
+            color=color,
+            label=mode,
+        )
+    axes.set(xlabel="measured seconds", ylabel="predicted seconds", title="An epoch")
+    axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench clean
+.PHONY: setup run test check ui bench bench-gpu clean
 
 setup: $(READY)
 
@@ -37,6 +37,10 @@ ui: setup
 # TRAIN and TEST: CSV files with the columns text,label; without them, the docstrings.
 bench: setup
 	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings)
+
+# BERT-base where there is a GPU, else a tiny model; ARGS: further options.
+bench-gpu: setup
+	$(BIN)/python bench/gpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .autofreeze

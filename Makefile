@@ -1,6 +1,6 @@
 # make run    the main job, on a fresh machine          make test   the tests
 # make setup  the environment alone                     make check  lint, types, tests
-# make ui     MLflow and Prefect on loopback            make bench  figures on AG News-like data
+# make ui     MLflow and Prefect on loopback            make bench  speed; bench-accuracy, bench-store, ...
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench bench-plan clean
+.PHONY: setup run test check ui bench clean
 
 setup: $(READY)
 
@@ -36,11 +36,11 @@ ui: setup
 
 # TRAIN and TEST: CSV files with the columns text,label; without them, the docstrings.
 bench: setup
-	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings)
+	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings) $(ARGS)
 
-# What `autofreeze plan` predicts against what then happens.
-bench-plan: setup
-	$(BIN)/python bench/plan.py --train $(or $(TRAIN),docstrings)
+# make bench-accuracy, bench-store, ...: the file of that name in bench/; ARGS: its options.
+bench-%: setup bench/%.py
+	$(BIN)/python bench/$*.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .autofreeze

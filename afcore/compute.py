@@ -27,6 +27,11 @@ class Compute:
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read afterwards tells the work's time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def release_memory(self) -> None:
         """Give what is no longer used back to the device, for larger or other allocations."""
         if self.device.type == "cuda":

@@ -5,8 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from afcore.activations.codec import row_bytes
 from afcore.activations.materialize import PrefixRunner, materialize
-from afcore.activations.sets import ITEM_BYTES, ActivationSet, open_set
+from afcore.activations.sets import ActivationSet, open_set
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
@@ -107,7 +108,7 @@ class RunCache:
                 ),
             ),
             num_tokens=len(self._examples.tokens),
-            hidden_bytes=self.runner.hidden_size * ITEM_BYTES[self.runner.dtype],
+            hidden_bytes=row_bytes(self.runner.hidden_size, self.runner.dtype),
             read_boundary=read_boundary,
             boundary=boundary,
             epochs_left=epochs_left,

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from afcore.errors import ConfigError
 
-__all__ = ["HIDDEN_DTYPES", "Compute", "choose_compute", "round_hidden"]
-
-HIDDEN_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+__all__ = ["Compute", "choose_compute"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,3 @@ def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:
     if precision == "auto":
         precision = "bf16" if native else "fp32"
     return Compute(device, precision)
-
-
-def round_hidden(hidden: Tensor, dtype: Literal["bf16", "fp32"]) -> Tensor:
-    """Round to the type activations are kept in, and back to fp32.
-
-    Read or recomputed, the suffix then trains on the same numbers.
-    """
-    return hidden.to(HIDDEN_DTYPES[dtype]).float()

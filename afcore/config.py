@@ -159,8 +159,10 @@ class FreezingConfig(_Section):
 class CacheConfig(_Section):
     """Activation sets of the frozen prefix; used by mode `cached`."""
 
-    dtype: Literal["bf16", "fp32"] = Field(
-        "bf16", description="type in which hidden states at the boundary are kept"
+    dtype: Literal["bf16", "fp32", "int8"] = Field(
+        "bf16",
+        description="type in which hidden states at the boundary are kept; `int8` with one scale "
+        "a token",
     )
     mode: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
         "auto", description="write a set: when an estimate says that it pays, always, or never"

@@ -170,6 +170,12 @@ class CacheConfig(_Section):
     share: bool = Field(
         True, description="use and leave sets for other runs; else this run pays for its own"
     )
+    max_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="largest total of all sets in the store (without `share`: of this run); a set "
+        "that would go beyond it is not written, and the blocks below run in every epoch",
+    )
 
 
 class TrackingConfig(_Section):

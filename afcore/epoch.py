@@ -154,11 +154,17 @@ def _open_state(
 def _make_plan(
     run: Run, epoch: int, cache: RunCache, state: TrainingState, before: EpochRecord | None
 ) -> EpochPlan:
+    refusal = None
     if before is not None:
         read_from = before.read_next_from
     else:
         read_from = cache.first_source(state.freeze.boundary, run.record.weights)
-    plan = EpochPlan(read_from=read_from, started=time.time())
+        refusal = cache.refusal(read_from) if read_from else None
+    plan = EpochPlan(
+        read_from=None if refusal else read_from,
+        started=time.time(),
+        notes=[refusal] if refusal else [],
+    )
     run.storage.put(run.epoch_key(epoch, "plan"), plan.model_dump_json().encode())
     return plan
 
@@ -180,7 +186,7 @@ def _train(
     feed, open_seconds = None, 0.0
     if plan.read_from is not None:
         weights = parts or run.record.weights
-        activation_set = cache.open_or_build(plan.read_from, weights, below=None)
+        activation_set = cache.open_or_build(plan.read_from, weights)
         clock = time.perf_counter()
         feed = HiddenFeed(activation_set, cache.runner)
         open_seconds = time.perf_counter() - clock
@@ -246,17 +252,22 @@ def _train(
     )
     # The records of this epoch hold what was built for its start; what follows is added to it.
     cache.seconds, cache.bytes_written = 0.0, 0
+    build = cache.should_build(
+        state.freeze.boundary,
+        saved,
+        plan.read_from,
+        trained,
+        epochs_left=config.training.epochs - epoch,
+    )
+    refusal = None
+    if build:
+        refusal = cache.refusal(cache.next_source(state.freeze.boundary, saved, plan.read_from))
     record = CheckpointRecord(
         step=state.step,
         freeze=state.freeze,
         parts=saved,
-        materialize=cache.should_build(
-            state.freeze.boundary,
-            saved,
-            plan.read_from,
-            trained,
-            epochs_left=config.training.epochs - epoch,
-        ),
+        materialize=build and refusal is None,
+        notes=[refusal] if refusal else [],
         report=report,
         decisions=decision_reports(trained),
         intervals=interval_reports(trained),
@@ -275,7 +286,7 @@ def _materialize(
     if not checkpoint.materialize:
         return plan.read_from
     reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, plan.read_from)
-    cache.open_or_build(reference, checkpoint.parts, below=plan.read_from)
+    cache.open_or_build(reference, checkpoint.parts)
     return reference
 
 

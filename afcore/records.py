@@ -38,24 +38,27 @@ class SetReference(_Record):
 class EpochPlan(_Record):
     """``plan.json``: recorded before the epoch and reused on restart.
 
-    So nothing that is measured on another day changes what is trained.
+    So nothing that is measured on another day changes what is trained. ``notes`` go to the run's
+    report.
     """
 
     read_from: SetReference | None
     started: float
+    notes: list[str] = []
 
 
 class CheckpointRecord(_Record):
     """``checkpoint.json``: the state after an epoch's training, and what the training measured.
 
     ``report`` is filled as far as the training; ``materialize`` is the decision to write the set
-    at the new boundary.
+    at the new boundary; ``notes`` go to the run's report.
     """
 
     step: int
     freeze: FreezeState
     parts: dict[str, ContentDigest]
     materialize: bool
+    notes: list[str] = []
     report: EpochReport
     decisions: list[DecisionReport]
     intervals: list[IntervalReport]

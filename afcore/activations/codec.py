@@ -31,6 +31,8 @@ __all__ = [
     "HiddenDtype",
     "as_hidden",
     "as_stored",
+    "canonical_lineage",
+    "lineages_below",
     "round_block",
     "round_hidden",
     "row_bytes",
@@ -107,3 +109,24 @@ def round_block(hidden: Tensor, dtype: HiddenDtype) -> Tensor:
     larger, and would add up over the blocks.
     """
     return hidden.float() if dtype == "fp32" else round_hidden(hidden, "bf16")
+
+
+def canonical_lineage(lineage: list[int], dtype: HiddenDtype) -> list[int]:
+    """What of a lineage decides the numbers of a set.
+
+    Args:
+        lineage: boundaries of the sets that it goes back to, bottom first, its own last.
+        dtype: as kept.
+
+    Returns:
+        Its own boundary alone where rounding after every block has made the way up immaterial;
+        in int8 all of them.
+    """
+    return lineage if dtype == "int8" else lineage[-1:]
+
+
+def lineages_below(lineage: list[int], dtype: HiddenDtype) -> list[list[int]]:
+    """Canonical lineages of the sets from which one may be built, bit by bit; highest first."""
+    if dtype == "int8":
+        return [lineage[:size] for size in range(len(lineage) - 1, 0, -1)]
+    return [[boundary] for boundary in range(lineage[-1] - 1, 0, -1)]

@@ -9,6 +9,7 @@ lower set gave.
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -138,35 +139,43 @@ def materialize(
     lineage: list[int],
     source: ActivationSet | None,
     producer: str,
+    check: Callable[[], None] = lambda: None,
 ) -> ActivationSet:
     """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
 
+    ``check`` is called before each shard and the commit; it may raise to stop.
+
     Raises:
-        StorageFullError: when there is no space left; nothing is left behind.
+        StorageFullError: when there is no space left.
+
+    Whatever is raised, nothing is left behind.
     """
     writer = ActivationWriter(
         storage, folder, runner.examples.lengths, runner.hidden_size, runner.dtype
     )
     num_shards = writer.layout.num_shards
     _log.info(
-        "activations@%d: writing %.0f MB in %d shards, from %s",
+        "activations@%d: writing %.1f MB in %d shards, from %s",
         lineage[-1],
         runner.num_bytes / 1e6,
         num_shards,
         f"activations@{source.manifest.boundary}" if source else "tokens",
     )
     shown = time.monotonic()
-    for shard in range(num_shards):
-        ids = writer.layout.examples(shard)
-        if source is None:
-            rows = runner.rows(ids, lineage)
-        else:
-            below = read_or_repair(source, shard, runner)
-            rows = runner.rows(ids, lineage, source.manifest.boundary, below)
-        writer.write_shard(shard, rows)
-        if time.monotonic() - shown > _PROGRESS_SECONDS:
-            shown = time.monotonic()
-            _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
+    with writer.cleaned_up():
+        for shard in range(num_shards):
+            check()
+            ids = writer.layout.examples(shard)
+            if source is None:
+                rows = runner.rows(ids, lineage)
+            else:
+                below = read_or_repair(source, shard, runner)
+                rows = runner.rows(ids, lineage, source.manifest.boundary, below)
+            writer.write_shard(shard, rows)
+            if time.monotonic() - shown > _PROGRESS_SECONDS:
+                shown = time.monotonic()
+                _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
+        check()
     return writer.commit(key, lineage[-1], lineage, recipe, producer)
 
 

@@ -1,4 +1,4 @@
-"""One activation set on Zarr: write shards, commit, open, read, replace a shard, verify, evict.
+"""One activation set on Zarr: write shards, commit, open, read, replace a shard, verify.
 
 Under the set's folder::
 
@@ -6,6 +6,7 @@ Under the set's folder::
     shards/00000-<generation>/   [t, w] of one shard: one chunk, one object, uncompressed
     manifest.json                last; without it there is no set
     users/<run>.json             who opened it, and when
+    build/                       lease of who builds or evicts it
 
 What one of the ``t`` rows is: :mod:`afcore.activations.codec`. Writers never share an object: each
 has its own generation, and the first manifest wins (:meth:`Storage.put_new`).
@@ -148,8 +149,11 @@ class ActivationSet:
 
     def users(self) -> list[dict[str, Any]]:
         """Notes of :meth:`record_use`: ``run`` folder and ``time``."""
-        keys = self._storage.list(f"{self.folder}/users")
-        return [json.loads(self._storage.get(key)) for key in keys]
+        notes = []
+        for key in self._storage.list(f"{self.folder}/users"):
+            with contextlib.suppress(KeyError):  # deleted meanwhile, with the set
+                notes.append(json.loads(self._storage.get(key)))
+        return notes
 
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
@@ -161,11 +165,6 @@ class ActivationSet:
             except IntegrityError as error:
                 problems.append(str(error))
         return problems
-
-    def evict(self) -> None:
-        """Delete the set, its manifest first, so that nobody opens half a set."""
-        self._storage.delete(f"{self.folder}/manifest.json")
-        self._storage.delete_folder(self.folder)
 
     def _checked(self, name: str, checksum: str) -> npt.NDArray[Any]:
         where = self._storage.uri(f"{self.folder}/{name}")
@@ -224,7 +223,7 @@ class ActivationWriter:
         expected = (self.layout.num_rows(shard), row_width(self._hidden_size, self._dtype))
         if rows.shape != expected or rows.dtype != STORED_AS[self._dtype]:
             raise ValueError(f"shard {shard} is {rows.dtype}{rows.shape}, expected {expected}")
-        with self._cleaned_up():
+        with self.cleaned_up():
             self._shards[shard] = _write_shard(
                 self._storage, self._folder, shard, rows, self._generation
             )
@@ -247,7 +246,7 @@ class ActivationWriter:
             raise ValueError(f"{len(self._shards)} of {layout.num_shards} shards written")
         index = np.stack([layout.shard, layout.start, layout.lengths], axis=1)
         name = f"index-{self._generation}"
-        with self._cleaned_up():
+        with self.cleaned_up():
             _write_array(self._storage, f"{self._folder}/{name}", index)
             manifest = ActivationManifest(
                 schema=1,
@@ -280,7 +279,8 @@ class ActivationWriter:
         self._storage.delete_folder(f"{self._folder}/index-{self._generation}")
 
     @contextlib.contextmanager
-    def _cleaned_up(self) -> Iterator[None]:
+    def cleaned_up(self) -> Iterator[None]:
+        """Within it, whatever goes wrong deletes what was written."""
         try:
             yield
         except Exception as error:

@@ -195,14 +195,6 @@ def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
     assert not storage.list(f"{FOLDER}/{old}")
 
 
-def test_an_evicted_set_is_gone(storage: Storage) -> None:
-    found = write(storage)
-    assert found is not None
-    found.evict()
-    assert open_set(storage, FOLDER) is None
-    assert storage.list("activations") == {}
-
-
 def test_a_disk_that_fills_up_leaves_nothing(
     local_storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

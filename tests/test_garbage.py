@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afcore import garbage
 from afcore.activations.building import build_lease
 from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets
 from afcore.digest import RecipeDigest
@@ -74,6 +75,19 @@ def test_idle_sets_go_and_those_of_live_runs_stay(storage: Storage) -> None:
         assert list(collect(storage, idle_days=0)) == ["activations/idle"]
     assert list(collect(storage, idle_days=0)) == ["activations/used"]
     assert list_sets(storage) == []
+
+
+def test_a_set_that_a_run_opens_meanwhile_stays(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(local_storage, "r1")
+    write_set(local_storage, "activations/a", "r1")
+    lease = Lease(local_storage, "runs/r1/lease", "run r1")
+    monkeypatch.setattr(garbage, "_unreachable", lambda *_: lease.__enter__() and "no reason")
+    removed = collect_garbage(local_storage.root, max_idle_seconds=DAY)
+    lease.__exit__(None, None, None)
+    assert removed == []
+    assert len(list_sets(local_storage)) == 1
 
 
 def test_over_the_budget_the_least_recently_used_go(local_storage: Storage) -> None:

@@ -182,12 +182,12 @@ def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(
     local_storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped for longer than its lease lasts, then continued."""
-    write_shard, overtaking = ActivationWriter.write_shard, []
+    write_shard, writers = ActivationWriter.write_shard, []
 
     def overtaken(self: ActivationWriter, shard: int, rows: np.ndarray) -> None:
         write_shard(self, shard, rows)
-        if not overtaking:
-            overtaking.append(True)
+        writers.append(self)
+        if len(writers) == 1:
             local_storage.put(
                 f"{FOLDER}/build/000002.json", local_storage.get(f"{FOLDER}/build/000001.json")
             )
@@ -207,6 +207,7 @@ def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(
     found, built, _ = want(local_storage, "stopped")
     assert not built
     assert found.manifest.producer == "other"
+    assert writers.count(writers[0]) == 1
     time.sleep(0.3)
     check_whole(local_storage)
 

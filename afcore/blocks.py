@@ -9,7 +9,7 @@ model's own.
 * **suffix**: the whole model runs with the frozen blocks handing out the given hidden states.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,7 +97,12 @@ class SplitModel:
             module.eval()
 
     def hidden(
-        self, batch: Batch, stop: int, start: int = 0, hidden: Tensor | None = None
+        self,
+        batch: Batch,
+        stop: int,
+        start: int = 0,
+        hidden: Tensor | None = None,
+        rounding: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Run blocks ``start..stop - 1`` (and the embeddings, from 0).
 
@@ -106,9 +111,10 @@ class SplitModel:
             stop: at least ``max(1, start)``; equal to ``start`` gives ``hidden`` back.
             start: 0, or the boundary that ``hidden`` is of.
             hidden: [b, s, h] what the blocks below ``start`` put out.
+            rounding: of what each block puts out; None: none.
 
         Returns:
-            [b, s, h] hidden states at boundary ``stop``, in the blocks' own dtype.
+            [b, s, h] hidden states at boundary ``stop``, in the blocks' own dtype or rounding's.
         """
         if start and start == stop:
             assert hidden is not None
@@ -118,7 +124,13 @@ class SplitModel:
         def catch(_module: nn.Module, _args: Any, output: Any) -> None:
             caught.append(_first(output))
 
+        def round_output(_module: nn.Module, _args: Any, output: Any) -> Any:
+            assert rounding is not None
+            return self._as_block_output(rounding(_first(output)))
+
         with ExitStack() as stack:
+            for block in self.blocks[start:stop] if rounding else []:
+                stack.callback(block.register_forward_hook(round_output).remove)
             stack.enter_context(self._handing_out(range(start), hidden))
             stack.enter_context(self._handing_out(range(stop, self.num_blocks), None))
             handle = self.blocks[stop - 1].register_forward_hook(catch)

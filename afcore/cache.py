@@ -1,18 +1,18 @@
 """Which activation set an epoch of a run reads, and when a new one is written."""
 
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from afcore.activations.building import open_or_build, open_sound
+from afcore.activations.codec import canonical_lineage, lineages_below
 from afcore.activations.materialize import PrefixRunner, materialize
-from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.decide import SourcePlanner
 from afcore.digest import ContentDigest, recipe_digest
-from afcore.errors import IntegrityError
 from afcore.planning import SourceDecision
 from afcore.pretrained import forward_settings
 from afcore.records import SetReference
@@ -28,7 +28,7 @@ class RunCache:
     """The activation sets of one run.
 
     Attributes:
-        seconds: spent in building sets.
+        seconds: spent in building sets, and in waiting for other runs that built them.
         bytes_written: of the sets built.
     """
 
@@ -72,7 +72,9 @@ class RunCache:
         if not self._measured:
             return reference, None
         exists = self.has(boundary, weights)
-        decision = self.planner.decide(1, boundary=boundary, read_boundary=0, exists=exists)
+        decision = self.planner.decide(
+            1, boundary=boundary, read_boundary=0, exists=exists, max_set_bytes=self._room_bytes()
+        )
         return reference if decision.source == "set" else None, decision
 
     def next_source(
@@ -81,7 +83,7 @@ class RunCache:
         weights: Mapping[str, ContentDigest],
         current: SetReference | None,
     ) -> SetReference:
-        """The set at a grown boundary, to be built from the current one."""
+        """The set at a grown boundary, when the current one is at hand."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
 
     def next_decision(
@@ -106,6 +108,7 @@ class RunCache:
             read_boundary=read_boundary,
             exists=exists,
             scale=self.planner.scale(epoch, read_boundary, trained),
+            max_set_bytes=self._room_bytes(),
         )
 
     def should_build(
@@ -121,47 +124,98 @@ class RunCache:
             return False
         return decision is None or decision.source == "set"
 
-    def open_or_build(
+    def refused(
         self,
-        reference: SetReference,
+        boundary: int,
         weights: Mapping[str, ContentDigest],
-        below: SetReference | None,
+        current: SetReference | None,
+        epoch: int,
+    ) -> str | None:
+        """Why the set at ``boundary`` may not be written after ``epoch``: ``cache.max_bytes``.
+
+        None when it may, when it is there, or when nobody would want it.
+        """
+        wanted = boundary > (current.boundary if current else 0)
+        if not self.allowed or not wanted or epoch >= self._run.config.training.epochs:
+            return None
+        reference = self.next_source(boundary, weights, current)
+        room = self._room_bytes()
+        if room is None or self.runner.num_bytes <= room:
+            return None
+        if self._open_sound(reference.folder) is not None:
+            return None
+        limit = self._run.config.cache.max_bytes or 0
+        text = (
+            f"activations@{reference.boundary} not written: its {self.runner.num_bytes / 1e6:.1f} "
+            f"MB beside {(limit - room) / 1e6:.1f} MB of others would exceed cache.max_bytes "
+            f"({limit / 1e6:.1f} MB); the blocks below run in every epoch"
+        )
+        _log.warning("%s", text)
+        return text
+
+    def _room_bytes(self) -> int | None:
+        """Left of ``cache.max_bytes``; None without a limit."""
+        limit = self._run.config.cache.max_bytes
+        if limit is None:
+            return None
+        return limit - sum(self._run.storage.list(self._run.activations_folder).values())
+
+    def open_or_build(
+        self, reference: SetReference, weights: Mapping[str, ContentDigest]
     ) -> ActivationSet:
-        """Open a set; build it when it is not there (not yet, or no longer)."""
-        storage, record = self._run.storage, self._run.record
-        found = self._open_sound(reference.folder)
-        if found is not None:
-            _log.info("activations@%d: found in the store", reference.boundary)
-        else:
-            clock = time.perf_counter()
-            found = materialize(
-                storage,
+        """Open a set; build it when it is not there (not yet, or no longer).
+
+        When another run is building it, this one waits for it.
+        """
+
+        def build(check: Callable[[], None]) -> ActivationSet:
+            return materialize(
+                self._run.storage,
                 reference.folder,
                 self.runner,
                 key=reference.key,
                 recipe=self._recipe(reference.lineage, weights),
                 lineage=reference.lineage,
-                source=self._open_sound(below.folder) if below else None,
-                producer=record.run_id,
+                source=self._nearest_below(reference, weights),
+                producer=self._run.record.run_id,
+                check=check,
             )
-            self.seconds += time.perf_counter() - clock
-            self.bytes_written += found.manifest.num_bytes
-        found.record_use(record.run_id, run_folder(record.run_id))
-        return found
+
+        opened = open_or_build(
+            self._run.storage,
+            reference.folder,
+            build,
+            what=f"activations@{reference.boundary}",
+            num_bytes=self.runner.num_bytes,
+            note_use=self._note_use,
+        )
+        self.seconds += opened.seconds
+        if opened.built:
+            self.bytes_written += opened.activation_set.manifest.num_bytes
+        else:
+            _log.info("activations@%d: found in the store", reference.boundary)
+        return opened.activation_set
+
+    def _nearest_below(
+        self, reference: SetReference, weights: Mapping[str, ContentDigest]
+    ) -> ActivationSet | None:
+        """The highest set in the store that this one can be built from, whoever wrote it."""
+        for lineage in lineages_below(reference.lineage, self.runner.dtype):
+            found = self._open_sound(self._reference(lineage, weights).folder)
+            if found is not None:
+                self._note_use(found)
+                return found
+        return None
+
+    def _note_use(self, activation_set: ActivationSet) -> None:
+        run_id = self._run.record.run_id
+        activation_set.record_use(run_id, run_folder(run_id))
 
     def _open_sound(self, folder: str) -> ActivationSet | None:
-        """Open a set; one whose manifest or index is damaged is deleted, to be built again."""
-        try:
-            found = open_set(self._run.storage, folder)
-            if found is not None:
-                _ = found.layout
-        except IntegrityError as error:
-            _log.warning("%s; building the set again", error)
-            self._run.storage.delete_folder(folder)
-            return None
-        return found
+        return open_sound(self._run.storage, folder)
 
     def _reference(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> SetReference:
+        lineage = canonical_lineage(lineage, self.runner.dtype)
         key = recipe_digest(self._recipe(lineage, weights))
         folder = f"{self._run.activations_folder}/{key[:32]}"
         return SetReference(folder=folder, key=key, lineage=lineage)
@@ -170,7 +224,7 @@ class RunCache:
         """Everything that decides the numbers in a set."""
         record, model = self._run.record, self._split.model
         return {
-            "schema": 1,
+            "schema": 2,
             "weights": {part: weights[part] for part in self._split.frozen_parts(lineage[-1])},
             "forward": forward_settings(record.architecture),
             "attention": model.config._attn_implementation,

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from afcore.errors import ConfigError
 
-__all__ = ["HIDDEN_DTYPES", "Compute", "choose_compute", "round_hidden", "to_device"]
-
-HIDDEN_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+__all__ = ["Compute", "choose_compute", "to_device"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,3 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def round_hidden(hidden: Tensor, dtype: Literal["bf16", "fp32"]) -> Tensor:
-    """Round to the type activations are kept in, and back to fp32.
-
-    Read or recomputed, the suffix then trains on the same numbers.
-    """
-    return hidden.to(HIDDEN_DTYPES[dtype]).float()

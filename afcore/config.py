@@ -186,14 +186,22 @@ class FreezingConfig(_Section):
 class CacheConfig(_Section):
     """Activation sets of the frozen prefix; used by mode `cached`."""
 
-    dtype: Literal["bf16", "fp32"] = Field(
-        "bf16", description="type in which hidden states at the boundary are kept"
+    dtype: Literal["bf16", "fp32", "int8"] = Field(
+        "bf16",
+        description="type in which hidden states at the boundary are kept; `int8` with one scale "
+        "a token",
     )
     mode: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
         "auto", description="write a set: when an estimate says that it pays, always, or never"
     )
     share: bool = Field(
         True, description="use and leave sets for other runs; else this run pays for its own"
+    )
+    max_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="largest total of all sets in the store (without `share`: of this run); a set "
+        "that would go beyond it is not written, and the blocks below run in every epoch",
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from afcore.activations.codec import row_bytes
 from afcore.activations.materialize import PrefixRunner
-from afcore.activations.sets import ITEM_BYTES
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
@@ -91,6 +91,7 @@ class SourcePlanner:
         read_boundary: int,
         exists: bool,
         scale: float = 1.0,
+        max_set_bytes: int | None = None,
     ) -> SourceDecision:
         """What epoch ``epoch`` and those after it should read.
 
@@ -100,6 +101,7 @@ class SourcePlanner:
             read_boundary: of the set at hand; 0 for none.
             exists: whether the store has the set at ``boundary``.
             scale: of the profile's seconds.
+            max_set_bytes: a larger set is not built.
         """
         work = self._work(epoch)
         decision = choose_source(
@@ -112,6 +114,7 @@ class SourcePlanner:
             reading=place_set(work.set_bytes),
             statistics=self._decides,
             scale=scale,
+            max_set_bytes=max_set_bytes,
         )
         _log.info("plan of epoch %d: %s", epoch, decision.text())
         return decision
@@ -207,8 +210,8 @@ def measure_profile(
 
 def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
     """What epoch ``epoch``, 1-based, goes through."""
-    row_bytes = runner.hidden_size * ITEM_BYTES[runner.dtype]
-    return Work.of(examples.lengths, _batches(run, examples, epoch), row_bytes)
+    hidden_bytes = row_bytes(runner.hidden_size, runner.dtype)
+    return Work.of(examples.lengths, _batches(run, examples, epoch), hidden_bytes)
 
 
 def place_set(num_bytes: int) -> Reading:

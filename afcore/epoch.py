@@ -174,11 +174,18 @@ def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
 def _make_plan(
     run: Run, epoch: int, cache: RunCache, state: TrainingState, before: EpochRecord | None
 ) -> EpochPlan:
+    refusal = None
     if before is not None:
         read_from, decision = before.read_next_from, before.next_decision
     else:
         read_from, decision = cache.first_source(state.freeze.boundary, run.record.weights)
-    plan = EpochPlan(read_from=read_from, started=time.time(), decision=decision)
+        refusal = cache.refused(state.freeze.boundary, run.record.weights, None, 0)
+    plan = EpochPlan(
+        read_from=None if refusal else read_from,
+        started=time.time(),
+        decision=decision,
+        notes=[refusal] if refusal else [],
+    )
     run.storage.put(run.epoch_key(epoch, "plan"), plan.model_dump_json().encode())
     return plan
 
@@ -200,7 +207,7 @@ def _train(
     feed, open_seconds = None, 0.0
     if plan.read_from is not None:
         weights = parts or run.record.weights
-        activation_set = cache.open_or_build(plan.read_from, weights, below=None)
+        activation_set = cache.open_or_build(plan.read_from, weights)
         clock = time.perf_counter()
         feed = HiddenFeed(activation_set, cache.runner)
         open_seconds = time.perf_counter() - clock
@@ -270,16 +277,19 @@ def _train(
     cache.seconds, cache.bytes_written = 0.0, 0
     decision = cache.next_decision(state.freeze.boundary, saved, plan.read_from, trained, epoch)
     report = report.model_copy(update=_predictions(epoch, cache, plan, decision, trained, report))
+    build = cache.should_build(
+        state.freeze.boundary,
+        plan.read_from,
+        decision,
+        epochs_left=config.training.epochs - epoch,
+    )
+    refusal = cache.refused(state.freeze.boundary, saved, plan.read_from, epoch)
     record = CheckpointRecord(
         step=state.step,
         freeze=state.freeze,
         parts=saved,
-        materialize=cache.should_build(
-            state.freeze.boundary,
-            plan.read_from,
-            decision,
-            epochs_left=config.training.epochs - epoch,
-        ),
+        materialize=build and refusal is None,
+        notes=[refusal] if refusal else [],
         decision=decision,
         report=report,
         decisions=decision_reports(trained),
@@ -323,7 +333,7 @@ def _materialize(
         stop = checkpoint.decision is not None and checkpoint.decision.source == "tokens"
         return None if stop else plan.read_from
     reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, plan.read_from)
-    cache.open_or_build(reference, checkpoint.parts, below=plan.read_from)
+    cache.open_or_build(reference, checkpoint.parts)
     return reference
 
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import psutil
 from torch import Tensor
 
-from afcore.activations.materialize import PrefixRunner, as_hidden, pad, read_or_repair
+from afcore.activations.codec import as_hidden
+from afcore.activations.materialize import PrefixRunner, pad, read_or_repair
 from afcore.activations.sets import ActivationSet
 
 __all__ = ["HiddenFeed"]
@@ -50,7 +51,7 @@ class HiddenFeed:
         for shard, first in enumerate(first_row[:-1]):
             rows = read_or_repair(activation_set, shard, runner)
             if self._rows is None:
-                self._rows = self._allocate((manifest.num_rows, manifest.hidden_size), rows.dtype)
+                self._rows = self._allocate((manifest.num_rows, rows.shape[1]), rows.dtype)
             self._rows[first : first + len(rows)] = rows
         _log.info(
             "activations@%d: %.0f MB in %s", manifest.boundary, self.num_bytes / 1e6, self.tier

@@ -7,6 +7,7 @@ the log of who worked how long. A holder is dead when it released, when its hear
 beaten for :data:`EXPIRY_SECONDS`, or at once when it was a process of this machine that is gone.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -75,6 +76,7 @@ class Lease:
         folder: of the lease.
         what: its name in messages.
         since: when the holder's work began, seconds since the epoch; None: on entering.
+        logged: leave the row behind, as a log of who worked how long.
 
     Raises:
         LeaseHeldError: on entering, when another live process holds it.
@@ -82,12 +84,19 @@ class Lease:
     """
 
     def __init__(
-        self, storage: Storage, folder: str, what: str, since: float | None = None
+        self,
+        storage: Storage,
+        folder: str,
+        what: str,
+        since: float | None = None,
+        *,
+        logged: bool = True,
     ) -> None:
         self._storage = storage
         self._folder = folder
         self._what = what
         self._since = since
+        self._logged = logged
         self._stopping = threading.Event()
         self._lost = False
         self._beating = threading.Lock()
@@ -127,8 +136,11 @@ class Lease:
     ) -> None:
         self._stopping.set()
         self._thread.join()
-        if not self._lost:
+        if not self._lost and self._logged:
             self._write(released=True)
+        elif not self._lost:
+            self.forget_earlier()
+            self._storage.delete(self._key(self.number))
 
     def check(self) -> None:
         """Make sure, before something irreversible, that nobody took over.
@@ -191,7 +203,8 @@ def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
     rows = {}
     for key in storage.list(folder):
         number = int(key.rpartition("/")[2].removesuffix(".json"))
-        rows[number] = Attempt(**json.loads(storage.get(key)))
+        with contextlib.suppress(KeyError):  # its holder has just ended and left no log
+            rows[number] = Attempt(**json.loads(storage.get(key)))
     return rows
 
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from scipy.optimize import nnls
 
+from afcore.activations.codec import HiddenDtype
 from afcore.activations.materialize import PrefixRunner
-from afcore.activations.sets import HiddenDtype
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import inference_batches

@@ -8,7 +8,7 @@ from afcore.evaluate import evaluate
 from afcore.figures import epoch_time_figure, freezing_figure
 from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
-from afcore.records import CheckpointRecord, EpochRecord, best_epoch
+from afcore.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.report import DataReport, EpochReport, RunReport, TotalsReport
 from afcore.runs import Run, find_run, read_record, run_folder
 from afcore.storage import Storage
@@ -69,7 +69,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
         totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
         mlflow_run_id=mlflow_run_id,
-        notes=_notes(run),
+        notes=_notes(run, checkpoints),
     )
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
     tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
@@ -144,8 +144,11 @@ def _lost_seconds(
     )
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: Run, checkpoints: list[CheckpointRecord]) -> list[str]:
     notes = []
     if run.record.uncacheable is not None:
         notes.append(f"nothing was cached: {run.record.uncacheable}")
-    return notes
+    plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
+    notes += plan.notes if plan else []
+    notes += [note for checkpoint in checkpoints for note in checkpoint.notes]
+    return list(dict.fromkeys(notes))

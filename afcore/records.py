@@ -40,19 +40,21 @@ class EpochPlan(_Record):
     """``plan.json``: recorded before the epoch and reused on restart.
 
     So nothing that is measured on another day changes what is trained. ``decision`` is None where
-    nothing was measured.
+    nothing was measured; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
     started: float
     decision: SourceDecision | None = None
+    notes: list[str] = []
 
 
 class CheckpointRecord(_Record):
     """``checkpoint.json``: the state after an epoch's training, and what the training measured.
 
     ``report`` is filled as far as the training; ``materialize`` is the decision to write the set
-    at the new boundary, ``decision`` what it was taken from (None where nothing was measured).
+    at the new boundary, ``decision`` what it was taken from (None where nothing was measured);
+    ``notes`` go to the run's report.
     """
 
     step: int
@@ -60,6 +62,7 @@ class CheckpointRecord(_Record):
     parts: dict[str, ContentDigest]
     materialize: bool
     decision: SourceDecision | None = None
+    notes: list[str] = []
     report: EpochReport
     decisions: list[DecisionReport]
     intervals: list[IntervalReport]

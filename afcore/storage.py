@@ -145,6 +145,16 @@ class Storage:
             if not path.endswith(".draft")
         }
 
+    def drafts(self) -> dict[str, int]:
+        """Keys and bytes of the drafts that killed writers left on local disk, or live ones use."""
+        if not self._is_local:
+            return {}
+        root = Path(self._path)
+        return {
+            path.relative_to(root).as_posix(): path.stat().st_size
+            for path in sorted(root.rglob("*.draft"))
+        }
+
     def modified(self, key: str) -> float:
         """When an object was last written, in seconds since the epoch."""
         with self._explained("read", key):

@@ -10,16 +10,17 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.activations.sets import HiddenDtype
+from afcore.activations.codec import HiddenDtype, round_block, round_hidden
 from afcore.blocks import Batch, SplitModel
 from afcore.compile import Backend, SuffixCompiler
-from afcore.compute import Compute, round_hidden
+from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.errors import AutoFreezeError
 from afcore.feed import HiddenFeed
@@ -214,7 +215,9 @@ def _run_prefix(
     if hidden is not None and boundary == read_boundary:
         return hidden
     with torch.no_grad(), compute.autocast():
-        return round_hidden(split.hidden(batch, boundary, read_boundary, hidden), dtype)
+        rounding = partial(round_block, dtype=dtype)
+        hidden = split.hidden(batch, boundary, read_boundary, hidden, rounding)
+        return round_hidden(hidden, dtype)
 
 
 def _backward(

@@ -53,11 +53,16 @@ from gpu_tiers import (  # noqa: E402
     to_device,
 )
 
+from afcore.activations.codec import round_hidden  # noqa: E402
 from afcore.blocks import SplitModel  # noqa: E402
 from afcore.compile import SuffixCompiler, check_compiler  # noqa: E402
-from afcore.compute import Compute, choose_compute, round_hidden  # noqa: E402
+from afcore.compute import Compute, choose_compute  # noqa: E402
 from afcore.data.order import epoch_batches, inference_batches  # noqa: E402
-from afcore.gradients import GradientSums  # noqa: E402
+from afcore.gradients import (  # noqa: E402
+    GradientSums,
+    clip_gradients,
+    norms_of_gradients,
+)
 from afcore.optimizer import SuffixOptimizer  # noqa: E402
 from afcore.stopwatch import Stopwatch  # noqa: E402
 
@@ -204,10 +209,10 @@ class Bench:
     def our_loop(self, boundary: int, feed: Feed | None = None) -> Steps:
         """A step of this package; ``full`` at boundary 0, ``freeze`` without a feed."""
         split = self.split
-        optimizer, sums = self.prepare(boundary), GradientSums(split)
+        optimizer, sums = self.prepare(boundary), GradientSums(split, 1)
 
         def steps(batches: list[Ids]) -> Iterator[int]:
-            sums.reset()
+            sums.begin(len(batches))
             fed = feed(batches) if feed else ((ids, None) for ids in batches)
             for ids, hidden in fed:
                 batch, labels = self.data.collate(ids, self.device)
@@ -215,9 +220,7 @@ class Bench:
                     with torch.no_grad(), self.compute.autocast():
                         hidden = round_hidden(split.hidden(batch, boundary), "bf16")
                 self.backward(batch, labels, boundary, hidden)
-                if boundary:
-                    sums.add()
-                self.update(optimizer)
+                self.update(optimizer, sums if boundary else None)
                 yield int(self.data.lengths[ids].sum())
 
         return steps
@@ -249,9 +252,12 @@ class Bench:
             logits = self.split.logits(batch, boundary, hidden)
         torch.nn.functional.cross_entropy(logits, labels).backward()
 
-    def update(self, optimizer: SuffixOptimizer) -> None:
-        """Clip and step."""
-        torch.nn.utils.clip_grad_norm_(optimizer.parameters, 1.0)
+    def update(self, optimizer: SuffixOptimizer, sums: GradientSums | None = None) -> None:
+        """Statistics, clip and step."""
+        norms = norms_of_gradients(optimizer.parameters)
+        if sums is not None:
+            sums.add(norms)
+        clip_gradients(norms, 1.0)
         optimizer.step(1.0)
 
     def materialize(self, boundary: int) -> Tensor:

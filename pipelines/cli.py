@@ -170,12 +170,12 @@ def replay_command(
 
 @cache_app.command("ls")
 def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
-    """List activation sets: boundary, size, age, last use."""
+    """List activation sets: boundary, size, age, last use, and the runs that used them."""
     from afcore.maintenance import describe_sets
 
     with _exit_codes():
         table = Table(
-            "key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "in use"
+            "key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "users"
         )
         rows = describe_sets(store)
         for row in rows:
@@ -207,20 +207,34 @@ def cache_gc(
     older_than_days: Annotated[
         float, typer.Option(min=0, help="Delete sets not used for so many days")
     ] = 30.0,
+    max_gb: Annotated[
+        float | None,
+        typer.Option(min=0, help="Then delete the least recently used until so many GB are left"),
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=0, help="The same, in bytes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, but delete nothing")] = False,
 ) -> None:
-    """Delete activation sets that were not used for long, and what interrupted writers left.
+    """Delete activation sets that nobody used for long, or can use again, and what writers left.
 
     What a live run may read is never deleted.
     """
-    from afcore.maintenance import collect_garbage
+    from afcore.garbage import collect_garbage
 
     with _exit_codes():
-        deleted, num_bytes = collect_garbage(store, older_than_days * 86400, dry_run=dry_run)
-        for line in deleted:
-            _console.print(line, markup=False)
+        if max_gb is not None and max_bytes is not None:
+            raise UserError("--max-gb and --max-bytes say the same; give one of them")
+        removals = collect_garbage(
+            store,
+            max_idle_seconds=older_than_days * 86400,
+            max_bytes=max_bytes if max_gb is None else int(max_gb * 1e9),
+            dry_run=dry_run,
+        )
+        for removal in removals:
+            line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
+            _console.print(line, markup=False, soft_wrap=True)
+        freed = sum(removal.num_bytes for removal in removals) / 1e6
         verb = "would be freed" if dry_run else "freed"
-        _console.print(f"{len(deleted)} deleted, {num_bytes / 1e6:.1f} MB {verb}")
+        _console.print(f"{len(removals)} deleted, {freed:.1f} MB {verb}")
 
 
 def main() -> None:

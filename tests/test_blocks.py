@@ -79,6 +79,23 @@ def test_blocks_can_be_run_in_stages(split: SplitModel, batch: dict[str, torch.T
     assert split.hidden(batch, 1, 1, one) is one
 
 
+def test_rounded_blocks_do_not_know_where_the_pass_began(
+    split: SplitModel, batch: dict[str, torch.Tensor]
+) -> None:
+    def rounding(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.bfloat16().float()
+
+    one, two = (split.hidden(batch, stop, rounding=rounding) for stop in (1, 2))
+    three = split.hidden(batch, 3, rounding=rounding)
+    assert torch.equal(three, rounding(three))
+    assert not torch.equal(three, rounding(split.hidden(batch, 3)))
+    for start, hidden in ((1, one), (2, two)):
+        assert torch.equal(split.hidden(batch, 3, start, hidden, rounding), three)
+    plain = split.hidden(batch, 3)
+    torch.testing.assert_close(three, plain, atol=0.1, rtol=0.1)
+    assert not split.blocks[0]._forward_hooks
+
+
 def test_nothing_is_left_changed(split: SplitModel, batch: dict[str, torch.Tensor]) -> None:
     before = split.model(**batch).logits
     split.logits(batch, 2, split.hidden(batch, 2))

@@ -106,3 +106,18 @@ def test_forgetting_earlier_attempts(local_storage: Storage) -> None:
     assert list(attempts(local_storage, "lease")) == [2]
     with Lease(local_storage, "lease", "run x") as lease:
         assert lease.number == 3
+
+
+def test_an_unlogged_lease_leaves_nothing(storage: Storage) -> None:
+    _write(storage, host="elsewhere", beat=time.time() - lease_module.EXPIRY_SECONDS - 1)
+    with Lease(storage, "lease", "set x", logged=False) as lease:
+        assert lease.number == 2
+        assert is_held(storage, "lease")
+    assert storage.list("lease") == {}
+
+
+def test_a_row_that_vanishes_while_rows_are_read_is_none(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_storage, "list", lambda prefix: {"lease/000001.json": 9})
+    assert attempts(local_storage, "lease") == {}

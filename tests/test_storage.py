@@ -96,3 +96,12 @@ def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreUnreachableError, match="cannot reach"):
         Storage("s3://unreachable/x").check()
+
+
+def test_drafts_are_listed_apart(storage: Storage) -> None:
+    storage.put("a/b", b"whole")
+    assert storage.drafts() == {}
+    if storage.protocol == "file":
+        Path(storage.root, "a/b.abc.draft").write_bytes(b"half")
+        assert storage.drafts() == {"a/b.abc.draft": 4}
+    assert list(storage.list("")) == ["a/b"]

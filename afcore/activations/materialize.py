@@ -1,12 +1,16 @@
 """Compute what a frozen prefix puts out and write it as a set, shard by shard.
 
-Hidden states are rounded at every boundary of the **lineage** (the sets that this one was built
-from, bottom first, its own boundary last), so that a shard computed again from tokens gives the
-numbers that building from the lower set gave.
+Hidden states are rounded to bf16 (fp32: not at all) after every block, so what a set holds does not
+depend on what it was built from. int8 is coarser: there the **lineage** says at which boundaries
+they were also rounded to int8 (the sets that this one was built from, bottom first, its own
+boundary last), so that a shard computed again from tokens gives the numbers that building from the
+lower set gave.
 """
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +18,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.activations.sets import (
-    ITEM_BYTES,
-    ActivationSet,
-    ActivationWriter,
+from afcore.activations.codec import (
+    STORED_AS,
     HiddenDtype,
+    as_hidden,
+    as_stored,
+    round_block,
+    round_hidden,
+    row_bytes,
+    row_width,
 )
+from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.blocks import Batch, SplitModel
-from afcore.compute import HIDDEN_DTYPES, Compute, round_hidden
+from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
@@ -66,6 +75,11 @@ class PrefixRunner:
         """Hidden width, ``h``."""
         return int(self.split.model.config.hidden_size)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a whole set."""
+        return int(self.examples.lengths.sum()) * row_bytes(self.hidden_size, self.dtype)
+
     def rows(
         self,
         ids: npt.NDArray[np.int64],
@@ -77,16 +91,17 @@ class PrefixRunner:
 
         Args:
             ids: example ids; their rows come out in this order.
-            lineage: boundaries at which to round, those up to ``start`` already done.
+            lineage: boundaries at which to round to ``dtype``, those up to ``start`` already done.
             start: 0 to begin from tokens, else the boundary that ``source`` is of.
-            source: [t, h] rows of the same examples in the same order.
+            source: [t, w] stored rows of the same examples in the same order.
 
         Returns:
-            [t, h] uint16 (bf16) or float32.
+            [t, w] stored rows, see :mod:`afcore.activations.codec`.
         """
         lengths = self.examples.lengths[ids]
         first = np.concatenate([[0], np.cumsum(lengths)])
-        kept = torch.empty((int(first[-1]), self.hidden_size), dtype=HIDDEN_DTYPES[self.dtype])
+        width = row_width(self.hidden_size, self.dtype)
+        kept = np.empty((int(first[-1]), width), dtype=STORED_AS[self.dtype])
         given = None if source is None else as_hidden(source, self.dtype)
         self.split.model.eval()
         with torch.no_grad(), self._compute.autocast():
@@ -98,20 +113,20 @@ class PrefixRunner:
                 hidden = None
                 if given is not None:
                     hidden = pad([given[a:b] for a, b in spans]).to(self._compute.device)
-                for row, (a, b) in zip(
-                    self._run(batch, lineage, start, hidden), spans, strict=True
-                ):
+                stored = self._run(batch, lineage, start, hidden).cpu().numpy()
+                for row, (a, b) in zip(stored, spans, strict=True):
                     kept[a:b] = row[: b - a]
-        return as_stored(kept)
+        return kept
 
     def _run(self, batch: Batch, lineage: list[int], start: int, hidden: Tensor | None) -> Tensor:
-        for stop in lineage:
+        """[b, s, w] stored rows at the last boundary, padding included."""
+        rounding = partial(round_block, dtype=self.dtype)
+        for stop in lineage[:-1]:
             if stop > start:
-                hidden = self.split.hidden(batch, stop, start, hidden)
-                hidden = round_hidden(hidden, self.dtype)
-                start = stop
-        assert hidden is not None
-        return hidden
+                hidden = self.split.hidden(batch, stop, start, hidden, rounding)
+                hidden, start = round_hidden(hidden, self.dtype), stop
+        hidden = self.split.hidden(batch, lineage[-1], start, hidden, rounding)
+        return as_stored(hidden, self.dtype)
 
 
 def materialize(
@@ -124,36 +139,43 @@ def materialize(
     lineage: list[int],
     source: ActivationSet | None,
     producer: str,
+    check: Callable[[], None] = lambda: None,
 ) -> ActivationSet:
     """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
 
+    ``check`` is called before each shard and the commit; it may raise to stop.
+
     Raises:
-        StorageFullError: when there is no space left; nothing is left behind.
+        StorageFullError: when there is no space left.
+
+    Whatever is raised, nothing is left behind.
     """
     writer = ActivationWriter(
         storage, folder, runner.examples.lengths, runner.hidden_size, runner.dtype
     )
     num_shards = writer.layout.num_shards
-    num_bytes = int(runner.examples.lengths.sum()) * runner.hidden_size * ITEM_BYTES[runner.dtype]
     _log.info(
-        "activations@%d: writing %.0f MB in %d shards, from %s",
+        "activations@%d: writing %.1f MB in %d shards, from %s",
         lineage[-1],
-        num_bytes / 1e6,
+        runner.num_bytes / 1e6,
         num_shards,
         f"activations@{source.manifest.boundary}" if source else "tokens",
     )
     shown = time.monotonic()
-    for shard in range(num_shards):
-        ids = writer.layout.examples(shard)
-        if source is None:
-            rows = runner.rows(ids, lineage)
-        else:
-            below = read_or_repair(source, shard, runner)
-            rows = runner.rows(ids, lineage, source.manifest.boundary, below)
-        writer.write_shard(shard, rows)
-        if time.monotonic() - shown > _PROGRESS_SECONDS:
-            shown = time.monotonic()
-            _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
+    with writer.cleaned_up():
+        for shard in range(num_shards):
+            check()
+            ids = writer.layout.examples(shard)
+            if source is None:
+                rows = runner.rows(ids, lineage)
+            else:
+                below = read_or_repair(source, shard, runner)
+                rows = runner.rows(ids, lineage, source.manifest.boundary, below)
+            writer.write_shard(shard, rows)
+            if time.monotonic() - shown > _PROGRESS_SECONDS:
+                shown = time.monotonic()
+                _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
+        check()
     return writer.commit(key, lineage[-1], lineage, recipe, producer)
 
 
@@ -168,20 +190,6 @@ def read_or_repair(
     ids = activation_set.layout.examples(shard)
     activation_set.replace_shard(shard, runner.rows(ids, activation_set.manifest.lineage))
     return activation_set.read_shard(shard)
-
-
-def as_hidden(rows: npt.NDArray[Any], dtype: HiddenDtype) -> Tensor:
-    """Stored rows as a tensor of ``dtype``, sharing memory."""
-    tensor = torch.from_numpy(rows)
-    return tensor.view(torch.bfloat16) if dtype == "bf16" else tensor
-
-
-def as_stored(hidden: Tensor) -> npt.NDArray[Any]:
-    """The inverse of :func:`as_hidden`."""
-    stored: npt.NDArray[Any] = (
-        hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden
-    ).numpy()
-    return stored
 
 
 def pad(rows: list[Tensor]) -> Tensor:

@@ -1,14 +1,15 @@
-"""One activation set on Zarr: write shards, commit, open, read, replace a shard, verify, evict.
+"""One activation set on Zarr: write shards, commit, open, read, replace a shard, verify.
 
 Under the set's folder::
 
     index-<generation>/          [n, 3] int64: shard, first row, rows of each example
-    shards/00000-<generation>/   [t, h] of one shard: one chunk, one object, uncompressed
+    shards/00000-<generation>/   [t, w] of one shard: one chunk, one object, uncompressed
     manifest.json                last; without it there is no set
     users/<run>.json             who opened it, and when
+    build/                       lease of who builds or evicts it
 
-bf16 is kept as a uint16 view. Writers never share an object: each has its own generation, and the
-first manifest wins (:meth:`Storage.put_new`).
+What one of the ``t`` rows is: :mod:`afcore.activations.codec`. Writers never share an object: each
+has its own generation, and the first manifest wins (:meth:`Storage.put_new`).
 """
 
 import contextlib
@@ -19,35 +20,37 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 import zarr
 
+from afcore.activations.codec import STORED_AS, HiddenDtype, row_bytes, row_width
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
 from afcore.storage import Storage, explain
 
 __all__ = [
-    "ITEM_BYTES",
     "ActivationManifest",
     "ActivationSet",
     "ActivationWriter",
-    "HiddenDtype",
     "list_sets",
     "open_set",
 ]
 
-HiddenDtype = Literal["bf16", "fp32"]
 _log = logging.getLogger(__name__)
-ITEM_BYTES: dict[HiddenDtype, int] = {"bf16": 2, "fp32": 4}
-_STORED_AS: dict[HiddenDtype, Any] = {"bf16": np.uint16, "fp32": np.float32}
 # A chunk of nothing but the fill value is not written (zarrs takes no other wish): -1 is no index,
-# and 0xffff in bf16 is not a number, so no chunk that we write is like that.
-_NEVER_WHOLE: dict[str, Any] = {"uint16": 0xFFFF, "float32": float("nan"), "int64": -1}
+# and neither 0xffff in bf16 nor a scale of 0xffffffff in int8 is a number, so no chunk that we
+# write is like that.
+_NEVER_WHOLE: dict[str, Any] = {
+    "uint16": 0xFFFF,
+    "uint8": 0xFF,
+    "float32": float("nan"),
+    "int64": -1,
+}
 _OBJECTS_PER_ARRAY = 2  # zarr.json and the one chunk
 
 
@@ -86,7 +89,7 @@ class ActivationManifest:
     @property
     def num_bytes(self) -> int:
         """Bytes of all shards."""
-        return self.num_rows * self.hidden_size * ITEM_BYTES[self.dtype]
+        return self.num_rows * row_bytes(self.hidden_size, self.dtype)
 
     def to_json(self) -> bytes:
         """As stored."""
@@ -121,7 +124,7 @@ class ActivationSet:
         """Read one shard whole.
 
         Returns:
-            [t, h] uint16 (bf16) or float32.
+            [t, w] stored rows, see :mod:`afcore.activations.codec`.
 
         Raises:
             IntegrityError: when it is missing or its bytes are not those that were written.
@@ -146,8 +149,11 @@ class ActivationSet:
 
     def users(self) -> list[dict[str, Any]]:
         """Notes of :meth:`record_use`: ``run`` folder and ``time``."""
-        keys = self._storage.list(f"{self.folder}/users")
-        return [json.loads(self._storage.get(key)) for key in keys]
+        notes = []
+        for key in self._storage.list(f"{self.folder}/users"):
+            with contextlib.suppress(KeyError):  # deleted meanwhile, with the set
+                notes.append(json.loads(self._storage.get(key)))
+        return notes
 
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
@@ -159,11 +165,6 @@ class ActivationSet:
             except IntegrityError as error:
                 problems.append(str(error))
         return problems
-
-    def evict(self) -> None:
-        """Delete the set, its manifest first, so that nobody opens half a set."""
-        self._storage.delete(f"{self.folder}/manifest.json")
-        self._storage.delete_folder(self.folder)
 
     def _checked(self, name: str, checksum: str) -> npt.NDArray[Any]:
         where = self._storage.uri(f"{self.folder}/{name}")
@@ -207,22 +208,22 @@ class ActivationWriter:
         self._dtype: HiddenDtype = dtype
         self._generation = _new_generation()
         self._shards: dict[int, Shard] = {}
-        self.layout = plan_layout(lengths, row_bytes=hidden_size * ITEM_BYTES[dtype])
+        self.layout = plan_layout(lengths, row_bytes=row_bytes(hidden_size, dtype))
 
     def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
         """Write one shard whole.
 
         Args:
             shard: its number.
-            rows: [t, h] in the order of ``layout.examples(shard)``.
+            rows: [t, w] in the order of ``layout.examples(shard)``.
 
         Raises:
             StorageFullError: when there is no space left; what was written is deleted.
         """
-        expected = (self.layout.num_rows(shard), self._hidden_size)
-        if rows.shape != expected or rows.dtype != _STORED_AS[self._dtype]:
+        expected = (self.layout.num_rows(shard), row_width(self._hidden_size, self._dtype))
+        if rows.shape != expected or rows.dtype != STORED_AS[self._dtype]:
             raise ValueError(f"shard {shard} is {rows.dtype}{rows.shape}, expected {expected}")
-        with self._cleaned_up():
+        with self.cleaned_up():
             self._shards[shard] = _write_shard(
                 self._storage, self._folder, shard, rows, self._generation
             )
@@ -245,7 +246,7 @@ class ActivationWriter:
             raise ValueError(f"{len(self._shards)} of {layout.num_shards} shards written")
         index = np.stack([layout.shard, layout.start, layout.lengths], axis=1)
         name = f"index-{self._generation}"
-        with self._cleaned_up():
+        with self.cleaned_up():
             _write_array(self._storage, f"{self._folder}/{name}", index)
             manifest = ActivationManifest(
                 schema=1,
@@ -278,7 +279,8 @@ class ActivationWriter:
         self._storage.delete_folder(f"{self._folder}/index-{self._generation}")
 
     @contextlib.contextmanager
-    def _cleaned_up(self) -> Iterator[None]:
+    def cleaned_up(self) -> Iterator[None]:
+        """Within it, whatever goes wrong deletes what was written."""
         try:
             yield
         except Exception as error:

@@ -251,6 +251,7 @@ def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Pa
         (["compare", "{config}", "--modes", "full,fast"], "known are full, freeze, cached"),
         (["run", "{config}", "--report", "/proc/nowhere/r.json"], "cannot be written"),
         (["run", "{config}", "--set", "training.epochs"], "not of the form"),
+        (["cache", "gc", "--max-gb", "1", "--max-bytes", "9"], "give one of them"),
     ],
 )
 def test_mistakes_on_the_command_line(
@@ -275,10 +276,28 @@ def test_a_damaged_cache_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFix
 
     storage = Storage(str(tmp_path / "store"))
     found = write_set(storage, "activations/a")
-    assert found is not None
     storage.delete(f"activations/a/{found.manifest.shards[0].name}/c/0/0")
     assert autofreeze("cache", "verify", "--store", storage.root) == 1
     assert "is missing" in capfd.readouterr().err
+
+
+def test_the_cache_is_listed_and_shrunk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tests.test_maintenance import write_set
+
+    storage = Storage(str(tmp_path / "store"))
+    for name in ("older", "newer"):
+        write_set(storage, f"activations/{name}")
+    assert autofreeze("cache", "ls", "--store", storage.root) == 0
+    assert "0, 0 live" in capfd.readouterr().out
+    shrink = ["cache", "gc", "--store", storage.root, "--max-bytes", "50"]
+    assert autofreeze(*shrink, "--dry-run") == 0
+    out = capfd.readouterr().out
+    assert "activations/older: least recently used" in out
+    assert "1 deleted, 0.0 MB would be freed" in out
+    assert storage.list("activations/older")
+    assert autofreeze(*shrink) == 0
+    assert not storage.list("activations/older")
+    assert storage.list("activations/newer")
 
 
 def _expect_one_message(capfd: pytest.CaptureFixture[str], message: str) -> None:

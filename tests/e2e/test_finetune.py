@@ -146,6 +146,18 @@ def test_runs_with_the_same_prefix_share_its_set(config: Config) -> None:
     assert {e.read_from for e in other.epochs} == {"activations@2"}
     alone, _ = finetune(config.replace(**static | {"cache.share": False}))
     assert alone.totals.activation_bytes_written == first.totals.activation_bytes_written
+    assert alone.notes == []
+
+
+def test_what_the_limit_kept_from_being_written_is_in_the_notes(config: Config) -> None:
+    report, _ = finetune(config.replace(**{"cache.max_bytes": 1000}))
+    assert report.totals.activation_bytes_written == 0
+    assert {epoch.read_from for epoch in report.epochs} == {"tokens"}
+    grown = {e.boundary_end for e in report.epochs[:-1] if e.boundary_end}
+    assert grown
+    assert [note.partition(" not written: ")[0] for note in report.notes] == [
+        f"activations@{boundary}" for boundary in sorted(grown)
+    ]
 
 
 def test_a_linear_schedule_freezes_on_time(config: Config) -> None:

@@ -50,8 +50,6 @@ def run_hf_trainer(
     )
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
     tracker.log_model(mlflow_run_id, fitted.model.cpu(), tokenizer)
-    for epoch, finished in zip(epochs, fitted.finished, strict=True):
-        tracker.log_epoch_report(mlflow_run_id, epoch, finished)
     wall_seconds += time.perf_counter() - began
     report = RunReport(
         schema=1,
@@ -70,6 +68,8 @@ def run_hf_trainer(
         notes=[],
     )
     check_lease(run, attempt)
+    for epoch, finished in zip(epochs, fitted.finished, strict=True):
+        tracker.log_epoch_report(mlflow_run_id, epoch, finished)
     publish_report(run, tracker, report, fitted.finished[-1])
     return report
 

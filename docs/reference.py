@@ -50,6 +50,7 @@ _TITLES = {
     "IntervalReport": "Interval",
     "TotalsReport": "Totals",
     "CompareReport": "Comparison",
+    "DifferenceReport": "Difference",
 }
 
 _SAID_HERE = {

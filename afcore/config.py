@@ -28,12 +28,14 @@ __all__ = [
     "parse_config",
 ]
 
-Mode = Literal["full", "freeze", "cached"]
+Mode = Literal["full", "freeze", "cached", "hf_trainer", "hf_trainer_grouped"]
 _SECRET_MESSAGE = (
     "a password in a URI would be logged; give credentials through the environment, e.g. "
     "AWS_SECRET_ACCESS_KEY or MLFLOW_TRACKING_PASSWORD"
 )
 MODES: tuple[str, ...] = get_args(Mode)
+PEER_MODES: tuple[str, ...] = ("hf_trainer", "hf_trainer_grouped")
+"""Modes that train with Hugging Face's ``Trainer``, for comparison."""
 
 
 _USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
@@ -231,7 +233,8 @@ class Config(_Section):
     mode: Mode = Field(
         "cached",
         description="`full`: nothing frozen; `freeze`: freezing alone; `cached`: frozen "
-        "prefix read from activation sets",
+        "prefix read from activation sets; `hf_trainer`, `hf_trainer_grouped`: Hugging Face's "
+        "Trainer instead, for comparison, with its default order (random) or grouped by length",
     )
     task: Literal["text-classification"] = Field("text-classification", description="the task")
     model: ModelConfig

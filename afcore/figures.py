@@ -10,7 +10,13 @@ from afcore.report import CompareReport, RunReport
 
 __all__ = ["accuracy_cost_figure", "epoch_time_figure", "freezing_figure"]
 
-_COLORS = {"full": "#4c566a", "freeze": "#5e81ac", "cached": "#bf616a"}
+_COLORS = {
+    "full": "#4c566a",
+    "freeze": "#5e81ac",
+    "cached": "#bf616a",
+    "hf_trainer": "#d08770",
+    "hf_trainer_grouped": "#ebcb8b",
+}
 _TIME_PARTS = {
     "prefix_seconds": ("frozen prefix", "#88c0d0"),
     "suffix_seconds": ("suffix (trained)", "#5e81ac"),
@@ -88,7 +94,7 @@ def accuracy_cost_figure(report: CompareReport) -> Figure:
             runs = [run for run in report.runs if run.mode == mode]
             axes.scatter(
                 [getattr(run.totals, field) for run in runs],
-                [100 * (run.totals.test or run.totals.validation)["accuracy"] for run in runs],
+                [100 * run.accuracy for run in runs],
                 label=mode,
                 color=_COLORS.get(mode),
                 s=60,

@@ -3,6 +3,7 @@
 import time
 
 from afcore.cost import Prices, Usage, cost_usd
+from afcore.data.prepare import PreparedData
 from afcore.epoch import load_checkpoint
 from afcore.evaluate import evaluate
 from afcore.figures import epoch_time_figure, freezing_figure
@@ -14,7 +15,7 @@ from afcore.runs import Run, find_run, read_record, run_folder
 from afcore.storage import Storage
 from afcore.tracking import Tracker
 
-__all__ = ["finished_report", "publish"]
+__all__ = ["data_report", "finished_report", "publish", "publish_report"]
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
@@ -59,11 +60,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         status="finished",
         model=run.config.model.name,
         num_blocks=run.record.num_blocks,
-        data=DataReport(
-            train_examples=len(data.train),
-            validation_examples=len(data.validation),
-            test_examples=len(data.test) if data.test is not None else 0,
-        ),
+        data=data_report(data),
         epochs=epochs,
         decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
@@ -71,13 +68,35 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         mlflow_run_id=mlflow_run_id,
         notes=_notes(run, checkpoints),
     )
+    publish_report(run, tracker, report, records[-1].finished)
+    return report
+
+
+def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: float) -> None:
+    """Log figures and report, and mark the run as done.
+
+    Args:
+        run: the caller holds its lease.
+        tracker: where to publish.
+        report: of the whole run.
+        finished: when its last epoch was, seconds since the epoch (UTC).
+    """
+    mlflow_run_id = report.mlflow_run_id
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
     tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
-    tracker.log_report(mlflow_run_id, report, records[-1].finished)
+    tracker.log_report(mlflow_run_id, report, finished)
     run.storage.put(
         f"{run.folder}/result.json", report.model_dump_json(by_alias=True, indent=1).encode()
     )
-    return report
+
+
+def data_report(data: PreparedData) -> DataReport:
+    """Sizes of the splits."""
+    return DataReport(
+        train_examples=len(data.train),
+        validation_examples=len(data.validation),
+        test_examples=len(data.test) if data.test is not None else 0,
+    )
 
 
 def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from afcore.paired import paired_difference
+
 __all__ = [
     "CompareReport",
     "DataReport",
     "DecisionReport",
+    "DifferenceReport",
     "EpochReport",
     "IntervalReport",
     "RunReport",
     "TotalsReport",
     "compare_report",
+    "paired_runs",
 ]
 
 
@@ -150,6 +154,21 @@ class RunReport(_Report):
         """Training and cache building."""
         return self.totals.train_seconds + self.totals.materialize_seconds
 
+    @property
+    def accuracy(self) -> float:
+        """On test data; where there is none, on validation."""
+        return (self.totals.test or self.totals.validation)["accuracy"]
+
+
+class DifferenceReport(_Report):
+    """A mode's accuracy minus that of ``full``, paired over seeds."""
+
+    mean: float = Field(description="over the seeds, in accuracy (0.01 is one point)")
+    low: float = Field(description="lower end of the 95 % interval (Student's t)")
+    high: float = Field(description="upper end")
+    num_seeds: int = Field(description="pairs of runs, at least 2")
+    within_noise: bool = Field(description="the interval holds 0: no difference was shown")
+
 
 class CompareReport(_Report):
     """``autofreeze compare``."""
@@ -160,17 +179,44 @@ class CompareReport(_Report):
         description="full's train + materialize seconds over the mode's; median over seeds"
     )
     wall_speedup: dict[str, float] = Field(description="the same of wall seconds")
+    difference: dict[str, DifferenceReport] = Field(
+        default_factory=dict,
+        description="test (else validation) accuracy against full's, of modes with two seeds or "
+        "more",
+    )
 
 
 def compare_report(runs: list[RunReport]) -> CompareReport:
     """Put runs side by side; ratios are taken seed by seed, then their median."""
-    full = {run.seed: run for run in runs if run.mode == "full"}
-    speedup, wall = {}, {}
+    speedup, wall, difference = {}, {}, {}
     for mode in dict.fromkeys(run.mode for run in runs):
-        pairs = [(full[r.seed], r) for r in runs if r.mode == mode and r.seed in full]
+        pairs = paired_runs(runs, mode, "full")
         if pairs:
-            speedup[mode] = statistics.median(f.paid_seconds / r.paid_seconds for f, r in pairs)
+            speedup[mode] = statistics.median(f.paid_seconds / r.paid_seconds for r, f in pairs)
             wall[mode] = statistics.median(
-                f.totals.wall_seconds / r.totals.wall_seconds for f, r in pairs
+                f.totals.wall_seconds / r.totals.wall_seconds for r, f in pairs
             )
-    return CompareReport(schema=1, runs=runs, speedup=speedup, wall_speedup=wall)
+        if len(pairs) >= 2 and mode != "full":
+            difference[mode] = _difference(pairs)
+    return CompareReport(
+        schema=1, runs=runs, speedup=speedup, wall_speedup=wall, difference=difference
+    )
+
+
+def paired_runs(
+    runs: list[RunReport], mode: str, baseline: str
+) -> list[tuple[RunReport, RunReport]]:
+    """Runs of ``mode``, each with the run of mode ``baseline`` that has the same seed."""
+    of_seed = {run.seed: run for run in runs if run.mode == baseline}
+    return [(run, of_seed[run.seed]) for run in runs if run.mode == mode and run.seed in of_seed]
+
+
+def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport:
+    found = paired_difference([r.accuracy for r, _ in pairs], [f.accuracy for _, f in pairs])
+    return DifferenceReport(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        num_seeds=found.num_pairs,
+        within_noise=found.within_noise,
+    )

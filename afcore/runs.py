@@ -28,7 +28,7 @@ from afcore.blocks import SplitModel, verify_split
 from afcore.checkpoint import weight_digests
 from afcore.compile import check_compiler
 from afcore.compute import Compute, choose_compute
-from afcore.config import Config
+from afcore.config import PEER_MODES, Config
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
@@ -57,6 +57,7 @@ __all__ = [
 ]
 
 _SPLIT_TOLERANCE = 1e-4
+_FREEZING_MODES = ("freeze", "cached")
 _VERSIONED = ("torch", "transformers", "autofreeze")
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -178,7 +179,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     uncacheable = None
-    if config.mode != "full":
+    if config.mode in _FREEZING_MODES:
         uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
     weights = weight_digests(split)
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
@@ -274,7 +275,9 @@ def read_record(storage: Storage, key: str, kind: type[_Record]) -> _Record | No
 def _decisive(config: Config) -> dict[str, Any]:
     """The settings that decide the weights a run ends with, or what it is charged for."""
     sections = {"mode", "task", "training"}
-    if config.mode != "full":
+    if config.mode in PEER_MODES:
+        return config.model_dump(include=sections)
+    if config.mode in _FREEZING_MODES:
         sections |= {"freezing"}
     if config.mode == "cached":
         sections |= {"cache"}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from afcore.errors import UserError
 from afcore.records import CheckpointRecord, EpochRecord
-from afcore.report import RunReport
+from afcore.report import EpochReport, RunReport
 
 __all__ = ["Tracker", "flat_parameters"]
 
@@ -136,13 +136,19 @@ class Tracker:
             for block, eta in enumerate(decision.eta if decision else []):
                 if eta is not None:
                     metrics.append((f"freeze/eta_block_{block:02d}", eta, time, interval.step))
-        report = record.report.model_dump()
-        for score, value in report.pop("validation").items():
-            metrics.append((f"validation/{score}", value, record.finished, record.report.epoch))
-        for name, value in report.items():
-            if isinstance(value, int | float) and name != "epoch":
-                metrics.append((f"epoch/{name}", value, record.finished, record.report.epoch))
         self._log_metrics(run_id, metrics)
+        self.log_epoch_report(run_id, record.report, record.finished)
+
+    def log_epoch_report(self, run_id: str, report: EpochReport, finished: float) -> None:
+        """Log an epoch's report; ``finished`` in seconds since the epoch (UTC)."""
+        values = report.model_dump()
+        metrics = [(f"validation/{score}", v) for score, v in values.pop("validation").items()]
+        metrics += [
+            (f"epoch/{name}", value)
+            for name, value in values.items()
+            if isinstance(value, int | float) and name != "epoch"
+        ]
+        self._log_metrics(run_id, [(name, v, finished, report.epoch) for name, v in metrics])
 
     def log_summary(self, run_id: str, values: Mapping[str, float], time: float) -> None:
         """Log headline metrics at step 0."""

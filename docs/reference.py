@@ -50,12 +50,13 @@ _TITLES = {
     "IntervalReport": "Interval",
     "TotalsReport": "Totals",
     "CompareReport": "Comparison",
+    "DifferenceReport": "Difference",
 }
 
 _SAID_HERE = {
     "RunReport.schema": "version of this document",
     "RunReport.run_id": "digest of all that decides the weights: the same command, the same id",
-    "RunReport.mode": "execution mode: `full`, `freeze` or `cached`",
+    "RunReport.mode": "execution mode: `mode` of the configuration",
     "RunReport.seed": "`training.seed`",
     "RunReport.status": "a run that is not finished has no report",
     "RunReport.model": "`model.name`",

@@ -25,7 +25,7 @@ def compare(
 
     Args:
         config: The training; its mode and seed are replaced.
-        modes: Execution modes, e.g. full and cached.
+        modes: Execution modes, e.g. full, cached and hf_trainer.
         seeds: Number of seeds, counted up from training.seed.
         share: Use activation sets of other runs, instead of paying anew.
         fresh: Train anew, even where results are recorded.
@@ -68,9 +68,13 @@ def _log(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
         values[f"{mode}/wall_speedup"] = comparison.wall_speedup[mode]
     for mode in dict.fromkeys(run.mode for run in comparison.runs):
         totals = [run.totals for run in comparison.runs if run.mode == mode]
-        accuracies = [(total.test or total.validation)["accuracy"] for total in totals]
+        accuracies = [run.accuracy for run in comparison.runs if run.mode == mode]
         values[f"{mode}/accuracy"] = sum(accuracies) / len(accuracies)
         values[f"{mode}/cost_usd"] = sum(total.cost_usd for total in totals) / len(totals)
+    for mode, difference in comparison.difference.items():
+        values[f"{mode}/accuracy_difference"] = difference.mean
+        values[f"{mode}/accuracy_difference_low"] = difference.low
+        values[f"{mode}/accuracy_difference_high"] = difference.high
     tracker.log_summary(parent, values, time.time())
     tracker.log_text(parent, comparison_markdown(comparison), "comparison.md")
     tracker.log_text(parent, comparison.model_dump_json(by_alias=True, indent=1), "comparison.json")

@@ -4,6 +4,7 @@ Tasks exchange URIs and small values, and each calls one function of :mod:`afcor
 known by the records in the store, not by Prefect's states: a task that runs again finds them.
 """
 
+import importlib
 import time
 from typing import Any
 
@@ -13,14 +14,16 @@ from prefect.context import TaskRunContext
 from prefect.states import State
 from prefect.tasks import Task
 
-from afcore.config import Config
+from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
 from afcore.epoch import run_epoch
 from afcore.errors import AutoFreezeError, StoreUnreachableError
+from afcore.lease import Lease
 from afcore.publish import finished_report
 from afcore.publish import publish as publish_run
 from afcore.records import CheckpointRecord
 from afcore.runs import (
+    Run,
     RunRecord,
     begin_run,
     identify_run,
@@ -103,6 +106,19 @@ def publish(store: str, run_id: str, mlflow_run_id: str, wall_seconds: float) ->
     return report.model_dump(mode="json", by_alias=True)
 
 
+@task(name="hf-trainer", task_run_name="hf-trainer", persist_result=False)
+def train_with_hf_trainer(
+    store: str, run_id: str, mlflow_run_id: str, attempt: int, wall_seconds: float
+) -> dict[str, Any]:
+    """Train, test and publish with Hugging Face's Trainer, in one piece."""
+    from afcore.peer import run_hf_trainer
+
+    run = open_run(store, run_id)
+    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
+    report = run_hf_trainer(run, tracker, mlflow_run_id, attempt, wall_seconds)
+    return report.model_dump(mode="json", by_alias=True)
+
+
 @flow(name="finetune", flow_run_name="finetune-{config.mode}", validate_parameters=True)
 def finetune(
     config: Config, fresh: bool = False, parent_mlflow_run_id: str | None = None
@@ -118,6 +134,9 @@ def finetune(
         parent_mlflow_run_id: MLflow run of the comparison that this belongs to.
     """
     configure_logging()
+    if config.mode in PEER_MODES:
+        # Takes seconds, so only when needed; and before the clock starts, as all other imports are.
+        importlib.import_module("afcore.peer")
     began = time.time()
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store)
@@ -130,31 +149,40 @@ def finetune(
         run = begin_run(storage, record, fresh=fresh)
         if fresh:
             lease.forget_earlier()
-        training_id = run.record.training_id
         mlflow_run_id = tracker.begin(
-            training_id,
+            run.record.training_id,
             f"{config.mode}-seed{config.training.seed}-{record.run_id[:6]}",
             mode=config.mode,
             parent=parent_mlflow_run_id,
             parameters=config.model_dump(mode="json") | {"run_id": record.run_id},
         )
         try:
-            checkpoint_uri = f"pretrained:{config.model.name}"
-            for epoch in range(1, config.training.epochs + 1):
-                lease.check()
-                done = train_epoch(
-                    config.store,
-                    record.run_id,
-                    training_id,
-                    epoch,
-                    checkpoint_uri,
-                    mlflow_run_id,
-                    lease.number,
+            if config.mode in PEER_MODES:
+                report = train_with_hf_trainer(
+                    config.store, record.run_id, mlflow_run_id, lease.number, lease.seconds()
                 )
-                checkpoint_uri = done["checkpoint_uri"]
-            report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
+            else:
+                _train_epochs(run, lease, mlflow_run_id)
+                report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
         except BaseException as error:
             tracker.finish(mlflow_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         tracker.finish(mlflow_run_id)
     return report
+
+
+def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
+    config, record = run.config, run.record
+    checkpoint_uri = f"pretrained:{config.model.name}"
+    for epoch in range(1, config.training.epochs + 1):
+        lease.check()
+        done = train_epoch(
+            config.store,
+            record.run_id,
+            record.training_id,
+            epoch,
+            checkpoint_uri,
+            mlflow_run_id,
+            lease.number,
+        )
+        checkpoint_uri = done["checkpoint_uri"]

@@ -1,8 +1,11 @@
-"""The table people read: one row a run, the same columns on the console and in MLflow."""
+"""The table people read: one row a run, the same columns on the console and in MLflow.
+
+What is taken over seeds stands in every row of its mode.
+"""
 
 from rich.table import Table
 
-from afcore.report import CompareReport, RunReport
+from afcore.report import CompareReport, DifferenceReport, RunReport
 
 __all__ = ["comparison_markdown", "comparison_table"]
 
@@ -21,12 +24,15 @@ COLUMNS = (
     "cached MB",
     "US$",
 )
+DIFFERENCE = "test - full"
+"""A column of its own where there are seeds to take it over."""
 
 
 def comparison_table(comparison: CompareReport) -> Table:
     """For the console."""
-    table = Table(title="Accuracy, time and cost", title_justify="left")
-    for number, column in enumerate(COLUMNS):
+    table = Table(title="Accuracy, time and cost", title_justify="left", caption_justify="left")
+    table.caption = _caption(comparison)
+    for number, column in enumerate(_columns(comparison)):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in _rows(comparison):
         table.add_row(*row)
@@ -35,13 +41,36 @@ def comparison_table(comparison: CompareReport) -> Table:
 
 def comparison_markdown(comparison: CompareReport) -> str:
     """For an artifact."""
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *_rows(comparison)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    columns = _columns(comparison)
+    lines = [columns, tuple("---" for _ in columns), *_rows(comparison)]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    caption = _caption(comparison)
+    return f"{text}\n{caption}\n" if caption else text
+
+
+def _columns(comparison: CompareReport) -> tuple[str, ...]:
+    return (*COLUMNS, DIFFERENCE) if comparison.difference else COLUMNS
+
+
+def _caption(comparison: CompareReport) -> str | None:
+    if not comparison.difference:
+        return None
+    num_seeds = max(difference.num_seeds for difference in comparison.difference.values())
+    return (
+        f"{DIFFERENCE}: points, mean of {num_seeds} seeds, each minus full of the same seed, and "
+        "the 95 % interval (Student's t); within noise when it holds 0"
+    )
 
 
 def _rows(comparison: CompareReport) -> list[tuple[str, ...]]:
     full = {run.seed: run for run in comparison.runs if run.mode == "full"}
-    return [_row(run, full.get(run.seed)) for run in comparison.runs]
+    rows = [_row(run, full.get(run.seed)) for run in comparison.runs]
+    if not comparison.difference:
+        return rows
+    return [
+        (*row, _points(comparison.difference.get(run.mode)))
+        for row, run in zip(rows, comparison.runs, strict=True)
+    ]
 
 
 def _row(run: RunReport, full: RunReport | None) -> tuple[str, ...]:
@@ -61,6 +90,14 @@ def _row(run: RunReport, full: RunReport | None) -> tuple[str, ...]:
         f"{totals.activation_bytes_written / 1e6:.1f}",
         f"{totals.cost_usd:.4f}",
     )
+
+
+def _points(difference: DifferenceReport | None) -> str:
+    if difference is None:
+        return "-"
+    half = (difference.high - difference.low) / 2
+    verdict = "within noise" if difference.within_noise else "beyond noise"
+    return f"{100 * difference.mean:+.2f} ± {100 * half:.2f}, {verdict}"
 
 
 def _percent(scores: dict[str, float] | None) -> str:

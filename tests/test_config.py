@@ -23,7 +23,7 @@ def parse(**changes: object) -> Config:
         ("training.learning_rate", "fast", "training.learning_rate: got 'fast'"),
         ("training.learning_rate", float("nan"), "training.learning_rate: got nan"),
         ("data.validation", 1.5, "data.validation: got 1.5"),
-        ("mode", "fast", "mode: got 'fast'; input should be 'full', 'freeze' or 'cached'"),
+        ("mode", "fast", "mode: got 'fast'; input should be 'full', 'freeze', 'cached'"),
         ("freezing.percentile", 101, "freezing.percentile: got 101"),
         ("training.steps", [[0.5, 1.0]], "shares of the steps must start at 0.0"),
         ("training", 3, "training: got 3"),

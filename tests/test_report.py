@@ -47,6 +47,40 @@ def test_the_table_has_a_row_a_run() -> None:
     assert len(comparison_markdown(comparison).splitlines()) == 4
 
 
+def with_accuracy(report: RunReport, accuracy: float) -> RunReport:
+    totals = report.totals.model_copy(update={"test": {"accuracy": accuracy}})
+    return report.model_copy(update={"totals": totals})
+
+
+def test_over_seeds_a_column_says_what_is_noise() -> None:
+    accuracies = {"full": (0.90, 0.80), "cached": (0.89, 0.80), "freeze": (0.88, 0.781)}
+    runs = [
+        with_accuracy(make_report(mode, seed), accuracy)
+        for mode, of_seeds in accuracies.items()
+        for seed, accuracy in enumerate(of_seeds)
+    ]
+    comparison = compare_report(runs)
+    # cached: differences -1 and 0 points; freeze: -2 and -1.9. t(1, 0.975) = 12.706.
+    assert set(comparison.difference) == {"cached", "freeze"}
+    assert comparison.difference["cached"].mean == pytest.approx(-0.005)
+    assert comparison.difference["cached"].high == pytest.approx(-0.005 + 12.7062 * 0.005, abs=1e-6)
+    assert comparison.difference["cached"].within_noise
+    assert not comparison.difference["freeze"].within_noise
+    markdown = comparison_markdown(comparison)
+    assert markdown.count("| -0.50 ± 6.35, within noise |") == 2
+    assert markdown.count("| -1.95 ± 0.64, beyond noise |") == 2
+    assert "mean of 2 seeds" in markdown
+    console = Console(width=180, record=True)
+    console.print(comparison_table(comparison))
+    assert "-1.95 ± 0.64, beyond noise" in console.export_text()
+
+
+def test_one_seed_says_nothing_about_noise() -> None:
+    comparison = compare_report([make_report("full"), make_report("cached")])
+    assert comparison.difference == {}
+    assert "noise" not in comparison_markdown(comparison)
+
+
 def test_figures_show_what_was_measured() -> None:
     report = make_report()
     axes = freezing_figure(report).axes[0]

@@ -15,6 +15,7 @@ from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError
 from afcore.report import CompareReport, RunReport
 from afcore.storage import Storage
+from afcore.tracking import Tracker
 from tests.conftest import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -276,6 +277,9 @@ def test_compare_puts_modes_and_seeds_side_by_side(config: Config) -> None:
     child = client.get_run(cached[0].mlflow_run_id)
     parent = client.get_run(child.data.tags["mlflow.parentRunId"])
     assert parent.data.metrics["cached/speedup"] == comparison.speedup["cached"]
+    difference = comparison.difference["cached"]
+    assert difference.num_seeds == 2
+    assert parent.data.metrics["cached/accuracy_difference_low"] == difference.low
     names = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"comparison.md", "comparison.json", "figures"} <= names
     children = client.search_runs(
@@ -289,3 +293,34 @@ def test_compare_puts_modes_and_seeds_side_by_side(config: Config) -> None:
         CompareReport.model_validate({k: v for k, v in again.items() if k != "recorded"})
         == comparison
     )
+
+
+def test_the_hf_trainer_is_a_run_like_any_other(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(mode="hf_trainer_grouped")
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "log_model", _end)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    report, recorded = finetune(config)
+    assert not recorded
+    assert report.mode == "hf_trainer_grouped"
+    assert [epoch.attempt for epoch in report.epochs] == [2, 2, 2]
+    assert 0 < report.totals.lost_seconds < report.totals.wall_seconds
+    assert report.totals.cost_usd > sum(epoch.cost_usd for epoch in report.epochs) > 0
+    assert report.data.test_examples > 10
+    assert finetune(config) == (report, True)
+    client = mlflow.MlflowClient(config.tracking.uri)
+    run = client.get_run(report.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["execution_mode"] == "hf_trainer_grouped"
+    assert run.data.metrics["test/accuracy"] == report.totals.test["accuracy"]
+    history = client.get_metric_history(run.info.run_id, "epoch/train_seconds")
+    assert [m.value for m in history] == [epoch.train_seconds for epoch in report.epochs]
+    mlflow.set_tracking_uri(config.tracking.uri)
+    assert mlflow.transformers.load_model(run.data.tags["autofreeze.model_uri"])("Return a float.")
+
+
+def _end(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from afcore.activations.held import HeldShards
+from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ITEM_BYTES, ActivationSet, open_set
 from afcore.blocks import SplitModel
@@ -31,15 +33,24 @@ class RunCache:
     """The activation sets of one run.
 
     Attributes:
+        held: what this process holds of sets, if anything.
         seconds: spent in building sets.
         bytes_written: of the sets built.
     """
 
-    def __init__(self, run: Run, split: SplitModel, examples: Examples, compute: Compute) -> None:
+    def __init__(
+        self,
+        run: Run,
+        split: SplitModel,
+        examples: Examples,
+        compute: Compute,
+        held: HeldShards | None = None,
+    ) -> None:
         self._run = run
         self._split = split
         self._examples = examples
         self._compute = compute
+        self.held = held
         self.seconds = 0.0
         self.bytes_written = 0
         self.runner = PrefixRunner(
@@ -119,6 +130,14 @@ class RunCache:
         )
         return plan.pays
 
+    def window_shards(self, source: SetReference | None) -> int | None:
+        """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
+        if source is None or self.held is None:
+            return None
+        row_bytes = self.runner.hidden_size * ITEM_BYTES[self.runner.dtype]
+        self.held.fit(plan_layout(self._examples.lengths, row_bytes=row_bytes), row_bytes)
+        return self.held.window
+
     def open_or_build(
         self,
         reference: SetReference,
@@ -141,6 +160,7 @@ class RunCache:
                 lineage=reference.lineage,
                 source=self._open_sound(below.folder) if below else None,
                 producer=record.run_id,
+                held=self.held,
             )
             self.seconds += time.perf_counter() - clock
             self.bytes_written += found.manifest.num_bytes

@@ -69,7 +69,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
         totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
         mlflow_run_id=mlflow_run_id,
-        notes=_notes(run),
+        notes=_notes(run, epochs),
     )
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
     tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
@@ -144,8 +144,14 @@ def _lost_seconds(
     )
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: Run, epochs: list[EpochReport]) -> list[str]:
     notes = []
     if run.record.uncacheable is not None:
         notes.append(f"nothing was cached: {run.record.uncacheable}")
+    windowed = [str(epoch.epoch) for epoch in epochs if epoch.order == "windowed"]
+    if windowed:
+        notes.append(
+            f"epochs {', '.join(windowed)} read a set larger than memory: shards were shuffled, "
+            "and examples within a window of shards; their batches are not those of other modes"
+        )
     return notes

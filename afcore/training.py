@@ -5,6 +5,7 @@ backward pass); the suffix is trained. At the end of every interval the policy d
 the boundary grew the optimizer drops what froze and keeps the rest's moments.
 """
 
+import itertools
 import logging
 import math
 import time
@@ -138,14 +139,14 @@ def train_epoch(
     compute.seed(seed, epoch)
     split.set_training(state.freeze.boundary)
     sums = GradientSums(split)
+    hidden_states = feed.batches(batches) if feed is not None else itertools.repeat(None)
     began = shown = time.monotonic()
     for number, ids in enumerate(batches, start=1):
         boundary = state.freeze.boundary
         clock = time.perf_counter()
         batch, labels = collate(examples, ids, pad_token_id, compute.device)
-        hidden = None
+        hidden = next(hidden_states)
         if feed is not None:
-            hidden = feed.batch(ids).to(compute.device, non_blocking=True)
             done.activation_bytes_read += feed.batch_bytes(ids)
         clock = _lap(done, "read_seconds", clock, compute)
         if boundary:

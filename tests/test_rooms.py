@@ -45,7 +45,7 @@ def test_mlflow_stays_in_tracking() -> None:
 
 
 def test_decisions_are_pure() -> None:
-    for name in ("freezing", "planning", "cost"):
+    for name in ("freezing", "planning", "cost", "tiers"):
         used = imports(ROOT / f"{name}.py")
         forbidden = {i for i in used if i.split(".")[0] in ("torch", "fsspec", "afcore", "zarr")}
         assert not forbidden, f"{name} imports {forbidden}"

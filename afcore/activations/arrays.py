@@ -15,7 +15,7 @@ from zarr.storage import MemoryStore
 
 from afcore.storage import Storage
 
-__all__ = ["check_metadata", "checksum", "read_array", "write_array"]
+__all__ = ["bytes_of", "check_metadata", "checksum", "read_array", "write_array"]
 
 _CHUNK = "c/0/0"
 
@@ -23,7 +23,7 @@ _CHUNK = "c/0/0"
 def write_array(storage: Storage, folder: str, rows: npt.NDArray[Any]) -> None:
     """Write a two-dimensional array: ``zarr.json``, then its chunk."""
     storage.put(f"{folder}/zarr.json", _metadata(rows))
-    storage.put(f"{folder}/{_CHUNK}", _bytes_of(rows))
+    storage.put(f"{folder}/{_CHUNK}", bytes_of(rows))
 
 
 def read_array(
@@ -48,7 +48,7 @@ def read_array(
     """
     rows = np.empty(shape, dtype) if out is None else out
     try:
-        found = storage.get_into(f"{folder}/{_CHUNK}", _bytes_of(rows))
+        found = storage.get_into(f"{folder}/{_CHUNK}", bytes_of(rows))
     except KeyError:
         raise FileNotFoundError(folder) from None
     if found != rows.nbytes:
@@ -72,10 +72,11 @@ def check_metadata(
 
 def checksum(rows: npt.NDArray[Any]) -> str:
     """xxh3-64 of an array's bytes."""
-    return xxhash.xxh3_64_hexdigest(_bytes_of(rows))
+    return xxhash.xxh3_64_hexdigest(bytes_of(rows))
 
 
-def _bytes_of(rows: npt.NDArray[Any]) -> memoryview:
+def bytes_of(rows: npt.NDArray[Any]) -> memoryview:
+    """An array's bytes; those of a contiguous one, without a copy."""
     return np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data
 
 

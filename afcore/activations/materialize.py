@@ -5,8 +5,10 @@ from, bottom first, its own boundary last), so that a shard computed again from 
 numbers that building from the lower set gave.
 """
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from afcore.activations.held import HeldShards
 from afcore.activations.sets import (
     ITEM_BYTES,
     ActivationSet,
@@ -30,7 +33,7 @@ from afcore.evaluate import INFERENCE_TOKENS
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
 
-__all__ = ["PrefixRunner", "materialize", "read_or_repair"]
+__all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
 
 _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
@@ -88,8 +91,7 @@ class PrefixRunner:
         first = np.concatenate([[0], np.cumsum(lengths)])
         kept = torch.empty((int(first[-1]), self.hidden_size), dtype=HIDDEN_DTYPES[self.dtype])
         given = None if source is None else as_hidden(source, self.dtype)
-        self.split.model.eval()
-        with torch.no_grad(), self._compute.autocast():
+        with _evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
             for batch_rows in inference_batches(lengths, max_tokens=INFERENCE_TOKENS):
                 batch, _ = collate(
                     self.examples, ids[batch_rows], self._pad_token_id, self._compute.device
@@ -114,6 +116,18 @@ class PrefixRunner:
         return hidden
 
 
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards each module is as it was: a shard may be mended amid an epoch."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def materialize(
     storage: Storage,
     folder: str,
@@ -124,8 +138,12 @@ def materialize(
     lineage: list[int],
     source: ActivationSet | None,
     producer: str,
+    held: HeldShards | None = None,
 ) -> ActivationSet:
     """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
+
+    Shards of the set below come from ``held`` where they are; there, too, each new shard is kept,
+    so that the epoch that follows need not read what was just written.
 
     Raises:
         StorageFullError: when there is no space left; nothing is left behind.
@@ -142,19 +160,32 @@ def materialize(
         num_shards,
         f"activations@{source.manifest.boundary}" if source else "tokens",
     )
+    if held is not None:
+        held.fit(writer.layout, runner.hidden_size * ITEM_BYTES[runner.dtype])
     shown = time.monotonic()
     for shard in range(num_shards):
         ids = writer.layout.examples(shard)
         if source is None:
             rows = runner.rows(ids, lineage)
         else:
-            below = read_or_repair(source, shard, runner)
+            below = read_held(source, shard, runner, held)
             rows = runner.rows(ids, lineage, source.manifest.boundary, below)
-        writer.write_shard(shard, rows)
+        label = writer.write_shard(shard, rows)
+        if held is not None:
+            held.put(shard, label, rows)
         if time.monotonic() - shown > _PROGRESS_SECONDS:
             shown = time.monotonic()
             _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
     return writer.commit(key, lineage[-1], lineage, recipe, producer)
+
+
+def read_held(
+    activation_set: ActivationSet, shard: int, runner: PrefixRunner, held: HeldShards | None
+) -> npt.NDArray[Any]:
+    """A shard from where it is held, else from the store."""
+    label = activation_set.manifest.shards[shard].checksum
+    rows = held.get(shard, label) if held is not None else None
+    return read_or_repair(activation_set, shard, runner) if rows is None else rows
 
 
 def read_or_repair(
@@ -170,9 +201,9 @@ def read_or_repair(
     return activation_set.read_shard(shard)
 
 
-def as_hidden(rows: npt.NDArray[Any], dtype: HiddenDtype) -> Tensor:
+def as_hidden(rows: npt.NDArray[Any] | Tensor, dtype: HiddenDtype) -> Tensor:
     """Stored rows as a tensor of ``dtype``, sharing memory."""
-    tensor = torch.from_numpy(rows)
+    tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(rows)
     return tensor.view(torch.bfloat16) if dtype == "bf16" else tensor
 
 

@@ -219,12 +219,15 @@ class ActivationWriter:
         self._shards: dict[int, Shard] = {}
         self.layout = plan_layout(lengths, row_bytes=hidden_size * ITEM_BYTES[dtype])
 
-    def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
+    def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> str:
         """Write one shard whole.
 
         Args:
             shard: its number.
             rows: [t, h] in the order of ``layout.examples(shard)``.
+
+        Returns:
+            Its checksum.
 
         Raises:
             StorageFullError: when there is no space left; what was written is deleted.
@@ -236,6 +239,7 @@ class ActivationWriter:
             self._shards[shard] = _write_shard(
                 self._storage, self._folder, shard, rows, self._generation
             )
+        return self._shards[shard].checksum
 
     def commit(
         self,

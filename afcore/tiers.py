@@ -2,9 +2,9 @@
 
 Tiers are filled in the order device memory, host memory, local disk; the object store has
 everything. A set that does not fit in memory is trained on window by window: whole shards are
-drawn at random, and examples are shuffled within a window of them. A quarter of the host budget is
-the window, another quarter is for the next one, which is loaded meanwhile; the rest holds shards
-for good.
+drawn at random, and examples are shuffled within a window of them. About a quarter of the host
+budget is the window, another quarter is for the next one, which is loaded meanwhile; the rest holds
+shards for good.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def choose_window(shard_bytes: Sequence[int], budgets: Budgets) -> int | None:
     """
     if _fill(shard_bytes, budgets.device_bytes, budgets.host_bytes, 0)[1] == len(shard_bytes):
         return None
-    return max(1, budgets.host_bytes // _WINDOW_SHARE // max(shard_bytes))
+    return max(1, round(budgets.host_bytes / _WINDOW_SHARE / max(shard_bytes)))
 
 
 def place(shard_bytes: Sequence[int], budgets: Budgets, window: int | None) -> list[Tier]:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
-from afcore.activations.codec import canonical_lineage, lineages_below
+from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
+from afcore.activations.held import HeldShards
+from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
@@ -28,15 +30,24 @@ class RunCache:
     """The activation sets of one run.
 
     Attributes:
+        held: what this process holds of sets, if anything.
         seconds: spent in building sets, and in waiting for other runs that built them.
         bytes_written: of the sets built.
     """
 
-    def __init__(self, run: Run, split: SplitModel, examples: Examples, compute: Compute) -> None:
+    def __init__(
+        self,
+        run: Run,
+        split: SplitModel,
+        examples: Examples,
+        compute: Compute,
+        held: HeldShards | None = None,
+    ) -> None:
         self._run = run
         self._split = split
         self._examples = examples
         self._compute = compute
+        self.held = held
         self.seconds = 0.0
         self.bytes_written = 0
         self.runner = PrefixRunner(
@@ -160,6 +171,14 @@ class RunCache:
             return None
         return limit - sum(self._run.storage.list(self._run.activations_folder).values())
 
+    def window_shards(self, source: SetReference | None) -> int | None:
+        """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
+        if source is None or self.held is None:
+            return None
+        size = row_bytes(self.runner.hidden_size, self.runner.dtype)
+        self.held.fit(plan_layout(self._examples.lengths, row_bytes=size), size)
+        return self.held.window
+
     def open_or_build(
         self, reference: SetReference, weights: Mapping[str, ContentDigest]
     ) -> ActivationSet:
@@ -179,6 +198,7 @@ class RunCache:
                 source=self._nearest_below(reference, weights),
                 producer=self._run.record.run_id,
                 check=check,
+                held=self.held,
             )
 
         opened = open_or_build(

@@ -196,6 +196,22 @@ class CacheConfig(_Section):
     mode: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
         "auto", description="write a set: when an estimate says that it pays, always, or never"
     )
+    device_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="most bytes of activations held in GPU memory; default: half of what is free",
+    )
+    host_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="most bytes of activations held in host memory; default: half of what is free",
+    )
+    disk_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="most bytes of activations held in a temporary local file when the store is "
+        "elsewhere; default: half of what is free",
+    )
     share: bool = Field(
         True, description="use and leave sets for other runs; else this run pays for its own"
     )

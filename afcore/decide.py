@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from afcore.activations.codec import row_bytes
+from afcore.activations.kept import measure_budgets
+from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
@@ -30,12 +31,12 @@ from afcore.planning import (
 from afcore.probe import probe_bandwidths
 from afcore.profile import profile_compute
 from afcore.runs import Run, read_record
+from afcore.tiers import choose_window, place
 from afcore.training import TrainedEpoch
 
 __all__ = ["SourcePlanner", "epoch_work", "measure_profile", "place_set"]
 
 _RUN_BUDGET_SECONDS = 1.5
-_HOST_SHARE = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -111,7 +112,7 @@ class SourcePlanner:
             read_boundary=read_boundary,
             exists=exists,
             epochs_left=self._run.config.training.epochs - epoch + 1,
-            reading=place_set(work.set_bytes),
+            reading=place_set(self._run, work.set_bytes),
             statistics=self._decides,
             scale=scale,
             max_set_bytes=max_set_bytes,
@@ -147,7 +148,7 @@ class SourcePlanner:
             work,
             [step.boundary for step in trained.steps],
             read_boundary=read_boundary,
-            reading=place_set(work.set_bytes),
+            reading=place_set(self._run, work.set_bytes),
             statistics=self._decides,
         )
         return forecast.prefix_seconds + forecast.suffix_seconds, forecast.read_seconds
@@ -184,7 +185,7 @@ def measure_profile(
     """
     clock = time.perf_counter()
     batches = _batches(run, examples, 1)
-    with _quiet("afcore.training", "afcore.feed"):
+    with _quiet("afcore.training", "afcore.feed.hidden"):
         fitted = profile_compute(
             split,
             examples,
@@ -214,10 +215,29 @@ def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -
     return Work.of(examples.lengths, _batches(run, examples, epoch), hidden_bytes)
 
 
-def place_set(num_bytes: int) -> Reading:
-    """Where :class:`afcore.feed.HiddenFeed` keeps a set, fetched from the store each epoch."""
-    fits = num_bytes <= psutil.virtual_memory().available * _HOST_SHARE
-    return Reading({"host memory" if fits else "local disk": num_bytes}, store_bytes=num_bytes)
+def place_set(run: Run, num_bytes: int) -> Reading:
+    """What an epoch reads of a set, and from where.
+
+    What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
+    to come at the store's speed. All of it is gathered in host memory.
+    """
+    cache = run.config.cache
+    budgets = measure_budgets(
+        cache.device_bytes,
+        cache.host_bytes,
+        cache.disk_bytes,
+        run.compute.device,
+        run.storage.protocol == "file",
+    )
+    whole, rest = divmod(num_bytes, SHARD_BYTES)
+    shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
+    tiers = place(shards, budgets, choose_window(shards, budgets))
+    streamed = sum(
+        size
+        for size, tier in zip(shards, tiers, strict=True)
+        if tier in ("local disk", "object store")
+    )
+    return Reading({"host memory": num_bytes}, store_bytes=streamed)
 
 
 def _batches(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:

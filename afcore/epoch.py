@@ -15,12 +15,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from afcore.activations.held import HeldShards
+from afcore.activations.kept import hold_shards, release_shards
+from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.cache import RunCache
 from afcore.checkpoint import collect_parts, load_moments, load_weights, save_checkpoint
 from afcore.cost import Prices, Usage, cost_usd
-from afcore.data.order import epoch_batches
+from afcore.data.order import epoch_batches, windowed_batches
 from afcore.data.prepare import PreparedData
 from afcore.digest import ContentDigest
 from afcore.evaluate import evaluate
@@ -61,6 +65,18 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
     found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
     if found is not None:
         return found
+    with hold_shards(
+        **run.config.cache.model_dump(include={"device_bytes", "host_bytes", "disk_bytes"}),
+        device=run.compute.device,
+        store_is_local=run.storage.protocol == "file",
+    ) as held:
+        record = _run_epoch(run, epoch, attempt, held)
+    if epoch == run.config.training.epochs:
+        release_shards()
+    return record
+
+
+def _run_epoch(run: Run, epoch: int, attempt: int, held: HeldShards) -> EpochRecord:
     before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
     plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
     resumed = plan is not None or (before is not None and before.report.attempt != attempt)
@@ -70,7 +86,7 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
     checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
     if checkpoint is None:
         state, policy, parts = _open_state(run, epoch)
-        cache = RunCache(run, state.split, data.train, run.compute)
+        cache = RunCache(run, state.split, data.train, run.compute, held)
         if plan is None:
             plan = _make_plan(run, epoch, cache, state, before)
         checkpoint = _train(run, epoch, attempt, data, cache, state, policy, plan, parts)
@@ -80,7 +96,7 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
         _log.info("epoch %d: training was committed before; going on after it", epoch)
         split = run.architecture()
         load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
-        cache = RunCache(run, split, data.train, run.compute)
+        cache = RunCache(run, split, data.train, run.compute, held)
     read_next_from = _materialize(cache, plan, checkpoint)
     clock = time.perf_counter()
     validation = evaluate(
@@ -180,9 +196,11 @@ def _make_plan(
     else:
         read_from, decision = cache.first_source(state.freeze.boundary, run.record.weights)
         refusal = cache.refused(state.freeze.boundary, run.record.weights, None, 0)
+    read_from = None if refusal else read_from
     plan = EpochPlan(
-        read_from=None if refusal else read_from,
+        read_from=read_from,
         started=time.time(),
+        window_shards=cache.window_shards(read_from),
         decision=decision,
         notes=[refusal] if refusal else [],
     )
@@ -204,24 +222,19 @@ def _train(
     """Train as planned and commit the checkpoint."""
     config, boundary_start = run.config, state.freeze.boundary
     read_before = run.storage.usage.bytes_read
-    feed, open_seconds = None, 0.0
+    activation_set, feed, open_seconds = None, None, 0.0
     if plan.read_from is not None:
         weights = parts or run.record.weights
         activation_set = cache.open_or_build(plan.read_from, weights)
         clock = time.perf_counter()
-        feed = HiddenFeed(activation_set, cache.runner)
+        feed = HiddenFeed(
+            activation_set, cache.runner, cache.held, plan.window_shards, run.compute.device
+        )
         open_seconds = time.perf_counter() - clock
-    store_bytes_read = run.storage.usage.bytes_read - read_before if feed else 0
     trained = train_epoch(
         state,
         data.train,
-        epoch_batches(
-            data.train.lengths,
-            batch_size=config.training.batch_size,
-            seed=config.training.seed,
-            epoch=epoch,
-            batching=config.data.batching,
-        ),
+        _order(run, epoch, plan, data.train.lengths, activation_set),
         epoch=epoch,
         num_epochs=config.training.epochs,
         seed=config.training.seed,
@@ -268,7 +281,9 @@ def _train(
         validation={},
         activation_bytes_written=cache.bytes_written,
         activation_bytes_read=trained.activation_bytes_read,
-        store_bytes_read=store_bytes_read,
+        store_bytes_read=run.storage.usage.bytes_read - read_before if feed else 0,
+        order=plan.order,
+        tier_bytes=feed.tier_bytes if feed else {},
         cost_usd=0.0,
         resumed=False,
         attempt=attempt,
@@ -323,6 +338,28 @@ def _predictions(
             epoch, plan.decision, trained, report.train_seconds
         ),
     }
+
+
+def _order(
+    run: Run,
+    epoch: int,
+    plan: EpochPlan,
+    lengths: npt.NDArray[np.int64],
+    activation_set: ActivationSet | None,
+) -> list[npt.NDArray[np.int64]]:
+    """The epoch's batches, in the order that its plan says."""
+    config = run.config
+    settings: dict[str, Any] = {
+        "batch_size": config.training.batch_size,
+        "seed": config.training.seed,
+        "epoch": epoch,
+        "batching": config.data.batching,
+    }
+    if plan.window_shards is None:
+        return epoch_batches(lengths, **settings)
+    assert activation_set is not None
+    shards = activation_set.layout.shard
+    return windowed_batches(lengths, shards, window_shards=plan.window_shards, **settings)
 
 
 def _materialize(

@@ -83,7 +83,7 @@ def preview_run(
     )
     work = RunWork(
         epoch=(epoch := epoch_work(run, data.train, cache.runner, 1)),
-        reading=place_set(epoch.set_bytes),
+        reading=place_set(run, epoch.set_bytes),
         validation_tokens=len(data.validation.tokens),
         test_tokens=len(data.test.tokens) if data.test else 0,
         statistics=config.freezing.keeps_statistics,

@@ -1,4 +1,4 @@
-"""Measure the store and the tiers: a set of one shard is written, read, gathered from and deleted.
+"""Measure store and host memory: a set of one shard is written, read, gathered from and deleted.
 
 It goes through the same code as every activation set, so that format and checksums are in the
 figures. Of local files, a shard just written comes from the page cache, as a set just built does.
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from afcore.activations.held import HeldShards
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import ActivationSet, ActivationWriter
@@ -18,10 +19,9 @@ from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
 from afcore.planning import Bandwidths
 from afcore.storage import Storage
+from afcore.tiers import Budgets
 
 __all__ = ["probe_bandwidths"]
-
-_HOST_BYTES = {"host memory": 2**62, "local disk": 0}
 
 
 def probe_bandwidths(
@@ -92,8 +92,8 @@ class _Probe:
             for shard in range(found.layout.num_shards):
                 found.read_shard(shard)
             self.read_seconds = time.perf_counter() - clock
-            for tier, host_bytes in _HOST_BYTES.items() if batches else ():
-                self.tiers[tier] = self._gather(found, host_bytes, batches or [])
+            if batches is not None:
+                self.tiers["host memory"] = self._gather(found, batches)
         finally:
             self._storage.delete_folder(self._folder)
 
@@ -115,14 +115,12 @@ class _Probe:
         self.write_seconds = time.perf_counter() - clock
         return writer.commit(RecipeDigest("probe"), 1, [1], {}, "probe")
 
-    def _gather(
-        self, found: ActivationSet, host_bytes: int, batches: list[npt.NDArray[np.int64]]
-    ) -> float:
-        feed = HiddenFeed(found, self._runner, host_bytes)
+    def _gather(self, found: ActivationSet, batches: list[npt.NDArray[np.int64]]) -> float:
+        held = HeldShards(Budgets(0, found.manifest.num_bytes, 0))
+        feed = HiddenFeed(found, self._runner, held)
         feed.batch(batches[0])
         clock = time.perf_counter()
-        num_bytes = 0
-        for ids in batches:
-            feed.batch(ids)
-            num_bytes += feed.batch_bytes(ids)
-        return num_bytes / (time.perf_counter() - clock)
+        for _ in feed.batches(batches):
+            pass
+        seconds = time.perf_counter() - clock
+        return sum(feed.batch_bytes(ids) for ids in batches) / seconds

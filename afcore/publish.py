@@ -66,7 +66,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
         totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
         mlflow_run_id=mlflow_run_id,
-        notes=_notes(run, checkpoints),
+        notes=_notes(run, checkpoints, epochs),
     )
     publish_report(run, tracker, report, records[-1].finished)
     return report
@@ -163,11 +163,17 @@ def _lost_seconds(
     )
 
 
-def _notes(run: Run, checkpoints: list[CheckpointRecord]) -> list[str]:
+def _notes(run: Run, checkpoints: list[CheckpointRecord], epochs: list[EpochReport]) -> list[str]:
     notes = []
     if run.record.uncacheable is not None:
         notes.append(f"nothing was cached: {run.record.uncacheable}")
     plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
     notes += plan.notes if plan else []
     notes += [note for checkpoint in checkpoints for note in checkpoint.notes]
+    windowed = [str(epoch.epoch) for epoch in epochs if epoch.order == "windowed"]
+    if windowed:
+        notes.append(
+            f"epochs {', '.join(windowed)} read a set larger than memory: shards were shuffled, "
+            "and examples within a window of shards; their batches are not those of other modes"
+        )
     return list(dict.fromkeys(notes))

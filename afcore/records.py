@@ -1,5 +1,7 @@
 """What is committed about an epoch: small JSON records, each the proof that its step is done."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
@@ -40,13 +42,20 @@ class EpochPlan(_Record):
     """``plan.json``: recorded before the epoch and reused on restart.
 
     So nothing that is measured on another day changes what is trained. ``decision`` is None where
-    nothing was measured; ``notes`` go to the run's report.
+    nothing was measured; ``window_shards`` is the number of shards within which examples are
+    shuffled (None: all examples are); ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
     started: float
+    window_shards: int | None = None
     decision: SourceDecision | None = None
     notes: list[str] = []
+
+    @property
+    def order(self) -> Literal["global", "windowed"]:
+        """How its examples are shuffled; windowed when memory does not hold the set."""
+        return "windowed" if self.window_shards else "global"
 
 
 class CheckpointRecord(_Record):

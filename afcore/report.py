@@ -95,6 +95,14 @@ class EpochReport(_Report):
     activation_bytes_written: int
     activation_bytes_read: int = Field(description="gathered into batches, padding excluded")
     store_bytes_read: int = Field(description="of activations, out of the store")
+    order: Literal["global", "windowed"] = Field(
+        "global",
+        description="`global`: all examples shuffled; `windowed`: memory did not hold the set, so "
+        "shards were shuffled, and examples within a window of shards",
+    )
+    tier_bytes: dict[str, int] = Field(
+        {}, description="of the set that was read: bytes by the tier that held them"
+    )
     cost_usd: float
     resumed: bool = Field(description="an earlier attempt had begun it, or ended before it")
     attempt: int = Field(description="which attempt at the run finished it, from 1")

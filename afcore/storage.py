@@ -7,6 +7,7 @@ read without a listing cache, so that what another process wrote is seen.
 import contextlib
 import errno
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Storage:
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self.usage = StorageUsage()
+        self._counting = threading.Lock()
         self._options: dict[str, Any] = {}
         if self.root.startswith("s3://"):
             self._options = {
@@ -78,7 +80,7 @@ class Storage:
             raise StoreError(f"{uri} is not in the store {self.root}")
         return uri[len(self.root) + 1 :]
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write an object whole, replacing what was there.
 
         Raises:
@@ -90,9 +92,8 @@ class Storage:
                 with self._local_draft(key, data) as (draft, target):
                     os.replace(draft, target)
             else:
-                self._fs.pipe_file(self._full(key), data)
-        self.usage.puts += 1
-        self.usage.bytes_written += len(data)
+                self._fs.pipe_file(self._full(key), bytes(data))
+        self.count(puts=1, written=len(data))
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write an object only if there is none; among concurrent writers exactly one wins.
@@ -109,8 +110,7 @@ class Storage:
                     self._fs.pipe_file(self._full(key), data, mode="create")
             except FileExistsError:
                 return False
-        self.usage.puts += 1
-        self.usage.bytes_written += len(data)
+        self.count(puts=1, written=len(data))
         return True
 
     def get(self, key: str) -> bytes:
@@ -125,9 +125,35 @@ class Storage:
                 data: bytes = self._fs.cat_file(self._full(key))
             except FileNotFoundError:
                 raise KeyError(key) from None
-        self.usage.gets += 1
-        self.usage.bytes_read += len(data)
+        self.count(gets=1, read=len(data))
         return data
+
+    def get_into(self, key: str, out: memoryview) -> int:
+        """Read an object whole into memory that is there; one of another size leaves it undefined.
+
+        Args:
+            key: of the object.
+            out: writable bytes.
+
+        Returns:
+            The object's size in bytes.
+
+        Raises:
+            KeyError: when there is none.
+            StoreError: when the store cannot be read.
+        """
+        if not self._is_local:
+            data = self.get(key)
+            if len(data) == len(out):
+                out[:] = data
+            return len(data)
+        with self._explained("read", key):
+            try:
+                size = _read_file(self._full(key), out)
+            except FileNotFoundError:
+                raise KeyError(key) from None
+        self.count(gets=1, read=size)
+        return size
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
@@ -178,11 +204,12 @@ class Storage:
         return FsspecStore.from_url(self.uri(prefix), storage_options=self._options)
 
     def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
-        """Add requests and bytes that went through :meth:`zarr_store`."""
-        self.usage.puts += puts
-        self.usage.gets += gets
-        self.usage.bytes_written += written
-        self.usage.bytes_read += read
+        """Add requests and bytes; several threads may read."""
+        with self._counting:
+            self.usage.puts += puts
+            self.usage.gets += gets
+            self.usage.bytes_written += written
+            self.usage.bytes_read += read
 
     def check(self) -> None:
         """Write, read and delete a small object.
@@ -204,7 +231,7 @@ class Storage:
         return f"{self._path}/{key}"
 
     @contextlib.contextmanager
-    def _local_draft(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+    def _local_draft(self, key: str, data: bytes | memoryview) -> Iterator[tuple[Path, Path]]:
         target = Path(self._full(key))
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.draft")
@@ -223,6 +250,15 @@ class Storage:
             raise
         except Exception as error:
             raise explain(error, f"cannot {verb} {self.uri(key)}") from error
+
+
+def _read_file(path: str, out: memoryview) -> int:
+    """Fill ``out`` from a file; the file's size."""
+    with open(path, "rb", buffering=0) as file:
+        done = 0
+        while done < len(out) and (count := file.readinto(out[done:])):
+            done += count
+        return os.fstat(file.fileno()).st_size
 
 
 def explain(error: Exception, what: str) -> Exception:

@@ -5,6 +5,7 @@ backward pass); the suffix is trained. At the end of every interval the policy d
 the boundary grew the optimizer drops what froze and keeps the rest's moments.
 """
 
+import itertools
 import logging
 import math
 import time
@@ -150,14 +151,14 @@ def train_epoch(
     compiler.compile(state.freeze.boundary)
     sums = GradientSums(split, ends[0])
     watch = Stopwatch(compute.device)
+    hidden_states = feed.batches(batches) if feed is not None else itertools.repeat(None)
     began = shown = time.monotonic()
     for number, ids in enumerate(batches, start=1):
         boundary = state.freeze.boundary
         watch.start()
         batch, labels = collate(examples, ids, pad_token_id, compute.device)
-        hidden = None
+        hidden = next(hidden_states)
         if feed is not None:
-            hidden = feed.batch(ids).to(compute.device, non_blocking=True)
             done.activation_bytes_read += feed.batch_bytes(ids)
         watch.lap("read")
         if boundary:

@@ -1,9 +1,11 @@
 """Small pieces for tests below the flow: a model, data and a training state."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 
@@ -65,6 +67,10 @@ def scripted(boundaries: list[int]) -> FreezePolicy:
     return policy
 
 
+def grouped_batches(examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
+    return epoch_batches(examples.lengths, batch_size=8, seed=0, epoch=epoch, batching="grouped")
+
+
 def run_epochs(
     state: TrainingState,
     examples: Examples,
@@ -72,10 +78,12 @@ def run_epochs(
     policy: FreezePolicy | None = None,
     compute: Compute = CPU_FP32,
     feed: Callable[[int, TrainingState], tuple[int, Any]] | None = None,
+    batches: Callable[[int], Any] | None = None,
     **changes: Any,
 ) -> list[TrainedEpoch]:
-    """Train some epochs; ``feed`` gives (read boundary, feed) for each."""
+    """Train some epochs; ``feed`` gives (read boundary, feed) for each, ``batches`` its order."""
     done = []
+    order = batches or partial(grouped_batches, examples)
     for epoch in range(1, epochs + 1):
         read_boundary, hidden_feed = feed(epoch, state) if feed else (0, None)
         settings: dict[str, Any] = {
@@ -91,8 +99,5 @@ def run_epochs(
             "read_boundary": read_boundary,
             "feed": hidden_feed,
         }
-        batches = epoch_batches(
-            examples.lengths, batch_size=8, seed=0, epoch=epoch, batching="grouped"
-        )
-        done.append(train_epoch(state, examples, batches, epoch=epoch, **settings | changes))
+        done.append(train_epoch(state, examples, order(epoch), epoch=epoch, **settings | changes))
     return done

@@ -7,9 +7,10 @@ boundary last), so that a shard computed again from tokens gives the numbers tha
 lower set gave.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from afcore.activations.codec import (
     row_bytes,
     row_width,
 )
+from afcore.activations.held import HeldShards
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.blocks import Batch, SplitModel
 from afcore.compute import Compute
@@ -39,7 +41,7 @@ from afcore.evaluate import INFERENCE_TOKENS
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
 
-__all__ = ["PrefixRunner", "materialize", "read_or_repair"]
+__all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
 
 _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
@@ -103,8 +105,7 @@ class PrefixRunner:
         width = row_width(self.hidden_size, self.dtype)
         kept = np.empty((int(first[-1]), width), dtype=STORED_AS[self.dtype])
         given = None if source is None else as_hidden(source, self.dtype)
-        self.split.model.eval()
-        with torch.no_grad(), self._compute.autocast():
+        with _evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
             for batch_rows in inference_batches(lengths, max_tokens=INFERENCE_TOKENS):
                 batch, _ = collate(
                     self.examples, ids[batch_rows], self._pad_token_id, self._compute.device
@@ -129,6 +130,18 @@ class PrefixRunner:
         return as_stored(hidden, self.dtype)
 
 
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards each module is as it was: a shard may be mended amid an epoch."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def materialize(
     storage: Storage,
     folder: str,
@@ -140,10 +153,13 @@ def materialize(
     source: ActivationSet | None,
     producer: str,
     check: Callable[[], None] = lambda: None,
+    held: HeldShards | None = None,
 ) -> ActivationSet:
     """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
 
-    ``check`` is called before each shard and the commit; it may raise to stop.
+    Shards of the set below come from ``held`` where they are; there, too, each new shard is kept,
+    so that the epoch that follows need not read what was just written. ``check`` is called before
+    each shard and the commit; it may raise to stop.
 
     Raises:
         StorageFullError: when there is no space left.
@@ -161,6 +177,8 @@ def materialize(
         num_shards,
         f"activations@{source.manifest.boundary}" if source else "tokens",
     )
+    if held is not None:
+        held.fit(writer.layout, row_bytes(runner.hidden_size, runner.dtype))
     shown = time.monotonic()
     with writer.cleaned_up():
         for shard in range(num_shards):
@@ -169,14 +187,25 @@ def materialize(
             if source is None:
                 rows = runner.rows(ids, lineage)
             else:
-                below = read_or_repair(source, shard, runner)
+                below = read_held(source, shard, runner, held)
                 rows = runner.rows(ids, lineage, source.manifest.boundary, below)
-            writer.write_shard(shard, rows)
+            label = writer.write_shard(shard, rows)
+            if held is not None:
+                held.put(shard, label, rows)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
         check()
     return writer.commit(key, lineage[-1], lineage, recipe, producer)
+
+
+def read_held(
+    activation_set: ActivationSet, shard: int, runner: PrefixRunner, held: HeldShards | None
+) -> npt.NDArray[Any]:
+    """A shard from where it is held, else from the store."""
+    label = activation_set.manifest.shards[shard].checksum
+    rows = held.get(shard, label) if held is not None else None
+    return read_or_repair(activation_set, shard, runner) if rows is None else rows
 
 
 def read_or_repair(

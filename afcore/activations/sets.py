@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
-import zarr
 
+from afcore.activations.arrays import check_metadata, checksum, read_array, write_array
 from afcore.activations.codec import STORED_AS, HiddenDtype, row_bytes, row_width
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
@@ -42,16 +41,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-# A chunk of nothing but the fill value is not written (zarrs takes no other wish): -1 is no index,
-# and neither 0xffff in bf16 nor a scale of 0xffffffff in int8 is a number, so no chunk that we
-# write is like that.
-_NEVER_WHOLE: dict[str, Any] = {
-    "uint16": 0xFFFF,
-    "uint8": 0xFF,
-    "float32": float("nan"),
-    "int64": -1,
-}
-_OBJECTS_PER_ARRAY = 2  # zarr.json and the one chunk
+_INDEX_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -117,11 +107,15 @@ class ActivationSet:
         Raises:
             IntegrityError: when the index is missing or damaged.
         """
-        index = self._checked(self.manifest.index, self.manifest.index_checksum)
+        index = self._checked(self._index)
         return RaggedLayout(*np.ascontiguousarray(index.T))
 
-    def read_shard(self, shard: int) -> npt.NDArray[Any]:
+    def read_shard(self, shard: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Read one shard whole.
+
+        Args:
+            shard: its number.
+            out: read into this array, else into a new one.
 
         Returns:
             [t, w] stored rows, see :mod:`afcore.activations.codec`.
@@ -129,8 +123,7 @@ class ActivationSet:
         Raises:
             IntegrityError: when it is missing or its bytes are not those that were written.
         """
-        entry = self.manifest.shards[shard]
-        return self._checked(entry.name, entry.checksum)
+        return self._checked(self.manifest.shards[shard], out)
 
     def replace_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
         """Write a damaged shard anew, as a new generation, and the manifest after it."""
@@ -158,28 +151,41 @@ class ActivationSet:
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
         problems = []
-        index = Shard(self.manifest.index, 0, self.manifest.index_checksum)
-        for entry in (index, *self.manifest.shards):
+        for entry in (self._index, *self.manifest.shards):
             try:
-                self._checked(entry.name, entry.checksum)
+                self._checked(entry, metadata=True)
             except IntegrityError as error:
                 problems.append(str(error))
         return problems
 
-    def _checked(self, name: str, checksum: str) -> npt.NDArray[Any]:
-        where = self._storage.uri(f"{self.folder}/{name}")
+    @property
+    def _index(self) -> Shard:
+        return Shard(self.manifest.index, self.manifest.num_examples, self.manifest.index_checksum)
+
+    def _checked(
+        self, entry: Shard, out: npt.NDArray[Any] | None = None, metadata: bool = False
+    ) -> npt.NDArray[Any]:
+        folder = f"{self.folder}/{entry.name}"
+        where = self._storage.uri(folder)
+        manifest = self.manifest
+        is_index = entry.name == manifest.index
+        width = _INDEX_COLUMNS if is_index else row_width(manifest.hidden_size, manifest.dtype)
+        shape = (entry.num_rows, width)
+        dtype = np.int64 if is_index else STORED_AS[manifest.dtype]
         try:
-            rows = _read_array(self._storage, f"{self.folder}/{name}")
+            rows = read_array(self._storage, folder, shape, dtype, out)
+            if metadata:
+                check_metadata(self._storage, folder, shape, dtype)
         except FileNotFoundError as error:
             raise IntegrityError(f"{where} is missing") from error
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            # zarr and zarrs each have their own words for a torn object.
+            # Zarr has its own words for torn metadata.
             raise IntegrityError(f"{where} is damaged: {error}") from error
         except Exception as error:
             raise explain(error, f"cannot read {where}") from error
-        found = _checksum(rows)
-        if found != checksum:
-            raise IntegrityError(f"{where} is damaged: xxh3 {found}, written as {checksum}")
+        found = checksum(rows)
+        if found != entry.checksum:
+            raise IntegrityError(f"{where} is damaged: xxh3 {found}, written as {entry.checksum}")
         return rows
 
 
@@ -210,12 +216,15 @@ class ActivationWriter:
         self._shards: dict[int, Shard] = {}
         self.layout = plan_layout(lengths, row_bytes=row_bytes(hidden_size, dtype))
 
-    def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
+    def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> str:
         """Write one shard whole.
 
         Args:
             shard: its number.
             rows: [t, w] in the order of ``layout.examples(shard)``.
+
+        Returns:
+            Its checksum.
 
         Raises:
             StorageFullError: when there is no space left; what was written is deleted.
@@ -227,6 +236,7 @@ class ActivationWriter:
             self._shards[shard] = _write_shard(
                 self._storage, self._folder, shard, rows, self._generation
             )
+        return self._shards[shard].checksum
 
     def commit(
         self,
@@ -247,7 +257,7 @@ class ActivationWriter:
         index = np.stack([layout.shard, layout.start, layout.lengths], axis=1)
         name = f"index-{self._generation}"
         with self.cleaned_up():
-            _write_array(self._storage, f"{self._folder}/{name}", index)
+            write_array(self._storage, f"{self._folder}/{name}", index)
             manifest = ActivationManifest(
                 schema=1,
                 key=key,
@@ -258,7 +268,7 @@ class ActivationWriter:
                 num_examples=len(layout.lengths),
                 num_rows=int(layout.lengths.sum()),
                 index=name,
-                index_checksum=_checksum(index),
+                index_checksum=checksum(index),
                 shards=[self._shards[i] for i in range(layout.num_shards)],
                 recipe=recipe,
                 producer=producer,
@@ -332,8 +342,8 @@ def _write_shard(
     storage: Storage, folder: str, shard: int, rows: npt.NDArray[Any], generation: str
 ) -> Shard:
     name = _shard_name(shard, generation)
-    _write_array(storage, f"{folder}/{name}", rows)
-    return Shard(name, len(rows), _checksum(rows))
+    write_array(storage, f"{folder}/{name}", rows)
+    return Shard(name, len(rows), checksum(rows))
 
 
 def _shard_name(shard: int, generation: str) -> str:
@@ -342,41 +352,3 @@ def _shard_name(shard: int, generation: str) -> str:
 
 def _new_generation() -> str:
     return uuid.uuid4().hex[:12]
-
-
-def _write_array(storage: Storage, folder: str, rows: npt.NDArray[Any]) -> None:
-    with _codec_pipeline(storage):
-        array = zarr.create_array(
-            storage.zarr_store(folder),
-            shape=rows.shape,
-            chunks=rows.shape,
-            dtype=rows.dtype,
-            compressors=None,
-            fill_value=_NEVER_WHOLE[rows.dtype.name],
-        )
-        array[...] = rows
-    storage.count(puts=_OBJECTS_PER_ARRAY, written=rows.nbytes)
-
-
-def _read_array(storage: Storage, folder: str) -> npt.NDArray[Any]:
-    with _codec_pipeline(storage):
-        array = zarr.open_array(storage.zarr_store(folder), mode="r")
-        if array.nchunks_initialized < array.nchunks:
-            raise FileNotFoundError(folder)
-        rows = np.asarray(array[...])
-    storage.count(gets=_OBJECTS_PER_ARRAY, read=rows.nbytes)
-    return rows
-
-
-@contextlib.contextmanager
-def _codec_pipeline(storage: Storage) -> Iterator[None]:
-    """On local files zarrs writes 3 times faster; on fsspec stores it would fall back anyway."""
-    if storage.protocol != "file":
-        yield
-        return
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        yield
-
-
-def _checksum(rows: npt.NDArray[Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(rows).view(np.uint8).data)

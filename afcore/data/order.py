@@ -1,6 +1,8 @@
-"""The order of examples: batches of example ids from (lengths, seed, epoch) alone.
+"""The order of examples: batches of example ids.
 
-One order for every mode, worker count and restart; nothing measured enters.
+:func:`epoch_batches` is the order of every mode, worker count and restart: from (lengths, seed,
+epoch) alone, nothing measured enters. :func:`windowed_batches` is for an epoch that reads a set
+larger than memory; which of the two an epoch takes is recorded before it starts.
 """
 
 from typing import Literal
@@ -8,7 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["epoch_batches", "inference_batches"]
+__all__ = ["Batching", "epoch_batches", "inference_batches", "windowed_batches"]
+
+Batching = Literal["grouped", "random"]
 
 _WINDOW_BATCHES = 50
 
@@ -19,7 +23,7 @@ def epoch_batches(
     batch_size: int,
     seed: int,
     epoch: int,
-    batching: Literal["grouped", "random"],
+    batching: Batching,
 ) -> list[npt.NDArray[np.int64]]:
     """Batches of one epoch; each example id occurs once.
 
@@ -39,6 +43,60 @@ def epoch_batches(
     """
     rng = np.random.default_rng((seed, epoch))
     ids = rng.permutation(len(lengths))
+    return _batched(ids, lengths, batch_size, batching, rng)
+
+
+def windowed_batches(
+    lengths: npt.NDArray[np.int64],
+    shards: npt.NDArray[np.int64],
+    *,
+    window_shards: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    batching: Batching,
+) -> list[npt.NDArray[np.int64]]:
+    """Batches of one epoch over a set of which memory holds a window at a time.
+
+    Shards are shuffled and cut into windows; the examples of a window are shuffled and batched as
+    :func:`epoch_batches` does it. What is left of a window, less than a batch, begins the first
+    batch of the next, so there are as many batches as without windows.
+
+    Args:
+        lengths: [n] tokens of each example.
+        shards: [n] the shard of each example.
+        window_shards: shards in a window.
+        batch_size: examples per batch.
+        seed: of the training.
+        epoch: counted from 0.
+        batching: see :func:`epoch_batches`.
+
+    Returns:
+        List of [b] example ids; those of a window stand together.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    batches: list[npt.NDArray[np.int64]] = []
+    left = np.empty(0, dtype=np.int64)
+    windows = _cut(rng.permutation(int(shards.max()) + 1), window_shards)
+    for number, window in enumerate(windows, start=1):
+        ids = np.concatenate([left, rng.permutation(np.flatnonzero(np.isin(shards, window)))])
+        whole = len(ids) if number == len(windows) else len(ids) // batch_size * batch_size
+        first = ids[: min(whole, batch_size)] if len(left) else ids[:0]
+        if len(first):
+            batches.append(first)
+        batches += _batched(ids[len(first) : whole], lengths, batch_size, batching, rng)
+        left = ids[whole:]
+    return batches
+
+
+def _batched(
+    ids: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    batch_size: int,
+    batching: Batching,
+    rng: np.random.Generator,
+) -> list[npt.NDArray[np.int64]]:
+    """Batches of shuffled ids."""
     if batching == "random":
         return _cut(ids, batch_size)
     batches = []

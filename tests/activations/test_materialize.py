@@ -121,15 +121,6 @@ def test_a_damaged_shard_is_computed_again(
     assert again.verify() == []
 
 
-def test_a_set_larger_than_host_memory_is_read_from_disk(local_storage: Storage) -> None:
-    runner = make_runner()
-    found = build(local_storage, runner, [2])
-    ids = np.asarray([3, 30, 12])
-    disk, memory = HiddenFeed(found, runner, host_bytes=0), HiddenFeed(found, runner)
-    assert (disk.tier, memory.tier) == ("local disk", "host memory")
-    assert torch.equal(disk.batch(ids), memory.batch(ids))
-
-
 def test_rows_come_out_in_the_order_asked_for() -> None:
     runner = make_runner()
     examples: Examples = runner.examples

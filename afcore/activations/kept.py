@@ -1,0 +1,83 @@
+"""What this process holds of activation sets, from one epoch to the next, within which budgets."""
+
+import contextlib
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+from afcore.activations.held import HeldShards
+from afcore.tiers import Budgets
+
+__all__ = ["hold_shards", "measure_budgets", "release_shards"]
+
+_SHARE_OF_FREE = 0.5
+_kept: tuple[object, HeldShards] | None = None
+_keeping = threading.Lock()
+
+
+@contextlib.contextmanager
+def hold_shards(
+    *,
+    device_bytes: int | None,
+    host_bytes: int | None,
+    disk_bytes: int | None,
+    device: torch.device,
+    store_is_local: bool,
+) -> Iterator[HeldShards]:
+    """What this process holds, for one epoch; kept afterwards for the next.
+
+    Nobody else gets it meanwhile: a second training in the same process begins with nothing.
+    Budgets that are None are measured when there is nothing yet.
+
+    Args:
+        device_bytes: most bytes in device memory.
+        host_bytes: most bytes in host memory.
+        disk_bytes: most bytes in a local file.
+        device: that trains.
+        store_is_local: see :class:`HeldShards`.
+    """
+    global _kept
+    key = (device_bytes, host_bytes, disk_bytes, device, store_is_local)
+    with _keeping:
+        found, _kept = _kept, None
+    held = found[1] if found is not None and found[0] == key else None
+    del found
+    if held is None:
+        budgets = measure_budgets(device_bytes, host_bytes, disk_bytes, device, store_is_local)
+        held = HeldShards(budgets, device, store_is_local)
+    try:
+        yield held
+    finally:
+        with _keeping:
+            _kept = (key, held)
+
+
+def release_shards() -> None:
+    """Let go of what this process holds."""
+    global _kept
+    with _keeping:
+        _kept = None
+
+
+def measure_budgets(
+    device_bytes: int | None,
+    host_bytes: int | None,
+    disk_bytes: int | None,
+    device: torch.device,
+    store_is_local: bool,
+) -> Budgets:
+    """Budgets as given; those that are None are half of what is free."""
+    if device_bytes is None or device.type != "cuda":
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        device_bytes = int(free * _SHARE_OF_FREE)
+    if host_bytes is None:
+        host_bytes = int(psutil.virtual_memory().available * _SHARE_OF_FREE)
+    if store_is_local:
+        disk_bytes = sys.maxsize
+    elif disk_bytes is None:
+        disk_bytes = int(psutil.disk_usage(tempfile.gettempdir()).free * _SHARE_OF_FREE)
+    return Budgets(device_bytes, host_bytes, disk_bytes)

@@ -1,0 +1,67 @@
+"""A padded batch out of ragged rows. No threads, no store.
+
+Rows are copied as they are stored, an example at a time (its rows lie together: one copy of some
+10 kB each), into one padded array, and decoded all at once. Stored zeros decode to zeros.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["gather_device_rows", "gather_rows"]
+
+
+def gather_rows(
+    rows: Sequence[npt.NDArray[Any]],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    out: npt.NDArray[Any],
+) -> None:
+    """Copy examples into a padded batch, zeros on the right.
+
+    Args:
+        rows: [b] of [t_i, w] stored rows of the shard of each example.
+        starts: [b] first row of each example in its shard.
+        lengths: [b] its rows.
+        out: [b, s, w] of the same type; s is at least the longest.
+    """
+    spans = zip(rows, starts.tolist(), lengths.tolist(), strict=True)
+    for number, (source, start, length) in enumerate(spans):
+        out[number, :length] = source[start : start + length]
+        out[number, length:] = 0
+
+
+def gather_device_rows(
+    rows: Tensor,
+    first: Mapping[int, int],
+    shards: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    num_columns: int,
+) -> Tensor:
+    """Examples of the device tier in a padded batch, gathered on the device.
+
+    Args:
+        rows: [t + 1, w] all rows of the tier, the last one of zeros.
+        first: where the rows of a shard begin; an example of any other shard comes out as zeros.
+        shards: [b] the shard of each example.
+        starts: [b] first row of each example in its shard.
+        lengths: [b] its rows.
+        num_columns: s, at least the longest.
+
+    Returns:
+        [b, s, w] on the device.
+    """
+    zeros = len(rows) - 1
+    offset = np.asarray([first.get(shard, -1) for shard in shards.tolist()])
+    column = np.arange(num_columns)
+    real = (column < lengths[:, None]) & (offset >= 0)[:, None]
+    index = torch.from_numpy(np.where(real, (offset + starts)[:, None] + column, zeros))
+    if rows.device.type == "cuda":
+        index = index.pin_memory()
+    flat = index.to(rows.device, non_blocking=True).view(-1)
+    return rows.index_select(0, flat).view(len(shards), num_columns, rows.shape[1])

@@ -1,0 +1,212 @@
+"""The hidden states of an epoch's batches, from the best tier that holds them.
+
+Shards in device or host memory are gathered from there. The others, when there are any, are
+streamed: whole shards come from the local disk or the store, ahead of the batches that need them,
+for which the order of batches is made (:func:`afcore.data.order.windowed_batches`). Batches are put
+together by a thread, a few ahead of the training. What the threads raise is raised to whoever asks
+for the batch. A damaged shard is computed again there too, never in a thread: the model is in use.
+"""
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from afcore.activations.held import HeldShards
+from afcore.activations.kept import measure_budgets
+from afcore.activations.materialize import PrefixRunner, as_hidden, read_or_repair
+from afcore.activations.sets import ActivationSet
+from afcore.errors import IntegrityError
+from afcore.feed.gather import gather_device_rows, gather_rows
+from afcore.feed.stream import ShardStream
+
+__all__ = ["HiddenFeed"]
+
+_READERS = 4
+_BATCHES_AHEAD = 3
+_WINDOWS_AT_ONCE = 2
+_CPU = torch.device("cpu")
+_log = logging.getLogger(__name__)
+
+
+class HiddenFeed:
+    """The hidden states of one activation set, by example id.
+
+    Args:
+        activation_set: to read.
+        runner: computes damaged shards again.
+        held: what this process holds; None: nothing yet, and half of the free memory may be used.
+        window: shards in a window of the order that batches will come in; None: any order.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        activation_set: ActivationSet,
+        runner: PrefixRunner,
+        held: HeldShards | None = None,
+        window: int | None = None,
+        device: torch.device = _CPU,
+    ) -> None:
+        manifest = activation_set.manifest
+        self._set, self._runner, self._window, self._device = activation_set, runner, window, device
+        self._layout = activation_set.layout
+        self._row_bytes = manifest.num_bytes // manifest.num_rows
+        if held is None:
+            held = HeldShards(measure_budgets(None, None, None, device, True), device)
+        self._held = held
+        held.fit(self._layout, self._row_bytes, random_access=False)
+        if window is None and held.window is not None:
+            self._warn_random_access()
+            held.fit(self._layout, self._row_bytes, random_access=True)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._hold_at_hand()
+        self.tier_bytes = held.bytes_by_tier()
+        _log.info(
+            "activations@%d: %s",
+            manifest.boundary,
+            ", ".join(f"{size / 1e6:.0f} MB in {tier}" for tier, size in self.tier_bytes.items()),
+        )
+
+    def batches(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[Tensor]:
+        """Hidden states of each batch in turn, put together ahead of being asked for.
+
+        Args:
+            batches: [b] example ids each.
+
+        Yields:
+            [b, s, h] float32 on the device, zeros where padded.
+        """
+        needs = [self._streamed(ids) for ids in batches]
+        readers, assembler = ThreadPoolExecutor(_READERS), ThreadPoolExecutor(1)
+        ahead: deque[Future[Any]] = deque()
+        try:
+            shards = _WINDOWS_AT_ONCE * (self._window or 1)
+            stream = ShardStream(needs, self._load, self._mend, readers, shards)
+            asked = 0
+            for number in range(len(batches)):
+                while asked < min(number + 1 + _BATCHES_AHEAD, len(batches)):
+                    rows = stream.rows(asked)
+                    ahead.append(assembler.submit(self._assemble, batches[asked], rows))
+                    asked += 1
+                hidden = self._ready(*ahead.popleft().result())
+                stream.release(number)
+                yield hidden
+        finally:
+            for executor in (assembler, readers):
+                executor.shutdown(cancel_futures=True)
+
+    def batch(self, ids: npt.NDArray[np.int64]) -> Tensor:
+        """Hidden states of a single batch; see :meth:`batches`."""
+        with contextlib.closing(self.batches([ids])) as batches:  # type: ignore[type-var]
+            return next(batches)
+
+    def batch_bytes(self, ids: npt.NDArray[np.int64]) -> int:
+        """Bytes of activations that a batch takes, without padding."""
+        return int(self._layout.lengths[ids].sum()) * self._row_bytes
+
+    def _label(self, shard: int) -> str:
+        return self._set.manifest.shards[shard].checksum
+
+    def _at_hand(self, shard: int) -> bool:
+        return shard in self._held.host or shard in self._held.device_first
+
+    def _streamed(self, ids: npt.NDArray[np.int64]) -> list[int]:
+        return [s for s in np.unique(self._layout.shard[ids]).tolist() if not self._at_hand(s)]
+
+    def _hold_at_hand(self) -> None:
+        """Read, by some threads, the shards that memory is to hold and does not yet."""
+        tiers = ["device memory", "host memory"]
+        if self._held.random_access:
+            tiers.append("local disk")
+        missing = [
+            shard
+            for shard, tier in enumerate(self._held.tiers)
+            if tier in tiers and not self._held.has(shard, self._label(shard))
+        ]
+        with ThreadPoolExecutor(_READERS) as readers:
+            loading = {shard: readers.submit(self._hold, shard) for shard in missing}
+            for shard, future in loading.items():
+                try:
+                    future.result()
+                except IntegrityError as error:
+                    self._mend(shard, error)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # another stream gathers from what was copied
+
+    def _hold(self, shard: int) -> None:
+        self._load(shard)
+
+    def _load(self, shard: int) -> npt.NDArray[Any]:
+        """A shard's rows from the local disk, else from the store, then held where it should be."""
+        label = self._label(shard)
+        rows = self._held.get(shard, label)
+        if rows is None:
+            rows = self._set.read_shard(shard)
+            self._held.put(shard, label, rows)
+        return rows
+
+    def _mend(self, shard: int, error: IntegrityError) -> npt.NDArray[Any]:
+        rows = read_or_repair(self._set, shard, self._runner)
+        self._held.put(shard, self._label(shard), rows)
+        return rows
+
+    def _assemble(
+        self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]
+    ) -> tuple[Tensor, Any]:
+        """A batch, and on CUDA the event that says when it is there."""
+        if self._stream is None:
+            return self._gather(ids, streamed), None
+        with torch.cuda.stream(self._stream):
+            return self._gather(ids, streamed), self._stream.record_event()
+
+    def _gather(self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]) -> Tensor:
+        layout, held = self._layout, self._held
+        shards, starts, lengths = layout.shard[ids], layout.start[ids], layout.lengths[ids]
+        on_device = np.isin(shards, list(held.device_first))
+        on_host = np.flatnonzero(~on_device)
+        batch = None
+        if on_device.any():
+            assert held.on_device is not None
+            batch = gather_device_rows(
+                held.on_device, held.device_first, shards, starts, lengths, int(lengths.max())
+            )
+        if len(on_host):
+            rows = [
+                streamed[s] if s in streamed else held.host[s] for s in shards[on_host].tolist()
+            ]
+            stored = torch.empty(
+                (len(on_host), int(lengths.max()), rows[0].shape[1]),
+                dtype=torch.from_numpy(rows[0][:0]).dtype,
+                pin_memory=self._device.type == "cuda",  # copied while the host goes on
+            )
+            gather_rows(rows, starts[on_host], lengths[on_host], stored.numpy())
+            stored = stored.to(self._device, non_blocking=True)
+            if batch is None:
+                batch = stored
+            else:
+                batch[torch.from_numpy(on_host).to(self._device)] = stored.view(batch.dtype)
+        assert batch is not None
+        return as_hidden(batch, self._set.manifest.dtype).float()
+
+    def _ready(self, hidden: Tensor, there: Any) -> Tensor:
+        if there is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(there)
+            hidden.record_stream(current)
+        return hidden
+
+    def _warn_random_access(self) -> None:
+        _log.warning(
+            "activations@%d: this epoch was planned when memory held the set (%.0f MB), now it "
+            "does not; the rest is read row by row from a local file, which is slow",
+            self._set.manifest.boundary,
+            self._set.manifest.num_bytes / 1e6,
+        )

@@ -53,6 +53,7 @@ class SplitModel:
         self.blocks: list[nn.Module] = found.blocks
         self._tuple_size = found.tuple_size
         self._before = found.before
+        self._entry = found.entry
         self.part_of = _parts(model, found)
 
     @property
@@ -143,22 +144,28 @@ class SplitModel:
 
     @contextmanager
     def _handing_out(self, indices: range, hidden: Tensor | None) -> Iterator[None]:
-        """Let blocks give ``hidden`` for their output; without it, their input."""
+        """Let blocks give ``hidden`` for their output; without it, their input.
+
+        With it, the module that feeds block 0 gives it too, so that it costs nothing.
+        """
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             given = args[0] if args else kwargs["hidden_states"]
             output = given if hidden is None else hidden
             return self._as_block_output(output)
 
-        blocks = [self.blocks[i] for i in indices]
+        forwards = {self.blocks[i]: forward for i in indices}
+        if hidden is not None and self._entry is not None:
+            # What block 0 would get is not looked at: the embeddings need not be computed.
+            forwards[self._entry] = lambda *_args, **_kwargs: hidden
         try:
-            for block in blocks:
+            for module, replaced in forwards.items():
                 # An instance attribute hides the class's method; nn.Module calls self.forward.
-                object.__setattr__(block, "forward", forward)
+                object.__setattr__(module, "forward", replaced)
             yield
         finally:
-            for block in blocks:
-                block.__dict__.pop("forward", None)
+            for module in forwards:
+                module.__dict__.pop("forward", None)
 
     def _as_block_output(self, hidden: Tensor) -> Any:
         """Some architectures' blocks put out a tuple, hidden states first."""
@@ -227,6 +234,7 @@ class _Found:
     before: list[nn.Module]
     below_first: list[nn.Parameter]
     tuple_size: int | None
+    entry: nn.Module | None
 
 
 def _find_blocks(model: Any) -> _Found:
@@ -262,7 +270,12 @@ def _find_blocks(model: Any) -> _Found:
     below_first = [
         p for p, gradient in zip(outside, gradients, strict=True) if gradient is not None
     ]
-    return _Found(blocks, before, below_first, tuple_size)
+    return _Found(blocks, before, below_first, tuple_size, _entry(before, trace, blocks[0]))
+
+
+def _entry(before: list[nn.Module], trace: "_Trace", first: nn.Module) -> nn.Module | None:
+    """The outermost module that puts out nothing but what block 0 takes, if there is one."""
+    return next((m for m in before if trace.outputs.get(m) is trace.inputs[first]), None)
 
 
 @dataclass

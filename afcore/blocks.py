@@ -53,6 +53,7 @@ class SplitModel:
         self.blocks: list[nn.Module] = found.blocks
         self._tuple_size = found.tuple_size
         self._before = found.before
+        self._entry = found.entry
         self.part_of = _parts(model, found)
 
     @property
@@ -155,27 +156,32 @@ class SplitModel:
 
     @contextmanager
     def _handing_out(self, indices: range, hidden: Tensor | None) -> Iterator[None]:
-        """Let blocks give ``hidden`` for their output; without it, their input."""
+        """Let blocks give ``hidden`` for their output; without it, their input.
+
+        With it, the module that feeds block 0 gives it too, so that it costs nothing.
+        """
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             given = args[0] if args else kwargs["hidden_states"]
             output = given if hidden is None else hidden
             return self._as_block_output(output)
 
+        forwards = {self.blocks[i]: forward for i in indices}
+        if hidden is not None and self._entry is not None:
+            # What block 0 would get is not looked at: the embeddings need not be computed.
+            forwards[self._entry] = lambda *_args, **_kwargs: hidden
         # An instance attribute hides the class's method; nn.Module calls self.forward. A compiled
         # block has such an attribute already, and gets it back.
-        hidden_away = {
-            block: vars(block).pop("forward", None) for block in (self.blocks[i] for i in indices)
-        }
+        hidden_away = {module: vars(module).pop("forward", None) for module in forwards}
         try:
-            for block in hidden_away:
-                object.__setattr__(block, "forward", forward)
+            for module, handing_out in forwards.items():
+                object.__setattr__(module, "forward", handing_out)
             yield
         finally:
-            for block, own in hidden_away.items():
-                del vars(block)["forward"]
+            for module, own in hidden_away.items():
+                module.__dict__.pop("forward", None)
                 if own is not None:
-                    object.__setattr__(block, "forward", own)
+                    object.__setattr__(module, "forward", own)
 
     def _as_block_output(self, hidden: Tensor) -> Any:
         """Some architectures' blocks put out a tuple, hidden states first."""
@@ -244,6 +250,7 @@ class _Found:
     before: list[nn.Module]
     below_first: list[nn.Parameter]
     tuple_size: int | None
+    entry: nn.Module | None
 
 
 def _find_blocks(model: Any) -> _Found:
@@ -279,7 +286,12 @@ def _find_blocks(model: Any) -> _Found:
     below_first = [
         p for p, gradient in zip(outside, gradients, strict=True) if gradient is not None
     ]
-    return _Found(blocks, before, below_first, tuple_size)
+    return _Found(blocks, before, below_first, tuple_size, _entry(before, trace, blocks[0]))
+
+
+def _entry(before: list[nn.Module], trace: "_Trace", first: nn.Module) -> nn.Module | None:
+    """The outermost module that puts out nothing but what block 0 takes, if there is one."""
+    return next((m for m in before if trace.outputs.get(m) is trace.inputs[first]), None)
 
 
 @dataclass

@@ -96,12 +96,26 @@ def test_rounded_blocks_do_not_know_where_the_pass_began(
     assert not split.blocks[0]._forward_hooks
 
 
+def test_the_embeddings_are_not_computed_for_the_suffix(batch: dict[str, torch.Tensor]) -> None:
+    split = SplitModel(build("bert"))
+    normalized: list[Any] = []
+    norm = split.model.bert.embeddings.LayerNorm
+    norm.register_forward_hook(lambda _module, _args, output: normalized.append(output))
+    hidden = split.hidden(batch, 2)
+    assert len(normalized) == 1
+    split.logits(batch, 2, hidden)
+    split.hidden(batch, 3, 2, hidden)
+    assert len(normalized) == 1
+    assert "forward" not in vars(split.model.bert.embeddings)
+
+
 def test_nothing_is_left_changed(split: SplitModel, batch: dict[str, torch.Tensor]) -> None:
     before = split.model(**batch).logits
     split.logits(batch, 2, split.hidden(batch, 2))
     assert torch.equal(split.model(**batch).logits, before)
+    for module in split.model.modules():
+        assert "forward" not in vars(module)
     for block in split.blocks:
-        assert "forward" not in vars(block)
         assert not block._forward_hooks
 
 

@@ -1,0 +1,310 @@
+"""How far is a cached epoch from the limit: the suffix alone, fed from memory?
+
+At every boundary k, in one process and interleaved:
+
+* **limit**: forward of the blocks from k on and the head, loss, backward, clipping, AdamW. Hidden
+  states and masks lie in memory, padded, a tensor a batch. Nothing else: no cache, no flow, no
+  statistics, no log. Written out here, for BERT, without the product's way of splitting a model.
+* **cached**: the product's epoch (:func:`afcore.training.train_epoch`), fed from an activation set
+  in a store, with the statistics and decisions of the policy, which are not carried out.
+
+Both train on the same batches in the same order, with dropout, in the same precision. Prints
+medians over the repetitions, and their ratio; opening the set (once an epoch) stands beside it.
+
+    python bench/limit.py --train train.csv --set data.limit=3000 --out bench/out
+    python bench/limit.py --limit 200 --boundaries 1,5 --repeats 2
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from afcore.blocks import SplitModel
+from afcore.cache import RunCache
+from afcore.config import load_config
+from afcore.data.order import epoch_batches
+from afcore.data.prepare import PreparedData
+from afcore.feed import HiddenFeed
+from afcore.freezing import FreezePolicy, FreezeState, choose_policy
+from afcore.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.runs import Run, begin_run, identify_run
+from afcore.storage import Storage
+from afcore.tasks.text_classification import collate
+from afcore.training import TrainedEpoch, TrainingState, train_epoch
+
+HERE = Path(__file__).parent
+GOAL = 1.10
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A batch as the limit wants it: all in memory.
+
+    ``hidden`` [b, s, h] float32; ``mask`` as a block of the model takes it; ``labels`` [b].
+    """
+
+    hidden: Tensor
+    mask: Tensor | None
+    labels: Tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", default="docstrings", help="CSV with the columns text,label")
+    parser.add_argument("--limit", type=int, help="training examples, for a quick try")
+    parser.add_argument("--boundaries", help="comma-separated; default: every one of the model")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], help="further settings")
+    parser.add_argument("--out", type=Path, default=HERE / "out")
+    arguments = parser.parse_args()
+    work = arguments.out.absolute() / time.strftime("limit-%Y%m%d-%H%M%S")
+    work.mkdir(parents=True)
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory(prefix="autofreeze-") as store:
+        rows = measure(open_run(arguments, store), arguments)
+    (work / "limit.json").write_text(json.dumps(rows, indent=1) + "\n")
+    Console(width=150).print(table(rows))
+    figure(rows).savefig(work / "limit.png", dpi=150)
+    print(f"{work}/limit.json, limit.png")
+
+
+def open_run(arguments: argparse.Namespace, store: str) -> Run:
+    settings = [f"data.train={arguments.train}", "data.test=null", f"store={store}"]
+    settings += [f"data.limit={arguments.limit}"] if arguments.limit else []
+    config = load_config(str(HERE / "speed.yaml"), settings + arguments.set)
+    storage = Storage(config.store)
+    return begin_run(storage, identify_run(config, storage))
+
+
+def measure(run: Run, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row a boundary: seconds of each repetition."""
+    data = run.data()
+    given = arguments.boundaries
+    boundaries = [int(k) for k in given.split(",")] if given else range(1, run.record.num_blocks)
+    cells = [Cell(run, data, boundary) for boundary in boundaries]
+    for cell in cells:
+        cell.check()
+        cell.limit(), cell.cached()  # the first epoch of each pays for what is allocated once
+    for repeat in range(arguments.repeats):
+        for cell in cells:
+            for epoch in (cell.limit, cell.cached)[:: 1 if repeat % 2 else -1]:
+                epoch(keep=True)
+    return [cell.row() for cell in cells]
+
+
+class Cell:
+    """One boundary: the model, its activation set, and both kinds of epoch."""
+
+    def __init__(self, run: Run, data: PreparedData, boundary: int) -> None:
+        self.run, self.data, self.boundary, self.compute = run, data, boundary, run.compute
+        config = run.config
+        self.split = run.pretrained()
+        cache = RunCache(run, self.split, data.train, self.compute)
+        reference = cache.next_source(boundary, run.record.weights, None)
+        activation_set = cache.open_or_build(reference, run.record.weights, None)
+        clock = time.perf_counter()
+        self.feed = HiddenFeed(activation_set, cache.runner)
+        self.open_seconds = time.perf_counter() - clock
+        self.batches = epoch_batches(
+            data.train.lengths,
+            batch_size=config.training.batch_size,
+            seed=config.training.seed,
+            epoch=1,
+            batching=config.data.batching,
+        )
+        self.prepared = [self._prepare(ids) for ids in self.batches]
+        self.split.set_training(boundary)
+        settings = {
+            "learning_rate": config.training.learning_rate,
+            "weight_decay": config.training.weight_decay,
+        }
+        self.parameters = [p for p in self.split.model.parameters() if p.requires_grad]
+        self.adamw = torch.optim.AdamW(
+            self.parameters, lr=settings["learning_rate"], weight_decay=0.0, fused=True
+        )
+        self.optimizer = SuffixOptimizer(self.split, **settings)
+        self.policy = held(config.freezing.policy, config.freezing.percentile, self.split, boundary)
+        self.limit_seconds: list[float] = []
+        self.cached_seconds: list[float] = []
+        self.trained = TrainedEpoch()
+
+    def check(self) -> None:
+        """Both compute the same numbers."""
+        self.split.model.eval()
+        ids, prepared = self.batches[0], self.prepared[0]
+        batch, _ = collate(self.data.train, ids, self.run.record.pad_token_id, self.compute.device)
+        with torch.no_grad(), self.compute.autocast():
+            ours = self.split.logits(batch, self.boundary, prepared.hidden)
+            alone = suffix_logits(self.split, self.boundary, prepared)
+        torch.testing.assert_close(alone, ours)
+
+    def limit(self, keep: bool = False) -> None:
+        """An epoch of the suffix alone."""
+        max_grad_norm = self.run.config.training.max_grad_norm
+        self.split.set_training(self.boundary)
+        self.compute.synchronize()
+        clock = time.perf_counter()
+        for prepared in self.prepared:
+            with self.compute.autocast():
+                logits = suffix_logits(self.split, self.boundary, prepared)
+            torch.nn.functional.cross_entropy(logits, prepared.labels).backward()
+            if max_grad_norm:
+                torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+            self.adamw.step()
+            self.adamw.zero_grad(set_to_none=True)
+        self.compute.synchronize()
+        if keep:
+            self.limit_seconds.append(time.perf_counter() - clock)
+
+    def cached(self, keep: bool = False) -> None:
+        """The product's epoch."""
+        training = self.run.config.training
+        state = TrainingState(self.split, self.optimizer, FreezeState(self.boundary))
+        clock = time.perf_counter()
+        trained = train_epoch(
+            state,
+            self.data.train,
+            self.batches,
+            epoch=1,
+            num_epochs=training.epochs,
+            seed=training.seed,
+            pad_token_id=self.run.record.pad_token_id,
+            compute=self.compute,
+            policy=self.policy,
+            intervals_per_epoch=self.run.config.freezing.intervals_per_epoch,
+            learning_rate_factor=partial(
+                learning_rate_factor,
+                schedule=training.schedule,
+                warmup_ratio=training.warmup_ratio,
+                steps=training.steps,
+            ),
+            max_grad_norm=training.max_grad_norm,
+            hidden_dtype=self.run.config.cache.dtype,
+            read_boundary=self.boundary,
+            feed=self.feed,
+        )
+        if keep:
+            self.cached_seconds.append(time.perf_counter() - clock)
+            self.trained = trained
+
+    def row(self) -> dict[str, Any]:
+        """All that was measured."""
+        return {
+            "boundary": self.boundary,
+            "num_steps": len(self.batches),
+            "limit_seconds": self.limit_seconds,
+            "cached_seconds": self.cached_seconds,
+            "cached_read_seconds": self.trained.read_seconds,
+            "open_seconds": self.open_seconds,
+            "set_bytes": self.feed.num_bytes,
+            "ratio": statistics.median(self.cached_seconds) / statistics.median(self.limit_seconds),
+        }
+
+    def _prepare(self, ids: Any) -> Prepared:
+        batch, labels = collate(
+            self.data.train, ids, self.run.record.pad_token_id, self.compute.device
+        )
+        return Prepared(self.feed.batch(ids).to(self.compute.device), self._mask(batch), labels)
+
+    def _mask(self, batch: Any) -> Tensor | None:
+        """What the model makes of ``attention_mask`` before its first block."""
+        caught: list[Tensor | None] = []
+
+        def catch(_module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            caught.append(named["attention_mask"] if "attention_mask" in named else given[1])
+
+        handle = self.split.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
+        with torch.no_grad(), self.compute.autocast():
+            self.split.hidden(batch, 1)
+        handle.remove()
+        return caught[0]
+
+
+def suffix_logits(split: SplitModel, boundary: int, batch: Prepared) -> Tensor:
+    """BERT from ``boundary`` on, by hand: blocks, pooler, dropout, classifier."""
+    model, hidden = split.model, batch.hidden
+    for block in split.blocks[boundary:]:
+        output = block(hidden, batch.mask)
+        hidden = output[0] if isinstance(output, tuple) else output
+    logits: Tensor = model.classifier(model.dropout(model.bert.pooler(hidden)))
+    return logits.float()
+
+
+def held(name: str, percentile: float, split: SplitModel, boundary: int) -> FreezePolicy:
+    """The policy, decisions and all, but the boundary stays."""
+    policy, _ = choose_policy(name, num_blocks=split.num_blocks, percentile=percentile, depth=None)
+
+    def decide(state: FreezeState, interval: Any) -> Any:
+        after, decision = policy(state, interval)
+        return dataclasses.replace(after, boundary=boundary), decision
+
+    return decide
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    found = Table(title="A cached epoch beside its limit, medians", title_justify="left")
+    for column in (
+        "boundary",
+        "steps",
+        "limit s",
+        "cached s",
+        "of it reading s",
+        "opening the set s",
+        "MB",
+        "cached / limit",
+        f"goal {GOAL:.2f}",
+    ):
+        found.add_column(column, justify="right")
+    for row in rows:
+        found.add_row(
+            str(row["boundary"]),
+            str(row["num_steps"]),
+            f"{statistics.median(row['limit_seconds']):.3f}",
+            f"{statistics.median(row['cached_seconds']):.3f}",
+            f"{row['cached_read_seconds']:.3f}",
+            f"{row['open_seconds']:.3f}",
+            f"{row['set_bytes'] / 1e6:.1f}",
+            f"{row['ratio']:.3f}",
+            "met" if row["ratio"] <= GOAL else "not met",
+        )
+    return found
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Median seconds of both, a pair a boundary, with every repetition as a point."""
+    found = Figure(figsize=(8, 4), layout="constrained")
+    axes = found.subplots()
+    for offset, name, color in (
+        (-0.2, "limit_seconds", "#5e81ac"),
+        (0.2, "cached_seconds", "#bf616a"),
+    ):
+        at = [row["boundary"] + offset for row in rows]
+        medians = [statistics.median(row[name]) for row in rows]
+        axes.bar(at, medians, width=0.4, color=color, label=name.removesuffix("_seconds"))
+        for x, row in zip(at, rows, strict=True):
+            axes.scatter([x] * len(row[name]), row[name], color="black", s=8, zorder=3)
+    for row in rows:
+        top = max(statistics.median(row["limit_seconds"]), statistics.median(row["cached_seconds"]))
+        axes.annotate(f"{row['ratio']:.2f}x", (row["boundary"], top), ha="center", va="bottom")
+    axes.set(xlabel="boundary", ylabel="seconds an epoch", title="A cached epoch and its limit")
+    axes.set_xticks([row["boundary"] for row in rows])
+    axes.margins(y=0.15)
+    axes.legend()
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench clean
+.PHONY: setup run test check ui bench bench-limit clean
 
 setup: $(READY)
 
@@ -36,7 +36,12 @@ ui: setup
 
 # TRAIN and TEST: CSV files with the columns text,label; without them, the docstrings.
 bench: setup
-	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings)
+	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings) \
+		--epochs $(or $(EPOCHS),4)
+
+# Cached epochs beside the limit: the suffix alone, fed from memory.
+bench-limit: setup
+	$(BIN)/python bench/limit.py --train $(or $(TRAIN),docstrings)
 
 clean:
 	rm -rf $(VENV) .autofreeze

@@ -58,8 +58,8 @@ __all__ = [
 
 _SPLIT_TOLERANCE = 1e-4
 _FREEZING_MODES = ("freeze", "cached")
-# Where activations are held differs between machines; each epoch's order is in its plan.
-_TIER_BUDGETS = {"device_bytes", "host_bytes", "disk_bytes"}
+# Room differs between machines; what it changes, each epoch's order, is in its plan.
+_BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
 _VERSIONED = ("torch", "transformers", "autofreeze")
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -283,7 +283,7 @@ def _decisive(config: Config) -> dict[str, Any]:
         sections |= {"freezing"}
     if config.mode == "cached":
         sections |= {"cache"}
-    decisive = config.model_dump(include=sections, exclude={"cache": _TIER_BUDGETS})
+    decisive = config.model_dump(include=sections, exclude={"cache": _BUDGETS})
     return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     work.mkdir(parents=True)
     first_step_seconds = run_compare(work, arguments)
     comparison = CompareReport.model_validate_json((work / "report.json").read_text())
-    console = Console(width=180)
+    console = Console(width=210)
     console.print(comparison_table(comparison))
     console.print(parts_table(comparison))
     console.print(speedup_table(comparison))

@@ -324,7 +324,7 @@ def _show_comparison(result: dict[str, Any]) -> None:
 
 def _wide() -> Console:
     """For tables, which are better scrolled than cut."""
-    return Console(width=max(_console.width, 180))
+    return Console(width=max(_console.width, 210))
 
 
 def _show_uis(config: Config) -> None:

@@ -125,7 +125,7 @@ def tiny_config(tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]) ->
             "learning_rate": 1e-3,
             "precision": "fp32",
         },
-        "freezing": {"intervals_per_epoch": 3},
+        "freezing": {"policy": "gradient_norm", "intervals_per_epoch": 3},
         "cache": {"mode": "on"},
         "store": str(tmp_path / "store"),
         "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "test"},

@@ -70,9 +70,19 @@ def test_over_seeds_a_column_says_what_is_noise() -> None:
     assert markdown.count("| -0.50 ± 6.35, within noise |") == 2
     assert markdown.count("| -1.95 ± 0.64, beyond noise |") == 2
     assert "mean of 2 seeds" in markdown
-    console = Console(width=180, record=True)
-    console.print(comparison_table(comparison))
-    assert "-1.95 ± 0.64, beyond noise" in console.export_text()
+
+
+def test_the_widest_table_is_not_cut() -> None:
+    runs = [
+        make_report(mode, seed, 1e3 * (seed + 1))
+        for mode in ("full", "hf_trainer_grouped")
+        for seed in (0, 10)
+    ]
+    console = Console(width=210, record=True)  # as the command line makes it, at least
+    console.print(comparison_table(compare_report(runs)))
+    text = console.export_text()
+    assert "+0.00 ± 0.00, within noise" in text
+    assert "…" not in text
 
 
 def test_one_seed_says_nothing_about_noise() -> None:

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench clean
+.PHONY: setup run test check ui bench bench-store clean
 
 setup: $(READY)
 
@@ -37,6 +37,10 @@ ui: setup
 # TRAIN and TEST: CSV files with the columns text,label; without them, the docstrings.
 bench: setup
 	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings)
+
+# STORE: flags for the bench, e.g. STORE="--gb 2 --store s3://bucket/prefix".
+bench-store: setup
+	$(BIN)/python bench/store.py $(or $(STORE),--gb 1 --s3)
 
 clean:
 	rm -rf $(VENV) .autofreeze

@@ -163,7 +163,7 @@ def _chunk_key(storage: Storage, found: ActivationSet, shard: int) -> str:
     return next(key for key in storage.list(f"{FOLDER}/{name}") if key.endswith("c/0/0"))
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "flipped"])
 def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
     found = write(storage)
     assert found is not None
@@ -172,6 +172,8 @@ def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
     data = storage.get(key)
     if damage == "missing":
         storage.delete(key)
+    elif damage == "empty":
+        storage.put(key, b"")
     elif damage == "torn":
         storage.put(key, data[: len(data) // 2])
     else:

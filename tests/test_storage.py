@@ -35,10 +35,14 @@ def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
 def test_an_object_is_read_into_memory_that_is_there(
     storage: Storage, stored: bytes, given: int
 ) -> None:
-    out = bytearray(5)
-    storage.put("k", stored)
+    out, pieces = bytearray(5), []
+    storage.put("k", stored, lambda piece: pieces.append(bytes(piece)))
+    assert b"".join(pieces) == stored
     reads, num_bytes = storage.usage.gets, storage.usage.bytes_read
-    assert storage.get_into("k", memoryview(out)) == given
+    pieces.clear()
+    count = storage.get_into("k", memoryview(out), lambda piece: pieces.append(bytes(piece)))
+    assert count == given
+    assert b"".join(pieces) == stored[:given]
     assert out[:given] == stored[:given]
     assert (storage.usage.gets - reads, storage.usage.bytes_read - num_bytes) == (1, given)
     with pytest.raises(KeyError):

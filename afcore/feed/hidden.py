@@ -70,6 +70,7 @@ class HiddenFeed:
         self._scratch = threading.local()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hold_at_hand()
+        self._all_at_hand = all(self._at_hand(shard) for shard in range(len(held.tiers)))
         self.tier_bytes = held.bytes_by_tier()
         self._on_device = np.asarray([tier == "device memory" for tier in held.tiers])
         _log.info(
@@ -127,6 +128,8 @@ class HiddenFeed:
         return shard in self._held.host or shard in self._held.device_first
 
     def _streamed(self, ids: npt.NDArray[np.int64]) -> list[int]:
+        if self._all_at_hand:
+            return []
         return [s for s in np.unique(self._layout.shard[ids]).tolist() if not self._at_hand(s)]
 
     def _hold_at_hand(self) -> None:

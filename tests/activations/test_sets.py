@@ -238,11 +238,11 @@ def test_a_disk_that_fills_up_leaves_nothing(
 ) -> None:
     real, calls = sets_module.write_array, []
 
-    def failing(storage: Storage, folder: str, rows: np.ndarray) -> None:
+    def failing(storage: Storage, folder: str, rows: np.ndarray) -> str:
         calls.append(folder)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(storage, folder, rows)
+        return real(storage, folder, rows)
 
     monkeypatch.setattr(sets_module, "write_array", failing)
     with pytest.raises(StorageFullError, match="no space left") as caught:

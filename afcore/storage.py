@@ -9,10 +9,11 @@ import errno
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from zarr.abc.store import Store
@@ -20,7 +21,13 @@ from zarr.storage import FsspecStore, LocalStore
 
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
 
+if TYPE_CHECKING:
+    from afcore.s3 import S3Reader
+
 __all__ = ["Storage", "StorageUsage"]
+
+Seen = Callable[[memoryview], object]
+_PIECE_BYTES = 2**18
 
 
 @dataclass
@@ -80,8 +87,13 @@ class Storage:
             raise StoreError(f"{uri} is not in the store {self.root}")
         return uri[len(self.root) + 1 :]
 
-    def put(self, key: str, data: bytes | memoryview) -> None:
+    def put(self, key: str, data: bytes | memoryview, seen: Seen | None = None) -> None:
         """Write an object whole, replacing what was there.
+
+        Args:
+            key: of the object.
+            data: its bytes.
+            seen: gets the bytes piece by piece, each while it is in the processor's cache.
 
         Raises:
             StorageFullError: when there is no space left.
@@ -89,9 +101,11 @@ class Storage:
         """
         with self._explained("write", key):
             if self._is_local:
-                with self._local_draft(key, data) as (draft, target):
+                with self._local_draft(key, data, seen) as (draft, target):
                     os.replace(draft, target)
             else:
+                if seen is not None:
+                    seen(memoryview(data))
                 self._fs.pipe_file(self._full(key), bytes(data))
         self.count(puts=1, written=len(data))
 
@@ -128,32 +142,28 @@ class Storage:
         self.count(gets=1, read=len(data))
         return data
 
-    def get_into(self, key: str, out: memoryview) -> int:
-        """Read an object whole into memory that is there; one of another size leaves it undefined.
+    def get_into(self, key: str, out: memoryview, seen: Seen | None = None) -> int:
+        """Read an object of known size into memory that is there.
 
         Args:
             key: of the object.
-            out: writable bytes.
+            out: writable bytes, as many as the object is thought to have.
+            seen: gets the bytes piece by piece, each while it is in the processor's cache.
 
         Returns:
-            The object's size in bytes.
+            How many bytes were read: fewer of an object that is smaller.
 
         Raises:
             KeyError: when there is none.
             StoreError: when the store cannot be read.
         """
-        if not self._is_local:
-            data = self.get(key)
-            if len(data) == len(out):
-                out[:] = data
-            return len(data)
         with self._explained("read", key):
             try:
-                size = _read_file(self._full(key), out)
+                count = self._read_into(self._full(key), out, seen or _unseen)
             except FileNotFoundError:
                 raise KeyError(key) from None
-        self.count(gets=1, read=size)
-        return size
+        self.count(gets=1, read=count)
+        return count
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
@@ -230,13 +240,33 @@ class Storage:
     def _full(self, key: str) -> str:
         return f"{self._path}/{key}"
 
+    def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:
+        if self._is_local:
+            with open(path, "rb", buffering=0) as file:
+                return _read_pieces(file, out, seen)
+        if self.protocol == "s3":
+            with self._s3_reader.open(path) as body:
+                return _read_pieces(body, out, seen)
+        data: bytes = self._fs.cat_file(path, start=0, end=len(out))
+        out[: len(data)] = data
+        seen(out[: len(data)])
+        return len(data)
+
+    @cached_property
+    def _s3_reader(self) -> "S3Reader":
+        from afcore.s3 import S3Reader
+
+        return S3Reader(self._fs)
+
     @contextlib.contextmanager
-    def _local_draft(self, key: str, data: bytes | memoryview) -> Iterator[tuple[Path, Path]]:
+    def _local_draft(
+        self, key: str, data: bytes | memoryview, seen: Seen | None = None
+    ) -> Iterator[tuple[Path, Path]]:
         target = Path(self._full(key))
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.draft")
         try:
-            draft.write_bytes(data)
+            _write_file(draft, memoryview(data), seen or _unseen)
             yield draft, target
         finally:
             draft.unlink(missing_ok=True)
@@ -252,13 +282,26 @@ class Storage:
             raise explain(error, f"cannot {verb} {self.uri(key)}") from error
 
 
-def _read_file(path: str, out: memoryview) -> int:
-    """Fill ``out`` from a file; the file's size."""
-    with open(path, "rb", buffering=0) as file:
+def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:
+    """Fill ``out``; how many bytes there were."""
+    done = 0
+    while done < len(out) and (count := source.readinto(out[done : done + _PIECE_BYTES])):
+        seen(out[done : done + count])
+        done += count
+    return done
+
+
+def _write_file(path: Path, data: memoryview, seen: Seen) -> None:
+    with open(path, "wb", buffering=0) as file:
         done = 0
-        while done < len(out) and (count := file.readinto(out[done:])):
+        while done < len(data):
+            count = file.write(data[done : done + _PIECE_BYTES])
+            seen(data[done : done + count])
             done += count
-        return os.fstat(file.fileno()).st_size
+
+
+def _unseen(_piece: memoryview) -> None:
+    pass
 
 
 def explain(error: Exception, what: str) -> Exception:

@@ -29,6 +29,26 @@ def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
     assert storage.list("a") == {}
 
 
+@pytest.mark.parametrize(
+    ("stored", "given"), [(b"12345", 5), (b"123", 3), (b"", 0), (b"1234567", 5)]
+)
+def test_an_object_is_read_into_memory_that_is_there(
+    storage: Storage, stored: bytes, given: int
+) -> None:
+    out, pieces = bytearray(5), []
+    storage.put("k", stored, lambda piece: pieces.append(bytes(piece)))
+    assert b"".join(pieces) == stored
+    reads, num_bytes = storage.usage.gets, storage.usage.bytes_read
+    pieces.clear()
+    count = storage.get_into("k", memoryview(out), lambda piece: pieces.append(bytes(piece)))
+    assert count == given
+    assert b"".join(pieces) == stored[:given]
+    assert out[:given] == stored[:given]
+    assert (storage.usage.gets - reads, storage.usage.bytes_read - num_bytes) == (1, given)
+    with pytest.raises(KeyError):
+        storage.get_into("nothing", memoryview(out))
+
+
 def test_among_writers_of_a_new_object_one_wins(storage: Storage) -> None:
     with ThreadPoolExecutor(8) as pool:
         wins = list(pool.map(lambda i: storage.put_new("k", str(i).encode()), range(8)))

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from afcore.activations.arrays import check_metadata, checksum, read_array, write_array
+from afcore.activations.arrays import check_metadata, read_array, write_array
 from afcore.activations.codec import STORED_AS, HiddenDtype, row_bytes, row_width
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
@@ -173,7 +173,7 @@ class ActivationSet:
         shape = (entry.num_rows, width)
         dtype = np.int64 if is_index else STORED_AS[manifest.dtype]
         try:
-            rows = read_array(self._storage, folder, shape, dtype, out)
+            rows, found = read_array(self._storage, folder, shape, dtype, out)
             if metadata:
                 check_metadata(self._storage, folder, shape, dtype)
         except FileNotFoundError as error:
@@ -183,7 +183,6 @@ class ActivationSet:
             raise IntegrityError(f"{where} is damaged: {error}") from error
         except Exception as error:
             raise explain(error, f"cannot read {where}") from error
-        found = checksum(rows)
         if found != entry.checksum:
             raise IntegrityError(f"{where} is damaged: xxh3 {found}, written as {entry.checksum}")
         return rows
@@ -257,7 +256,7 @@ class ActivationWriter:
         index = np.stack([layout.shard, layout.start, layout.lengths], axis=1)
         name = f"index-{self._generation}"
         with self.cleaned_up():
-            write_array(self._storage, f"{self._folder}/{name}", index)
+            index_checksum = write_array(self._storage, f"{self._folder}/{name}", index)
             manifest = ActivationManifest(
                 schema=1,
                 key=key,
@@ -268,7 +267,7 @@ class ActivationWriter:
                 num_examples=len(layout.lengths),
                 num_rows=int(layout.lengths.sum()),
                 index=name,
-                index_checksum=checksum(index),
+                index_checksum=index_checksum,
                 shards=[self._shards[i] for i in range(layout.num_shards)],
                 recipe=recipe,
                 producer=producer,
@@ -342,8 +341,7 @@ def _write_shard(
     storage: Storage, folder: str, shard: int, rows: npt.NDArray[Any], generation: str
 ) -> Shard:
     name = _shard_name(shard, generation)
-    write_array(storage, f"{folder}/{name}", rows)
-    return Shard(name, len(rows), checksum(rows))
+    return Shard(name, len(rows), write_array(storage, f"{folder}/{name}", rows))
 
 
 def _shard_name(shard: int, generation: str) -> str:

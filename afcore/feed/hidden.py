@@ -7,8 +7,9 @@ together by a thread, a few ahead of the training. What the threads raise is rai
 for the batch. A damaged shard is computed again there too, never in a thread: the model is in use.
 """
 
-import contextlib
 import logging
+import math
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,9 +67,12 @@ class HiddenFeed:
         if window is None and held.window is not None:
             self._warn_random_access()
             held.fit(self._layout, self._row_bytes, random_access=True)
+        self._scratch = threading.local()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hold_at_hand()
+        self._all_at_hand = all(self._at_hand(shard) for shard in range(len(held.tiers)))
         self.tier_bytes = held.bytes_by_tier()
+        self._on_device = np.asarray([tier == "device memory" for tier in held.tiers])
         _log.info(
             "activations@%d: %s",
             manifest.boundary,
@@ -104,9 +108,14 @@ class HiddenFeed:
                 executor.shutdown(cancel_futures=True)
 
     def batch(self, ids: npt.NDArray[np.int64]) -> Tensor:
-        """Hidden states of a single batch; see :meth:`batches`."""
-        with contextlib.closing(self.batches([ids])) as batches:  # type: ignore[type-var]
-            return next(batches)
+        """Hidden states of a single batch, put together now; see :meth:`batches`."""
+        streamed = {}
+        for shard in self._streamed(ids):
+            try:
+                streamed[shard] = self._load(shard)
+            except IntegrityError:
+                streamed[shard] = self._mend(shard)
+        return self._ready(*self._assemble(ids, streamed))
 
     def batch_bytes(self, ids: npt.NDArray[np.int64]) -> int:
         """Bytes of activations that a batch takes, without padding."""
@@ -119,6 +128,8 @@ class HiddenFeed:
         return shard in self._held.host or shard in self._held.device_first
 
     def _streamed(self, ids: npt.NDArray[np.int64]) -> list[int]:
+        if self._all_at_hand:
+            return []
         return [s for s in np.unique(self._layout.shard[ids]).tolist() if not self._at_hand(s)]
 
     def _hold_at_hand(self) -> None:
@@ -136,8 +147,8 @@ class HiddenFeed:
             for shard, future in loading.items():
                 try:
                     future.result()
-                except IntegrityError as error:
-                    self._mend(shard, error)
+                except IntegrityError:
+                    self._mend(shard)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # another stream gathers from what was copied
 
@@ -153,7 +164,7 @@ class HiddenFeed:
             self._held.put(shard, label, rows)
         return rows
 
-    def _mend(self, shard: int, error: IntegrityError) -> npt.NDArray[Any]:
+    def _mend(self, shard: int) -> npt.NDArray[Any]:
         rows = read_or_repair(self._set, shard, self._runner)
         self._held.put(shard, self._label(shard), rows)
         return rows
@@ -170,31 +181,39 @@ class HiddenFeed:
     def _gather(self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]) -> Tensor:
         layout, held = self._layout, self._held
         shards, starts, lengths = layout.shard[ids], layout.start[ids], layout.lengths[ids]
-        on_device = np.isin(shards, list(held.device_first))
-        on_host = np.flatnonzero(~on_device)
+        num_columns = int(lengths.max())
+        on_device = self._on_device[shards]
         batch = None
         if on_device.any():
             assert held.on_device is not None
             batch = gather_device_rows(
-                held.on_device, held.device_first, shards, starts, lengths, int(lengths.max())
+                held.on_device, held.device_first, shards, starts, lengths, num_columns
             )
-        if len(on_host):
-            rows = [
-                streamed[s] if s in streamed else held.host[s] for s in shards[on_host].tolist()
-            ]
-            stored = torch.empty(
-                (len(on_host), int(lengths.max()), rows[0].shape[1]),
-                dtype=torch.from_numpy(rows[0][:0]).dtype,
-                pin_memory=self._device.type == "cuda",  # copied while the host goes on
-            )
-            gather_rows(rows, starts[on_host], lengths[on_host], stored.numpy())
+        if not on_device.all():
+            some = np.flatnonzero(~on_device)
+            rows = [streamed[s] if s in streamed else held.host[s] for s in shards[some].tolist()]
+            stored = self._staging((len(some), num_columns, rows[0].shape[1]), rows[0])
+            gather_rows(rows, starts[some], lengths[some], stored.numpy())
             stored = stored.to(self._device, non_blocking=True)
             if batch is None:
                 batch = stored
             else:
-                batch[torch.from_numpy(on_host).to(self._device)] = stored.view(batch.dtype)
+                batch[torch.from_numpy(some).to(self._device)] = stored.view(batch.dtype)
         assert batch is not None
         return as_hidden(batch, self._set.manifest.dtype).float()
+
+    def _staging(self, shape: tuple[int, int, int], like: npt.NDArray[Any]) -> Tensor:
+        """Memory for a batch as it is stored: pinned, or the same again where a copy follows."""
+        dtype = torch.from_numpy(like[:0]).dtype
+        if self._device.type == "cuda":
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+        if self._set.manifest.dtype == "fp32":  # decoded without a copy
+            return torch.empty(shape, dtype=dtype)
+        size = math.prod(shape)
+        scratch = getattr(self._scratch, "memory", None)
+        if scratch is None or len(scratch) < size:
+            scratch = self._scratch.memory = torch.empty(size, dtype=dtype)
+        return scratch[:size].view(shape)
 
     def _ready(self, hidden: Tensor, there: Any) -> Tensor:
         if there is not None:

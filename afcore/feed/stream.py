@@ -29,7 +29,7 @@ class ShardStream:
         self,
         needs: Sequence[Sequence[int]],
         load: Callable[[int], _Rows],
-        repair: Callable[[int, IntegrityError], _Rows],
+        repair: Callable[[int], _Rows],
         executor: Executor,
         max_shards: int,
     ) -> None:
@@ -55,8 +55,8 @@ class ShardStream:
             if shard not in self._rows:
                 try:
                     self._rows[shard] = self._loading[shard].result()
-                except IntegrityError as error:
-                    self._rows[shard] = self._repair(shard, error)
+                except IntegrityError:
+                    self._rows[shard] = self._repair(shard)
                 del self._loading[shard]
         return {shard: self._rows[shard] for shard in self._needs[number]}
 

@@ -165,7 +165,7 @@ def _chunk_key(storage: Storage, found: ActivationSet, shard: int) -> str:
     return next(key for key in storage.list(f"{FOLDER}/{name}") if key.endswith("c/0/0"))
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "flipped"])
 def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
     found = write(storage)
     assert found is not None
@@ -174,6 +174,8 @@ def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
     data = storage.get(key)
     if damage == "missing":
         storage.delete(key)
+    elif damage == "empty":
+        storage.put(key, b"")
     elif damage == "torn":
         storage.put(key, data[: len(data) // 2])
     else:
@@ -230,11 +232,11 @@ def test_a_disk_that_fills_up_leaves_nothing(
 ) -> None:
     real, calls = sets_module.write_array, []
 
-    def failing(storage: Storage, folder: str, rows: np.ndarray) -> None:
+    def failing(storage: Storage, folder: str, rows: np.ndarray) -> str:
         calls.append(folder)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(storage, folder, rows)
+        return real(storage, folder, rows)
 
     monkeypatch.setattr(sets_module, "write_array", failing)
     with pytest.raises(StorageFullError, match="no space left") as caught:

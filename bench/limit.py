@@ -39,7 +39,8 @@ from afcore.config import load_config
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import PreparedData
 from afcore.feed import HiddenFeed
-from afcore.freezing import FreezePolicy, FreezeState, choose_policy
+from afcore.freezing.choose import choose_policy
+from afcore.freezing.decisions import FreezePolicy, FreezeState
 from afcore.optimizer import SuffixOptimizer, learning_rate_factor
 from afcore.runs import Run, begin_run, identify_run
 from afcore.storage import Storage
@@ -117,9 +118,10 @@ class Cell:
         self.split = run.pretrained()
         cache = RunCache(run, self.split, data.train, self.compute)
         reference = cache.next_source(boundary, run.record.weights, None)
-        activation_set = cache.open_or_build(reference, run.record.weights, None)
+        activation_set = cache.open_or_build(reference, run.record.weights)
         clock = time.perf_counter()
-        self.feed = HiddenFeed(activation_set, cache.runner)
+        self.feed = HiddenFeed(activation_set, cache.runner, device=self.compute.device)
+        self.set_bytes = activation_set.manifest.num_bytes
         self.open_seconds = time.perf_counter() - clock
         self.batches = epoch_batches(
             data.train.lengths,
@@ -139,7 +141,7 @@ class Cell:
             self.parameters, lr=settings["learning_rate"], weight_decay=0.0, fused=True
         )
         self.optimizer = SuffixOptimizer(self.split, **settings)
-        self.policy = held(config.freezing.policy, config.freezing.percentile, self.split, boundary)
+        self.policy = held(run, boundary)
         self.limit_seconds: list[float] = []
         self.cached_seconds: list[float] = []
         self.trained = TrainedEpoch()
@@ -212,7 +214,7 @@ class Cell:
             "cached_seconds": self.cached_seconds,
             "cached_read_seconds": self.trained.read_seconds,
             "open_seconds": self.open_seconds,
-            "set_bytes": self.feed.num_bytes,
+            "set_bytes": self.set_bytes,
             # Of neighbours in time, so that what else the machine does weighs on both.
             "ratio": statistics.median(
                 cached / limit
@@ -224,7 +226,7 @@ class Cell:
         batch, labels = collate(
             self.data.train, ids, self.run.record.pad_token_id, self.compute.device
         )
-        return Prepared(self.feed.batch(ids).to(self.compute.device), self._mask(batch), labels)
+        return Prepared(self.feed.batch(ids), self._mask(batch), labels)
 
     def _mask(self, batch: Any) -> Tensor | None:
         """What the model makes of ``attention_mask`` before its first block."""
@@ -250,9 +252,10 @@ def suffix_logits(split: SplitModel, boundary: int, batch: Prepared) -> Tensor:
     return logits.float()
 
 
-def held(name: str, percentile: float, split: SplitModel, boundary: int) -> FreezePolicy:
+def held(run: Run, boundary: int) -> FreezePolicy:
     """The policy, decisions and all, but the boundary stays."""
-    policy, _ = choose_policy(name, num_blocks=split.num_blocks, percentile=percentile, depth=None)
+    settings = run.config.freezing.policy_arguments()
+    policy, _ = choose_policy(num_blocks=run.record.num_blocks, **settings)
 
     def decide(state: FreezeState, interval: Any) -> Any:
         after, decision = policy(state, interval)

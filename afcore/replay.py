@@ -19,6 +19,7 @@ from afcore.freezing.decisions import (
     IntervalStatistics,
 )
 from afcore.freezing.gradient_norm import relative_change
+from afcore.freezing.guarded import coherence
 from afcore.report import IntervalReport, RunReport
 
 __all__ = ["EtaNoise", "Replay", "ReplayedInterval", "eta_noise", "replay"]
@@ -33,6 +34,7 @@ class ReplayedInterval:
         epoch: it belongs to.
         eta: L numbers, the change to the interval before; NaN where there is none.
         half_eta: L numbers, the change from the first half of this interval to its second.
+        coherence: L numbers, of its gradients; 1 is noise, 0 where frozen.
         recorded: boundary after it, in the recorded run.
         replayed: boundary after it, by the policy.
     """
@@ -41,6 +43,7 @@ class ReplayedInterval:
     epoch: int
     eta: tuple[float, ...]
     half_eta: tuple[float, ...]
+    coherence: tuple[float, ...]
     recorded: int
     replayed: int
 
@@ -63,12 +66,16 @@ class EtaNoise:
         median_half_eta: median of the changes between the halves of one interval.
         share_within_noise: share of etas that are no larger than the change between the halves of
             their own interval.
+        first_coherence: median over blocks in the first interval.
+        later_coherence: median over blocks and later intervals.
     """
 
     num_values: int
     median_eta: float
     median_half_eta: float
     share_within_noise: float
+    first_coherence: float
+    later_coherence: float
 
 
 def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Replay:
@@ -97,6 +104,7 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
             epoch.validation["loss"] for epoch in report.epochs if epoch.epoch < interval.epoch
         )
         statistics = _statistics(interval, total_steps, state.boundary, validation_losses)
+        coherences = coherence(statistics)
         state, _ = policy(state, statistics)
         recorded = after.get(interval.step, recorded)
         rows.append(
@@ -110,6 +118,7 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
                         interval.first_half_norms, interval.second_half_norms, strict=True
                     )
                 ),
+                coherences,
                 recorded,
                 state.boundary,
             )
@@ -124,10 +133,17 @@ def eta_noise(intervals: Sequence[ReplayedInterval]) -> EtaNoise:
     half = np.array([row.half_eta for row in intervals], dtype=float)
     known = np.isfinite(eta) & np.isfinite(half)
     if not known.any():
-        return EtaNoise(0, math.nan, math.nan, math.nan)
+        return EtaNoise(0, *(math.nan,) * 5)
     eta, half = eta[known], half[known]
+    coherences = np.array([row.coherence for row in intervals])
+    later = coherences[1:]
     return EtaNoise(
-        eta.size, float(np.median(eta)), float(np.median(half)), float((eta <= half).mean())
+        num_values=eta.size,
+        median_eta=float(np.median(eta)),
+        median_half_eta=float(np.median(half)),
+        share_within_noise=float((eta <= half).mean()),
+        first_coherence=float(np.median(coherences[0])),
+        later_coherence=float(np.median(later[later > 0])),
     )
 
 

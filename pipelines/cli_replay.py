@@ -100,7 +100,8 @@ def _noise_sentence(noise: EtaNoise) -> str:
         f"Noise: over {noise.num_values} values the median eta is {noise.median_eta:.3f}; between "
         f"the two halves of one interval the same change is {noise.median_half_eta:.3f}. "
         f"{100 * noise.share_within_noise:.0f} % of the etas are no larger than the change inside "
-        "their own interval."
+        "their own interval. The gradients' coherence (1 is noise) has the median "
+        f"{noise.first_coherence:.2f} in the first interval and {noise.later_coherence:.2f} later."
     )
 
 

@@ -81,6 +81,8 @@ def test_noise_is_the_change_inside_an_interval() -> None:
     assert noise.median_eta == pytest.approx(0.15)
     assert noise.median_half_eta == pytest.approx(0.125)
     assert noise.share_within_noise == pytest.approx(5 / 8)
+    # The same numbers stand for both sums, so all gradients are noise.
+    assert (noise.first_coherence, noise.later_coherence) == (1.0, 1.0)
 
 
 def test_one_interval_has_no_noise() -> None:

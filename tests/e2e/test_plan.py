@@ -198,7 +198,7 @@ def test_where_nothing_is_measured_nothing_is_predicted(auto: Config) -> None:
 def _read_seconds(run: Run, decision: SourceDecision) -> float:
     """Of an epoch that reads the set: the bias leaves nothing else."""
     profile = read_record(run.storage, f"{run.folder}/profile.json", Profile)
-    read = read_seconds(profile.bandwidths, decide.place_set(decision.set_bytes))
+    read = read_seconds(profile.bandwidths, decide.place_set(run, decision.set_bytes))
     return decision.forecast.suffix_seconds + read
 
 

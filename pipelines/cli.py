@@ -97,7 +97,7 @@ def compare(
     """Run the same training in several modes and put accuracy, time and cost side by side.
 
     All modes but those of the Trainer see the same batches. Every run pays for its own activation
-    sets, unless --share. With two seeds or more, a column says whether a mode's difference to full
+    sets, unless --share is given or CONFIG says cache.share: true. With two seeds or more, a column says whether a mode's difference to full
     in test accuracy is within noise.
     """
     with _exit_codes():
@@ -105,7 +105,7 @@ def compare(
         wanted = _parse_modes(modes)
         _check_writable(report)
         result = _import_flow("compare")(
-            resolved, modes=wanted, seeds=seeds, share=share, fresh=fresh
+            resolved, modes=wanted, seeds=seeds, share=share or _shares(resolved), fresh=fresh
         )
         recorded = result.pop("recorded")
         _write(report, result)
@@ -288,6 +288,11 @@ def _parse_modes(modes: str) -> list[str]:
     if unknown or not wanted:
         raise ConfigError(f"--modes: got {modes!r}; known are {', '.join(MODES)}")
     return list(dict.fromkeys(wanted))
+
+
+def _shares(config: Config) -> bool:
+    """Whether sharing was asked for; that it is the default of single runs does not count."""
+    return "share" in config.cache.model_fields_set and config.cache.share
 
 
 def _check_writable(report: Path | None) -> None:

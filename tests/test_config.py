@@ -4,6 +4,7 @@ import pytest
 
 from afcore.config import Config, load_config, parse_config
 from afcore.errors import ConfigError
+from pipelines.cli import _shares
 
 MINIMAL = {"model": {"name": "m"}, "data": {"train": "t.csv"}}
 
@@ -90,3 +91,15 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert config.store == str(tmp_path / "here")
     assert config.tracking.uri == f"sqlite:///{tmp_path}/ml.db"
     assert parse(store="s3://b/p").store == "s3://b/p"
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [([], False), (["cache.share=true"], True), (["cache.share=false"], False)],
+)
+def test_compare_shares_sets_only_when_told_to(
+    tmp_path: Path, settings: list[str], shares: bool
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {name: m}\ndata: {train: docstrings}\n")
+    assert _shares(load_config(str(path), settings)) is shares

@@ -141,9 +141,15 @@ def test_a_plan_holds_on_a_machine_with_more_memory(config: Config) -> None:
         assert _run(much).record.run_id == run.record.run_id
         (again,) = run_epochs(much, [1])
         assert again.report.order == "windowed"
-        steps = _record(much, "checkpoint", CheckpointRecord).steps
-        losses.append([step.loss for step in steps])
+        losses.append(_losses(much))
     assert losses[0] == losses[1]
+    run_epochs(config, [1])
+    assert len(_losses(config)) == len(losses[0])
+    assert _losses(config) != losses[0]
+
+
+def _losses(config: Config) -> list[float]:
+    return [step.loss for step in _record(config, "checkpoint", CheckpointRecord).steps]
 
 
 def _run(config: Config) -> Run:

@@ -23,7 +23,7 @@ from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.freezing import FreezeState
+from afcore.freezing.decisions import FreezeState
 from afcore.optimizer import SuffixOptimizer
 from afcore.storage import Storage
 from afcore.tiers import Budgets

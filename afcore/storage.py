@@ -174,11 +174,12 @@ class Storage:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
         with self._explained("list", prefix):
             found = self._fs.find(self._full(prefix), detail=True)
-        start = len(self._path) + 1
+        start, below = len(self._path) + 1, f"{self._full(prefix).rstrip('/')}/"
+        # s3fs gives the folder itself when the first object comes while it is listing.
         return {
             path[start:]: int(info["size"])
             for path, info in sorted(found.items())
-            if not path.endswith(".draft")
+            if path.startswith(below) and not path.endswith(".draft")
         }
 
     def drafts(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +126,16 @@ def test_drafts_are_listed_apart(storage: Storage) -> None:
         Path(storage.root, "a/b.abc.draft").write_bytes(b"half")
         assert storage.drafts() == {"a/b.abc.draft": 4}
     assert list(storage.list("")) == ["a/b"]
+
+
+def test_a_folder_that_comes_into_being_while_listed_is_no_key(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.put("folder/a", b"1")
+    find = storage._fs.find
+
+    def racing(path: str, **options: Any) -> dict[str, Any]:
+        return {path: {"size": 0, "type": "directory"}, **find(path, **options)}
+
+    monkeypatch.setattr(storage._fs, "find", racing)
+    assert storage.list("folder") == {"folder/a": 1}

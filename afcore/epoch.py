@@ -242,7 +242,7 @@ def _train(
         compute=run.compute,
         policy=policy,
         intervals_per_epoch=config.freezing.intervals_per_epoch,
-        validation_losses=_validation_losses(run, epoch),
+        validation_losses=_validation_losses(run, epoch) if policy is not None else (),
         learning_rate_factor=partial(
             learning_rate_factor,
             schedule=config.training.schedule,

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from afcore.cost import Prices, Usage, cost_usd
+from afcore.freezing.choose import resolve_depth
 from afcore.planning import (
     Profile,
     Reading,
@@ -224,11 +225,11 @@ def possible_traces(
     if policy == "none":
         return {"nothing freezes": _by_epoch(never, intervals)}
     if policy == "static":
-        boundary = num_blocks // 2 if depth is None else depth
+        boundary = resolve_depth(policy, num_blocks, depth)
         return {"as configured": _by_epoch([boundary] * count, intervals)}
     deepest = num_blocks - 1
     if policy == "linear":
-        deepest = deepest if depth is None else depth
+        deepest = resolve_depth(policy, num_blocks, depth)
         schedule = [math.floor(deepest * done / count) for done in range(count)]
         return {"as scheduled": _by_epoch(schedule, intervals)}
     # `guarded` counts intervals from the second on; the paper's rule compares the second with it.

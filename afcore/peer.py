@@ -10,7 +10,7 @@ from afcore.cost import Prices, Usage, cost_usd
 from afcore.hf_trainer import Fitted, fit
 from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
-from afcore.publish import data_report, publish_report
+from afcore.publish import publish_report, run_report
 from afcore.records import best_epoch
 from afcore.report import EpochReport, RunReport, TotalsReport
 from afcore.runs import Run, check_lease, run_folder
@@ -51,20 +51,14 @@ def run_hf_trainer(
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
     tracker.log_model(mlflow_run_id, fitted.model.cpu(), tokenizer)
     wall_seconds += time.perf_counter() - began
-    report = RunReport(
-        schema=1,
-        run_id=run.record.run_id,
-        mode=run.config.mode,
-        seed=run.config.training.seed,
-        status="finished",
-        model=run.config.model.name,
-        num_blocks=run.record.num_blocks,
-        data=data_report(data),
+    report = run_report(
+        run,
+        data,
+        mlflow_run_id,
         epochs=epochs,
         decisions=[],
         intervals=[],
         totals=_totals(run, epochs, fitted, wall_seconds),
-        mlflow_run_id=mlflow_run_id,
         notes=[],
     )
     check_lease(run, attempt)

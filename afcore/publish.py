@@ -1,6 +1,7 @@
 """The end of a run: the best epoch's model is tested once and published, the report written."""
 
 import time
+from typing import Any
 
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.data.prepare import PreparedData
@@ -15,7 +16,7 @@ from afcore.runs import Run, find_run, read_record, run_folder
 from afcore.storage import Storage
 from afcore.tracking import Tracker
 
-__all__ = ["data_report", "finished_report", "publish", "publish_report"]
+__all__ = ["finished_report", "publish", "publish_report", "run_report"]
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
@@ -52,20 +53,14 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         test_seconds = time.perf_counter() - clock
     tracker.log_model(mlflow_run_id, split.model.cpu(), load_tokenizer(run.config.model.name))
     wall_seconds += time.perf_counter() - began
-    report = RunReport(
-        schema=1,
-        run_id=run.record.run_id,
-        mode=run.config.mode,
-        seed=run.config.training.seed,
-        status="finished",
-        model=run.config.model.name,
-        num_blocks=run.record.num_blocks,
-        data=data_report(data),
+    report = run_report(
+        run,
+        data,
+        mlflow_run_id,
         epochs=epochs,
         decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
         totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
-        mlflow_run_id=mlflow_run_id,
         notes=_notes(run, checkpoints, epochs),
     )
     publish_report(run, tracker, report, records[-1].finished)
@@ -90,12 +85,23 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: floa
     )
 
 
-def data_report(data: PreparedData) -> DataReport:
-    """Sizes of the splits."""
-    return DataReport(
-        train_examples=len(data.train),
-        validation_examples=len(data.validation),
-        test_examples=len(data.test) if data.test is not None else 0,
+def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any) -> RunReport:
+    """The report of a finished run: what the run is, and ``measured``, the other fields."""
+    return RunReport(
+        schema=1,
+        run_id=run.record.run_id,
+        mode=run.config.mode,
+        seed=run.config.training.seed,
+        status="finished",
+        model=run.config.model.name,
+        num_blocks=run.record.num_blocks,
+        data=DataReport(
+            train_examples=len(data.train),
+            validation_examples=len(data.validation),
+            test_examples=len(data.test) if data.test is not None else 0,
+        ),
+        mlflow_run_id=mlflow_run_id,
+        **measured,
     )
 
 

@@ -167,7 +167,9 @@ def train_epoch(
             )
         watch.lap("prefix")
         loss = _backward(split, batch, labels, boundary, hidden, compute)
-        norms = norms_of_gradients(state.optimizer.parameters)
+        norms = {}
+        if policy is not None or max_grad_norm:
+            norms = norms_of_gradients(state.optimizer.parameters)
         if policy is not None:
             sums.add(norms)
         if max_grad_norm:

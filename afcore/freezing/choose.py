@@ -7,7 +7,7 @@ from afcore.freezing.gradient_norm import gradient_norm_test
 from afcore.freezing.guarded import guarded_test
 from afcore.freezing.schedules import linear_schedule, never
 
-__all__ = ["choose_policy"]
+__all__ = ["choose_policy", "resolve_depth"]
 
 
 def choose_policy(
@@ -44,8 +44,15 @@ def choose_policy(
     if policy == "gradient_norm":
         return partial(gradient_norm_test, percentile=percentile), FreezeState()
     if policy == "linear":
-        final = num_blocks - 1 if depth is None else depth
+        final = resolve_depth(policy, num_blocks, depth)
         return partial(linear_schedule, depth=final), FreezeState()
     if policy == "static":
-        return never, FreezeState(num_blocks // 2 if depth is None else depth)
+        return never, FreezeState(resolve_depth(policy, num_blocks, depth))
     return never, FreezeState()
+
+
+def resolve_depth(policy: str, num_blocks: int, depth: int | None) -> int:
+    """Blocks that a policy freezes at most; without a ``depth``, half of them if ``static``."""
+    if depth is not None:
+        return depth
+    return num_blocks // 2 if policy == "static" else num_blocks - 1

@@ -15,7 +15,7 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.decide import SourcePlanner
 from afcore.digest import ContentDigest, recipe_digest
-from afcore.planning import SourceDecision
+from afcore.planning.source import SourceDecision
 from afcore.pretrained import forward_settings
 from afcore.records import SetReference
 from afcore.runs import Run, run_folder

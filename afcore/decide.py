@@ -1,4 +1,4 @@
-"""What an epoch of a run reads: the run's profile, and :mod:`afcore.planning` applied to it.
+"""What an epoch of a run reads: the run's profile, and :mod:`afcore.planning.timing` applied to it.
 
 The profile is measured once, before the first step, and kept in the run's folder, so that a restart
 decides from the same figures. After each epoch its own seconds correct the profile by one factor.
@@ -20,16 +20,15 @@ from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
-from afcore.planning import (
+from afcore.measuring.compute import profile_compute
+from afcore.measuring.store import probe_bandwidths
+from afcore.planning.source import SourceDecision, choose_source
+from afcore.planning.timing import (
     Profile,
     Reading,
-    SourceDecision,
     Work,
-    choose_source,
     forecast_epoch,
 )
-from afcore.probe import probe_bandwidths
-from afcore.profile import profile_compute
 from afcore.runs import Run, read_record
 from afcore.tiers import choose_window, place
 from afcore.training import TrainedEpoch
@@ -178,7 +177,7 @@ def measure_profile(
         examples: the training split.
         compute: device and precision.
         runner: of the same model and examples.
-        budget_seconds: see :func:`afcore.profile.profile_compute`.
+        budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
 
     Raises:
         StoreError: when the store cannot be used.

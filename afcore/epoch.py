@@ -32,7 +32,7 @@ from afcore.feed import HiddenFeed
 from afcore.freezing.choose import choose_policy
 from afcore.freezing.decisions import FreezePolicy, FreezeState
 from afcore.optimizer import SuffixOptimizer, learning_rate_factor
-from afcore.planning import SourceDecision
+from afcore.planning.source import SourceDecision
 from afcore.records import (
     CheckpointRecord,
     EpochPlan,

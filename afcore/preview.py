@@ -13,7 +13,7 @@ from afcore.config import Config
 from afcore.cost import Prices
 from afcore.decide import epoch_work, measure_profile, place_set
 from afcore.errors import ConfigError
-from afcore.forecast import (
+from afcore.planning.forecast import (
     BoundaryForecast,
     RunForecast,
     RunWork,
@@ -22,7 +22,7 @@ from afcore.forecast import (
     possible_traces,
     recorded_trace,
 )
-from afcore.planning import Profile
+from afcore.planning.timing import Profile
 from afcore.report import CompareReport, RunReport
 from afcore.runs import Run, identify_run
 from afcore.storage import Storage

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
 from afcore.freezing.decisions import PER_BLOCK, FreezeState
-from afcore.planning import SourceDecision
+from afcore.planning.source import SourceDecision
 from afcore.report import DecisionReport, EpochReport, IntervalReport
 from afcore.training import StepLog, TrainedEpoch
 

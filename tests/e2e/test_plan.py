@@ -9,7 +9,8 @@ import pytest
 from afcore import decide
 from afcore.config import Config, parse_config
 from afcore.epoch import run_epoch
-from afcore.planning import Profile, SourceDecision, read_seconds
+from afcore.planning.source import SourceDecision
+from afcore.planning.timing import Profile, read_seconds
 from afcore.preview import PlanReport
 from afcore.records import EpochPlan, EpochRecord
 from afcore.runs import Run, begin_run, identify_run, read_record, run_lease

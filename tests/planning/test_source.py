@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from afcore.planning import (
+from afcore.planning.source import SourceDecision, choose_source
+from afcore.planning.timing import (
     Bandwidths,
     ComputeProfile,
     Profile,
     Reading,
-    SourceDecision,
     Work,
     build_seconds,
-    choose_source,
     forecast_epoch,
     read_seconds,
 )

@@ -1,8 +1,8 @@
-"""Decisions from measurements: seconds of an epoch, and what it should read. No I/O, no torch.
+"""Seconds of an epoch from measurements. No I/O, no torch.
 
-The model, fitted by :mod:`afcore.profile` (docs/decisions/0014). ``L`` blocks, boundary ``k``, a
-set at ``r <= k`` (0: tokens), ``T`` tokens of a batch with padding, ``P(k)`` parameters that
-train::
+The model, fitted by :mod:`afcore.measuring.compute` (docs/decisions/0014). ``L`` blocks, boundary
+``k``, a set at ``r <= k`` (0: tokens), ``T`` tokens of a batch with padding, ``P(k)`` parameters
+that train::
 
     suffix of a step = step + token * T + block_token * T * (L - k) + update * P(k)
                        + embeddings, at k = 0  + statistics * P(k), where a policy decides
@@ -16,7 +16,6 @@ A set takes the same bytes at every boundary. Reading is not taken to overlap wi
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +27,11 @@ __all__ = [
     "EpochForecast",
     "Profile",
     "Reading",
-    "Source",
-    "SourceDecision",
     "Work",
     "build_seconds",
-    "choose_source",
     "forecast_epoch",
     "read_seconds",
 ]
-
-Source = Literal["tokens", "current", "set"]
-"""Run everything; read the set at hand and run the blocks above it; have the set at the boundary.
-"""
 
 
 class _Record(BaseModel):
@@ -189,50 +181,6 @@ class EpochForecast(_Record):
         return self.prefix_seconds + self.suffix_seconds + self.read_seconds
 
 
-class SourceDecision(_Record):
-    """What an epoch reads, and why.
-
-    Attributes:
-        source: see :data:`Source`.
-        boundary: k, as the epoch starts.
-        read_boundary: of the set that is read; 0 for tokens.
-        exists: a set at the boundary was there already.
-        epochs_left: that the choice was made for.
-        set_bytes: of a set.
-        build_seconds: predicted of the set that this has built; 0 for none.
-        forecast: of the next epoch, should the boundary stay.
-        totals: predicted seconds of all epochs left, building included, by source.
-        scale: of the profile's seconds, as the epoch before showed it.
-    """
-
-    source: Source
-    boundary: int
-    read_boundary: int
-    exists: bool
-    epochs_left: int
-    set_bytes: int
-    build_seconds: float
-    forecast: EpochForecast
-    totals: dict[Source, float]
-    scale: float = 1.0
-
-    def text(self) -> str:
-        """On one line."""
-        chosen = {
-            "tokens": "compute from tokens",
-            "current": f"go on reading activations@{self.read_boundary}",
-            "set": f"{'read' if self.exists else 'write and read'} activations@{self.boundary}",
-        }
-        weighed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.totals.items())
-        return (
-            f"boundary {self.boundary}: {chosen[self.source]}; predicted {weighed} for "
-            f"{self.epochs_left} epochs with building; the next epoch "
-            f"{self.forecast.train_seconds:.1f} s (prefix {self.forecast.prefix_seconds:.1f}, "
-            f"suffix {self.forecast.suffix_seconds:.1f}, read {self.forecast.read_seconds:.1f}), "
-            f"building {self.build_seconds:.1f} s, a set {self.set_bytes / 1e6:.1f} MB"
-        )
-
-
 def forecast_epoch(
     profile: Profile,
     work: Work,
@@ -282,76 +230,6 @@ def build_seconds(profile: Profile, work: Work, boundary: int, read_boundary: in
     per_token = compute.inference_token + depth * compute.inference_block_token
     below = bandwidths.fetch_seconds(work.set_bytes) if read_boundary else 0.0
     return work.num_tokens * per_token + below + bandwidths.write_seconds(work.set_bytes)
-
-
-def choose_source(
-    profile: Profile,
-    work: Work,
-    *,
-    boundary: int,
-    read_boundary: int,
-    exists: bool,
-    epochs_left: int,
-    reading: Reading,
-    statistics: bool,
-    scale: float = 1.0,
-    max_set_bytes: int | None = None,
-) -> SourceDecision:
-    """The source with the least predicted seconds over the epochs left, should nothing else freeze.
-
-    A set that is there already costs nothing to build, but is read only if that is cheaper than
-    computing. Among equals the simpler wins.
-
-    Args:
-        profile: as measured.
-        work: of the next epoch.
-        boundary: k, as the next epoch starts.
-        read_boundary: of the set at hand; 0 for none.
-        exists: whether the store has the set at ``boundary``.
-        epochs_left: that would read it.
-        reading: of an epoch that reads a set.
-        statistics: whether a policy decides.
-        scale: of the profile's seconds.
-        max_set_bytes: a larger set is not built; one that is there may be read.
-    """
-    profile = profile.scaled(scale)
-    if read_boundary > boundary:  # a freeze was taken back
-        read_boundary = 0
-    read_boundaries: dict[Source, int] = {"tokens": 0}
-    if read_boundary:
-        read_boundaries["current"] = read_boundary
-    fits = max_set_bytes is None or work.set_bytes <= max_set_bytes
-    if boundary > read_boundary and (exists or fits):
-        read_boundaries["set"] = boundary
-    forecasts = {
-        source: forecast_epoch(
-            profile,
-            work,
-            [boundary],
-            read_boundary=at,
-            reading=reading,
-            statistics=statistics,
-        )
-        for source, at in read_boundaries.items()
-    }
-    build = 0.0 if exists else build_seconds(profile, work, boundary, read_boundary)
-    totals = {
-        source: epochs_left * forecast.train_seconds + (build if source == "set" else 0.0)
-        for source, forecast in forecasts.items()
-    }
-    source = min(totals, key=lambda name: totals[name])
-    return SourceDecision(
-        source=source,
-        boundary=boundary,
-        read_boundary=read_boundaries[source],
-        exists=exists,
-        epochs_left=epochs_left,
-        set_bytes=work.set_bytes,
-        build_seconds=build if source == "set" else 0.0,
-        forecast=forecasts[source],
-        totals=totals,
-        scale=scale,
-    )
 
 
 def _suffix_seconds(compute: ComputeProfile, work: Work, boundary: int, statistics: bool) -> float:

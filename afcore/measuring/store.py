@@ -17,7 +17,7 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.planning import Bandwidths
+from afcore.planning.timing import Bandwidths
 from afcore.storage import Storage
 from afcore.tiers import Budgets
 

@@ -1,4 +1,4 @@
-"""Measure a user's model on a few of the user's batches: what :mod:`afcore.planning` predicts from.
+"""Measure a model on a few batches: what :mod:`afcore.planning.timing` predicts from.
 
 Steps run through :func:`afcore.training.train_epoch` itself, on a copy of the model, at a few
 boundaries and batch sizes; a linear model is fitted to them by least squares without negative
@@ -26,7 +26,7 @@ from afcore.evaluate import INFERENCE_TOKENS
 from afcore.freezing.decisions import FreezeState
 from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.optimizer import SuffixOptimizer
-from afcore.planning import ComputeProfile
+from afcore.planning.timing import ComputeProfile
 from afcore.stopwatch import Stopwatch
 from afcore.training import TrainedEpoch, TrainingState, train_epoch
 

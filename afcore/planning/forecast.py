@@ -1,4 +1,4 @@
-"""What a whole training would take for given boundaries: epochs of :mod:`afcore.planning` in a row.
+"""What a training would take for given boundaries: epoch after epoch of :mod:`.timing`.
 
 A **trace** says which boundary is in force in each interval of each epoch. What a policy will
 decide is not known beforehand, so a forecast is made for the two ends of what it may: nothing
@@ -14,13 +14,12 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.freezing.choose import resolve_depth
-from afcore.planning import (
+from afcore.planning.source import SourceDecision, choose_source
+from afcore.planning.timing import (
     Profile,
     Reading,
-    SourceDecision,
     Work,
     build_seconds,
-    choose_source,
     forecast_epoch,
 )
 from afcore.report import RunReport

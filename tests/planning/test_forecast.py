@@ -1,11 +1,11 @@
-"""Whole trainings, predicted from the figures of tests/test_planning.py."""
+"""Whole trainings, predicted from the figures of tests.planning.test_source.py."""
 
 from dataclasses import replace
 
 import pytest
 
 from afcore.cost import Prices
-from afcore.forecast import (
+from afcore.planning.forecast import (
     RunForecast,
     RunWork,
     forecast_boundaries,
@@ -15,7 +15,7 @@ from afcore.forecast import (
 )
 from afcore.report import DecisionReport
 from tests.reports import make_report
-from tests.test_planning import READING, WORK, profile
+from tests.planning.test_source import READING, WORK, profile
 
 PRICES = Prices(3600.0, 0.0, 0.0, 0.0)  # one dollar a second, nothing else
 RUN = RunWork(WORK, READING, validation_tokens=100, test_tokens=50, statistics=True)

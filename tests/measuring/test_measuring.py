@@ -7,9 +7,9 @@ import torch
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import list_sets
 from afcore.data.order import epoch_batches
-from afcore.planning import ComputeProfile, Work, forecast_epoch
-from afcore.probe import probe_bandwidths
-from afcore.profile import _fit, _fit_prefix, _fit_suffix, _Point, profile_compute
+from afcore.measuring.compute import _fit, _fit_prefix, _fit_suffix, _Point, profile_compute
+from afcore.measuring.store import probe_bandwidths
+from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
 from afcore.storage import Storage
 from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split
 
@@ -118,7 +118,7 @@ def test_a_deeper_boundary_is_never_predicted_to_take_longer_above_it() -> None:
 
 
 def probe_free(compute: ComputeProfile) -> object:
-    from afcore.planning import Bandwidths, Profile
+    from afcore.planning.timing import Bandwidths, Profile
 
     speeds = Bandwidths(
         shard_bytes=1, store_latency_seconds=0, store_write=1, store_read=1, tiers={"x": 1}

@@ -1,0 +1,1 @@
+"""What planning predicts from: seconds of this machine, its store and its links."""

@@ -1,0 +1,1 @@
+"""Decisions and forecasts from measurements: pure functions, no I/O, no torch."""

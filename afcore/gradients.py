@@ -1,5 +1,7 @@
 """The statistics of the freeze decision: what the gradients of an interval add up to, per block."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +37,9 @@ class GradientSums:
     """
 
     def __init__(self, split: SplitModel, num_steps: int) -> None:
-        self._blocks = [
-            list(split.part_parameters(block_part(i)).values()) for i in range(split.num_blocks)
-        ]
+        parts = [split.part_parameters(block_part(i)) for i in range(split.num_blocks)]
+        self._blocks = [list(part.values()) for part in parts]
+        self._names = {parameter: name for part in parts for name, parameter in part.items()}
         self.begin(num_steps)
 
     def begin(self, num_steps: int) -> None:
@@ -61,6 +63,26 @@ class GradientSums:
         _accumulate(self._squares, {p: norms[p].square() for p in trained})
         if self.num_steps == self._half:
             self._first_half, self._sums = self._sums, {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was added up in this interval, as ``{sum}/{parameter name}`` -> tensor."""
+        return {
+            f"{kind}/{self._names[parameter]}": tensor
+            for kind, sums in self._kinds.items()
+            for parameter, tensor in sums.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
+        """Go on with what :meth:`tensors` gave after ``num_steps`` steps of the interval."""
+        self.num_steps = num_steps
+        for kind, sums in self._kinds.items():
+            for parameter, name in self._names.items():
+                if f"{kind}/{name}" in tensors:
+                    sums[parameter] = tensors[f"{kind}/{name}"].to(parameter.device)
+
+    @property
+    def _kinds(self) -> dict[str, dict[nn.Parameter, Tensor]]:
+        return {"sum": self._sums, "first_half": self._first_half, "squares": self._squares}
 
     @torch.no_grad()
     def finish(self) -> dict[str, tuple[float, ...]]:

@@ -111,10 +111,11 @@ def test_invariant_5_mode_full_is_plain_fine_tuning() -> None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
     bare = []
     for epoch in (1, 2):
-        CPU_FP32.seed(0, epoch)
-        for ids in epoch_batches(
-            examples.lengths, batch_size=8, seed=0, epoch=epoch, batching="grouped"
+        for number, ids in enumerate(
+            epoch_batches(examples.lengths, batch_size=8, seed=0, epoch=epoch, batching="grouped"),
+            start=1,
         ):
+            CPU_FP32.seed(0, epoch, number, 0)
             batch, labels = collate(examples, ids, 0, torch.device("cpu"))
             loss = classification_loss(model(**batch).logits, labels)
             bare.append(float(loss.detach()))

@@ -15,9 +15,10 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.decide import SourcePlanner
 from afcore.digest import ContentDigest, recipe_digest
+from afcore.group import ALONE, WorkerGroup
 from afcore.planning.source import SourceDecision
 from afcore.pretrained import forward_settings
-from afcore.records import SetReference
+from afcore.records import NextEpoch, SetReference
 from afcore.runs import Run, run_folder
 from afcore.training import TrainedEpoch
 
@@ -42,8 +43,10 @@ class RunCache:
         examples: Examples,
         compute: Compute,
         held: HeldShards | None = None,
+        group: WorkerGroup = ALONE,
     ) -> None:
         self._run = run
+        self._group = group
         self._split = split
         self._examples = examples
         self._compute = compute
@@ -59,7 +62,7 @@ class RunCache:
     def allowed(self) -> bool:
         """Whether this run may cache at all."""
         config = self._run.config
-        wanted = config.mode == "cached" and config.cache.mode != "off"
+        wanted = config.caches and config.cache.mode != "off"
         return wanted and self._run.record.uncacheable is None
 
     @property
@@ -87,6 +90,36 @@ class RunCache:
             1, boundary=boundary, read_boundary=0, exists=exists, max_set_bytes=self._room_bytes()
         )
         return reference if decision.source == "set" else None, decision
+
+    def first_epoch(self, boundary: int) -> NextEpoch:
+        """How epoch 1 is to be trained."""
+        weights = self._run.record.weights
+        refusal = self.refused(boundary, weights, None, 0)
+        read_from, decision = self.first_source(boundary, weights)
+        return NextEpoch(
+            read_from=None if refusal else read_from,
+            decision=decision,
+            notes=[refusal] if refusal else [],
+            **self._workers(),
+        )
+
+    def next_epoch(
+        self,
+        boundary: int,
+        weights: Mapping[str, ContentDigest],
+        current: SetReference | None,
+        trained: TrainedEpoch,
+        epoch: int,
+    ) -> NextEpoch | None:
+        """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
+        if epoch >= self._run.config.training.epochs:
+            return None
+        decision = self.next_decision(boundary, weights, current, trained, epoch)
+        return NextEpoch(read_from=None, decision=decision, **self._workers())
+
+    def _workers(self) -> dict[str, Any]:
+        workers = self._run.config.workers
+        return {"num_workers": workers.max, "micro_batch": workers.micro_batch}
 
     def next_source(
         self,
@@ -184,22 +217,20 @@ class RunCache:
     ) -> ActivationSet:
         """Open a set; build it when it is not there (not yet, or no longer).
 
-        When another run is building it, this one waits for it.
+        When another run is building it, this one waits for it. The first worker decides, and
+        whenever it says so, all of them write their shards.
         """
+        if not self._group.is_first:
+            while (lineage_below := self._group.tell()) is not None:
+                self._build(reference, weights, self._open_below(lineage_below, weights))
+            found = self._open_sound(reference.folder)
+            assert found is not None
+            return found
 
         def build(check: Callable[[], None]) -> ActivationSet:
-            return materialize(
-                self._run.storage,
-                reference.folder,
-                self.runner,
-                key=reference.key,
-                recipe=self._recipe(reference.lineage, weights),
-                lineage=reference.lineage,
-                source=self._nearest_below(reference, weights),
-                producer=self._run.record.run_id,
-                check=check,
-                held=self.held,
-            )
+            below = self._nearest_below(reference, weights)
+            self._group.tell(below.manifest.lineage if below else [])
+            return self._build(reference, weights, below, check)
 
         opened = open_or_build(
             self._run.storage,
@@ -209,12 +240,41 @@ class RunCache:
             num_bytes=self.runner.num_bytes,
             note_use=self._note_use,
         )
+        self._group.tell(None)
         self.seconds += opened.seconds
         if opened.built:
             self.bytes_written += opened.activation_set.manifest.num_bytes
         else:
             _log.info("activations@%d: found in the store", reference.boundary)
         return opened.activation_set
+
+    def _build(
+        self,
+        reference: SetReference,
+        weights: Mapping[str, ContentDigest],
+        below: ActivationSet | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> ActivationSet:
+        return materialize(
+            self._run.storage,
+            reference.folder,
+            self.runner,
+            key=reference.key,
+            recipe=self._recipe(reference.lineage, weights),
+            lineage=reference.lineage,
+            source=below,
+            producer=self._run.record.run_id,
+            check=check,
+            held=self.held,
+            group=self._group,
+        )
+
+    def _open_below(
+        self, lineage: list[int], weights: Mapping[str, ContentDigest]
+    ) -> ActivationSet | None:
+        if not lineage:
+            return None
+        return self._open_sound(self._reference(lineage, weights).folder)
 
     def _nearest_below(
         self, reference: SetReference, weights: Mapping[str, ContentDigest]

@@ -25,8 +25,10 @@ from afcore.storage import Storage
 __all__ = [
     "collect_parts",
     "load_moments",
+    "load_sums",
     "load_weights",
     "save_checkpoint",
+    "save_sums",
     "weight_digests",
 ]
 
@@ -75,6 +77,23 @@ def save_checkpoint(
                 written += len(data)
     _log.info("checkpoint: %.1f MB written", written / 1e6)
     return digests
+
+
+def save_sums(storage: Storage, folder: str, sums: Mapping[str, Tensor]) -> ContentDigest:
+    """Write the gradients that an unfinished interval has added up."""
+    data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in sums.items()})
+    digest = content_digest(data)
+    storage.put(_key(folder, digest), data)
+    return digest
+
+
+def load_sums(storage: Storage, folder: str, digest: ContentDigest) -> dict[str, Tensor]:
+    """What :func:`save_sums` wrote.
+
+    Raises:
+        IntegrityError: when it is missing or damaged.
+    """
+    return _load(storage, folder, "sums of gradients", digest)
 
 
 def load_weights(

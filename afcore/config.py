@@ -11,11 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from afcore.errors import ConfigError
 
 __all__ = [
+    "CACHING_MODES",
+    "CHOOSING_MODES",
+    "MODES",
+    "PEER_MODES",
     "CacheConfig",
     "Config",
     "DataConfig",
@@ -24,11 +36,14 @@ __all__ = [
     "PricesConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "WorkersConfig",
     "load_config",
     "parse_config",
 ]
 
-Mode = Literal["full", "freeze", "cached", "hf_trainer", "hf_trainer_grouped"]
+Mode = Literal[
+    "full", "freeze", "cached", "performance", "efficiency", "hf_trainer", "hf_trainer_grouped"
+]
 _SECRET_MESSAGE = (
     "a password in a URI would be logged; give credentials through the environment, e.g. "
     "AWS_SECRET_ACCESS_KEY or MLFLOW_TRACKING_PASSWORD"
@@ -36,6 +51,10 @@ _SECRET_MESSAGE = (
 MODES: tuple[str, ...] = get_args(Mode)
 PEER_MODES: tuple[str, ...] = ("hf_trainer", "hf_trainer_grouped")
 """Modes that train with Hugging Face's ``Trainer``, for comparison."""
+CACHING_MODES: tuple[str, ...] = ("cached", "performance", "efficiency")
+"""Modes that may read and write activation sets."""
+CHOOSING_MODES: tuple[str, ...] = ("performance", "efficiency")
+"""Modes that choose each epoch's number of workers."""
 
 
 _USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
@@ -223,6 +242,58 @@ class CacheConfig(_Section):
     )
 
 
+class WorkersConfig(_Section):
+    """On how many devices an epoch is trained: GPUs, or CPU cores."""
+
+    max: int = Field(
+        1,
+        ge=1,
+        description="most workers; modes `full`, `freeze` and `cached` use all of them, "
+        "`performance` and `efficiency` choose before each epoch; must divide "
+        "`training.batch_size`",
+    )
+    min: int = Field(
+        1, ge=1, description="fewest with which an epoch that lost workers is tried again"
+    )
+    launcher: Literal["auto", "torchrun", "ray"] = Field(
+        "auto",
+        description="`torchrun`: processes on this machine; `ray`: Ray Train, on one or many "
+        "machines; `auto`: one worker in this process, several by torchrun",
+    )
+    ray_address: str | None = Field(
+        None, description="of a running Ray cluster; without one a local cluster is started"
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of a worker; default: one where `max` is more than one, else all",
+    )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="most examples of a worker in one backward pass; a larger share of a batch is "
+        "accumulated",
+    )
+    deadline_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="for `performance` and `efficiency`: the cheapest plan that takes no longer",
+    )
+    budget_usd: float | None = Field(
+        None,
+        gt=0,
+        description="for `performance` and `efficiency`: the fastest plan that costs no more",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "WorkersConfig":
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not be more than max ({self.max})")
+        if self.deadline_seconds is not None and self.budget_usd is not None:
+            raise ValueError("give deadline_seconds or budget_usd, not both")
+        return self
+
+
 class TrackingConfig(_Section):
     """MLflow."""
 
@@ -249,8 +320,10 @@ class Config(_Section):
     mode: Mode = Field(
         "cached",
         description="`full`: nothing frozen; `freeze`: freezing alone; `cached`: frozen "
-        "prefix read from activation sets; `hf_trainer`, `hf_trainer_grouped`: Hugging Face's "
-        "Trainer instead, for comparison, with its default order (random) or grouped by length",
+        "prefix read from activation sets; `performance`, `efficiency`: that, on the number of "
+        "workers with the least time, or cost, before each epoch; `hf_trainer`, "
+        "`hf_trainer_grouped`: Hugging Face's Trainer instead, for comparison, with its default "
+        "order (random) or grouped by length",
     )
     task: Literal["text-classification"] = Field("text-classification", description="the task")
     model: ModelConfig
@@ -258,11 +331,33 @@ class Config(_Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     freezing: FreezingConfig = Field(default_factory=FreezingConfig)
     cache: CacheConfig = Field(default_factory=CacheConfig)
+    workers: WorkersConfig = Field(default_factory=WorkersConfig)
     store: Annotated[Uri, AfterValidator(_absolute)] = Field(
         ".autofreeze/store", description="root of everything stored: a folder, `s3://...`"
     )
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     prices: PricesConfig = Field(default_factory=PricesConfig)
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Config":
+        size, most = self.training.batch_size, self.workers.max
+        if size % most:
+            raise ValueError(
+                f"workers.max {most} does not divide training.batch_size {size}, and every worker "
+                f"takes an equal share of each batch. Take {_divisors(size, most)[-1]} workers, or "
+                f"a batch size that is a multiple of {most}"
+            )
+        return self
+
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that an epoch may be trained on, fewest first."""
+        return _divisors(self.training.batch_size, self.workers.max)
+
+    @property
+    def caches(self) -> bool:
+        """Whether the mode may read and write activation sets."""
+        return self.mode in CACHING_MODES
 
     def replace(self, **changes: Any) -> "Config":
         """Copy with dotted keys changed, e.g. ``replace(**{"training.seed": 1})``.
@@ -274,6 +369,10 @@ class Config(_Section):
         for key, value in changes.items():
             _set(tree, key, value, source="replace")
         return parse_config(tree, source="replace")
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [count for count in range(1, most + 1) if number % count == 0]
 
 
 def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
@@ -338,8 +437,8 @@ def _explain(problem: Any) -> str:
     if kind == "missing":
         return f"missing key {path!r}; it has no default"
     message = problem["msg"].removeprefix("Value error, ")
-    if message == _SECRET_MESSAGE:
-        return f"{path}: {message}"
+    if message == _SECRET_MESSAGE or isinstance(problem["input"], dict):
+        return f"{path}: {message}" if path else message
     got = repr(problem["input"])
     if _USERINFO.search(got):
         got = "a URI with a password"

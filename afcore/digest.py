@@ -7,9 +7,17 @@ everything that a result is made from.
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, NewType
 
-__all__ = ["ContentDigest", "RecipeDigest", "canonical_json", "content_digest", "recipe_digest"]
+__all__ = [
+    "ContentDigest",
+    "RecipeDigest",
+    "canonical_json",
+    "code_digest",
+    "content_digest",
+    "recipe_digest",
+]
 
 ContentDigest = NewType("ContentDigest", str)
 RecipeDigest = NewType("RecipeDigest", str)
@@ -40,6 +48,12 @@ def content_digest(data: bytes | memoryview) -> ContentDigest:
 def recipe_digest(value: Any) -> RecipeDigest:
     """Name a result by the canonical JSON of all its inputs, as 64 hexadecimal digits."""
     return RecipeDigest(hashlib.sha256(canonical_json(value)).hexdigest())
+
+
+def code_digest() -> ContentDigest:
+    """Name this package by its source files."""
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    return content_digest(b"".join(source.read_bytes() for source in sources))
 
 
 def _plain(value: Any) -> Any:

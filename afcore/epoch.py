@@ -3,40 +3,46 @@
 Each step is skipped when its result is already there, so a retry repeats nothing that was
 committed::
 
-    plan.json        where to read from, recorded before anything is trained
+    plan.json        where to read from, on how many workers: recorded before anything is trained
+    partial.json     stopped within the training: the state after that step
     checkpoint.json  training done: parts first, this record after them
     (set)            the activation set at the new boundary, when it pays
     report.json      evaluation done: the epoch is
 """
 
+import copy
 import logging
+import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from afcore.activations.held import HeldShards
 from afcore.activations.kept import hold_shards, release_shards
 from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.cache import RunCache
-from afcore.checkpoint import collect_parts, load_moments, load_weights, save_checkpoint
+from afcore.checkpoint import collect_parts, load_weights, save_checkpoint
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.data.order import epoch_batches, windowed_batches
-from afcore.data.prepare import PreparedData
-from afcore.digest import ContentDigest
+from afcore.digest import code_digest
+from afcore.errors import StoppedError
 from afcore.evaluate import evaluate
 from afcore.feed import HiddenFeed
-from afcore.freezing.choose import choose_policy
-from afcore.freezing.decisions import FreezePolicy, FreezeState
-from afcore.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.group import ALONE, WorkerGroup
+from afcore.optimizer import learning_rate_factor
 from afcore.planning.source import SourceDecision
 from afcore.records import (
     CheckpointRecord,
     EpochPlan,
     EpochRecord,
+    NextEpoch,
     SetReference,
     best_epoch,
     decision_reports,
@@ -44,23 +50,39 @@ from afcore.records import (
 )
 from afcore.report import EpochReport
 from afcore.runs import Run, check_lease, read_record
-from afcore.training import TrainedEpoch, TrainingState, train_epoch
+from afcore.state import OpenState, commit_partial, initial_policy, open_state
+from afcore.training import TrainedEpoch, train_epoch
 
-__all__ = ["load_checkpoint", "run_epoch"]
+__all__ = ["decide_first_epoch", "run_epoch"]
 
+_Record = TypeVar("_Record", bound=BaseModel)
 _log = logging.getLogger(__name__)
 
 
-def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
+def run_epoch(
+    run: Run,
+    epoch: int,
+    attempt: int,
+    group: WorkerGroup = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+    launched: float | None = None,
+) -> EpochRecord:
     """Train, checkpoint, materialize and evaluate epoch ``epoch``, counted from 1.
 
     Args:
         run: the caller holds its lease.
         epoch: every epoch before it is done.
         attempt: the number of this attempt at the run, from 1.
+        group: the workers, each of which calls this; the first one commits.
+        stop: asked after each step; when it says yes, the state is committed and the epoch ends.
+        launched: when the workers were started, seconds since the epoch (UTC).
 
     Returns:
         The epoch's record, made now or found.
+
+    Raises:
+        StoppedError: when it was stopped.
+        ConfigError: when workers have different code or data.
     """
     found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
     if found is not None:
@@ -70,114 +92,304 @@ def run_epoch(run: Run, epoch: int, attempt: int) -> EpochRecord:
         device=run.compute.device,
         store_is_local=run.storage.protocol == "file",
     ) as held:
-        record = _run_epoch(run, epoch, attempt, held)
+        record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
     if epoch == run.config.training.epochs:
         release_shards()
     return record
 
 
-def _run_epoch(run: Run, epoch: int, attempt: int, held: HeldShards) -> EpochRecord:
-    before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
-    plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
-    resumed = plan is not None or (before is not None and before.report.attempt != attempt)
-    usage = run.storage.usage
-    requests_before = (usage.puts, usage.gets)
-    data = run.data()
-    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-    if checkpoint is None:
-        state, policy, parts = _open_state(run, epoch)
-        cache = RunCache(run, state.split, data.train, run.compute, held)
+def decide_first_epoch(run: Run) -> NextEpoch:
+    """How epoch 1 should be trained, decided before there are workers, and recorded."""
+    key = run.epoch_key(0, "next")
+    found = read_record(run.storage, key, NextEpoch)
+    if found is None:
+        split, data = run.pretrained(), run.data()
+        _, freeze = initial_policy(run)
+        found = RunCache(run, split, data.train, run.compute).first_epoch(freeze.boundary)
+        run.storage.put(key, found.model_dump_json().encode())
+    return found
+
+
+class _Epoch:
+    """One attempt at an epoch, by one of its workers."""
+
+    def __init__(
+        self,
+        run: Run,
+        epoch: int,
+        attempt: int,
+        held: HeldShards,
+        group: WorkerGroup,
+        stop: Callable[[], bool],
+        launched: float | None,
+    ) -> None:
+        self._run = run
+        self._epoch = epoch
+        self._attempt = attempt
+        self._held = held
+        self._group = group
+        self._stop = stop
+        self._data = run.data()
+        self._usage = replace(run.storage.usage)
+        self._launch_seconds = time.time() - launched if launched else 0.0
+
+    def run(self) -> EpochRecord:
+        """From what is committed to the epoch's record."""
+        run, epoch, group = self._run, self._epoch, self._group
+        plan = self._read("plan", EpochPlan)
+        before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
+        resumed = plan is not None or (
+            before is not None and before.report.attempt != self._attempt
+        )
+        checkpoint = self._read("checkpoint", CheckpointRecord)
+        group.wait()  # until everybody has seen what is there
+        group.check_same("code or data", [code_digest(), self._data.digest, len(self._data.train)])
+        if checkpoint is None:
+            checkpoint, split, cache = self._train(plan)
+        else:
+            _log.info("epoch %d: training was committed before; going on after it", epoch)
+            split = run.architecture()
+            load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+            cache = self._cache(split)
+        read_from = self._materialize(cache, checkpoint)
+        report = self._evaluated(split, cache, checkpoint, resumed)
+        if group.is_first:
+            record = EpochRecord(
+                report=report,
+                next=checkpoint.next
+                and checkpoint.next.model_copy(update={"read_from": read_from}),
+                finished=time.time(),
+            )
+            self._commit("report", record)
+            _collect(run, epoch)
+            _show(run, report)
+        group.wait()
+        done = self._read("report", EpochRecord)
+        assert done is not None
+        return done
+
+    def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, SplitModel, RunCache]:
+        """Train as planned and commit the checkpoint; or as much of both as there is time for."""
+        run, group = self._run, self._group
+        num_steps = math.ceil(len(self._data.train) / run.config.training.batch_size)
+        state = open_state(run, self._epoch, num_steps)
+        cache = self._cache(state.training.split)
         if plan is None:
-            plan = _make_plan(run, epoch, cache, state, before)
-        checkpoint = _train(run, epoch, attempt, data, cache, state, policy, plan, parts)
-        split = state.split
-    else:
-        assert plan is not None
-        _log.info("epoch %d: training was committed before; going on after it", epoch)
-        split = run.architecture()
-        load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
-        cache = RunCache(run, split, data.train, run.compute, held)
-    read_next_from = _materialize(cache, plan, checkpoint)
-    clock = time.perf_counter()
-    validation = evaluate(
-        split,
-        data.validation,
-        num_classes=len(run.record.label_names),
-        pad_token_id=run.record.pad_token_id,
-        compute=run.compute,
-    )
-    report = checkpoint.report.model_copy(
-        update={
-            "validation": validation,
-            "evaluate_seconds": time.perf_counter() - clock,
-            "materialize_seconds": checkpoint.report.materialize_seconds + cache.seconds,
-            "activation_bytes_written": checkpoint.report.activation_bytes_written
-            + cache.bytes_written,
-            "resumed": resumed,
-            "attempt": attempt,
+            if group.is_first:
+                self._make_plan(cache, state)
+            group.wait()
+            plan = self._read("plan", EpochPlan)
+            assert plan is not None
+        trained, measured = self._train_steps(plan, state, cache)
+        if len(trained.steps) < num_steps:
+            if group.is_first:
+                check_lease(run, self._attempt)
+                commit_partial(run, self._epoch, self._attempt, state, trained)
+            group.wait()
+            raise StoppedError(
+                f"stopped in epoch {self._epoch} after step {state.training.step}, as asked by "
+                "SIGTERM; what was done is committed. The same command goes on from there."
+            )
+        if group.is_first:
+            self._commit_checkpoint(plan, state, cache, trained, measured)
+        group.wait()
+        checkpoint = self._read("checkpoint", CheckpointRecord)
+        assert checkpoint is not None
+        # What follows is added to the record, which has what was built for the epoch's start.
+        cache.seconds, cache.bytes_written = 0.0, 0
+        return checkpoint, state.training.split, cache
+
+    def _make_plan(self, cache: RunCache, state: OpenState) -> None:
+        before = read_record(
+            self._run.storage, self._run.epoch_key(self._epoch - 1, "report"), EpochRecord
+        )
+        decided = before.next if before else None
+        if self._epoch == 1:
+            decided = read_record(self._run.storage, self._run.epoch_key(0, "next"), NextEpoch)
+            decided = decided or cache.first_epoch(state.boundary_start)
+        assert decided is not None
+        plan = EpochPlan(
+            **decided.model_dump(),
+            started=time.time(),
+            window_shards=cache.window_shards(decided.read_from),
+        )
+        self._commit("plan", plan)
+
+    def _train_steps(
+        self, plan: EpochPlan, state: OpenState, cache: RunCache
+    ) -> tuple[TrainedEpoch, dict[str, Any]]:
+        """Train, and what of the report is known only here."""
+        run, config, data = self._run, self._run.config, self._data
+        read_before = run.storage.usage.bytes_read
+        activation_set, feed, open_seconds = None, None, 0.0
+        if plan.read_from is not None:
+            weights = state.parts or run.record.weights
+            activation_set = cache.open_or_build(plan.read_from, weights)
+            clock = time.perf_counter()
+            feed = HiddenFeed(
+                activation_set, cache.runner, cache.held, plan.window_shards, run.compute.device
+            )
+            open_seconds = time.perf_counter() - clock
+        deciding = state.policy is not None
+        self._group.wait()  # with patience: within a step, who is silent is taken to be dead
+        trained = train_epoch(
+            state.training,
+            data.train,
+            _order(run, self._epoch, plan, data.train.lengths, activation_set),
+            epoch=self._epoch,
+            num_epochs=config.training.epochs,
+            seed=config.training.seed,
+            pad_token_id=run.record.pad_token_id,
+            compute=run.compute,
+            policy=state.policy,
+            intervals_per_epoch=config.freezing.intervals_per_epoch,
+            validation_losses=_validation_losses(run, self._epoch) if deciding else (),
+            learning_rate_factor=partial(
+                learning_rate_factor,
+                schedule=config.training.schedule,
+                warmup_ratio=config.training.warmup_ratio,
+                steps=config.training.steps,
+            ),
+            max_grad_norm=config.training.max_grad_norm,
+            hidden_dtype=config.cache.dtype,
+            read_boundary=plan.read_from.boundary if plan.read_from else 0,
+            feed=feed,
+            compile_backend="inductor" if config.training.compile else None,
+            group=self._group,
+            micro_batch=plan.micro_batch,
+            stop=self._stop,
+            done=copy.deepcopy(state.partial.trained) if state.partial else None,
+        )
+        read = run.storage.usage.bytes_read - read_before
+        return trained, {
+            "train_seconds": trained.train_seconds + open_seconds,
+            "read_seconds": trained.read_seconds + open_seconds,
+            "store_bytes_read": sum(self._group.gather(read)) if feed else 0,
+            "tier_bytes": feed.tier_bytes if feed else {},
         }
-    )
-    requests = (usage.puts - requests_before[0], usage.gets - requests_before[1])
-    report = report.model_copy(update={"cost_usd": _cost(run, report, *requests)})
-    record = EpochRecord(
-        report=report,
-        read_next_from=read_next_from,
-        finished=time.time(),
-        next_decision=checkpoint.decision,
-    )
-    check_lease(run, attempt)
-    run.storage.put(run.epoch_key(epoch, "report"), record.model_dump_json().encode())
-    _collect(run, epoch)
-    _show(run, report)
-    return record
 
+    def _commit_checkpoint(
+        self,
+        plan: EpochPlan,
+        state: OpenState,
+        cache: RunCache,
+        trained: TrainedEpoch,
+        measured: dict[str, Any],
+    ) -> None:
+        run, epoch, training = self._run, self._epoch, state.training
+        clock = time.perf_counter()
+        frozen = training.split.frozen_parts(state.boundary_start)
+        saved = save_checkpoint(
+            run.storage,
+            run.parts_folder,
+            training.split,
+            training.optimizer,
+            unchanged={part: state.parts[part] for part in frozen if part in state.parts},
+        )
+        earlier = state.partial.checkpoint_seconds if state.partial else 0.0
+        report = EpochReport(
+            epoch=epoch,
+            num_steps=len(trained.steps),
+            boundary_start=state.boundary_start,
+            boundary_end=training.freeze.boundary,
+            read_from=f"activations@{plan.read_from.boundary}" if plan.read_from else "tokens",
+            prefix_seconds=trained.prefix_seconds,
+            suffix_seconds=trained.suffix_seconds,
+            checkpoint_seconds=time.perf_counter() - clock + earlier,
+            materialize_seconds=cache.seconds,
+            evaluate_seconds=0.0,
+            train_loss=trained.mean_loss,
+            validation={},
+            activation_bytes_written=cache.bytes_written,
+            activation_bytes_read=trained.activation_bytes_read,
+            order=plan.order,
+            num_workers=self._group.count,
+            launch_seconds=self._launch_seconds,
+            gradient_bytes_reduced=trained.bytes_reduced,
+            cost_usd=0.0,
+            resumed=False,
+            attempt=self._attempt,
+            **measured,
+        )
+        decided = cache.next_epoch(training.freeze.boundary, saved, plan.read_from, trained, epoch)
+        decision = decided.decision if decided else None
+        report = report.model_copy(
+            update=_predictions(epoch, cache, plan, decision, trained, report)
+        )
+        build = cache.should_build(
+            training.freeze.boundary,
+            plan.read_from,
+            decision,
+            epochs_left=run.config.training.epochs - epoch,
+        )
+        refusal = cache.refused(training.freeze.boundary, saved, plan.read_from, epoch)
+        record = CheckpointRecord(
+            step=training.step,
+            freeze=training.freeze,
+            parts=saved,
+            materialize=build and refusal is None,
+            notes=[refusal] if refusal else [],
+            read_from=plan.read_from,
+            next=decided,
+            report=report,
+            decisions=decision_reports(trained),
+            intervals=interval_reports(trained),
+            interval_times=[interval.time for interval in trained.intervals],
+            steps=trained.steps,
+            earlier_seconds=state.partial.seconds if state.partial else {},
+        )
+        self._commit("checkpoint", record)
+        run.storage.delete(run.epoch_key(epoch, "partial"))
 
-def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]:
-    """The model as it was after ``epoch``, and the record of it.
+    def _materialize(self, cache: RunCache, checkpoint: CheckpointRecord) -> SetReference | None:
+        """Write the set at the new boundary if that was decided; what the next epoch reads."""
+        read_from = checkpoint.read_from
+        if not checkpoint.materialize:
+            decision = checkpoint.next.decision if checkpoint.next else None
+            return None if decision is not None and decision.source == "tokens" else read_from
+        reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, read_from)
+        cache.open_or_build(reference, checkpoint.parts)
+        return reference
 
-    Raises:
-        IntegrityError: when a part is missing or damaged.
-    """
-    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-    assert checkpoint is not None
-    split = run.architecture()
-    load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
-    return split, checkpoint
+    def _evaluated(
+        self, split: SplitModel, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
+    ) -> EpochReport:
+        """The epoch's report with what came after the training."""
+        run, usage, trained = self._run, self._run.storage.usage, checkpoint.report
+        clock = time.perf_counter()
+        validation = evaluate(
+            split,
+            self._data.validation,
+            num_classes=len(run.record.label_names),
+            pad_token_id=run.record.pad_token_id,
+            compute=run.compute,
+            group=self._group,
+        )
+        report = trained.model_copy(
+            update={
+                "validation": validation,
+                "evaluate_seconds": time.perf_counter() - clock,
+                "materialize_seconds": trained.materialize_seconds + cache.seconds,
+                "activation_bytes_written": trained.activation_bytes_written + cache.bytes_written,
+                "resumed": resumed,
+                "attempt": self._attempt,
+            }
+        )
+        requests = (usage.puts - self._usage.puts, usage.gets - self._usage.gets)
+        puts, gets = (sum(each) for each in zip(*self._group.gather(requests), strict=True))
+        return report.model_copy(update={"cost_usd": _cost(run, report, puts, gets)})
 
+    def _cache(self, split: SplitModel) -> RunCache:
+        run = self._run
+        return RunCache(run, split, self._data.train, run.compute, self._held, self._group)
 
-def _open_state(
-    run: Run, epoch: int
-) -> tuple[TrainingState, FreezePolicy | None, dict[str, ContentDigest]]:
-    """The state before the epoch, the policy (None when it never decides), the stored parts."""
-    config = run.config
-    policy, freeze = _choose_policy(run)
-    step = 0
-    parts: dict[str, ContentDigest] = {}
-    if epoch == 1:
-        split = run.pretrained()
-    else:
-        split, checkpoint = load_checkpoint(run, epoch - 1)
-        freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
-    split.set_training(freeze.boundary)
-    optimizer = SuffixOptimizer(
-        split,
-        learning_rate=config.training.learning_rate,
-        weight_decay=config.training.weight_decay,
-    )
-    load_moments(run.storage, run.parts_folder, optimizer, parts)
-    return TrainingState(split, optimizer, freeze, step), policy, parts
+    def _read(self, name: str, kind: type[_Record]) -> _Record | None:
+        return read_record(self._run.storage, self._run.epoch_key(self._epoch, name), kind)
 
-
-def _choose_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
-    """None where no decision will ever be due: then statistics are not kept either.
-
-    The policy ``none`` keeps them, in every mode but ``full``: other policies are replayed on them.
-    """
-    if run.config.mode == "full":
-        return None, FreezeState()
-    freezing = run.config.freezing
-    policy, state = choose_policy(num_blocks=run.record.num_blocks, **freezing.policy_arguments())
-    return policy if freezing.keeps_statistics else None, state
+    def _commit(self, name: str, record: BaseModel) -> None:
+        check_lease(self._run, self._attempt)
+        key = self._run.epoch_key(self._epoch, name)
+        self._run.storage.put(key, record.model_dump_json().encode())
 
 
 def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
@@ -185,136 +397,6 @@ def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
     keys = [run.epoch_key(before, "report") for before in range(1, epoch)]
     records = [read_record(run.storage, key, EpochRecord) for key in keys]
     return tuple(record.report.validation["loss"] for record in records if record is not None)
-
-
-def _make_plan(
-    run: Run, epoch: int, cache: RunCache, state: TrainingState, before: EpochRecord | None
-) -> EpochPlan:
-    refusal = None
-    if before is not None:
-        read_from, decision = before.read_next_from, before.next_decision
-    else:
-        read_from, decision = cache.first_source(state.freeze.boundary, run.record.weights)
-        refusal = cache.refused(state.freeze.boundary, run.record.weights, None, 0)
-    read_from = None if refusal else read_from
-    plan = EpochPlan(
-        read_from=read_from,
-        started=time.time(),
-        window_shards=cache.window_shards(read_from),
-        decision=decision,
-        notes=[refusal] if refusal else [],
-    )
-    run.storage.put(run.epoch_key(epoch, "plan"), plan.model_dump_json().encode())
-    return plan
-
-
-def _train(
-    run: Run,
-    epoch: int,
-    attempt: int,
-    data: PreparedData,
-    cache: RunCache,
-    state: TrainingState,
-    policy: FreezePolicy | None,
-    plan: EpochPlan,
-    parts: dict[str, ContentDigest],
-) -> CheckpointRecord:
-    """Train as planned and commit the checkpoint."""
-    config, boundary_start = run.config, state.freeze.boundary
-    read_before = run.storage.usage.bytes_read
-    activation_set, feed, open_seconds = None, None, 0.0
-    if plan.read_from is not None:
-        weights = parts or run.record.weights
-        activation_set = cache.open_or_build(plan.read_from, weights)
-        clock = time.perf_counter()
-        feed = HiddenFeed(
-            activation_set, cache.runner, cache.held, plan.window_shards, run.compute.device
-        )
-        open_seconds = time.perf_counter() - clock
-    trained = train_epoch(
-        state,
-        data.train,
-        _order(run, epoch, plan, data.train.lengths, activation_set),
-        epoch=epoch,
-        num_epochs=config.training.epochs,
-        seed=config.training.seed,
-        pad_token_id=run.record.pad_token_id,
-        compute=run.compute,
-        policy=policy,
-        intervals_per_epoch=config.freezing.intervals_per_epoch,
-        validation_losses=_validation_losses(run, epoch) if policy is not None else (),
-        learning_rate_factor=partial(
-            learning_rate_factor,
-            schedule=config.training.schedule,
-            warmup_ratio=config.training.warmup_ratio,
-            steps=config.training.steps,
-        ),
-        max_grad_norm=config.training.max_grad_norm,
-        hidden_dtype=config.cache.dtype,
-        read_boundary=plan.read_from.boundary if plan.read_from else 0,
-        feed=feed,
-        compile_backend="inductor" if config.training.compile else None,
-    )
-    clock = time.perf_counter()
-    frozen = state.split.frozen_parts(boundary_start)
-    saved = save_checkpoint(
-        run.storage,
-        run.parts_folder,
-        state.split,
-        state.optimizer,
-        unchanged={part: parts[part] for part in frozen if part in parts},
-    )
-    report = EpochReport(
-        epoch=epoch,
-        num_steps=len(trained.steps),
-        boundary_start=boundary_start,
-        boundary_end=state.freeze.boundary,
-        read_from=f"activations@{plan.read_from.boundary}" if plan.read_from else "tokens",
-        train_seconds=trained.train_seconds + open_seconds,
-        prefix_seconds=trained.prefix_seconds,
-        suffix_seconds=trained.suffix_seconds,
-        read_seconds=trained.read_seconds + open_seconds,
-        checkpoint_seconds=time.perf_counter() - clock,
-        materialize_seconds=cache.seconds,
-        evaluate_seconds=0.0,
-        train_loss=float(np.mean([step.loss for step in trained.steps])),
-        validation={},
-        activation_bytes_written=cache.bytes_written,
-        activation_bytes_read=trained.activation_bytes_read,
-        store_bytes_read=run.storage.usage.bytes_read - read_before if feed else 0,
-        order=plan.order,
-        tier_bytes=feed.tier_bytes if feed else {},
-        cost_usd=0.0,
-        resumed=False,
-        attempt=attempt,
-    )
-    # The records of this epoch hold what was built for its start; what follows is added to it.
-    cache.seconds, cache.bytes_written = 0.0, 0
-    decision = cache.next_decision(state.freeze.boundary, saved, plan.read_from, trained, epoch)
-    report = report.model_copy(update=_predictions(epoch, cache, plan, decision, trained, report))
-    build = cache.should_build(
-        state.freeze.boundary,
-        plan.read_from,
-        decision,
-        epochs_left=config.training.epochs - epoch,
-    )
-    refusal = cache.refused(state.freeze.boundary, saved, plan.read_from, epoch)
-    record = CheckpointRecord(
-        step=state.step,
-        freeze=state.freeze,
-        parts=saved,
-        materialize=build and refusal is None,
-        notes=[refusal] if refusal else [],
-        decision=decision,
-        report=report,
-        decisions=decision_reports(trained),
-        intervals=interval_reports(trained),
-        interval_times=[interval.time for interval in trained.intervals],
-        steps=trained.steps,
-    )
-    check_lease(run, attempt)
-    run.storage.put(run.epoch_key(epoch, "checkpoint"), record.model_dump_json().encode())
-    return record
 
 
 def _predictions(
@@ -362,26 +444,9 @@ def _order(
     return windowed_batches(lengths, shards, window_shards=plan.window_shards, **settings)
 
 
-def _materialize(
-    cache: RunCache, plan: EpochPlan, checkpoint: CheckpointRecord
-) -> SetReference | None:
-    """Write the set at the new boundary if that was decided; what the next epoch reads."""
-    if not checkpoint.materialize:
-        stop = checkpoint.decision is not None and checkpoint.decision.source == "tokens"
-        return None if stop else plan.read_from
-    reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, plan.read_from)
-    cache.open_or_build(reference, checkpoint.parts)
-    return reference
-
-
 def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
-    seconds = (
-        report.train_seconds
-        + report.checkpoint_seconds
-        + report.materialize_seconds
-        + report.evaluate_seconds
-    )
-    usage = Usage(seconds, report.activation_bytes_written, puts, gets)
+    worker_seconds = report.num_workers * report.seconds
+    usage = Usage(worker_seconds, report.activation_bytes_written, puts, gets)
     return cost_usd(usage, Prices(**run.config.prices.model_dump()))
 
 

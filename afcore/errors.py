@@ -11,10 +11,12 @@ __all__ = [
     "LeaseHeldError",
     "LeaseLostError",
     "ModelError",
+    "StoppedError",
     "StorageFullError",
     "StoreError",
     "StoreUnreachableError",
     "UserError",
+    "WorkerLostError",
 ]
 
 
@@ -56,6 +58,16 @@ class LeaseHeldError(UserError):
 
 class LeaseLostError(AutoFreezeError):
     """Another process took over what this one was working on."""
+
+
+class StoppedError(AutoFreezeError):
+    """Asked to stop (SIGTERM), and did, after committing what was done."""
+
+    exit_code = 143
+
+
+class WorkerLostError(AutoFreezeError):
+    """A worker died; the epoch can be tried again from what was committed last."""
 
 
 class StorageFullError(AutoFreezeError):

@@ -135,13 +135,14 @@ def _unreachable_private(storage: Storage, found: ActivationSet) -> str | None:
 def _read_next(storage: Storage, epochs_folder: str) -> set[str]:
     """Folders of the sets that a run, started again, reads first."""
     keys = [
-        key for key in storage.list(epochs_folder) if key.endswith(("plan.json", "report.json"))
+        key
+        for key in storage.list(epochs_folder)
+        if key.endswith(("next.json", "plan.json", "report.json"))
     ]
     newest = max((key.rpartition("/")[0] for key in keys), default="")
     records = [_read(storage, key) or {} for key in keys if key.startswith(f"{newest}/")]
-    references = [
-        record.get(name) for record in records for name in ("read_from", "read_next_from")
-    ]
+    decided = [record.get("next", record) or {} for record in records]
+    references = [decision.get("read_from") for decision in decided]
     return {reference["folder"] for reference in references if reference}
 
 

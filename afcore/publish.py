@@ -5,7 +5,6 @@ from typing import Any
 
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.data.prepare import PreparedData
-from afcore.epoch import load_checkpoint
 from afcore.evaluate import evaluate
 from afcore.figures import epoch_time_figure, freezing_figure
 from afcore.lease import attempts
@@ -13,6 +12,7 @@ from afcore.pretrained import load_tokenizer
 from afcore.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.report import DataReport, EpochReport, RunReport, TotalsReport
 from afcore.runs import Run, find_run, read_record, run_folder
+from afcore.state import load_checkpoint
 from afcore.storage import Storage
 from afcore.tracking import Tracker
 
@@ -130,18 +130,16 @@ def _totals(
     prices = Prices(**run.config.prices.model_dump())
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
-    in_epochs = sum(
-        e.train_seconds + e.checkpoint_seconds + e.materialize_seconds + e.evaluate_seconds
-        for e in epochs
-    )
-    outside = Usage(worker_seconds=max(0.0, wall_seconds - in_epochs))
+    # Outside of them one worker is paid for: this process.
+    outside = Usage(worker_seconds=max(0.0, wall_seconds - sum(epoch.seconds for epoch in epochs)))
+    in_epochs = sum(epoch.num_workers * epoch.seconds for epoch in epochs)
     return TotalsReport(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
         evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
-        worker_seconds=wall_seconds,
+        worker_seconds=in_epochs + outside.worker_seconds,
         lost_seconds=_lost_seconds(run, records, checkpoints),
         activation_bytes_written=bytes_written,
         cost_usd=sum(epoch.cost_usd for epoch in epochs) + cost_usd(outside, prices),
@@ -158,14 +156,20 @@ def _lost_seconds(
     kept: dict[int, float] = {}
     for record, checkpoint in zip(records, checkpoints, strict=True):
         trained, done = checkpoint.report, record.report
-        before = trained.train_seconds + trained.checkpoint_seconds + trained.materialize_seconds
+        earlier = sum(checkpoint.earlier_seconds.values())
+        before = trained.seconds - earlier
         after = done.materialize_seconds - trained.materialize_seconds + done.evaluate_seconds
-        for attempt, seconds in ((trained.attempt, before), (done.attempt, after)):
+        rows = (
+            *checkpoint.earlier_seconds.items(),
+            (trained.attempt, before),
+            (done.attempt, after),
+        )
+        for attempt, seconds in rows:
             kept[attempt] = kept.get(attempt, 0.0) + seconds
-    rows = attempts(run.storage, f"{run_folder(run.record.run_id)}/lease")
+    began = attempts(run.storage, f"{run_folder(run.record.run_id)}/lease")
     return sum(
         max(0.0, attempt.seconds - kept.get(number, 0.0))
-        for number, attempt in list(rows.items())[:-1]
+        for number, attempt in list(began.items())[:-1]
     )
 
 

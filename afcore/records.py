@@ -14,6 +14,8 @@ __all__ = [
     "CheckpointRecord",
     "EpochPlan",
     "EpochRecord",
+    "NextEpoch",
+    "PartialRecord",
     "SetReference",
     "best_epoch",
     "decision_reports",
@@ -38,19 +40,29 @@ class SetReference(_Record):
         return self.lineage[-1]
 
 
-class EpochPlan(_Record):
-    """``plan.json``: recorded before the epoch and reused on restart.
+class NextEpoch(_Record):
+    """How the epoch to come is to be trained.
 
-    So nothing that is measured on another day changes what is trained. ``decision`` is None where
-    nothing was measured; ``window_shards`` is the number of shards within which examples are
-    shuffled (None: all examples are); ``notes`` go to the run's report.
+    ``decision`` is None where nothing was measured; ``num_workers`` are started, or fewer when the
+    epoch is tried again after some were lost; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
+    decision: SourceDecision | None = None
+    num_workers: int = 1
+    micro_batch: int | None = None
+    notes: list[str] = []
+
+
+class EpochPlan(NextEpoch):
+    """``plan.json``: recorded before the epoch and reused on restart.
+
+    So nothing that is measured on another day changes what is trained. ``window_shards`` is the
+    number of shards within which examples are shuffled (None: all examples are).
+    """
+
     started: float
     window_shards: int | None = None
-    decision: SourceDecision | None = None
-    notes: list[str] = []
 
     @property
     def order(self) -> Literal["global", "windowed"]:
@@ -58,34 +70,54 @@ class EpochPlan(_Record):
         return "windowed" if self.window_shards else "global"
 
 
+class PartialRecord(_Record):
+    """``partial.json``: the state within an epoch, and what was trained of it before it stopped.
+
+    ``sums`` names the gradients that the interval has added up (None: it had just begun, or no
+    policy decides); ``seconds`` are those of training and saving, by attempt.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    step: int
+    freeze: FreezeState
+    parts: dict[str, ContentDigest]
+    sums: ContentDigest | None
+    trained: TrainedEpoch
+    seconds: dict[int, float]
+    checkpoint_seconds: float
+
+
 class CheckpointRecord(_Record):
     """``checkpoint.json``: the state after an epoch's training, and what the training measured.
 
-    ``report`` is filled as far as the training; ``materialize`` is the decision to write the set
-    at the new boundary, ``decision`` what it was taken from (None where nothing was measured);
-    ``notes`` go to the run's report.
+    ``report`` is filled as far as the training; ``read_from`` is what it read; ``materialize`` is
+    the decision to write the set at the new boundary, ``next`` how the next epoch is to be trained;
+    ``earlier_seconds`` are those of attempts that were stopped within the epoch; ``notes`` go to
+    the run's report.
     """
 
     step: int
     freeze: FreezeState
     parts: dict[str, ContentDigest]
     materialize: bool
-    decision: SourceDecision | None = None
+    read_from: SetReference | None
+    next: NextEpoch | None
     notes: list[str] = []
     report: EpochReport
     decisions: list[DecisionReport]
     intervals: list[IntervalReport]
     interval_times: list[float]
     steps: list[StepLog]
+    earlier_seconds: dict[int, float] = {}
 
 
 class EpochRecord(_Record):
-    """``report.json``: the epoch is done; ``read_next_from`` is what the next one reads."""
+    """``report.json``: the epoch is done; ``next`` is None after the last."""
 
     report: EpochReport
-    read_next_from: SetReference | None
+    next: NextEpoch | None
     finished: float
-    next_decision: SourceDecision | None = None
 
 
 def best_epoch(reports: list[EpochReport]) -> EpochReport:

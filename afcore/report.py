@@ -76,7 +76,10 @@ class DecisionReport(_Report):
 
 
 class EpochReport(_Report):
-    """One epoch. ``train_seconds = prefix + suffix + read``; the others come on top."""
+    """One epoch. ``train_seconds = prefix + suffix + read``; the others come on top.
+
+    With several workers, seconds are those of the first, bytes those of all.
+    """
 
     epoch: int
     num_steps: int = Field(description="steps trained in it")
@@ -103,6 +106,13 @@ class EpochReport(_Report):
     tier_bytes: dict[str, int] = Field(
         {}, description="of the set that was read: bytes by the tier that held them"
     )
+    num_workers: int = Field(1, description="that trained it")
+    launch_seconds: float = Field(
+        0.0, description="from starting the workers until they began; 0 in this process"
+    )
+    gradient_bytes_reduced: int = Field(
+        0, description="that each worker gave to be averaged, in all steps"
+    )
     cost_usd: float
     resumed: bool = Field(description="an earlier attempt had begun it, or ended before it")
     attempt: int = Field(description="which attempt at the run finished it, from 1")
@@ -120,6 +130,17 @@ class EpochReport(_Report):
         description="predicted train seconds, for the boundaries that it then had, over those "
         "measured, less 1",
     )
+
+    @property
+    def seconds(self) -> float:
+        """From the start of its workers to its record."""
+        return (
+            self.launch_seconds
+            + self.train_seconds
+            + self.checkpoint_seconds
+            + self.materialize_seconds
+            + self.evaluate_seconds
+        )
 
 
 class TotalsReport(_Report):

@@ -28,7 +28,7 @@ from afcore.blocks import SplitModel, verify_split
 from afcore.checkpoint import weight_digests
 from afcore.compile import check_compiler
 from afcore.compute import Compute, choose_compute
-from afcore.config import PEER_MODES, Config
+from afcore.config import CACHING_MODES, PEER_MODES, Config
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
@@ -57,9 +57,10 @@ __all__ = [
 ]
 
 _SPLIT_TOLERANCE = 1e-4
-_FREEZING_MODES = ("freeze", "cached")
+_FREEZING_MODES = ("freeze", *CACHING_MODES)
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
+_WHERE = {"min", "launcher", "ray_address"}
 _VERSIONED = ("torch", "transformers", "autofreeze")
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -111,7 +112,7 @@ class Run:
         return "activations" if self.config.cache.share else f"{self.folder}/activations"
 
     def epoch_key(self, epoch: int, name: str) -> str:
-        """Key of an epoch's ``plan``, ``checkpoint`` or ``report``."""
+        """Key of an epoch's ``plan``, ``partial``, ``checkpoint`` or ``report``."""
         return f"{self.folder}/epochs/{epoch:03d}/{name}.json"
 
     @property
@@ -281,9 +282,11 @@ def _decisive(config: Config) -> dict[str, Any]:
         return config.model_dump(include=sections)
     if config.mode in _FREEZING_MODES:
         sections |= {"freezing"}
-    if config.mode == "cached":
+    if config.caches:
         sections |= {"cache"}
-    decisive = config.model_dump(include=sections, exclude={"cache": _BUDGETS})
+    decisive = config.model_dump(
+        include=sections | {"workers"}, exclude={"cache": _BUDGETS, "workers": _WHERE}
+    )
     return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
 
 

@@ -96,7 +96,7 @@ def train(config: Config) -> Row:
         read_record(storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
         for epoch in numbers
     ]
-    found = open_set(storage, records[-1].read_next_from.folder)
+    found = open_set(storage, checkpoints[-1].read_from.folder)
     last = records[-1].report
     return Row(
         dtype=config.cache.dtype,

@@ -26,13 +26,15 @@ def records() -> tuple[CheckpointRecord, EpochRecord]:
         freeze=FreezeState(1),
         parts={},
         materialize=False,
+        read_from=None,
+        next=None,
         report=report.epochs[0],
         decisions=report.decisions,
         intervals=[report.intervals[0].model_copy(update={"step": step}) for step in (5, 10, 20)],
         interval_times=[1000.0, 1001.0, 1002.0],
         steps=[StepLog(step, 1000.0 + step, 1 / step, 1e-3, 0) for step in (1, 2, 3)],
     )
-    return checkpoint, EpochRecord(report=report.epochs[0], read_next_from=None, finished=1010.0)
+    return checkpoint, EpochRecord(report=report.epochs[0], next=None, finished=1010.0)
 
 
 def test_a_training_goes_on_in_its_run_without_double_steps(uri: str) -> None:

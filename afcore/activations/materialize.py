@@ -30,7 +30,7 @@ from afcore.activations.codec import (
     row_width,
 )
 from afcore.activations.held import HeldShards
-from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.sets import ActivationSet, ActivationWriter, new_generation, open_set
 from afcore.blocks import Batch, SplitModel
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
@@ -38,6 +38,7 @@ from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
 from afcore.evaluate import INFERENCE_TOKENS
+from afcore.group import ALONE, WorkerGroup
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
 
@@ -154,8 +155,11 @@ def materialize(
     producer: str,
     check: Callable[[], None] = lambda: None,
     held: HeldShards | None = None,
+    group: WorkerGroup = ALONE,
 ) -> ActivationSet:
     """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
+
+    Every worker writes whole shards of its own; the first commits once all have.
 
     Shards of the set below come from ``held`` where they are; there, too, each new shard is kept,
     so that the epoch that follows need not read what was just written. ``check`` is called before
@@ -167,7 +171,12 @@ def materialize(
     Whatever is raised, nothing is left behind.
     """
     writer = ActivationWriter(
-        storage, folder, runner.examples.lengths, runner.hidden_size, runner.dtype
+        storage,
+        folder,
+        runner.examples.lengths,
+        runner.hidden_size,
+        runner.dtype,
+        generation=group.tell(new_generation()),
     )
     num_shards = writer.layout.num_shards
     _log.info(
@@ -181,7 +190,7 @@ def materialize(
         held.fit(writer.layout, row_bytes(runner.hidden_size, runner.dtype))
     shown = time.monotonic()
     with writer.cleaned_up():
-        for shard in range(num_shards):
+        for shard in range(group.rank, num_shards, group.count):
             check()
             ids = writer.layout.examples(shard)
             if source is None:
@@ -195,8 +204,15 @@ def materialize(
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
+        for shards in group.gather(writer.shards):
+            writer.shards.update(shards)
         check()
-    return writer.commit(key, lineage[-1], lineage, recipe, producer)
+    if group.is_first:
+        writer.commit(key, lineage[-1], lineage, recipe, producer)
+    group.wait()
+    committed = open_set(storage, folder)
+    assert committed is not None
+    return committed
 
 
 def read_held(

@@ -37,6 +37,7 @@ __all__ = [
     "ActivationSet",
     "ActivationWriter",
     "list_sets",
+    "new_generation",
     "open_set",
 ]
 
@@ -128,7 +129,7 @@ class ActivationSet:
     def replace_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
         """Write a damaged shard anew, as a new generation, and the manifest after it."""
         old = self.manifest.shards[shard]
-        new = _write_shard(self._storage, self.folder, shard, rows, _new_generation())
+        new = _write_shard(self._storage, self.folder, shard, rows, new_generation())
         shards = [*self.manifest.shards]
         shards[shard] = new
         self.manifest = replace(self.manifest, shards=shards)
@@ -197,6 +198,10 @@ class ActivationWriter:
         lengths: [n] tokens of each example.
         hidden_size: h.
         dtype: as kept.
+        generation: of all its objects; workers that write a set together have the same.
+
+    Attributes:
+        shards: written so far, by number.
     """
 
     def __init__(
@@ -206,13 +211,14 @@ class ActivationWriter:
         lengths: npt.NDArray[np.int64],
         hidden_size: int,
         dtype: HiddenDtype,
+        generation: str | None = None,
     ) -> None:
         self._storage = storage
         self._folder = folder
         self._hidden_size = hidden_size
         self._dtype: HiddenDtype = dtype
-        self._generation = _new_generation()
-        self._shards: dict[int, Shard] = {}
+        self._generation = generation or new_generation()
+        self.shards: dict[int, Shard] = {}
         self.layout = plan_layout(lengths, row_bytes=row_bytes(hidden_size, dtype))
 
     def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> str:
@@ -232,10 +238,10 @@ class ActivationWriter:
         if rows.shape != expected or rows.dtype != STORED_AS[self._dtype]:
             raise ValueError(f"shard {shard} is {rows.dtype}{rows.shape}, expected {expected}")
         with self.cleaned_up():
-            self._shards[shard] = _write_shard(
+            self.shards[shard] = _write_shard(
                 self._storage, self._folder, shard, rows, self._generation
             )
-        return self._shards[shard].checksum
+        return self.shards[shard].checksum
 
     def commit(
         self,
@@ -251,8 +257,8 @@ class ActivationWriter:
             ValueError: when a shard has not been written.
         """
         layout = self.layout
-        if len(self._shards) != layout.num_shards:
-            raise ValueError(f"{len(self._shards)} of {layout.num_shards} shards written")
+        if len(self.shards) != layout.num_shards:
+            raise ValueError(f"{len(self.shards)} of {layout.num_shards} shards written")
         index = np.stack([layout.shard, layout.start, layout.lengths], axis=1)
         name = f"index-{self._generation}"
         with self.cleaned_up():
@@ -268,7 +274,7 @@ class ActivationWriter:
                 num_rows=int(layout.lengths.sum()),
                 index=name,
                 index_checksum=index_checksum,
-                shards=[self._shards[i] for i in range(layout.num_shards)],
+                shards=[self.shards[i] for i in range(layout.num_shards)],
                 recipe=recipe,
                 producer=producer,
             )
@@ -348,5 +354,6 @@ def _shard_name(shard: int, generation: str) -> str:
     return f"shards/{shard:05d}-{generation}"
 
 
-def _new_generation() -> str:
+def new_generation() -> str:
+    """A name that no other writer has."""
     return uuid.uuid4().hex[:12]

@@ -139,9 +139,9 @@ def test_predictions_are_recorded_and_a_restart_measures_nothing(
     monkeypatch.setattr(decide, "measure_profile", again)
     _, records = train(auto, 3)
     plans = [read_record(run.storage, run.epoch_key(e, "plan"), EpochPlan) for e in (1, 2, 3)]
-    assert [p.decision for p in plans[1:]] == [r.next_decision for r in records[:2]]
+    assert [p.decision for p in plans[1:]] == [r.next.decision for r in records[:2]]
     assert [p.decision.epochs_left for p in plans] == [3, 2, 1]
-    assert records[-1].next_decision is None
+    assert records[-1].next is None
     assert plans[1].decision.scale != 1.0
 
 

@@ -14,8 +14,9 @@ from afcore.launch.job import EpochJob
 __all__ = ["Ending", "conclude", "ending_of"]
 
 _TRACE_LINES = 20
-# A loss seen this long after another worker's exception is still taken for that one's cause.
-_BEHIND_SECONDS = 5.0
+# A death is seen within this after the failures that it causes. Less than a worker that failed
+# waits before it exits (process.py), as then the launcher ends the others.
+_BEHIND_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 

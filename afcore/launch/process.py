@@ -11,7 +11,7 @@ from afcore.launch.lines import LineAddress, connect
 
 __all__ = ["work"]
 
-_AFTER_OTHERS_SECONDS = 1.0
+_AFTER_OTHERS_SECONDS = 1.0  # see endings.py
 
 
 def work(job: EpochJob, address: LineAddress, rank: int) -> bool:

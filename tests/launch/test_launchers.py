@@ -20,7 +20,7 @@ from afcore.launch.job import Launcher
 from tests.launch.parent import job_of, open_launcher
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["torchrun"]
+NAMES = ["torchrun", "ray"]
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -1,6 +1,7 @@
 """The exceptions that users see: each message says what, where, and what to do.
 
-``exit_code`` is what the command line returns: 2 for a user's mistake, 1 for anything else.
+``exit_code`` is what the command line returns: 2 for a user's mistake, 143 (128 + SIGTERM) for a
+run that was told to stop, 1 for anything else.
 """
 
 __all__ = [
@@ -76,3 +77,13 @@ class StorageFullError(AutoFreezeError):
 
 class IntegrityError(AutoFreezeError):
     """Stored bytes that are not what their manifest says."""
+
+
+class WorkerLostError(AutoFreezeError):
+    """A worker process that died; the epoch may be tried again from the last commit."""
+
+
+class StoppedError(AutoFreezeError):
+    """The run was told to stop (SIGTERM); what it had done is committed."""
+
+    exit_code = 143

@@ -1,0 +1,51 @@
+"""A request to stop soon, by SIGTERM or by whoever started this process.
+
+Nothing is interrupted: the training loop asks :func:`stop_requested` between steps.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["catch_sigterm", "request_stop", "stop_requested"]
+
+# Plain values and no Event, whose lock the interrupted code may hold.
+_requested = False
+_depth = 0
+
+
+def stop_requested() -> bool:
+    """Whether this process should commit what it has and end."""
+    return _requested
+
+
+def request_stop() -> None:
+    """Ask this process to stop; from any thread."""
+    global _requested
+    _requested = True
+
+
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[None]:
+    """Take SIGTERM as a request to stop while inside; the request ends with the outermost one.
+
+    Signal handlers need the main thread: elsewhere requests come by :func:`request_stop` alone.
+    """
+    global _depth, _requested
+    main = threading.current_thread() is threading.main_thread()
+    former = signal.signal(signal.SIGTERM, _on_sigterm) if main else None
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if not _depth:
+            _requested = False
+        if main:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if former is None else former)
+
+
+def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    request_stop()

@@ -1,0 +1,45 @@
+"""What happens in a worker's process around the job's function, under every launcher."""
+
+import time
+
+import torch
+
+from afcore.interrupt import stop_requested
+from afcore.launch.endings import ending_of
+from afcore.launch.job import EpochJob
+from afcore.launch.lines import LineAddress, connect
+
+__all__ = ["work"]
+
+_AFTER_OTHERS_SECONDS = 1.0  # see endings.py
+
+
+def work(job: EpochJob, address: LineAddress, rank: int) -> bool:
+    """Call the job's function; how it ended goes up the line.
+
+    ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` are set: the
+    function itself joins the process group by ``env://``.
+
+    Returns:
+        Whether it returned.
+    """
+    send = connect(address, rank)
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    try:
+        job.load()(job)
+    except Exception as error:
+        ending = ending_of(error)
+        send(ending)
+        if not ending.ours:
+            _let_others_go_first()
+        return False
+    send(ending_of(None))
+    return True
+
+
+def _let_others_go_first() -> None:
+    """Wait: if this failed because another worker died, then the launcher should see that one."""
+    until = time.monotonic() + _AFTER_OTHERS_SECONDS
+    while time.monotonic() < until and not stop_requested():
+        time.sleep(0.02)

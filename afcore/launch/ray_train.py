@@ -1,0 +1,202 @@
+"""Workers of one or many machines, by Ray Train.
+
+Without an address a cluster of this machine is started, on the loopback interface, and kept until
+:meth:`LaunchWithRay.close`. After each job its workers are given back, so that an autoscaler can
+release their machines.
+"""
+
+import importlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+from afcore.errors import ConfigError, StoppedError, WorkerLostError
+from afcore.interrupt import catch_sigterm, stop_requested
+from afcore.launch.endings import conclude
+from afcore.launch.job import EpochJob
+from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
+
+__all__ = ["LaunchWithRay"]
+
+_ANSWER_SECONDS = 5.0
+_OBJECT_STORE_BYTES = 100 * 2**20  # nothing of ours goes through it
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in the configuration may be relative
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # its own words on dead workers, on standard output
+    # Workers that do not come: minutes, as an autoscaler may have to start a machine.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# The first is for other systems: by it Ray binds to the loopback interface here too.
+_ONLY_HERE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # When this process is killed, Ray's agents look for the rest of the cluster this long.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+}
+
+# What workers of other machines get of this process's environment; credentials they have there.
+_SHARED_VARIABLES = (
+    "HF_HUB_",
+    "TOKENIZERS_",
+    "DO_NOT_TRACK",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
+
+
+class LaunchWithRay:
+    """Connects to the cluster, or starts one.
+
+    Args:
+        address: ``host:port`` of a cluster that this machine is part of, or ``auto``; None starts
+            one here.
+        max_workers: that the cluster started here has room for.
+        use_gpu: whether each worker has a GPU.
+
+    Raises:
+        ConfigError: when Ray is not installed, or the address does not answer.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, max_workers: int = 1, use_gpu: bool = False
+    ) -> None:
+        os.environ.update(_SETTINGS if address else _SETTINGS | _ONLY_HERE)
+        if address is not None:
+            _check_address(address)
+        self._ray = _import_ray()
+        self._local = address is None
+        self._use_gpu = use_gpu
+        self._folder = tempfile.mkdtemp(prefix="autofreeze-ray-")
+        options: dict[str, Any] = {"address": address}
+        if self._local:
+            options = {
+                "address": "local",
+                "num_cpus": max_workers,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "_temp_dir": self._folder,
+            }
+        try:
+            with catch_sigterm():  # Ray leaves its own handler behind
+                self._ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            what = "no cluster could be started here" if self._local else f"{address!r} fails"
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"Ray: {what}: {reason}. Run this on a machine of the cluster, with the same Ray."
+            ) from error
+
+    def run(self, job: EpochJob) -> None:
+        """See :class:`afcore.launch.job.Launcher`."""
+        host = "127.0.0.1" if self._local else self._ray.util.get_node_ip_address()
+        with catch_sigterm():
+            if stop_requested():
+                raise StoppedError(f"told to stop before epoch {job.epoch} began")
+            with WorkerLines(host) as lines:
+                failure = self._fit(job, lines.address)
+            lost = {
+                rank: (when, "its process or its machine died") for rank, when in lines.lost.items()
+            }
+            conclude(job, lines.endings, lost, stopped=stop_requested())
+        if failure is not None:
+            raise WorkerLostError(
+                f"Ray could not run {job.num_workers} workers in epoch {job.epoch}: {failure}"
+            )
+
+    def close(self) -> None:
+        """Leave the cluster; the one started here ends."""
+        self._ray.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _fit(self, job: EpochJob, address: LineAddress) -> BaseException | None:
+        """Run the workers.
+
+        In a thread, as Ray takes over Ctrl-C in the main one, and this one is to see a stop.
+        """
+        failures: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                self._trainer(job, address).fit()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=fit, daemon=True, name="ray-train")
+        thread.start()
+        until = float("inf")
+        try:
+            while thread.is_alive() and time.monotonic() < until:
+                thread.join(0.1)
+                if stop_requested():
+                    # Workers keep to the grace period by themselves.
+                    until = min(until, time.monotonic() + GRACE_SECONDS + 5)
+        except BaseException:
+            self._ray.shutdown()  # and so the job and its workers
+            raise
+        return failures[0] if failures else None
+
+    def _trainer(self, job: EpochJob, address: LineAddress) -> Any:
+        train = importlib.import_module("ray.train")
+        torch_trainer = importlib.import_module("ray.train.torch").TorchTrainer
+        worker = importlib.import_module("afcore.launch.ray_worker")
+        return torch_trainer(
+            worker.ray_worker,
+            train_loop_config={
+                "job": job.to_json(),
+                "address": asdict(address),
+                "environment": {
+                    name: value
+                    for name, value in os.environ.items()
+                    if self._local or name.startswith(_SHARED_VARIABLES)
+                },
+            },
+            torch_config=worker.WorkersOnly(),
+            scaling_config=train.ScalingConfig(
+                num_workers=job.num_workers,
+                use_gpu=self._use_gpu,
+                resources_per_worker={"CPU": 1} | ({"GPU": 1} if self._use_gpu else {}),
+            ),
+            run_config=train.RunConfig(
+                storage_path=self._folder,
+                failure_config=train.FailureConfig(
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                ),
+            ),
+        )
+
+
+def _import_ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigError(
+            'Ray is not installed: pip install "autofreeze[ray]", or choose another launcher.'
+        ) from error
+
+
+def _check_address(address: str) -> None:
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ConfigError(
+            f"Ray address {address!r}: expected host:port, e.g. 10.0.0.1:6379, or auto"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"Ray address {address!r} does not answer ({error}). Is the cluster up?"
+        ) from error

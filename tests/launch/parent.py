@@ -1,0 +1,39 @@
+"""A process that launches: ``python -m tests.launch.parent LAUNCHER FUNCTION STORE``."""
+
+import logging
+import sys
+
+from afcore.errors import AutoFreezeError
+from afcore.launch.job import EpochJob, Launcher
+
+
+def open_launcher(name: str) -> Launcher:
+    if name == "torchrun":
+        from afcore.launch.torchrun import LaunchWithTorchrun
+
+        return LaunchWithTorchrun(["torch.distributed", "afcore.launch.torchrun"])
+    from afcore.launch.ray_train import LaunchWithRay
+
+    return LaunchWithRay(max_workers=2)
+
+
+def job_of(function: str, store: str) -> EpochJob:
+    return EpochJob(store, "run", 3, 1, 2, 1, f"tests.launch.functions:{function}")
+
+
+def main() -> int:
+    name, function, store = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO)
+    launcher = open_launcher(name)
+    try:
+        launcher.run(job_of(function, store))
+    except AutoFreezeError as error:
+        print(type(error).__name__, error)
+        return error.exit_code
+    finally:
+        launcher.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

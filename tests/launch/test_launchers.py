@@ -1,0 +1,187 @@
+"""The same for every launcher: real processes, real signals."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from afcore.errors import DataError, StoppedError, WorkerLostError
+from afcore.interrupt import catch_sigterm, request_stop
+from afcore.launch.job import Launcher
+from tests.launch.parent import job_of, open_launcher
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["torchrun", "ray"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
+    launcher = open_launcher(request.param)
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def caught(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "afcore")
+    return caplog
+
+
+def run(launcher: Launcher, function: str, folder: Path) -> None:
+    launcher.run(job_of(function, str(folder)))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def worker_pids(folder: Path) -> list[int]:
+    def written() -> list[str]:
+        return [path.read_text() for path in folder.glob("pid-*")]
+
+    wait_for(lambda: len(written()) == 2 and all(written()), 60)
+    return [int(text) for text in written()]
+
+
+def are_gone(pids: list[int]) -> bool:
+    def is_gone(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return all(map(is_gone, pids))
+
+
+@contextlib.contextmanager
+def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.launch.parent", name, function, str(folder)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    descendants: list[psutil.Process] = []
+    try:
+        worker_pids(folder)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        yield process
+        process.communicate(timeout=60)
+        wait_for(lambda: are_gone([child.pid for child in descendants]), 20)
+    finally:
+        for child in [process, *descendants]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.communicate()
+
+
+def test_workers_join_and_have_this_environment_and_threads(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOFREEZE_TEST", "set after the start")
+    run(launcher, "all_reduce", tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "sum-0": "3.0 1 0 set after the start",
+        "sum-1": "3.0 1 1 set after the start",
+    }
+
+
+def test_log_lines_of_the_first_worker_and_warnings_of_all(
+    launcher: Launcher, tmp_path: Path, caught: pytest.LogCaptureFixture
+) -> None:
+    run(launcher, "log", tmp_path)
+    lines = sorted((r.levelname, r.getMessage()) for r in caught.records if r.name == "afcore.test")
+    assert lines == [("INFO", "[0] info"), ("WARNING", "[0] warning"), ("WARNING", "[1] warning")]
+
+
+def test_a_killed_worker_is_named_within_seconds(launcher: Launcher, tmp_path: Path) -> None:
+    run(launcher, "all_reduce", tmp_path)
+    began = time.monotonic()
+    with pytest.raises(WorkerLostError, match=r"^worker 1 of 2 was lost in epoch 3: its process"):
+        run(launcher, "kill_last", tmp_path)
+    assert time.monotonic() - began < 15
+    wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
+
+
+def test_an_error_of_ours_comes_out_as_it_went_in(launcher: Launcher, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^shard 7 is empty$"):
+        run(launcher, "bad_data", tmp_path)
+
+
+def test_another_exception_names_the_worker_and_its_traceback_is_logged(
+    launcher: Launcher, tmp_path: Path, caught: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"^worker 1 of 2 failed in epoch 3: ZeroDivisionError: a bug$"
+    ):
+        run(launcher, "bug", tmp_path)
+    logged = [record.getMessage() for record in caught.records if record.levelname == "ERROR"]
+    assert len(logged) == 1
+    assert 'raise ZeroDivisionError("a bug")' in logged[0]
+
+
+def test_a_stop_asked_for_in_this_process_reaches_the_workers(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with catch_sigterm():
+        request_stop_when_working(tmp_path)
+        with pytest.raises(StoppedError, match="epoch 3"):
+            run(launcher, "work_for_ever", tmp_path)
+    assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
+    assert signal.getsignal(signal.SIGTERM) == before
+    run(launcher, "all_reduce", tmp_path)
+
+
+def request_stop_when_working(folder: Path) -> None:
+    def wait_and_ask() -> None:
+        worker_pids(folder)
+        request_stop()
+
+    threading.Thread(target=wait_and_ask, daemon=True).start()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_path: Path) -> None:
+    with parent(name, "work_for_ever", tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output.splitlines()[-1]) == (
+        143,
+        "StoppedError stopped in epoch 3",
+    )
+    assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_worker_outlives_a_killed_parent(name: str, tmp_path: Path) -> None:
+    with parent(name, "work_for_ever", tmp_path) as process:
+        process.kill()
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert not list(tmp_path.glob("committed-*"))
+
+
+def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Path) -> None:
+    with parent("torchrun", "work_for_ever", tmp_path) as process:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
+
+
+def test_sigterm_to_one_worker_stops_all(tmp_path: Path) -> None:
+    with parent("torchrun", "work_for_ever", tmp_path) as process:
+        os.kill(worker_pids(tmp_path)[0], signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}

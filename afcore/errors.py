@@ -79,11 +79,3 @@ class IntegrityError(AutoFreezeError):
     """Stored bytes that are not what their manifest says."""
 
 
-class WorkerLostError(AutoFreezeError):
-    """A worker process that died; the epoch may be tried again from the last commit."""
-
-
-class StoppedError(AutoFreezeError):
-    """The run was told to stop (SIGTERM); what it had done is committed."""
-
-    exit_code = 143

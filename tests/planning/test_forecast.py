@@ -14,8 +14,8 @@ from afcore.planning.forecast import (
     recorded_trace,
 )
 from afcore.report import DecisionReport
-from tests.reports import make_report
 from tests.planning.test_source import READING, WORK, profile
+from tests.reports import make_report
 
 PRICES = Prices(3600.0, 0.0, 0.0, 0.0)  # one dollar a second, nothing else
 RUN = RunWork(WORK, READING, validation_tokens=100, test_tokens=50, statistics=True)

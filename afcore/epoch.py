@@ -23,7 +23,7 @@ from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.cache import RunCache
 from afcore.checkpoint import collect_parts, load_moments, load_weights, save_checkpoint
-from afcore.cost import Prices, Usage, cost_usd
+from afcore.cost import Usage, cost_usd
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.data.prepare import PreparedData
 from afcore.digest import ContentDigest
@@ -33,6 +33,7 @@ from afcore.freezing.choose import choose_policy
 from afcore.freezing.decisions import FreezePolicy, FreezeState
 from afcore.optimizer import SuffixOptimizer, learning_rate_factor
 from afcore.planning.source import SourceDecision
+from afcore.prices import resolve_prices
 from afcore.records import (
     CheckpointRecord,
     EpochPlan,
@@ -382,7 +383,7 @@ def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
         + report.evaluate_seconds
     )
     usage = Usage(seconds, report.activation_bytes_written, puts, gets)
-    return cost_usd(usage, Prices(**run.config.prices.model_dump()))
+    return cost_usd(usage, resolve_prices(run.config.prices))
 
 
 def _collect(run: Run, epoch: int) -> None:

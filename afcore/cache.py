@@ -13,9 +13,10 @@ from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
-from afcore.decide import SourcePlanner
+from afcore.decide import EpochPlanner
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.group import ALONE, WorkerGroup
+from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.pretrained import forward_settings
 from afcore.records import NextEpoch, SetReference
@@ -56,7 +57,7 @@ class RunCache:
         self.runner = PrefixRunner(
             split, examples, run.record.pad_token_id, compute, run.config.cache.dtype
         )
-        self.planner = SourcePlanner(run, split, examples, compute, self.runner)
+        self.planner = EpochPlanner(run, split, examples, compute, self.runner)
 
     @property
     def allowed(self) -> bool:
@@ -76,31 +77,29 @@ class RunCache:
             return False
         return self._open_sound(self._reference([boundary], weights).folder) is not None
 
-    def first_source(
-        self, boundary: int, weights: Mapping[str, ContentDigest]
-    ) -> tuple[SetReference | None, SourceDecision | None]:
-        """What epoch 1 reads, and the decision when it was measured."""
-        if not self.allowed:
-            return None, None
-        reference = self._reference([boundary], weights) if boundary else None
-        if not self._measured:
-            return reference, None
-        exists = self.has(boundary, weights)
-        decision = self.planner.decide(
-            1, boundary=boundary, read_boundary=0, exists=exists, max_set_bytes=self._room_bytes()
-        )
-        return reference if decision.source == "set" else None, decision
-
     def first_epoch(self, boundary: int) -> NextEpoch:
         """How epoch 1 is to be trained."""
         weights = self._run.record.weights
+        reference = self._reference([boundary], weights) if boundary and self.allowed else None
+        self.planner.check_limits()
+        decision, resources = self.planner.next_epoch(
+            1,
+            boundary=boundary,
+            read_boundary=0 if self._measured or reference is None else boundary,
+            exists=self.has(boundary, weights),
+            measured=self._measured,
+            builders=self._run.config.workers.max,
+            max_set_bytes=self._room_bytes(),
+        )
+        if decision is not None and decision.source != "set":
+            reference = None
         refusal = self.refused(boundary, weights, None, 0)
-        read_from, decision = self.first_source(boundary, weights)
         return NextEpoch(
-            read_from=None if refusal else read_from,
+            read_from=None if refusal else reference,
             decision=decision,
+            resources=resources,
             notes=[refusal] if refusal else [],
-            **self._workers(),
+            **self._workers(resources),
         )
 
     def next_epoch(
@@ -114,12 +113,35 @@ class RunCache:
         """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
         if epoch >= self._run.config.training.epochs:
             return None
-        decision = self.next_decision(boundary, weights, current, trained, epoch)
-        return NextEpoch(read_from=None, decision=decision, **self._workers())
+        read_boundary = current.boundary if current else 0
+        exists, scale = False, 1.0
+        if self._measured:
+            scale = self.planner.scale(epoch, read_boundary, trained, self._group.count)
+            if boundary > read_boundary:
+                folder = self.next_source(boundary, weights, current).folder
+                exists = self._open_sound(folder) is not None
+        elif self.allowed:
+            read_boundary = boundary
+        decision, resources = self.planner.next_epoch(
+            epoch + 1,
+            boundary=boundary,
+            read_boundary=read_boundary,
+            exists=exists,
+            measured=self._measured,
+            builders=self._group.count,
+            scale=scale,
+            max_set_bytes=self._room_bytes(),
+        )
+        return NextEpoch(
+            read_from=None, decision=decision, resources=resources, **self._workers(resources)
+        )
 
-    def _workers(self) -> dict[str, Any]:
+    def _workers(self, resources: ResourceDecision | None) -> dict[str, Any]:
         workers = self._run.config.workers
-        return {"num_workers": workers.max, "micro_batch": workers.micro_batch}
+        if resources is None:
+            return {"num_workers": workers.max, "micro_batch": workers.micro_batch}
+        micro_batch = resources.micro_batch if resources.accumulation > 1 else None
+        return {"num_workers": resources.num_workers, "micro_batch": micro_batch}
 
     def next_source(
         self,
@@ -129,31 +151,6 @@ class RunCache:
     ) -> SetReference:
         """The set at a grown boundary, when the current one is at hand."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
-
-    def next_decision(
-        self,
-        boundary: int,
-        weights: Mapping[str, ContentDigest],
-        current: SetReference | None,
-        trained: TrainedEpoch,
-        epoch: int,
-    ) -> SourceDecision | None:
-        """What the epoch after ``epoch`` should read; None when nothing is measured."""
-        if not self._measured or epoch >= self._run.config.training.epochs:
-            return None
-        read_boundary = current.boundary if current else 0
-        exists = False
-        if boundary > read_boundary:
-            folder = self.next_source(boundary, weights, current).folder
-            exists = self._open_sound(folder) is not None
-        return self.planner.decide(
-            epoch + 1,
-            boundary=boundary,
-            read_boundary=read_boundary,
-            exists=exists,
-            scale=self.planner.scale(epoch, read_boundary, trained),
-            max_set_bytes=self._room_bytes(),
-        )
 
     def should_build(
         self,

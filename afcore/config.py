@@ -304,14 +304,39 @@ class TrackingConfig(_Section):
 
 
 class PricesConfig(_Section):
-    """What things cost, in US dollars."""
+    """What things cost, in US dollars; no price is fetched."""
 
-    gpu_hour_usd: float = Field(1.0, ge=0, description="one worker for one hour")
-    storage_gb_month_usd: float = Field(
-        0.023, ge=0, description="one GB (1e9 bytes) of activations kept for a month"
+    gpu: str | None = Field(
+        None,
+        min_length=1,
+        description="take prices from the table: `aws/h100`, ...; a name that is not in it shows "
+        "those that are",
     )
-    put_usd_per_1000: float = Field(0.005, ge=0, description="a thousand writes to the store")
-    get_usd_per_1000: float = Field(0.0004, ge=0, description="a thousand reads from the store")
+    spot: bool = Field(False, description="the spot price of `gpu` instead of the one on demand")
+    table: Annotated[str, AfterValidator(_absolute)] | None = Field(
+        None, description="YAML file like `infra/prices.yaml`, whose entries win over those there"
+    )
+    gpu_hour_usd: float | None = Field(
+        None, ge=0, description="one worker for one hour; default: of `gpu`, else 1.0"
+    )
+    storage_gb_month_usd: float | None = Field(
+        None,
+        ge=0,
+        description="one GB (1e9 bytes) of activations kept for a month; default: of the cloud of "
+        "`gpu`, else 0.023",
+    )
+    put_usd_per_1000: float | None = Field(
+        None, ge=0, description="a thousand writes to the store; default: the same, else 0.005"
+    )
+    get_usd_per_1000: float | None = Field(
+        None, ge=0, description="a thousand reads from the store; default: the same, else 0.0004"
+    )
+    egress_usd_per_gb: float | None = Field(
+        None,
+        ge=0,
+        description="one GB that leaves the store's cloud; default: the same, else 0; runs read "
+        "within it, so only `simulate` charges it",
+    )
 
 
 class Config(_Section):

@@ -29,7 +29,7 @@ from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.cache import RunCache
 from afcore.checkpoint import collect_parts, load_weights, save_checkpoint
-from afcore.cost import Prices, Usage, cost_usd
+from afcore.cost import Usage, cost_usd
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import code_digest
 from afcore.errors import StoppedError
@@ -37,7 +37,7 @@ from afcore.evaluate import evaluate
 from afcore.feed import HiddenFeed
 from afcore.group import ALONE, WorkerGroup
 from afcore.optimizer import learning_rate_factor
-from afcore.planning.source import SourceDecision
+from afcore.prices import resolve_prices
 from afcore.records import (
     CheckpointRecord,
     EpochPlan,
@@ -312,14 +312,11 @@ class _Epoch:
             **measured,
         )
         decided = cache.next_epoch(training.freeze.boundary, saved, plan.read_from, trained, epoch)
-        decision = decided.decision if decided else None
-        report = report.model_copy(
-            update=_predictions(epoch, cache, plan, decision, trained, report)
-        )
+        report = report.model_copy(update=_predictions(cache, plan, decided, trained, report))
         build = cache.should_build(
             training.freeze.boundary,
             plan.read_from,
-            decision,
+            decided.decision if decided else None,
             epochs_left=run.config.training.epochs - epoch,
         )
         refusal = cache.refused(training.freeze.boundary, saved, plan.read_from, epoch)
@@ -400,24 +397,30 @@ def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
 
 
 def _predictions(
-    epoch: int,
     cache: RunCache,
     plan: EpochPlan,
-    decision: SourceDecision | None,
+    decided: NextEpoch | None,
     trained: TrainedEpoch,
     report: EpochReport,
 ) -> dict[str, Any]:
     """What was predicted of the epoch, and of the set that is built at its end."""
+    predicted: dict[str, Any] = {}
+    if plan.resources is not None:
+        predicted = {
+            "resources": plan.resources.text(),
+            "predicted_seconds": plan.resources.forecast.seconds,
+            "predicted_cost_usd": plan.resources.forecast.cost_usd,
+        }
     if plan.decision is None:
-        return {}
-    built_first = plan.decision.build_seconds if epoch == 1 else 0.0
-    return {
+        return predicted
+    built_first = plan.decision.build_seconds if report.epoch == 1 else 0.0
+    built_last = decided.decision.build_seconds if decided and decided.decision else 0.0
+    return predicted | {
         "decision": plan.decision.text(),
         "predicted_train_seconds": plan.decision.forecast.train_seconds,
-        "predicted_materialize_seconds": built_first
-        + (decision.build_seconds if decision else 0.0),
+        "predicted_materialize_seconds": built_first + built_last,
         "prediction_error": cache.planner.error(
-            epoch, plan.decision, trained, report.train_seconds
+            report.epoch, plan.decision, trained, report.train_seconds, report.num_workers
         ),
     }
 
@@ -447,7 +450,7 @@ def _order(
 def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
     worker_seconds = report.num_workers * report.seconds
     usage = Usage(worker_seconds, report.activation_bytes_written, puts, gets)
-    return cost_usd(usage, Prices(**run.config.prices.model_dump()))
+    return cost_usd(usage, resolve_prices(run.config.prices))
 
 
 def _collect(run: Run, epoch: int) -> None:

@@ -77,5 +77,3 @@ class StorageFullError(AutoFreezeError):
 
 class IntegrityError(AutoFreezeError):
     """Stored bytes that are not what their manifest says."""
-
-

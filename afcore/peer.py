@@ -6,10 +6,11 @@ before the end, so after a kill it starts over.
 
 import time
 
-from afcore.cost import Prices, Usage, cost_usd
+from afcore.cost import Usage, cost_usd
 from afcore.hf_trainer import Fitted, fit
 from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
+from afcore.prices import resolve_prices
 from afcore.publish import publish_report, run_report
 from afcore.records import best_epoch
 from afcore.report import EpochReport, RunReport, TotalsReport
@@ -98,4 +99,4 @@ def _totals(
 
 
 def _cost(run: Run, seconds: float) -> float:
-    return cost_usd(Usage(seconds), Prices(**run.config.prices.model_dump()))
+    return cost_usd(Usage(seconds), resolve_prices(run.config.prices))

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from afcore.cache import RunCache
 from afcore.config import Config
-from afcore.cost import Prices
 from afcore.decide import epoch_work, measure_profile, place_set
 from afcore.errors import ConfigError
 from afcore.planning.forecast import (
@@ -23,6 +22,7 @@ from afcore.planning.forecast import (
     recorded_trace,
 )
 from afcore.planning.timing import Profile
+from afcore.prices import resolve_prices
 from afcore.report import CompareReport, RunReport
 from afcore.runs import Run, identify_run
 from afcore.storage import Storage
@@ -153,7 +153,7 @@ def _forecasts(
             mode=mode,
             case=case,
             cache_mode=config.cache.mode if cacheable else "off",
-            prices=Prices(**config.prices.model_dump()),
+            prices=resolve_prices(config.prices),
         )
         for mode in modes
         for case, trace in (never if mode == "full" else decided).items()

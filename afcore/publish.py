@@ -3,12 +3,13 @@
 import time
 from typing import Any
 
-from afcore.cost import Prices, Usage, cost_usd
+from afcore.cost import Usage, cost_usd
 from afcore.data.prepare import PreparedData
 from afcore.evaluate import evaluate
 from afcore.figures import epoch_time_figure, freezing_figure
 from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
+from afcore.prices import resolve_prices
 from afcore.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.report import DataReport, EpochReport, RunReport, TotalsReport
 from afcore.runs import Run, find_run, read_record, run_folder
@@ -127,7 +128,7 @@ def _totals(
     wall_seconds: float,
 ) -> TotalsReport:
     epochs = [record.report for record in records]
-    prices = Prices(**run.config.prices.model_dump())
+    prices = resolve_prices(run.config.prices)
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
     # Outside of them one worker is paid for: this process.

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
 from afcore.freezing.decisions import PER_BLOCK, FreezeState
+from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.report import DecisionReport, EpochReport, IntervalReport
 from afcore.training import StepLog, TrainedEpoch
@@ -43,12 +44,13 @@ class SetReference(_Record):
 class NextEpoch(_Record):
     """How the epoch to come is to be trained.
 
-    ``decision`` is None where nothing was measured; ``num_workers`` are started, or fewer when the
-    epoch is tried again after some were lost; ``notes`` go to the run's report.
+    ``decision`` and ``resources`` say why, where measurements decided; ``num_workers`` are started,
+    or fewer when the epoch is tried again after some were lost; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
     decision: SourceDecision | None = None
+    resources: ResourceDecision | None = None
     num_workers: int = 1
     micro_batch: int | None = None
     notes: list[str] = []

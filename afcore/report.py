@@ -125,6 +125,15 @@ class EpochReport(_Report):
     predicted_materialize_seconds: float | None = Field(
         None, description="of the sets built in it, before they were"
     )
+    resources: str | None = Field(
+        None, description="why it had its workers; null where there was nothing to choose"
+    )
+    predicted_seconds: float | None = Field(
+        None,
+        description="of all of it, start and evaluation included, before it began, should its "
+        "boundary stay",
+    )
+    predicted_cost_usd: float | None = Field(None, description="the same")
     prediction_error: float | None = Field(
         None,
         description="predicted train seconds, for the boundaries that it then had, over those "

@@ -40,6 +40,7 @@ from afcore.pretrained import (
     load_classifier,
     load_tokenizer,
 )
+from afcore.prices import resolve_prices
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
 
@@ -167,6 +168,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     Raises:
         UserError: for data, a model or settings that cannot be used together.
     """
+    resolve_prices(config.prices)  # a price that is missing is said now
     compute = choose_compute(config.training.precision)
     if config.training.compile:
         check_compiler(compute.device)

@@ -20,6 +20,7 @@ class EpochJob:
         attempt: number of the lease that it is done under.
         num_workers: world size.
         threads: of each worker's computations; None leaves it to torch.
+        launched: when, in seconds since the epoch (UTC); None in this process.
         function: ``module:function`` that every worker calls with this job.
     """
 
@@ -29,6 +30,7 @@ class EpochJob:
     attempt: int
     num_workers: int
     threads: int | None = None
+    launched: float | None = None
     function: str = "afcore.launch.worker:work_epoch"
 
     def to_json(self) -> str:

@@ -67,10 +67,8 @@ def measure_links(
     """
     assert num_workers >= 2, "one worker has no links"
     probe_id = uuid.uuid4().hex
-    job = EpochJob(
-        storage.root, probe_id, 0, 0, num_workers, threads, "afcore.measuring.links:probe"
-    )
-    warm = EpochJob(storage.root, probe_id, 0, 0, 1, threads, "afcore.measuring.links:nothing")
+    job = EpochJob(storage.root, probe_id, 0, 0, num_workers, threads, function=f"{__name__}:probe")
+    warm = EpochJob(storage.root, probe_id, 0, 0, 1, threads, function=f"{__name__}:nothing")
     launcher.run(warm)
     clock = time.perf_counter()
     launcher.run(job)

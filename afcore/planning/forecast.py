@@ -6,26 +6,30 @@ freezes, and all but the last block freeze at the first decision. No I/O, no tor
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from afcore.cost import Prices, Usage, cost_usd
+from afcore.cost import Prices
 from afcore.freezing.choose import resolve_depth
-from afcore.planning.source import SourceDecision, choose_source
-from afcore.planning.timing import (
-    Profile,
-    Reading,
-    Work,
-    build_seconds,
-    forecast_epoch,
+from afcore.planning.resources import MemoryModel, ResourceDecision, choose_resources
+from afcore.planning.scaling import (
+    Build,
+    RunWork,
+    WorkersForecast,
+    build_seconds_on,
+    forecast_workers,
 )
+from afcore.planning.source import SourceDecision, choose_source
+from afcore.planning.timing import Profile, build_seconds, forecast_epoch
 from afcore.report import RunReport
 
 __all__ = [
     "BoundaryForecast",
+    "PlannedEpoch",
+    "Resources",
     "RunForecast",
     "RunWork",
     "Trace",
@@ -36,7 +40,6 @@ __all__ = [
 ]
 
 Trace = Sequence[Sequence[int]]
-_BYTES_OF_WEIGHT, _BYTES_OF_MOMENTS = 4, 8
 
 
 class _Record(BaseModel):
@@ -58,24 +61,44 @@ class BoundaryForecast(_Record):
 
 
 class PlannedEpoch(_Record):
-    """One epoch of a forecast; ``read_boundary`` is 0 for tokens."""
+    """One epoch of a forecast.
+
+    Attributes:
+        epoch: its number.
+        boundary_start: blocks frozen at its start.
+        boundary_end: at its end.
+        read_boundary: of the set that it reads; 0 for tokens.
+        num_workers: it runs on.
+        train_seconds: with ``allreduce_seconds``.
+        allreduce_seconds: exchanging gradients.
+        materialize_seconds: of the set that it reads, if it has to be built.
+        other_seconds: start, checkpoint and evaluation.
+        activation_bytes_written: of that set.
+        worker_seconds: workers times seconds.
+        cost_usd: of all of it.
+        resources: why it has these workers; None where there was nothing to choose.
+    """
 
     epoch: int
     boundary_start: int
     boundary_end: int
     read_boundary: int
+    num_workers: int
     train_seconds: float
+    allreduce_seconds: float
     materialize_seconds: float
     other_seconds: float
     activation_bytes_written: int
+    worker_seconds: float
     cost_usd: float
+    resources: ResourceDecision | None = None
 
 
 class RunForecast(_Record):
     """A training in one mode along one trace.
 
-    ``other_seconds`` are checkpoints and evaluation, the test included. What surrounds the epochs
-    (loading, orchestration, tracking, publishing) is not predicted.
+    ``other_seconds`` are starts of workers, checkpoints and evaluation, the test included. What
+    surrounds the epochs (loading, orchestration, tracking, publishing) is not predicted.
     """
 
     mode: str
@@ -85,6 +108,7 @@ class RunForecast(_Record):
     materialize_seconds: float
     other_seconds: float
     activation_bytes_written: int
+    worker_seconds: float
     cost_usd: float
 
     @property
@@ -92,26 +116,33 @@ class RunForecast(_Record):
         """All that is predicted."""
         return self.train_seconds + self.materialize_seconds + self.other_seconds
 
+    @property
+    def feasible(self) -> bool:
+        """Memory held every epoch, and a deadline or a budget was kept."""
+        return all(epoch.resources is None or epoch.resources.feasible for epoch in self.epochs)
+
 
 @dataclass(frozen=True)
-class RunWork:
-    """What a training goes through.
+class Resources:
+    """What a training may use; the default is one worker, and nothing to choose.
 
     Attributes:
-        epoch: every epoch's.
-        reading: of an epoch that reads a set.
-        validation_tokens: scored after each epoch.
-        test_tokens: scored once.
-        statistics: whether a policy decides.
-        existing: boundaries of sets that the store has from the start.
+        max_workers: modes that do not choose have all of them.
+        batch_size: examples of a step over all workers.
+        min_workers: fewest.
+        micro_batch: most examples of a worker in one pass.
+        memory: of a worker's device.
+        deadline_seconds: for the whole training.
+        budget_usd: the same.
     """
 
-    epoch: Work
-    reading: Reading
-    validation_tokens: int
-    test_tokens: int
-    statistics: bool
-    existing: Collection[int] = ()
+    max_workers: int = 1
+    batch_size: int = 1
+    min_workers: int = 1
+    micro_batch: int | None = None
+    memory: MemoryModel | None = None
+    deadline_seconds: float | None = None
+    budget_usd: float | None = None
 
 
 def forecast_boundaries(profile: Profile, work: RunWork) -> list[BoundaryForecast]:
@@ -148,45 +179,73 @@ def forecast_run(
     case: str,
     cache_mode: Literal["auto", "on", "off"],
     prices: Prices,
+    resources: Resources | None = None,
 ) -> RunForecast:
-    """Follow a trace; before each epoch its source is chosen as a run would choose it.
+    """Follow a trace; before each epoch its source and its workers are chosen as a run would.
 
     Args:
         profile: as measured.
         work: of the training.
         trace: boundaries by epoch and interval.
-        mode: ``full``, ``freeze`` or ``cached``.
+        mode: ``full``, ``freeze``, ``cached``, ``performance`` or ``efficiency``.
         case: what the trace is, in words.
         cache_mode: ``on`` has every set, ``off`` none, ``auto`` those that pay.
         prices: in dollars.
+        resources: what may be used; None: one worker.
     """
-    caches = mode == "cached" and cache_mode != "off"
+    resources = resources or Resources()
+    caches = mode in ("cached", "performance", "efficiency") and cache_mode != "off"
     epochs: list[PlannedEpoch] = []
     decision: SourceDecision | None = None
     for number, boundaries in enumerate(trace, start=1):
+        builders = epochs[-1].num_workers if epochs else resources.max_workers
+        before = decision.read_boundary if decision else 0
+        first, last = number == 1, number == len(trace)
+        choices: dict[str, Any] = {
+            "mode": mode,
+            "prices": prices,
+            "epochs_left": len(trace) - number + 1,
+            "first": first,
+            "last": last,
+            **_left(resources, epochs),
+        }
+        start = boundaries[0]
         if caches:
             decision = _choose(
                 profile,
                 work,
-                boundaries[0],
-                read_boundary=decision.read_boundary if decision else 0,
+                start,
+                read_boundary=before,
                 epochs_left=len(trace) - number + 1,
                 # Sets of another training hold what was frozen before the first step.
-                exists=boundaries[0] == trace[0][0] and boundaries[0] in work.existing,
+                exists=start == trace[0][0] and start in work.existing,
                 always=cache_mode == "on",
+                # As many as would be chosen if the set were there.
+                num_workers=choose_resources(profile, work, start, start, **choices).num_workers,
+                build_workers=builders,
             )
-        epochs.append(
-            _planned_epoch(
-                profile,
-                work,
-                number,
-                boundaries,
-                decision,
-                last=number == len(trace),
-                statistics=work.statistics and mode != "full",
-                prices=prices,
-            )
+        read_boundary = decision.read_boundary if decision else 0
+        build = None
+        if decision and decision.build_seconds:
+            build = Build(start, before if before <= start else 0, builders)
+        chosen = choose_resources(profile, work, start, read_boundary, **choices)
+        forecast = forecast_workers(
+            profile,
+            work,
+            boundaries,
+            num_workers=chosen.num_workers,
+            read_boundary=read_boundary,
+            statistics=work.statistics and mode != "full",
+            prices=prices,
+            accumulation=chosen.accumulation,
+            build=build,
+            first=first,
+            last=last,
         )
+        planned = _planned_epoch(number, boundaries, read_boundary, forecast)
+        if resources.max_workers > 1:
+            planned = planned.model_copy(update={"resources": chosen})
+        epochs.append(planned)
     return RunForecast(
         mode=mode,
         case=case,
@@ -195,6 +254,7 @@ def forecast_run(
         materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
         other_seconds=sum(epoch.other_seconds for epoch in epochs),
         activation_bytes_written=sum(epoch.activation_bytes_written for epoch in epochs),
+        worker_seconds=sum(epoch.worker_seconds for epoch in epochs),
         cost_usd=sum(epoch.cost_usd for epoch in epochs),
     )
 
@@ -263,6 +323,8 @@ def _choose(
     epochs_left: int,
     exists: bool,
     always: bool,
+    num_workers: int,
+    build_workers: int,
 ) -> SourceDecision:
     """As a run would; ``always``: the set at the boundary, whatever it costs."""
     decision = choose_source(
@@ -274,76 +336,50 @@ def _choose(
         epochs_left=epochs_left,
         reading=work.reading,
         statistics=work.statistics,
+        num_workers=num_workers,
+        build_workers=build_workers,
     )
     if not always or "set" not in decision.totals:
         return decision
-    build = 0.0 if exists else build_seconds(profile, work.epoch, boundary, read_boundary)
+    build = (
+        0.0
+        if exists
+        else build_seconds_on(profile, work.epoch, boundary, read_boundary, build_workers)
+    )
     return decision.model_copy(
         update={"source": "set", "read_boundary": boundary, "build_seconds": build}
     )
 
 
+def _left(resources: Resources, epochs: Sequence[PlannedEpoch]) -> dict[str, Any]:
+    """What may be used, less what was."""
+    left = dict(vars(resources))
+    if resources.deadline_seconds is not None:
+        spent = sum(e.train_seconds + e.materialize_seconds + e.other_seconds for e in epochs)
+        left["deadline_seconds"] = resources.deadline_seconds - spent
+    if resources.budget_usd is not None:
+        left["budget_usd"] = resources.budget_usd - sum(epoch.cost_usd for epoch in epochs)
+    return left
+
+
 def _planned_epoch(
-    profile: Profile,
-    work: RunWork,
-    number: int,
-    boundaries: Sequence[int],
-    decision: SourceDecision | None,
-    *,
-    last: bool,
-    statistics: bool,
-    prices: Prices,
+    number: int, boundaries: Sequence[int], read_boundary: int, forecast: WorkersForecast
 ) -> PlannedEpoch:
-    read_boundary = decision.read_boundary if decision else 0
-    build = decision.build_seconds if decision else 0.0
-    written = decision.set_bytes if decision and build else 0
-    train = forecast_epoch(
-        profile,
-        work.epoch,
-        boundaries,
-        read_boundary=read_boundary,
-        reading=work.reading,
-        statistics=statistics,
-    ).train_seconds
-    other = _other_seconds(profile, work, boundaries, first=number == 1, last=last)
-    objects = 2 * (profile.compute.num_blocks + 2)
-    usage = Usage(
-        worker_seconds=train + build + other,
-        bytes_stored=written,
-        puts=_objects(profile, written) + objects,
-        gets=_objects(profile, work.epoch.set_bytes if read_boundary else 0) + objects,
-    )
+    other = forecast.startup_seconds + forecast.checkpoint_seconds + forecast.evaluate_seconds
     return PlannedEpoch(
         epoch=number,
         boundary_start=boundaries[0],
         boundary_end=boundaries[-1],
         read_boundary=read_boundary,
-        train_seconds=train,
-        materialize_seconds=build,
+        num_workers=forecast.num_workers,
+        train_seconds=forecast.train_seconds,
+        allreduce_seconds=forecast.allreduce_seconds,
+        materialize_seconds=forecast.materialize_seconds,
         other_seconds=other,
-        activation_bytes_written=written,
-        cost_usd=cost_usd(usage, prices),
+        activation_bytes_written=forecast.set_bytes_written,
+        worker_seconds=forecast.worker_seconds,
+        cost_usd=forecast.cost_usd,
     )
-
-
-def _other_seconds(
-    profile: Profile, work: RunWork, boundaries: Sequence[int], *, first: bool, last: bool
-) -> float:
-    """Writing the checkpoint (all weights at first, later what trained), and scoring."""
-    compute = profile.compute
-    trained = compute.num_parameters[0 if first else boundaries[0]]
-    checkpoint = (
-        _BYTES_OF_WEIGHT * trained + _BYTES_OF_MOMENTS * compute.num_parameters[boundaries[-1]]
-    )
-    tokens = work.validation_tokens + (work.test_tokens if last else 0)
-    per_token = compute.inference_token + compute.num_blocks * compute.inference_block_token
-    return profile.bandwidths.write_seconds(checkpoint) + tokens * per_token
-
-
-def _objects(profile: Profile, num_bytes: int) -> int:
-    """Of a set: two for each shard and for the index, and the manifest."""
-    num_shards = math.ceil(num_bytes / profile.bandwidths.shard_bytes)
-    return 2 * num_shards + 3 if num_bytes else 0
 
 
 def _by_epoch(boundaries: list[int], intervals: int) -> list[list[int]]:

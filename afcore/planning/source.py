@@ -4,14 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from afcore.planning.timing import (
-    EpochForecast,
-    Profile,
-    Reading,
-    Work,
-    build_seconds,
-    forecast_epoch,
-)
+from afcore.planning.scaling import build_seconds_on, forecast_epoch_on
+from afcore.planning.timing import EpochForecast, Profile, Reading, Work
 
 __all__ = ["Source", "SourceDecision", "choose_source"]
 
@@ -78,6 +72,8 @@ def choose_source(
     statistics: bool,
     scale: float = 1.0,
     max_set_bytes: int | None = None,
+    num_workers: int = 1,
+    build_workers: int = 1,
 ) -> SourceDecision:
     """The source with the least predicted seconds over the epochs left, should nothing else freeze.
 
@@ -95,6 +91,8 @@ def choose_source(
         statistics: whether a policy decides.
         scale: of the profile's seconds.
         max_set_bytes: a larger set is not built; one that is there may be read.
+        num_workers: that are taken to train.
+        build_workers: that build the set, at the end of the epoch before.
     """
     profile = profile.scaled(scale)
     if read_boundary > boundary:  # a freeze was taken back
@@ -106,17 +104,20 @@ def choose_source(
     if boundary > read_boundary and (exists or fits):
         read_boundaries["set"] = boundary
     forecasts = {
-        source: forecast_epoch(
+        source: forecast_epoch_on(
             profile,
             work,
             [boundary],
+            num_workers=num_workers,
             read_boundary=at,
             reading=reading,
             statistics=statistics,
         )
         for source, at in read_boundaries.items()
     }
-    build = 0.0 if exists else build_seconds(profile, work, boundary, read_boundary)
+    build = (
+        0.0 if exists else build_seconds_on(profile, work, boundary, read_boundary, build_workers)
+    )
     totals = {
         source: epochs_left * forecast.train_seconds + (build if source == "set" else 0.0)
         for source, forecast in forecasts.items()

@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from afcore.planning.workers import WorkerProfile
+
 __all__ = [
     "Bandwidths",
     "ComputeProfile",
@@ -101,11 +103,15 @@ class Bandwidths(_Record):
 
 
 class Profile(_Record):
-    """All that was measured; ``seconds`` is what measuring took."""
+    """All that was measured; ``seconds`` is what measuring took.
+
+    ``workers`` is None where one worker is all there is.
+    """
 
     compute: ComputeProfile
     bandwidths: Bandwidths
     seconds: float
+    workers: WorkerProfile | None = None
 
     def scaled(self, factor: float) -> "Profile":
         """The same with every second of computing ``factor`` times as long."""
@@ -169,16 +175,18 @@ class Reading:
 
 
 class EpochForecast(_Record):
-    """Predicted seconds of an epoch's training."""
+    """Predicted seconds of an epoch's training; ``allreduce_seconds`` are several workers'."""
 
     prefix_seconds: float
     suffix_seconds: float
     read_seconds: float
+    allreduce_seconds: float = 0.0
 
     @property
     def train_seconds(self) -> float:
         """All of them."""
-        return self.prefix_seconds + self.suffix_seconds + self.read_seconds
+        computing = self.prefix_seconds + self.suffix_seconds
+        return computing + self.read_seconds + self.allreduce_seconds
 
 
 def forecast_epoch(

@@ -1,0 +1,103 @@
+"""An epoch on the workers that its plan asks for, or on as many as are left."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+import torch
+
+from afcore.epoch import decide_first_epoch
+from afcore.errors import WorkerLostError
+from afcore.launch.job import EpochJob
+from afcore.launch.open import num_devices, open_launcher, worker_threads
+from afcore.records import EpochPlan, EpochRecord
+from afcore.runs import Run, read_record
+
+__all__ = ["launch_epoch"]
+
+_log = logging.getLogger(__name__)
+
+
+def launch_epoch(
+    run: Run, epoch: int, attempt: int, *, tries: int = 1, num_workers: int | None = None
+) -> EpochRecord:
+    """Train an epoch on workers of its own; its record, made now or found.
+
+    Args:
+        run: the caller holds its lease.
+        epoch: counted from 1; every epoch before it is done.
+        attempt: the number of this attempt at the run, from 1.
+        tries: how often this attempt has begun the epoch, this time included. From the third time
+            on it has fewer workers: what was lost twice may be lost again.
+        num_workers: instead of what was planned.
+
+    Raises:
+        WorkerLostError: when a worker died, or fewer are left than ``workers.min``.
+        StoppedError: when it was stopped; what was done is committed.
+        AutoFreezeError: as :func:`afcore.epoch.run_epoch`.
+    """
+    found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    if found is not None:
+        return found
+    workers = run.config.workers
+    planned = num_workers or _planned(run, epoch)
+    count = _left(run, planned, tries)
+    if count != planned:
+        _log.warning("epoch %d: %d workers instead of the planned %d", epoch, count, planned)
+    launcher = open_launcher(workers, count)
+    job = EpochJob(
+        run.storage.root,
+        run.record.run_id,
+        epoch,
+        attempt,
+        count,
+        worker_threads(workers),
+        launched=time.time() if count > 1 or workers.launcher != "auto" else None,
+    )
+    launcher.run(job)
+    done = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    assert done is not None
+    return done
+
+
+def _planned(run: Run, epoch: int) -> int:
+    """Of the plan, where there is one; else as decided after the epoch before."""
+    workers = run.config.workers
+    plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
+    if plan is not None:
+        return plan.num_workers
+    if workers.max == 1:
+        return 1
+    if epoch == 1:
+        with _threads(worker_threads(workers)):
+            return decide_first_epoch(run).num_workers
+    before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
+    assert before is not None
+    assert before.next is not None
+    return before.next.num_workers
+
+
+def _left(run: Run, planned: int, tries: int) -> int:
+    workers = run.config.workers
+    most = planned - max(0, tries - 2)
+    if workers.ray_address is None and planned > 1:
+        most = min(most, num_devices())
+    counts = [n for n in run.config.worker_counts if workers.min <= n <= most]
+    if not counts:
+        raise WorkerLostError(
+            f"{most} workers are left, and workers.min is {workers.min}. Start it again when there "
+            "are more, or lower workers.min."
+        )
+    return counts[-1]
+
+
+@contextlib.contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """Compute, and measure, with as many threads as a worker has."""
+    former = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or former)
+        yield
+    finally:
+        torch.set_num_threads(former)

@@ -1,0 +1,80 @@
+"""The launcher of a configuration: opened once in a process, as its start takes time."""
+
+import os
+
+import torch
+
+from afcore.config import WorkersConfig
+from afcore.errors import ConfigError
+from afcore.launch.here import LaunchHere
+from afcore.launch.job import Launcher
+
+__all__ = ["check_devices", "close_launchers", "num_devices", "open_launcher", "worker_threads"]
+
+_opened: dict[tuple[object, ...], Launcher] = {}
+
+
+def open_launcher(workers: WorkersConfig, num_workers: int | None = None) -> Launcher:
+    """The launcher of so many workers (None: of the most).
+
+    Raises:
+        ConfigError: when Ray is not installed, or its address does not answer.
+    """
+    num_workers = workers.max if num_workers is None else num_workers
+    if num_workers == 1 and workers.launcher == "auto":
+        return LaunchHere()
+    key = (workers.launcher, workers.ray_address, workers.max)
+    if key not in _opened:
+        _opened[key] = _open(workers)
+    return _opened[key]
+
+
+def _open(workers: WorkersConfig) -> Launcher:
+    if workers.launcher == "ray":
+        from afcore.launch.ray_train import LaunchWithRay
+
+        return LaunchWithRay(
+            workers.ray_address,
+            max_workers=workers.max,
+            use_gpu=torch.cuda.is_available(),
+        )
+    from afcore.launch.torchrun import LaunchWithTorchrun
+
+    return LaunchWithTorchrun()
+
+
+def close_launchers() -> None:
+    """Give back what the launchers of this process keep."""
+    while _opened:
+        _opened.popitem()[1].close()
+
+
+def worker_threads(workers: WorkersConfig) -> int | None:
+    """CPU threads of each worker; None for as many as there are."""
+    if workers.threads is not None:
+        return workers.threads
+    return 1 if workers.max > 1 else None
+
+
+def num_devices() -> int:
+    """Of this machine: GPUs, or the CPU cores that this process may use."""
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+def check_devices(workers: WorkersConfig) -> None:
+    """Make sure that this machine has a device for each worker.
+
+    Of a cluster with an address this is not asked: it may grow when workers are wanted.
+
+    Raises:
+        ConfigError: when it has fewer.
+    """
+    if workers.ray_address is not None or workers.max == 1:
+        return
+    devices = num_devices()
+    if workers.max > devices:
+        kind = "GPUs" if torch.cuda.is_available() else "CPU cores"
+        raise ConfigError(
+            f"workers.max is {workers.max}, but this machine has {devices} {kind}. Set it to "
+            f"{devices} or less, or give workers.launcher: ray with the address of a cluster."
+        )

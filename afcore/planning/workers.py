@@ -1,0 +1,84 @@
+"""What was measured of workers together: their link, their start, and how they share a machine."""
+
+import math
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["MachineLink", "WorkerProfile"]
+
+_BUCKET_BYTES = 25 * 2**20
+"""Of DistributedDataParallel: each bucket is an all-reduce of its own."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class MachineLink(_Record):
+    """The faster link of workers that share a machine; rings of up to ``num_workers`` use it."""
+
+    num_workers: int = Field(ge=1)
+    latency_seconds: float = Field(ge=0)
+    bytes_per_second: float = Field(gt=0)
+
+
+class WorkerProfile(_Record):
+    """Data-parallel workers, measured.
+
+    Attributes:
+        link_latency_seconds: alpha, of each step of an all-reduce.
+        link_bytes_per_second: beta, of a worker to its neighbour in the ring.
+        startup_seconds: launching an epoch on two workers or more.
+        startup_worker_seconds: the same, for each of them on top.
+        contention: how many times as long one worker computes when n compute at once on its
+            machine, by n; between them interpolated, beyond them as the last.
+        machine: its own link, where workers are spread over machines; else all share one machine.
+        overlap: share of an all-reduce that hides behind the backward pass; 0 is the cautious
+            choice, and what is true where both need the same cores.
+        gradient_bytes: of a parameter's gradient.
+    """
+
+    link_latency_seconds: float = Field(ge=0)
+    link_bytes_per_second: float = Field(gt=0)
+    startup_seconds: float = Field(0.0, ge=0)
+    startup_worker_seconds: float = Field(0.0, ge=0)
+    contention: dict[int, float] = {}
+    machine: MachineLink | None = None
+    overlap: float = Field(0.0, ge=0, le=1)
+    gradient_bytes: int = Field(4, ge=1)
+
+    def allreduce_seconds(self, num_parameters: int, num_workers: int) -> float:
+        """One all-reduce of gradients, as far as nothing hides it.
+
+        A ring takes 2 (n - 1) steps, in each of which every worker sends 1/n of the bytes to its
+        neighbour (Patarasuk and Yuan 2009, JPDC 69(2)); a step takes alpha + bytes / beta (Hockney
+        1994, Parallel Computing 20(3)).
+
+        Args:
+            num_parameters: that train.
+            num_workers: n.
+        """
+        if num_workers == 1:
+            return 0.0
+        latency, speed = self.link_latency_seconds, self.link_bytes_per_second
+        if self.machine and num_workers <= self.machine.num_workers:
+            latency, speed = self.machine.latency_seconds, self.machine.bytes_per_second
+        num_bytes = num_parameters * self.gradient_bytes
+        steps = 2 * (num_workers - 1)
+        buckets = math.ceil(num_bytes / _BUCKET_BYTES)
+        seconds = steps / num_workers * num_bytes / speed + steps * latency * buckets
+        return (1 - self.overlap) * seconds
+
+    def start_seconds(self, num_workers: int) -> float:
+        """Launching an epoch; one worker needs no launching."""
+        if num_workers == 1:
+            return 0.0
+        return self.startup_seconds + num_workers * self.startup_worker_seconds
+
+    def slowdown(self, num_workers: int) -> float:
+        """Times as long as alone that a worker computes."""
+        together = min(num_workers, self.machine.num_workers) if self.machine else num_workers
+        known = {1: 1.0} | self.contention
+        counts = sorted(known)
+        return float(np.interp(together, counts, [known[n] for n in counts]))

@@ -6,7 +6,7 @@ and nothing is trained.
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from afcore.cache import RunCache
 from afcore.config import Config
@@ -23,9 +23,9 @@ from afcore.planning.forecast import (
 )
 from afcore.planning.timing import Profile
 from afcore.prices import resolve_prices
-from afcore.report import CompareReport, RunReport
 from afcore.runs import Run, identify_run
 from afcore.storage import Storage
+from afcore.traces import load_recorded
 
 __all__ = ["PlanReport", "load_trace", "preview_run"]
 
@@ -107,23 +107,7 @@ def load_trace(path: Path) -> list[list[int]]:
     Raises:
         ConfigError: when the file is no report.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--trace {path}: cannot be read: {error}") from error
-    try:
-        runs = [RunReport.model_validate_json(text)]
-    except ValidationError:
-        try:
-            runs = CompareReport.model_validate_json(text).runs
-        except ValidationError as error:
-            raise ConfigError(
-                f"--trace {path}: is no report of autofreeze run or compare"
-            ) from error
-    frozen = [run for run in runs if run.mode != "full"]
-    if not frozen:
-        raise ConfigError(f"--trace {path}: holds runs in mode full only, which freeze nothing")
-    return recorded_trace(frozen[0])
+    return recorded_trace(load_recorded(path))
 
 
 def _forecasts(

@@ -41,6 +41,9 @@ Overrides = Annotated[
 ReportPath = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON")
 ]
+FigurePath = Annotated[
+    Path | None, typer.Option("--figure", metavar="FILE", help="Draw time against cost, as PNG")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Train anew, even what is recorded as done")]
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://...")]
 DEFAULT_STORE = ".autofreeze/store"
@@ -173,6 +176,37 @@ def replay_command(
 
     with _exit_codes():
         replay_report(report, policy, overrides or [], _wide())
+
+
+@app.command("simulate")
+def simulate_command(
+    cluster: Annotated[
+        str, typer.Option(metavar="FILE", help="YAML, or the name of one in infra/clusters")
+    ],
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT", help="JSON of run or compare whose boundaries are followed"),
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="YAML, or the name of one in infra/workloads"),
+    ] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(min=1, help="Examples of a step over all workers")
+    ] = None,
+    report: ReportPath = None,
+    figure: FigurePath = None,
+) -> None:
+    """Predict time and cost of a recorded training on a described cluster, in every mode.
+
+    Nothing is measured or trained. Without --trace the boundaries are those of a recorded run of
+    the paper's policy that comes with the package.
+    """
+    with _exit_codes():
+        _check_writable(report)
+        from pipelines.cli_simulate import simulate_report
+
+        simulate_report(cluster, trace, workload, global_batch, report, figure, _wide())
 
 
 @cache_app.command("ls")

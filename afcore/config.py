@@ -334,8 +334,8 @@ class PricesConfig(_Section):
     egress_usd_per_gb: float | None = Field(
         None,
         ge=0,
-        description="one GB that leaves the store's cloud; default: the same, else 0; runs read "
-        "within it, so only `simulate` charges it",
+        description="one GB read by workers that are not in the store's cloud; default: 0, as for "
+        "workers beside it; the table has the clouds' prices",
     )
 
 

@@ -6,14 +6,16 @@ and nothing is trained.
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from afcore.cache import RunCache
 from afcore.config import Config
 from afcore.decide import epoch_work, measure_profile, place_set
 from afcore.errors import ConfigError
+from afcore.planning.alternatives import EpochAlternatives, weigh_workers
 from afcore.planning.forecast import (
     BoundaryForecast,
+    Resources,
     RunForecast,
     RunWork,
     forecast_boundaries,
@@ -23,9 +25,9 @@ from afcore.planning.forecast import (
 )
 from afcore.planning.timing import Profile
 from afcore.prices import resolve_prices
-from afcore.report import CompareReport, RunReport
 from afcore.runs import Run, identify_run
 from afcore.storage import Storage
+from afcore.traces import load_recorded
 
 __all__ = ["PlanReport", "load_trace", "preview_run"]
 
@@ -42,6 +44,7 @@ class PlanReport(BaseModel):
         epochs: of the training.
         profile: what was measured.
         boundaries: an epoch at each boundary.
+        workers: an epoch at each boundary by number of workers; empty where there is but one.
         runs: each mode, at both ends of what the policy may decide, or along a given trace.
         notes: what a reader should know.
     """
@@ -54,12 +57,16 @@ class PlanReport(BaseModel):
     epochs: int
     profile: Profile
     boundaries: list[BoundaryForecast]
+    workers: list[EpochAlternatives]
     runs: list[RunForecast]
     notes: list[str]
 
 
 def preview_run(
-    config: Config, modes: list[str], recorded: list[list[int]] | None = None
+    config: Config,
+    modes: list[str],
+    recorded: list[list[int]] | None = None,
+    resources: Resources | None = None,
 ) -> PlanReport:
     """Profile, and predict each mode.
 
@@ -67,6 +74,7 @@ def preview_run(
         config: of the training; its mode does not matter.
         modes: to predict.
         recorded: a trace to follow beside the two ends.
+        resources: workers that may be used; None: one.
 
     Raises:
         UserError: for data, a model, a store or settings that cannot be used.
@@ -89,6 +97,10 @@ def preview_run(
         statistics=config.freezing.keeps_statistics,
         existing=[k for k in range(split.num_blocks) if cache.has(k, run.record.weights)],
     )
+    prices = resolve_prices(config.prices)
+    resources = resources or Resources(batch_size=config.training.batch_size)
+    several = resources.max_workers > 1
+    caches = cache.allowed and config.cache.mode != "off"
     return PlanReport(
         model=config.model.name,
         num_blocks=split.num_blocks,
@@ -96,7 +108,8 @@ def preview_run(
         epochs=config.training.epochs,
         profile=profile,
         boundaries=forecast_boundaries(profile, work),
-        runs=_forecasts(config, modes, recorded, profile, work, cache.allowed),
+        workers=weigh_workers(profile, work, resources, prices, caches=caches) if several else [],
+        runs=_forecasts(config, modes, recorded, profile, work, resources, cache.allowed),
         notes=_notes(run, work),
     )
 
@@ -107,23 +120,7 @@ def load_trace(path: Path) -> list[list[int]]:
     Raises:
         ConfigError: when the file is no report.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--trace {path}: cannot be read: {error}") from error
-    try:
-        runs = [RunReport.model_validate_json(text)]
-    except ValidationError:
-        try:
-            runs = CompareReport.model_validate_json(text).runs
-        except ValidationError as error:
-            raise ConfigError(
-                f"--trace {path}: is no report of autofreeze run or compare"
-            ) from error
-    frozen = [run for run in runs if run.mode != "full"]
-    if not frozen:
-        raise ConfigError(f"--trace {path}: holds runs in mode full only, which freeze nothing")
-    return recorded_trace(frozen[0])
+    return recorded_trace(load_recorded(path))
 
 
 def _forecasts(
@@ -132,6 +129,7 @@ def _forecasts(
     recorded: list[list[int]] | None,
     profile: Profile,
     work: RunWork,
+    resources: Resources,
     cacheable: bool,
 ) -> list[RunForecast]:
     freezing, epochs = config.freezing, config.training.epochs
@@ -154,6 +152,7 @@ def _forecasts(
             case=case,
             cache_mode=config.cache.mode if cacheable else "off",
             prices=resolve_prices(config.prices),
+            resources=resources,
         )
         for mode in modes
         for case, trace in (never if mode == "full" else decided).items()

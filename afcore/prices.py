@@ -20,6 +20,7 @@ SHIPPED = Path(__file__).parent.parent / "infra"
 """Tables and descriptions that come with the package: beside it in a checkout and when installed.
 """
 
+_EGRESS = "egress_usd_per_gb"
 _DEFAULT = Prices(
     gpu_hour_usd=1.0,
     storage_gb_month_usd=0.023,
@@ -110,7 +111,8 @@ def _of_gpu(config: PricesConfig) -> dict[str, float]:
             "prices.table."
         )
     store = table.stores.get(config.gpu.partition("/")[0])
-    prices = {} if store is None else store.model_dump(exclude={"as_of", "source"})
+    # Egress is for workers elsewhere; only who has them can say so.
+    prices = {} if store is None else store.model_dump(exclude={*_Entry.model_fields, _EGRESS})
     return prices if hour is None else prices | {"gpu_hour_usd": hour}
 
 

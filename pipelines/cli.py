@@ -41,6 +41,9 @@ Overrides = Annotated[
 ReportPath = Annotated[
     Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON")
 ]
+FigurePath = Annotated[
+    Path | None, typer.Option("--figure", metavar="FILE", help="Draw time against cost, as PNG")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Train anew, even what is recorded as done")]
 StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://...")]
 DEFAULT_STORE = ".autofreeze/store"
@@ -130,6 +133,7 @@ def plan(
         Path | None,
         typer.Option(metavar="FILE", help="Predict for the boundaries of this recorded report too"),
     ] = None,
+    figure: FigurePath = None,
 ) -> None:
     """Predict seconds, bytes and dollars of a training before they are spent.
 
@@ -142,13 +146,18 @@ def plan(
         _check_writable(report)
         set_defaults()
         from afcore.preview import load_trace, preview_run
-        from pipelines.plan_table import boundary_table, run_table
+        from pipelines.plan_table import boundary_table, choices, run_table, workers_table
 
         recorded = load_trace(trace) if trace is not None else None
         with _console.status("Measuring a few batches"):
             found = preview_run(resolved, wanted, recorded)
         _write(report, found.model_dump(mode="json"))
-        _wide().print(boundary_table(found), run_table(found))
+        _wide().print(boundary_table(found))
+        if found.workers:
+            _wide().print(workers_table(found))
+        _wide().print(run_table(found))
+        if figure is not None:
+            _draw_plan(figure, choices(found))
         for note in found.notes:
             _console.print(note, markup=False)
 
@@ -173,6 +182,37 @@ def replay_command(
 
     with _exit_codes():
         replay_report(report, policy, overrides or [], _wide())
+
+
+@app.command("simulate")
+def simulate_command(
+    cluster: Annotated[
+        str, typer.Option(metavar="FILE", help="YAML, or the name of one in infra/clusters")
+    ],
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT", help="JSON of run or compare whose boundaries are followed"),
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="YAML, or the name of one in infra/workloads"),
+    ] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(min=1, help="Examples of a step over all workers")
+    ] = None,
+    report: ReportPath = None,
+    figure: FigurePath = None,
+) -> None:
+    """Predict time and cost of a recorded training on a described cluster, in every mode.
+
+    Nothing is measured or trained. Without --trace the boundaries are those of a recorded run of
+    the paper's policy that comes with the package.
+    """
+    with _exit_codes():
+        _check_writable(report)
+        from pipelines.cli_simulate import simulate_report
+
+        simulate_report(cluster, trace, workload, global_batch, report, figure, _wide())
 
 
 @cache_app.command("ls")
@@ -313,6 +353,17 @@ def _check_writable(report: Path | None) -> None:
 def _write(report: Path | None, result: dict[str, Any]) -> None:
     if report is not None:
         report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _draw_plan(path: Path, choices: Any) -> None:
+    from afcore.figures import pareto_figure
+
+    if not choices:
+        raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")
+    try:
+        pareto_figure(choices).savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--figure {path}: cannot be written: {error}") from error
 
 
 def _show_comparison(result: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ OWN = {
         "ours/b200": {"on_demand_usd": 7.0, "as_of": "2026-01", "source": "our contract"},
     }
 }
-S3 = (0.023, 0.005, 0.0004, 0.09)
+S3 = (0.023, 0.005, 0.0004, 0.0)
 
 
 @pytest.fixture
@@ -33,10 +33,11 @@ def own(tmp_path: Path) -> str:
         ({"gpu_hour_usd": 2.0, "get_usd_per_1000": 0}, Prices(2.0, 0.023, 0.005, 0.0, 0.0)),
         ({"gpu": "aws/h100"}, Prices(6.88, *S3)),
         ({"gpu": "aws/h100", "spot": True}, Prices(2.25, *S3)),
-        ({"gpu": "gcp/p100"}, Prices(1.46, 0.02, 0.005, 0.0004, 0.12)),
+        ({"gpu": "gcp/p100"}, Prices(1.46, 0.02, 0.005, 0.0004, 0.0)),
         # No store of its own: the round figures.
         ({"gpu": "lambda/h100"}, Prices(2.99, 0.023, 0.005, 0.0004, 0.0)),
         ({"gpu": "aws/h100", "gpu_hour_usd": 3.0}, Prices(3.0, *S3)),
+        ({"egress_usd_per_gb": 0.09}, Prices(1.0, 0.023, 0.005, 0.0004, 0.09)),
         ({"gpu": "aws/l4", "spot": True, "gpu_hour_usd": 0.3}, Prices(0.3, *S3)),
     ],
 )

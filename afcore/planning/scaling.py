@@ -185,6 +185,7 @@ def forecast_workers(
         bytes_stored=written,
         puts=_objects(profile, written) + objects,
         gets=read + objects,
+        egress_bytes=num_workers * work.reading.store_bytes if read_boundary else 0,
     )
     return forecast.model_copy(update={"cost_usd": cost_usd(usage, prices)})
 

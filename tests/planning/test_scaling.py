@@ -168,3 +168,6 @@ def test_each_worker_opens_the_set() -> None:
     one, four = (forecast([3], n, read_boundary=3, prices=prices).cost_usd for n in (1, 4))
     assert one == pytest.approx(5 + 12)  # the set's objects, and the checkpoint's
     assert four == pytest.approx(4 * 5 + 12)
+    egress = Prices(0.0, 0.0, 0.0, 0.0, egress_usd_per_gb=1e9)  # a dollar for each byte
+    assert forecast([3], 4, read_boundary=3, prices=egress).cost_usd == pytest.approx(4 * 2000)
+    assert forecast([3], 4, prices=egress).cost_usd == 0

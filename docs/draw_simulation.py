@@ -1,0 +1,92 @@
+"""Write the tables of ``docs/simulation.md`` and draw ``docs/simulation.png``.
+
+Run as ``python docs/draw_simulation.py``. A test compares both with what the code gives.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from afcore.figures import simulation_figure
+from afcore.planning.simulate import Simulation
+from pipelines.cli_simulate import TRACE, simulate_file
+from pipelines.simulate_table import MODE_COLUMNS, mode_rows, workers_columns, workers_rows
+
+__all__ = ["CASES", "PAGE", "PICTURE", "page", "points"]
+
+PAGE = Path(__file__).parent / "simulation.md"
+PICTURE = Path(__file__).parent / "simulation.png"
+CASES = {
+    "paper": ("paper-p100", "bert-base-agnews"),
+    "bert-large": ("h100-8x8", "bert-large-agnews"),
+    "decoder-8b": ("h100-8x8", "decoder-8b"),
+}
+
+
+def page(text: str) -> str:
+    """The page with what stands between its markers written anew."""
+    for name, (cluster, workload) in CASES.items():
+        found, (of_cluster, of_workload) = simulate_file(cluster, TRACE, workload)
+        parts = [
+            f"{of_cluster}\n\n{of_workload}\n\nUS$ {found.gpu_hour_usd:g} a GPU-hour, batch "
+            f"{found.batch_size}. {' '.join(found.notes)}",
+            _table(MODE_COLUMNS, mode_rows(found)),
+            "Minutes and dollars with fewer workers at most (the ratios above are of `full` on "
+            f"{found.of('full').max_workers}):",
+            _table(workers_columns(), workers_rows(found)),
+        ]
+        text = _between(text, name, "\n\n".join(parts))
+    return _between(text, "ratios", _ratios())
+
+
+def points() -> str:
+    """What the picture shows."""
+    return "\n".join(found.model_dump_json() for found in _simulations())
+
+
+def _simulations() -> list[Simulation]:
+    return [simulate_file(cluster, TRACE, workload)[0] for cluster, workload in CASES.values()]
+
+
+def _ratios() -> str:
+    found = simulate_file(CASES["paper"][0], TRACE, CASES["paper"][1])[0]
+    time, cost = found.of("performance"), found.of("efficiency")
+    first = time.epoch_seconds[0] / sum(found.of("full").epoch_seconds)
+    rows = [
+        ("`performance`: times faster", "4.38x", f"{time.speedup:.2f}x"),
+        ("`efficiency`: times cheaper", "5.03x", f"{cost.saving:.2f}x"),
+    ]
+    return (
+        _table(("than `full` on 64 GPUs", "paper", "ours, predicted"), rows)
+        + f"\n\nIn our trace nothing freezes before the end of the first epoch, which alone is "
+        f"{100 * first:.0f} % of `full`: whatever comes after it, no more than {1 / first:.2f}x is "
+        "to be had."
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    lines.insert(1, "|" + "---|" * len(columns))
+    return "\n".join(lines)
+
+
+def _between(text: str, name: str, content: str) -> str:
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    written, count = re.subn(
+        pattern, lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"docs/simulation.md must have the markers of {name!r} once")
+    return written
+
+
+def main() -> None:
+    """Write the page and draw the picture."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    figure = simulation_figure(_simulations())
+    figure.savefig(PICTURE, dpi=110, metadata={"Description": points()})
+    print(f"{PAGE.name}, {PICTURE.name}")
+
+
+if __name__ == "__main__":
+    main()

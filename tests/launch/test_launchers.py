@@ -81,7 +81,8 @@ def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[
         process.communicate(timeout=60)
         # After a kill Ray's two agents look for the rest of the cluster for a minute.
         watched = [pid for pid, name in names.items() if name not in RAY_AGENTS]
-        wait_for(lambda: are_gone(watched), 30)
+        wait_for(lambda: are_gone(worker_pids(folder)), 10)
+        wait_for(lambda: are_gone(watched), 60)
     finally:
         for child in [process, *descendants]:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -60,7 +60,7 @@ class WorkerLines:
         self.endings: dict[int, tuple[float, Ending]] = {}
         self.lost: dict[int, float] = {}
         self._told = False
-        self._closing = False
+        self._closing, self._closed = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._lines: list[_Line] = []
         # In this thread's context, so that Prefect knows which task log records belong to.
@@ -69,7 +69,8 @@ class WorkerLines:
         )
 
     def __enter__(self) -> "WorkerLines":
-        self._selector.register(self._server, selectors.EVENT_READ, None)
+        for end in (self._server, self._closed):
+            self._selector.register(end, selectors.EVENT_READ)
         self._thread.start()
         return self
 
@@ -79,27 +80,33 @@ class WorkerLines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closing = True
+        self._closing.close()
         self._thread.join()
+        self._closed.close()
         for line in self._lines:
             line.socket.close()
         self._server.close()
         self._selector.close()
 
     def _serve(self) -> None:
+        closing = False
         while True:
-            closing = self._closing  # read before the last look at what has come
-            for key, _ in self._selector.select(0 if closing else _POLL_SECONDS):
-                if key.data is None:
+            ready = self._selector.select(0 if closing else _POLL_SECONDS)
+            if closing and not ready:  # all that had come before is read
+                return
+            for key, _ in ready:
+                if key.fileobj is self._closed:
+                    closing = True
+                    self._selector.unregister(self._closed)
+                elif key.data is None:
                     self._accept()
                 else:
                     self._read(key.data)
-            if closing:
-                return
             if stop_requested() and not self._told:
                 self._told = True
                 for line in self._lines:
-                    line.tell_stop()
+                    if line.rank is not None:
+                        line.tell_stop()
 
     def _accept(self) -> None:
         line = _Line(self._server.accept()[0])
@@ -112,10 +119,8 @@ class WorkerLines:
         except OSError:
             data = b""
         *messages, line.rest = (line.rest + data).split(b"\n")
-        for message in messages:
-            if not self._take(line, json.loads(message)):
-                data = b""
-                break
+        if not all(self._take(line, message) for message in messages):
+            data = b""  # not a worker of ours
         if not data:
             self._selector.unregister(line.socket)
             self._lines.remove(line)
@@ -123,14 +128,17 @@ class WorkerLines:
             if line.rank is not None and line.rank not in self.endings:
                 self.lost[line.rank] = time.monotonic()
 
-    def _take(self, line: "_Line", message: dict[str, Any]) -> bool:
+    def _take(self, line: "_Line", text: bytes) -> bool:
         if line.rank is None:
-            if not hmac.compare_digest(str(message.get("secret")), self.address.secret):
+            secret, _, rank = text.partition(b" ")
+            if not hmac.compare_digest(secret, self.address.secret.encode()):
                 return False
-            line.rank = int(message["rank"])
+            line.rank = int(rank)
             if self._told:
                 line.tell_stop()
-        elif "ending" in message:
+            return True
+        message = json.loads(text)
+        if "ending" in message:
             self.endings[line.rank] = time.monotonic(), Ending(**message["ending"])
         else:
             _log_here(line.rank, **message["log"])
@@ -172,7 +180,7 @@ def connect(address: LineAddress, rank: int) -> Callable[[Ending], None]:
         with sending, contextlib.suppress(OSError):  # the listening thread ends this process
             connection.sendall(json.dumps(message).encode() + b"\n")
 
-    send({"secret": address.secret, "rank": rank})
+    connection.sendall(f"{address.secret} {rank}\n".encode())
     threading.Thread(target=_listen, args=(connection,), daemon=True, name="line").start()
     logger = logging.getLogger("afcore")
     logger.handlers = [_UpTheLine(send)]

@@ -10,6 +10,8 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,6 +27,7 @@ from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
 __all__ = ["LaunchWithRay"]
 
 _ANSWER_SECONDS = 5.0
+_RAY_ANSWER_SECONDS = 15.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # nothing of ours goes through it
 
 _SETTINGS = {
@@ -37,12 +40,8 @@ _SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# The first is for other systems: by it Ray binds to the loopback interface here too.
-_ONLY_HERE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # When this process is killed, Ray's agents look for the rest of the cluster this long.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
-}
+# By this switch for other systems Ray binds to the loopback interface here too.
+_ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 # What workers of other machines get of this process's environment; credentials they have there.
 _SHARED_VARIABLES = (
@@ -75,6 +74,8 @@ class LaunchWithRay:
         if address is not None:
             _check_address(address)
         self._ray = _import_ray()
+        if address is not None:
+            _check_ray_answers(address)
         self._local = address is None
         self._use_gpu = use_gpu
         self._folder = tempfile.mkdtemp(prefix="autofreeze-ray-")
@@ -200,3 +201,21 @@ def _check_address(address: str) -> None:
         raise ConfigError(
             f"Ray address {address!r} does not answer ({error}). Is the cluster up?"
         ) from error
+
+
+def _check_ray_answers(address: str) -> None:
+    """Ask in another process, as Ray ends the one in which it gets no answer."""
+    command = [sys.executable, "-c", "import ray, sys; ray.init(sys.argv[1])", address]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_RAY_ANSWER_SECONDS, check=False
+        )
+        failed = done.returncode != 0
+        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    except subprocess.TimeoutExpired:
+        failed, reason = True, f"no answer in {_RAY_ANSWER_SECONDS:.0f} s"
+    if failed:
+        raise ConfigError(
+            f"Ray address {address!r}: there is no cluster to join ({reason}). Run this on a "
+            f"machine of the cluster, with the same versions of Ray and Python."
+        )

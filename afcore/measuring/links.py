@@ -38,7 +38,7 @@ class LinkMeasurement:
     Attributes:
         num_workers: that were measured.
         latency_seconds: alpha, of one message.
-        bytes_per_second: beta, of one link; infinite when size makes no difference.
+        bytes_per_second: beta, of one link; beyond any real one when size makes no difference.
         startup_seconds: from the launch of a job to its end, when its workers only join.
         contention: how many times longer a fixed work takes in each of all workers at once than
             in one alone; 1 when they do not disturb each other.

@@ -20,7 +20,8 @@ from afcore.launch.job import Launcher
 from tests.launch.parent import job_of, open_launcher
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["torchrun", "ray"]
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+NAMES = ["torchrun", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -75,9 +76,13 @@ def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[
     try:
         worker_pids(folder)
         descendants = psutil.Process(process.pid).children(recursive=True)
+        names = {child.pid: "".join(child.cmdline()).strip() for child in descendants}
         yield process
         process.communicate(timeout=60)
-        wait_for(lambda: are_gone([child.pid for child in descendants]), 20)
+        # After a kill Ray's two agents look for the rest of the cluster for a minute.
+        watched = [pid for pid, name in names.items() if name not in RAY_AGENTS]
+        wait_for(lambda: are_gone(worker_pids(folder)), 10)
+        wait_for(lambda: are_gone(watched), 60)
     finally:
         for child in [process, *descendants]:
             with contextlib.suppress(psutil.NoSuchProcess):

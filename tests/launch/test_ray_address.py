@@ -1,0 +1,36 @@
+"""What can be wrong with Ray is said before any training."""
+
+import socket
+import sys
+import time
+
+import pytest
+
+from afcore.errors import ConfigError
+from afcore.launch.ray_train import LaunchWithRay
+from tests.conftest import free_port
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1", "host:port"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected host:port"):
+        LaunchWithRay(address)
+
+
+def test_an_address_where_nobody_listens() -> None:
+    with pytest.raises(ConfigError, match="does not answer"):
+        LaunchWithRay(f"127.0.0.1:{free_port()}")
+
+
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r'pip install "autofreeze\[ray\]"'):
+        LaunchWithRay()
+
+
+def test_an_address_where_something_else_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match="Ray"):
+            LaunchWithRay(f"127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - began < 30

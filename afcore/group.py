@@ -209,7 +209,7 @@ class Suffix:
         gc.collect()
         self._wrapped = DistributedDataParallel(
             _Logits(self._split),
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             init_sync=False,  # every worker has loaded, or computed, the same
         )
@@ -229,7 +229,7 @@ class Suffix:
         without: contextlib.AbstractContextManager[None] = self._wrapped.no_sync()
         return without
 
-    def _reduce(self, group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+    def _reduce(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         self.bytes_reduced += bucket.buffer().nbytes
         return allreduce_hook(group, bucket)
 

@@ -8,6 +8,7 @@ from prefect import flow
 from afcore.config import Config
 from afcore.digest import recipe_digest
 from afcore.figures import accuracy_cost_figure
+from afcore.launch.open import close_launchers
 from afcore.report import CompareReport, RunReport, compare_report
 from afcore.tracking import Tracker
 from pipelines.environment import configure_logging
@@ -56,6 +57,8 @@ def compare(
     except BaseException:
         tracker.finish(parent, "FAILED")
         raise
+    finally:
+        close_launchers()
     tracker.finish(parent)
     return {**comparison.model_dump(mode="json", by_alias=True), "recorded": recorded}
 

@@ -11,13 +11,15 @@ from typing import Any
 from prefect import flow, task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
+from prefect.runtime import task_run
 from prefect.states import State
 from prefect.tasks import Task
 
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
-from afcore.epoch import run_epoch
-from afcore.errors import AutoFreezeError, StoreUnreachableError
+from afcore.errors import AutoFreezeError, StoreUnreachableError, WorkerLostError
+from afcore.launch.epoch import launch_epoch
+from afcore.launch.open import check_devices, close_launchers, open_launcher
 from afcore.lease import Lease
 from afcore.publish import finished_report
 from afcore.publish import publish as publish_run
@@ -46,14 +48,18 @@ def _epoch_cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> st
 
 
 def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Errors of our own say that trying again cannot help, but for a store that was away."""
+    """Errors of our own say that trying again cannot help, but for what was lost on the way."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StoreUnreachableError) or not isinstance(error, AutoFreezeError)
+    lost = isinstance(error, StoreUnreachableError | WorkerLostError)
+    return lost or not isinstance(error, AutoFreezeError)
 
 
 @task(name="prepare", task_run_name="prepare", persist_result=False)
 def prepare(config: Config) -> dict[str, Any]:
-    """Tokenize the data, look at the model, name the run."""
+    """Look for workers, tokenize the data, look at the model, name the run."""
+    check_devices(config.workers)
+    if config.mode not in PEER_MODES:
+        open_launcher(config.workers)
     storage = Storage(config.store)
     storage.check()
     return identify_run(config, storage).model_dump(mode="json")
@@ -84,7 +90,7 @@ def train_epoch(
         ``checkpoint_uri`` of the new checkpoint and the epoch's headline figures.
     """
     run = open_run(store, run_id)
-    record = run_epoch(run, epoch, attempt)
+    record = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
     key = run.epoch_key(epoch, "checkpoint")
     checkpoint = read_record(run.storage, key, CheckpointRecord)
     assert checkpoint is not None
@@ -167,6 +173,9 @@ def finetune(
         except BaseException as error:
             tracker.finish(mlflow_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
+        finally:
+            if parent_mlflow_run_id is None:
+                close_launchers()
         tracker.finish(mlflow_run_id)
     return report
 

@@ -1,0 +1,105 @@
+"""Epochs on several workers: the numbers of one, whatever their count, and what they share."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from afcore.activations.sets import list_sets
+from afcore.config import Config, parse_config
+from afcore.launch.epoch import launch_epoch
+from afcore.launch.open import close_launchers
+from afcore.records import CheckpointRecord
+from afcore.runs import Run, begin_run, identify_run, read_record, run_lease
+from afcore.storage import Storage
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _close() -> Iterator[None]:
+    yield
+    close_launchers()
+
+
+@pytest.fixture
+def without_dropout(tiny_bert: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_bert.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any], without_dropout: Path) -> Config:
+    """Boundaries move by a schedule, within epochs too; sets in fp32; an uneven last batch."""
+    tiny_config["model"]["name"] = str(without_dropout)
+    tiny_config["freezing"] = {"policy": "linear", "depth": 2, "intervals_per_epoch": 3}
+    tiny_config["cache"] = {"mode": "on", "dtype": "fp32", "share": False}
+    tiny_config["workers"] = {"max": 2}
+    return parse_config(tiny_config, source="test")
+
+
+def train(config: Config, store: Path, counts: list[int], **settings: Any) -> Run:
+    config = config.replace(store=str(store), **settings)
+    storage = Storage(config.store)
+    record = identify_run(config, storage)
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record)
+        for epoch, count in enumerate(counts, start=1):
+            launch_epoch(run, epoch, lease.number, num_workers=count)
+    return run
+
+
+def checkpoints(run: Run) -> list[CheckpointRecord]:
+    found = [
+        read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+        for epoch in range(1, run.config.training.epochs + 1)
+    ]
+    return [record for record in found if record is not None]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for part, digest in checkpoints(run)[-1].parts.items():
+        found = load(run.storage.get(f"{run.parts_folder}/{digest}.safetensors"))
+        tensors |= {f"{part}/{name}": tensor for name, tensor in found.items()}
+    return tensors
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing_but_the_time(config: Config, tmp_path: Path) -> None:
+    alone = train(config, tmp_path / "alone", [1, 1, 1])
+    elastic = train(config, tmp_path / "elastic", [1, 2, 1])
+    together = train(config, tmp_path / "together", [2, 2, 2])
+    expected = checkpoints(alone)
+    assert len(alone.data().train) % config.training.batch_size not in (0, 1)
+    assert any(len({step.boundary for step in record.steps}) > 1 for record in expected)
+    assert [c.report.num_workers for c in checkpoints(elastic)] == [1, 2, 1]
+    assert [c.report.read_from for c in expected] == ["tokens", "tokens", "activations@1"]
+    for run in (elastic, together):
+        for theirs, ours in zip(checkpoints(run), expected, strict=True):
+            assert [s.boundary for s in theirs.steps] == [s.boundary for s in ours.steps]
+            assert [s.learning_rate for s in theirs.steps] == [s.learning_rate for s in ours.steps]
+            losses = [[s.loss for s in record.steps] for record in (theirs, ours)]
+            np.testing.assert_allclose(*losses, atol=2e-5, rtol=0)
+            assert theirs.report.activation_bytes_read == ours.report.activation_bytes_read
+        after, before = weights(run), weights(alone)
+        assert after.keys() == before.keys()
+        for name, tensor in after.items():
+            torch.testing.assert_close(tensor, before[name], atol=2e-4, rtol=1e-3)
+    sets = [
+        sorted(list_sets(run.storage), key=lambda s: s.manifest.boundary)
+        for run in (alone, together)
+    ]
+    assert [s.manifest.boundary for s in sets[0]] == [1]
+    for theirs, ours in zip(*sets, strict=True):
+        assert theirs.manifest.shards[0].num_rows == ours.manifest.shards[0].num_rows
+        assert not theirs.verify()

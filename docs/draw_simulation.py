@@ -7,8 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from afcore.cluster import load_cluster, load_workload
 from afcore.figures import simulation_figure
-from afcore.planning.simulate import Simulation
+from afcore.planning.forecast import possible_traces
+from afcore.planning.simulate import Simulation, simulate
+from afcore.prices import resolve_prices
 from pipelines.cli_simulate import TRACE, simulate_file
 from pipelines.simulate_table import MODE_COLUMNS, mode_rows, workers_columns, workers_rows
 
@@ -49,18 +52,38 @@ def _simulations() -> list[Simulation]:
 
 
 def _ratios() -> str:
-    found = simulate_file(CASES["paper"][0], TRACE, CASES["paper"][1])[0]
-    time, cost = found.of("performance"), found.of("efficiency")
-    first = time.epoch_seconds[0] / sum(found.of("full").epoch_seconds)
+    name, workload = CASES["paper"]
+    found = simulate_file(name, TRACE, workload)[0]
+    cluster, job = load_cluster(name), load_workload(workload)
+    ends = possible_traces(
+        "gradient_norm", num_blocks=job.num_blocks, depth=None, patience=1, epochs=4, intervals=5
+    )
+    prices = resolve_prices(cluster.prices)
+    earliest = simulate(cluster, job, ends["all freezes at once"], job.num_blocks, prices)
     rows = [
-        ("`performance`: times faster", "4.38x", f"{time.speedup:.2f}x"),
-        ("`efficiency`: times cheaper", "5.03x", f"{cost.saving:.2f}x"),
+        (
+            f"`{mode}`: times {word}",
+            published,
+            *(f"{getattr(one.of(mode), ratio):.2f}x" for one in (found, earliest)),
+        )
+        for mode, word, published, ratio in (
+            ("performance", "faster", "4.38x", "speedup"),
+            ("efficiency", "cheaper", "5.03x", "saving"),
+        )
     ]
+    columns = (
+        "than `full` on 64 GPUs",
+        "paper",
+        "ours, predicted, recorded trace",
+        "ours, predicted, if all froze at the first decision",
+    )
+    first = found.of("performance").epoch_seconds[0] / found.of("full").seconds
     return (
-        _table(("than `full` on 64 GPUs", "paper", "ours, predicted"), rows)
-        + f"\n\nIn our trace nothing freezes before the end of the first epoch, which alone is "
-        f"{100 * first:.0f} % of `full`: whatever comes after it, no more than {1 / first:.2f}x is "
-        "to be had."
+        _table(columns, rows)
+        + f"\n\nIn the recorded trace nothing freezes before the end of the first epoch, which "
+        f"alone is {100 * first:.0f} % of `full`: whatever comes after it, no more than "
+        f"{1 / first:.2f}x is to be had. The last column is an upper end that a "
+        "median does not reach: it lets at most half of the blocks go at a decision."
     )
 
 

@@ -88,7 +88,7 @@ def run_table(plan: PlanReport) -> Table:
         reads = [str(epoch.read_boundary) for epoch in run.epochs if epoch.read_boundary]
         table.add_row(
             run.mode,
-            run.case,
+            run.case + ("" if run.feasible else " (not within what is allowed)"),
             f"{run.train_seconds:.1f}",
             f"{run.materialize_seconds:.1f}",
             f"{run.other_seconds:.1f}",

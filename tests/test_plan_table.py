@@ -59,6 +59,22 @@ def test_workers_of_each_epoch(plan: PlanReport) -> None:
     assert "│ 4, 1, 1 │" in printed(run_table(plan))
 
 
+def test_a_deadline_that_cannot_be_kept_is_marked(plan: PlanReport) -> None:
+    late = forecast_run(
+        plan.profile,
+        RUN,
+        [[0], [3]],
+        mode="performance",
+        case="a test",
+        cache_mode="auto",
+        prices=PRICES,
+        resources=Resources(max_workers=4, batch_size=12, deadline_seconds=1.0),
+    )
+    table = run_table(plan.model_copy(update={"runs": [late]}))
+    assert "a test (not within what is allowed)" in printed(table)
+    assert "not within" not in printed(run_table(plan))
+
+
 def test_the_figure_marks_what_is_chosen(plan: PlanReport, tmp_path: Path) -> None:
     found = choices(plan)
     assert [choice.name for choice in found] == [

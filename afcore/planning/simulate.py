@@ -129,7 +129,7 @@ def simulate(
 
 def scale_trace(trace: Trace, recorded_blocks: int, num_blocks: int) -> list[list[int]]:
     """Boundaries of a model with other many blocks: the same share of those that may freeze."""
-    most, recorded_most = num_blocks - 1, recorded_blocks - 1
+    most, recorded_most = num_blocks - 1, max(1, recorded_blocks - 1)  # the last never freezes
     return [[boundary * most // recorded_most for boundary in epoch] for epoch in trace]
 
 

@@ -69,6 +69,8 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
         ({}, ["--modes", "fast"], "known are full, freeze, cached"),
         ({}, ["--trace", "nowhere.json"], "--trace nowhere.json: cannot be read"),
         ({}, ["--trace", "{config}"], "is no report of autofreeze run or compare"),
+        ({}, ["--set", "prices.gpu=aws/abacus"], "no price is known of 'aws/abacus'; known are"),
+        ({}, ["--figure", "plan.png"], "with one worker there is nothing to choose from"),
         ({"freezing": {"depth": 9}}, [], "at most 3 can be frozen"),
     ],
 )

@@ -88,6 +88,10 @@ def test_boundaries_keep_their_share(recorded: int, blocks: int, scaled: list[li
     assert scale_trace([[0, 1], [2, 3]], recorded, blocks) == scaled
 
 
+def test_a_model_of_one_block_froze_nothing() -> None:
+    assert scale_trace([[0], [0]], 1, 12) == [[0], [0]]
+
+
 def test_all_modes_on_one_worker_up_to_all() -> None:
     found = simulate(CLUSTER, WORKLOAD, TRACE, 4, PRICES)
     assert [(run.mode, run.max_workers) for run in found.runs] == [

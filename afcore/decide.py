@@ -34,7 +34,7 @@ from afcore.planning.resources import (
     activation_bytes,
     choose_resources,
 )
-from afcore.planning.scaling import Build, RunWork, forecast_epoch_on
+from afcore.planning.scaling import RunWork, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import (
     Profile,
@@ -138,7 +138,7 @@ class EpochPlanner:
         if measured:
             work = self._work(epoch)
             # As many workers as would be chosen if the set were there.
-            workers = self._workers(epoch, boundary, boundary, scale, None)
+            workers = self._workers(epoch, boundary, boundary, scale)
             decision = choose_source(
                 self.profile,
                 work,
@@ -155,16 +155,13 @@ class EpochPlanner:
             )
             _log.info("plan of epoch %d: %s", epoch, decision.text())
             read_boundary = decision.read_boundary
-        build = None
-        if decision is not None and decision.build_seconds:
-            build = Build(boundary, min(read_boundary, boundary), builders)
-        resources = self._workers(epoch, boundary, read_boundary, scale, build)
+        resources = self._workers(epoch, boundary, read_boundary, scale)
         if resources is not None:
             _log.info("workers of epoch %d: %s", epoch, resources.text())
         return decision, resources
 
     def _workers(
-        self, epoch: int, boundary: int, read_boundary: int, scale: float, build: Build | None
+        self, epoch: int, boundary: int, read_boundary: int, scale: float
     ) -> ResourceDecision | None:
         """None where the mode does not choose."""
         config = self._run.config
@@ -182,7 +179,6 @@ class EpochPlanner:
             prices=resolve_prices(config.prices),
             micro_batch=config.workers.micro_batch,
             memory=device_memory(self._run, self._split),
-            build=build,
             epochs_left=config.training.epochs - epoch + 1,
             first=epoch == 1,
             last=epoch == config.training.epochs,

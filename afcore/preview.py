@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.cache import RunCache
 from afcore.config import Config
-from afcore.decide import epoch_work, measure_profile, place_set
+from afcore.decide import device_memory, epoch_work, measure_profile, place_set, resources_of
 from afcore.errors import ConfigError
+from afcore.launch.open import as_worker, check_devices
 from afcore.planning.alternatives import EpochAlternatives, weigh_workers
 from afcore.planning.forecast import (
     BoundaryForecast,
@@ -66,7 +67,6 @@ def preview_run(
     config: Config,
     modes: list[str],
     recorded: list[list[int]] | None = None,
-    resources: Resources | None = None,
 ) -> PlanReport:
     """Profile, and predict each mode.
 
@@ -74,11 +74,11 @@ def preview_run(
         config: of the training; its mode does not matter.
         modes: to predict.
         recorded: a trace to follow beside the two ends.
-        resources: workers that may be used; None: one.
 
     Raises:
         UserError: for data, a model, a store or settings that cannot be used.
     """
+    check_devices(config.workers)
     storage = Storage(config.store)
     storage.check()
     config = config.replace(mode="cached" if set(modes) - {"full"} else "full")
@@ -86,9 +86,10 @@ def preview_run(
     split, data = run.pretrained(), run.data()
     _check_trace(recorded, split.num_blocks)
     cache = RunCache(run, split, data.train, run.compute)
-    profile = measure_profile(
-        run, split, data.train, run.compute, cache.runner, budget_seconds=_BUDGET_SECONDS
-    )
+    with as_worker(config.workers):
+        profile = measure_profile(
+            run, split, data.train, run.compute, cache.runner, budget_seconds=_BUDGET_SECONDS
+        )
     work = RunWork(
         epoch=(epoch := epoch_work(run, data.train, cache.runner, 1)),
         reading=place_set(run, epoch.set_bytes),
@@ -98,7 +99,7 @@ def preview_run(
         existing=[k for k in range(split.num_blocks) if cache.has(k, run.record.weights)],
     )
     prices = resolve_prices(config.prices)
-    resources = resources or Resources(batch_size=config.training.batch_size)
+    resources = resources_of(config, device_memory(run, split))
     several = resources.max_workers > 1
     caches = cache.allowed and config.cache.mode != "off"
     return PlanReport(

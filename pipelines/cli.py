@@ -126,8 +126,12 @@ def plan(
     config: ConfigPath,
     overrides: Overrides = None,
     modes: Annotated[
-        str, typer.Option(help=f"Comma-separated, of: {', '.join(MODES)}")
-    ] = "full,freeze,cached",
+        str | None,
+        typer.Option(
+            help=f"Comma-separated, of: {', '.join(MODES)}. Default: full,freeze,cached, and with "
+            "several workers performance,efficiency"
+        ),
+    ] = None,
     report: ReportPath = None,
     trace: Annotated[
         Path | None,
@@ -142,15 +146,20 @@ def plan(
     """
     with _exit_codes():
         resolved = load_config(config, overrides or [])
-        wanted = _parse_modes(modes)
+        several = ",performance,efficiency" if resolved.workers.max > 1 else ""
+        wanted = _parse_modes(modes or f"full,freeze,cached{several}")
         _check_writable(report)
         set_defaults()
+        from afcore.launch.open import close_launchers
         from afcore.preview import load_trace, preview_run
         from pipelines.plan_table import boundary_table, choices, run_table, workers_table
 
         recorded = load_trace(trace) if trace is not None else None
         with _console.status("Measuring a few batches"):
-            found = preview_run(resolved, wanted, recorded)
+            try:
+                found = preview_run(resolved, wanted, recorded)
+            finally:
+                close_launchers()
         _write(report, found.model_dump(mode="json"))
         _wide().print(boundary_table(found))
         if found.workers:

@@ -1,16 +1,12 @@
 """An epoch on the workers that its plan asks for, or on as many as are left."""
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
-
-import torch
 
 from afcore.epoch import decide_first_epoch
 from afcore.errors import WorkerLostError
 from afcore.launch.job import EpochJob
-from afcore.launch.open import num_devices, open_launcher, worker_threads
+from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
 from afcore.records import EpochPlan, EpochRecord
 from afcore.runs import Run, read_record
 
@@ -70,7 +66,7 @@ def _planned(run: Run, epoch: int) -> int:
     if workers.max == 1:
         return 1
     if epoch == 1:
-        with _threads(worker_threads(workers)):
+        with as_worker(workers):
             return decide_first_epoch(run).num_workers
     before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
     assert before is not None
@@ -90,14 +86,3 @@ def _left(run: Run, planned: int, tries: int) -> int:
             "are more, or lower workers.min."
         )
     return counts[-1]
-
-
-@contextlib.contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    """Compute, and measure, with as many threads as a worker has."""
-    former = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads or former)
-        yield
-    finally:
-        torch.set_num_threads(former)

@@ -1,6 +1,8 @@
 """The launcher of a configuration: opened once in a process, as its start takes time."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -9,7 +11,14 @@ from afcore.errors import ConfigError
 from afcore.launch.here import LaunchHere
 from afcore.launch.job import Launcher
 
-__all__ = ["check_devices", "close_launchers", "num_devices", "open_launcher", "worker_threads"]
+__all__ = [
+    "as_worker",
+    "check_devices",
+    "close_launchers",
+    "num_devices",
+    "open_launcher",
+    "worker_threads",
+]
 
 _opened: dict[tuple[object, ...], Launcher] = {}
 
@@ -54,6 +63,17 @@ def worker_threads(workers: WorkersConfig) -> int | None:
     if workers.threads is not None:
         return workers.threads
     return 1 if workers.max > 1 else None
+
+
+@contextlib.contextmanager
+def as_worker(workers: WorkersConfig) -> Iterator[None]:
+    """Compute, and measure, with as many threads as a worker has."""
+    former = torch.get_num_threads()
+    try:
+        torch.set_num_threads(worker_threads(workers) or former)
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def num_devices() -> int:

@@ -1,0 +1,92 @@
+"""An epoch that is stopped within: what was done is committed, and it goes on exactly there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afcore.config import Config, parse_config
+from afcore.epoch import run_epoch
+from afcore.errors import StoppedError
+from afcore.records import CheckpointRecord, PartialRecord
+from afcore.runs import Run, begin_run, identify_run, read_record, run_lease
+from afcore.storage import Storage
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any]) -> Config:
+    """Dropout, statistics over intervals of unequal length, a set that is read from epoch 2 on."""
+    tiny_config["training"] |= {"epochs": 2}
+    return parse_config(tiny_config, source="test")
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Asks to stop after so many steps."""
+    left = iter([False] * (steps - 1))
+    return lambda: next(left, True)
+
+
+def train(config: Config, store: Path, stops: list[int]) -> tuple[Run, list[int]]:
+    """Train two epochs, stopped after so many steps each time; where it was stopped."""
+    config = config.replace(store=str(store))
+    storage = Storage(config.store)
+    record, stopped = identify_run(config, storage), []
+    for steps in [*stops, 0]:
+        with run_lease(storage, record.run_id) as lease:
+            run = begin_run(storage, record)
+            try:
+                for epoch in (1, 2):
+                    stop = after(steps) if steps else (lambda: False)
+                    run_epoch(run, epoch, lease.number, stop=stop)
+            except StoppedError as error:
+                assert "goes on from there" in str(error)
+                partial = [
+                    read_record(run.storage, run.epoch_key(epoch, "partial"), PartialRecord)
+                    for epoch in (1, 2)
+                ]
+                (found,) = [one for one in partial if one is not None]
+                stopped.append(found.step)
+    return run, stopped
+
+
+def outcome(run: Run) -> list[Any]:
+    records = [
+        read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+        for epoch in (1, 2)
+    ]
+    kept = [record for record in records if record is not None]
+    assert len(kept) == 2
+    return [
+        [record.parts for record in kept],
+        [[step.loss for step in record.steps] for record in kept],
+        [record.decisions for record in kept],
+        [[i.gradient_norms for i in record.intervals] for record in kept],
+        [record.report.read_from for record in kept],
+    ]
+
+
+@pytest.mark.parametrize("policy", ["gradient_norm", "guarded"])
+def test_stopped_and_started_again_it_ends_with_the_same_numbers(
+    config: Config, tmp_path: Path, policy: str
+) -> None:
+    config = config.replace(**{"freezing.policy": policy, "freezing.patience": 1})
+    whole, none = train(config, tmp_path / "whole", [])
+    assert none == []
+    num_steps = [len(losses) for losses in outcome(whole)[1]]
+    parts, stopped = train(config, tmp_path / "parts", [1, 3, num_steps[0] - 5, 2])
+    assert stopped == [1, 4, num_steps[0] - 1, num_steps[0] + 2]
+    assert outcome(parts) == outcome(whole)
+    assert not parts.storage.exists(parts.epoch_key(1, "partial"))
+    assert not parts.storage.exists(parts.epoch_key(2, "partial"))
+
+
+def test_what_was_trained_before_a_stop_is_not_counted_as_lost(
+    config: Config, tmp_path: Path
+) -> None:
+    run, stopped = train(config, tmp_path / "store", [3, 4])
+    assert stopped == [3, 7]
+    record = read_record(run.storage, run.epoch_key(1, "checkpoint"), CheckpointRecord)
+    assert record is not None
+    assert sorted(record.earlier_seconds) == [1, 2]
+    assert 0 < sum(record.earlier_seconds.values()) < record.report.seconds

@@ -39,8 +39,7 @@ def train(config: Config, store: Path, stops: list[int]) -> tuple[Run, list[int]
                 for epoch in (1, 2):
                     stop = after(steps) if steps else (lambda: False)
                     run_epoch(run, epoch, lease.number, stop=stop)
-            except StoppedError as error:
-                assert "goes on from there" in str(error)
+            except StoppedError:
                 partial = [
                     read_record(run.storage, run.epoch_key(epoch, "partial"), PartialRecord)
                     for epoch in (1, 2)

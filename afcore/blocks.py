@@ -20,7 +20,15 @@ from torch import Tensor, nn
 
 from afcore.errors import ModelError
 
-__all__ = ["EMBEDDINGS", "HEAD", "Batch", "SplitModel", "block_part", "verify_split"]
+__all__ = [
+    "EMBEDDINGS",
+    "HEAD",
+    "Batch",
+    "SplitModel",
+    "block_part",
+    "unused_parameters",
+    "verify_split",
+]
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
@@ -238,6 +246,20 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
         for module, training in was_training.items():
             module.training = training
     return None
+
+
+def unused_parameters(split: SplitModel, batch: Batch) -> list[str]:
+    """Names of parameters that get no gradient: workers that average gradients wait for them.
+
+    Args:
+        split: trained as it is set; gradients are cleared.
+        batch: ``input_ids`` and ``attention_mask``, [b, s].
+    """
+    split.logits(batch).sum().backward()
+    trained = [(name, p) for name, p in split.model.named_parameters() if p.requires_grad]
+    unused = [name for name, parameter in trained if parameter.grad is None]
+    split.model.zero_grad(set_to_none=True)
+    return unused
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from afcore.blocks import SplitModel, verify_split
+from afcore.blocks import Batch, SplitModel, unused_parameters, verify_split
 from afcore.checkpoint import weight_digests
 from afcore.compile import check_compiler
 from afcore.compute import Compute, choose_compute
@@ -186,6 +186,8 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     uncacheable = None
     if config.mode in _FREEZING_MODES:
         uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
+    if config.workers.max > 1:
+        _check_averaging(split, data, tokenizer.pad_token_id)
     weights = weight_digests(split)
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     attention = model.config._attn_implementation
@@ -310,7 +312,22 @@ def _verify(
     A prefix that is no function of the example is why nothing can be cached (returned), but no
     reason not to freeze.
     """
+    batch = _few_examples(split, data, pad_token_id)
+    return verify_split(split, batch, max(1, split.num_blocks // 2), _SPLIT_TOLERANCE)
+
+
+def _check_averaging(split: SplitModel, data: PreparedData, pad_token_id: int) -> None:
+    unused = unused_parameters(split, _few_examples(split, data, pad_token_id))
+    if unused:
+        raise ModelError(
+            f"{type(split.model).__name__} has parameters that no gradient reaches "
+            f"({', '.join(unused[:3])}), so several workers cannot average them. Set workers.max "
+            "to 1."
+        )
+
+
+def _few_examples(split: SplitModel, data: PreparedData, pad_token_id: int) -> Batch:
     lengths = data.train.lengths[:64]
     ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
-    batch, _ = collate(data.train, ids, pad_token_id, next(split.model.parameters()).device)
-    return verify_split(split, batch, max(1, split.num_blocks // 2), _SPLIT_TOLERANCE)
+    device = next(split.model.parameters()).device
+    return collate(data.train, ids, pad_token_id, device)[0]

@@ -26,6 +26,8 @@ COLUMNS = (
 )
 DIFFERENCE = "test - full"
 """A column of its own where there are seeds to take it over."""
+WORKERS = "workers"
+"""A column of its own where an epoch had more than one: the number in each epoch."""
 
 
 def comparison_table(comparison: CompareReport) -> Table:
@@ -49,7 +51,8 @@ def comparison_markdown(comparison: CompareReport) -> str:
 
 
 def _columns(comparison: CompareReport) -> tuple[str, ...]:
-    return (*COLUMNS, DIFFERENCE) if comparison.difference else COLUMNS
+    columns = (*COLUMNS, WORKERS) if _several_workers(comparison) else COLUMNS
+    return (*columns, DIFFERENCE) if comparison.difference else columns
 
 
 def _caption(comparison: CompareReport) -> str | None:
@@ -65,12 +68,21 @@ def _caption(comparison: CompareReport) -> str | None:
 def _rows(comparison: CompareReport) -> list[tuple[str, ...]]:
     full = {run.seed: run for run in comparison.runs if run.mode == "full"}
     rows = [_row(run, full.get(run.seed)) for run in comparison.runs]
+    if _several_workers(comparison):
+        rows = [
+            (*row, " ".join(str(epoch.num_workers) for epoch in run.epochs))
+            for row, run in zip(rows, comparison.runs, strict=True)
+        ]
     if not comparison.difference:
         return rows
     return [
         (*row, _points(comparison.difference.get(run.mode)))
         for row, run in zip(rows, comparison.runs, strict=True)
     ]
+
+
+def _several_workers(comparison: CompareReport) -> bool:
+    return any(epoch.num_workers > 1 for run in comparison.runs for epoch in run.epochs)
 
 
 def _row(run: RunReport, full: RunReport | None) -> tuple[str, ...]:

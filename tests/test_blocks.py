@@ -8,7 +8,14 @@ import torch
 import transformers
 from torch import nn
 
-from afcore.blocks import EMBEDDINGS, HEAD, SplitModel, block_part, verify_split
+from afcore.blocks import (
+    EMBEDDINGS,
+    HEAD,
+    SplitModel,
+    block_part,
+    unused_parameters,
+    verify_split,
+)
 from afcore.errors import ModelError
 
 COMMON: dict[str, Any] = {"num_labels": 3, "vocab_size": 64, "pad_token_id": 0}
@@ -207,3 +214,13 @@ def test_blocks_that_share_weights_are_refused() -> None:
     layers[2].output.dense.weight = layers[0].output.dense.weight
     with pytest.raises(ModelError, match=r"block.000 and block.002 share weights"):
         SplitModel(model)
+
+
+def test_every_parameter_that_trains_gets_a_gradient(
+    split: SplitModel, batch: dict[str, torch.Tensor]
+) -> None:
+    split.set_training(0)
+    assert unused_parameters(split, batch) == []
+    split.model.register_parameter("spare", nn.Parameter(torch.zeros(1)))
+    assert unused_parameters(split, batch) == ["spare"]
+    assert all(parameter.grad is None for parameter in split.model.parameters())

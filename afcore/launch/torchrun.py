@@ -16,7 +16,7 @@ import time
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from multiprocessing import forkserver, set_forkserver_preload
+from multiprocessing import forkserver, resource_tracker, set_forkserver_preload
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -48,8 +48,8 @@ class LaunchWithTorchrun:
 
     def __init__(self, preloaded: Sequence[str] = PRELOADED) -> None:
         set_forkserver_preload(list(preloaded))
-        with _sigterm_blocked(), _without_main():
-            forkserver.ensure_running()
+        with _without_main():
+            _ensure_fork_server()
 
     def run(self, job: EpochJob) -> None:
         """See :class:`afcore.launch.job.Launcher`."""
@@ -90,8 +90,7 @@ def _launch(job: EpochJob, address: LineAddress) -> dict[int, str]:
             signals_to_handle="SIGTERM",
             shutdown_timeout=int(GRACE_SECONDS),
         )
-        with _sigterm_blocked():
-            forkserver.ensure_running()  # in case it was killed
+        _ensure_fork_server()  # in case it was killed
         try:
             with catch_sigterm():  # the agent leaves its own handler behind
                 elastic_launch(config, _worker)(job.to_json(), asdict(address), dict(os.environ))
@@ -133,16 +132,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextlib.contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """What is started inside inherits the mask.
+def _ensure_fork_server() -> None:
+    """Start it, if it does not run, with SIGTERM blocked, which it hands on to the workers.
 
     A SIGTERM to the whole process group must not end the fork server, whose death would look like
-    that of its workers; and a worker gets it when it is ready for it.
+    that of its workers; and a worker gets one when it is ready for it.
     """
+    resource_tracker.ensure_running()  # which unblocks SIGTERM, if it is not there yet
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        yield
+        forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 

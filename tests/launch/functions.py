@@ -42,6 +42,7 @@ def work_for_ever(job: EpochJob) -> None:
         stop = torch.tensor([float(stop_requested())])
         dist.all_reduce(stop)
         if stop.item():
+            time.sleep(1.0)  # a commit takes its time
             leave(job, f"committed-{rank}")
             raise StoppedError(f"stopped in epoch {job.epoch}")
         time.sleep(0.01)
@@ -53,6 +54,7 @@ def kill_last(job: EpochJob) -> None:
     for step in range(1000):
         dist.all_reduce(torch.ones(1))
         if step == 5 and rank == job.num_workers - 1:
+            leave(job, "killed")
             os.kill(os.getpid(), signal.SIGKILL)
 
 

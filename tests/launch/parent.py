@@ -14,7 +14,7 @@ def open_launcher(name: str) -> Launcher:
         return LaunchWithTorchrun(["torch.distributed", "afcore.launch.torchrun"])
     from afcore.launch.ray_train import LaunchWithRay
 
-    return LaunchWithRay(max_workers=2)
+    return LaunchWithRay(name.partition("@")[2] or None, max_workers=2)
 
 
 def job_of(function: str, store: str) -> EpochJob:

@@ -110,11 +110,9 @@ def test_log_lines_of_the_first_worker_and_warnings_of_all(
 
 
 def test_a_killed_worker_is_named_within_seconds(launcher: Launcher, tmp_path: Path) -> None:
-    run(launcher, "all_reduce", tmp_path)
-    began = time.monotonic()
     with pytest.raises(WorkerLostError, match=r"^worker 1 of 2 was lost in epoch 3: its process"):
         run(launcher, "kill_last", tmp_path)
-    assert time.monotonic() - began < 15
+    assert time.time() - (tmp_path / "killed").stat().st_mtime < 15
     wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
 
 
@@ -154,6 +152,21 @@ def request_stop_when_working(folder: Path) -> None:
         request_stop()
 
     threading.Thread(target=wait_and_ask, daemon=True).start()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ray"], indirect=True)
+def test_a_cluster_is_joined_by_its_address_and_left_running(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    for turn in ("first", "second"):
+        (tmp_path / turn).mkdir()
+        command = [sys.executable, "-m", "tests.launch.parent", f"ray@{address}", "all_reduce"]
+        subprocess.run([*command, str(tmp_path / turn)], cwd=ROOT, check=True, timeout=120)
+        assert len(list((tmp_path / turn).glob("sum-*"))) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)

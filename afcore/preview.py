@@ -78,7 +78,7 @@ def preview_run(
     Raises:
         UserError: for data, a model, a store or settings that cannot be used.
     """
-    check_devices(config.workers)
+    check_devices(config.workers, config.store)
     storage = Storage(config.store)
     storage.check()
     config = config.replace(mode="cached" if set(modes) - {"full"} else "full")

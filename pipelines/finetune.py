@@ -18,6 +18,7 @@ from prefect.tasks import Task
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
 from afcore.errors import AutoFreezeError, StoreUnreachableError, WorkerLostError
+from afcore.interrupt import catch_sigterm
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import check_devices, close_launchers, open_launcher
 from afcore.lease import Lease
@@ -57,7 +58,7 @@ def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 @task(name="prepare", task_run_name="prepare", persist_result=False)
 def prepare(config: Config) -> dict[str, Any]:
     """Look for workers, tokenize the data, look at the model, name the run."""
-    check_devices(config.workers)
+    check_devices(config.workers, config.store)
     if config.mode not in PEER_MODES:
         open_launcher(config.workers)
     storage = Storage(config.store)
@@ -168,7 +169,8 @@ def finetune(
                     config.store, record.run_id, mlflow_run_id, lease.number, lease.seconds()
                 )
             else:
-                _train_epochs(run, lease, mlflow_run_id)
+                with catch_sigterm():  # between epochs too
+                    _train_epochs(run, lease, mlflow_run_id)
                 report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
         except BaseException as error:
             tracker.finish(mlflow_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")

@@ -81,14 +81,19 @@ def num_devices() -> int:
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
-def check_devices(workers: WorkersConfig) -> None:
-    """Make sure that this machine has a device for each worker.
+def check_devices(workers: WorkersConfig, store: str) -> None:
+    """Make sure that this machine has a device for each worker, and that all reach the store.
 
     Of a cluster with an address this is not asked: it may grow when workers are wanted.
 
     Raises:
-        ConfigError: when it has fewer.
+        ConfigError: when not.
     """
+    if store.startswith("memory://") and (workers.max > 1 or workers.launcher != "auto"):
+        raise ConfigError(
+            f"store {store!r} is this process's memory, which workers do not see. Take a folder or "
+            "an object store."
+        )
     if workers.ray_address is not None or workers.max == 1:
         return
     devices = num_devices()

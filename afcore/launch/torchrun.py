@@ -32,7 +32,7 @@ from afcore.launch.process import work
 
 __all__ = ["PRELOADED", "LaunchWithTorchrun"]
 
-PRELOADED = ("afcore.epoch", "afcore.launch.torchrun")
+PRELOADED = ("afcore.launch.worker", "afcore.launch.torchrun")
 """Modules that the fork server imports."""
 
 _MONITOR_SECONDS = 0.05

@@ -357,6 +357,9 @@ def _measure_workers(run: Run) -> WorkerProfile | None:
     if workers.max == 1:
         return None
     counts = run.config.worker_counts
+    clock = time.perf_counter()
+    run.pretrained()
+    load_seconds = time.perf_counter() - clock
     found = measure_links(
         open_launcher(workers), run.storage, counts[-1], threads=worker_threads(workers)
     )
@@ -369,7 +372,7 @@ def _measure_workers(run: Run) -> WorkerProfile | None:
     return WorkerProfile(
         link_latency_seconds=found.latency_seconds,
         link_bytes_per_second=min(found.bytes_per_second, _FASTEST_LINK),
-        startup_seconds=found.startup_seconds,
+        startup_seconds=found.startup_seconds + load_seconds,
         contention={found.num_workers: found.contention},
     )
 

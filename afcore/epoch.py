@@ -131,7 +131,8 @@ class _Epoch:
         self._stop = stop
         self._data = run.data()
         self._usage = replace(run.storage.usage)
-        self._launch_seconds = time.time() - launched if launched else 0.0
+        self._launched = launched
+        self._launch_seconds = 0.0
 
     def run(self) -> EpochRecord:
         """From what is committed to the epoch's record."""
@@ -174,6 +175,8 @@ class _Epoch:
         num_steps = math.ceil(len(self._data.train) / run.config.training.batch_size)
         state = open_state(run, self._epoch, num_steps)
         cache = self._cache(state.training.split)
+        if self._launched is not None:
+            self._launch_seconds = time.time() - self._launched
         if plan is None:
             if group.is_first:
                 self._make_plan(cache, state)

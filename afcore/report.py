@@ -108,7 +108,7 @@ class EpochReport(_Report):
     )
     num_workers: int = Field(1, description="that trained it")
     launch_seconds: float = Field(
-        0.0, description="from starting the workers until they began; 0 in this process"
+        0.0, description="from starting the workers until they have the weights; 0 in this process"
     )
     gradient_bytes_reduced: int = Field(
         0, description="that each worker gave to be averaged, in all steps"

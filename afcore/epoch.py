@@ -4,10 +4,12 @@ Each step is skipped when its result is already there, so a retry repeats nothin
 committed::
 
     plan.json        where to read from, on how many workers: recorded before anything is trained
-    partial.json     stopped within the training: the state after that step
     checkpoint.json  training done: parts first, this record after them
     (set)            the activation set at the new boundary, when it pays
     report.json      evaluation done: the epoch is
+
+An epoch that is stopped within its training commits ``partial.json``, the state after that step,
+and goes on from it. The calls are every worker's; the first alone commits.
 """
 
 import copy

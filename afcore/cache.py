@@ -21,7 +21,7 @@ from afcore.planning.source import SourceDecision
 from afcore.pretrained import forward_settings
 from afcore.records import NextEpoch, SetReference
 from afcore.runs import Run, run_folder
-from afcore.training import TrainedEpoch
+from afcore.trained import TrainedEpoch
 
 __all__ = ["RunCache"]
 

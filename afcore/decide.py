@@ -1,64 +1,32 @@
-"""What an epoch of a run reads: the run's profile, and :mod:`afcore.planning.timing` applied to it.
+"""What an epoch of a run reads and on how many workers it trains: :mod:`afcore.planning` applied.
 
-The profile is measured once, before the first step, and kept in the run's folder, so that a restart
+The run's profile is measured once, before the first step, and kept in its folder, so that a restart
 decides from the same figures. After each epoch its own seconds correct the profile by one factor.
 """
 
-import contextlib
 import logging
-import time
-from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from afcore.activations.codec import row_bytes
-from afcore.activations.kept import measure_budgets
-from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
-from afcore.config import CHOOSING_MODES, Config
-from afcore.data.order import epoch_batches
+from afcore.config import CHOOSING_MODES
 from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
-from afcore.launch.open import open_launcher, worker_threads
-from afcore.measuring.compute import profile_compute
-from afcore.measuring.links import measure_links
-from afcore.measuring.store import probe_bandwidths
-from afcore.planning.forecast import Resources, forecast_run, possible_traces
-from afcore.planning.resources import (
-    MemoryModel,
-    ResourceDecision,
-    activation_bytes,
-    choose_resources,
-)
+from afcore.measuring.profile import measure_profile
+from afcore.planning.forecast import forecast_run, possible_traces
+from afcore.planning.resources import ResourceDecision, choose_resources
 from afcore.planning.scaling import RunWork, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
-from afcore.planning.timing import (
-    Profile,
-    Reading,
-    Work,
-)
-from afcore.planning.workers import WorkerProfile
+from afcore.planning.timing import Profile, Work
 from afcore.prices import resolve_prices
 from afcore.records import EpochRecord
 from afcore.runs import Run, read_record
-from afcore.tiers import choose_window, place
-from afcore.training import TrainedEpoch
+from afcore.trained import TrainedEpoch
+from afcore.work import device_memory, epoch_work, place_set, resources_of
 
-__all__ = [
-    "EpochPlanner",
-    "device_memory",
-    "epoch_work",
-    "measure_profile",
-    "place_set",
-    "resources_of",
-]
+__all__ = ["EpochPlanner"]
 
 _RUN_BUDGET_SECONDS = 1.5
-_FASTEST_LINK = 1e12
 _log = logging.getLogger(__name__)
 
 
@@ -302,107 +270,6 @@ class EpochPlanner:
         return epoch_work(self._run, self._examples, self._runner, epoch)
 
 
-def measure_profile(
-    run: Run,
-    split: SplitModel,
-    examples: Examples,
-    compute: Compute,
-    runner: PrefixRunner,
-    *,
-    budget_seconds: float,
-) -> Profile:
-    """Measure the model, the store and the tiers.
-
-    Args:
-        run: says how it is trained and where it stores; nothing of it is changed.
-        split: copied.
-        examples: the training split.
-        compute: device and precision.
-        runner: of the same model and examples.
-        budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
-
-    Raises:
-        StoreError: when the store cannot be used.
-    """
-    clock = time.perf_counter()
-    batches = _batches(run, examples, 1)
-    with _quiet("afcore.training", "afcore.feed.hidden"):
-        fitted = profile_compute(
-            split,
-            examples,
-            batches,
-            pad_token_id=run.record.pad_token_id,
-            compute=compute,
-            hidden_dtype=run.config.cache.dtype,
-            max_grad_norm=run.config.training.max_grad_norm,
-            budget_seconds=budget_seconds,
-        )
-        bandwidths = probe_bandwidths(run.storage, run.activations_folder, runner, batches)
-    workers = _measure_workers(run)
-    seconds = time.perf_counter() - clock
-    _log.info(
-        "profile in %.1f s: a block takes %.2f us a token trained and %.2f us frozen; store "
-        "%.0f MB/s read, %.0f MB/s written, %.1f ms; %s",
-        *(seconds, fitted.suffix_block_token * 1e6, fitted.prefix_block_token * 1e6),
-        *(bandwidths.store_read / 1e6, bandwidths.store_write / 1e6),
-        bandwidths.store_latency_seconds * 1e3,
-        ", ".join(f"{tier} {speed / 1e6:.0f} MB/s" for tier, speed in bandwidths.tiers.items()),
-    )
-    return Profile(compute=fitted, bandwidths=bandwidths, seconds=seconds, workers=workers)
-
-
-def _measure_workers(run: Run) -> WorkerProfile | None:
-    """What joins the workers, when there may be several."""
-    workers = run.config.workers
-    if workers.max == 1:
-        return None
-    counts = run.config.worker_counts
-    clock = time.perf_counter()
-    run.pretrained()
-    load_seconds = time.perf_counter() - clock
-    found = measure_links(
-        open_launcher(workers), run.storage, counts[-1], threads=worker_threads(workers)
-    )
-    _log.info(
-        "%d workers: all-reduce %.2f ms a message and %.0f MB/s; started in %.1f s; each computes "
-        "%.2f times as long as alone",
-        *(found.num_workers, found.latency_seconds * 1e3, found.bytes_per_second / 1e6),
-        *(found.startup_seconds, found.contention),
-    )
-    return WorkerProfile(
-        link_latency_seconds=found.latency_seconds,
-        link_bytes_per_second=min(found.bytes_per_second, _FASTEST_LINK),
-        startup_seconds=found.startup_seconds + load_seconds,
-        contention={found.num_workers: found.contention},
-    )
-
-
-def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources:
-    """What a training may use."""
-    workers = config.workers
-    return Resources(
-        max_workers=workers.max,
-        batch_size=config.training.batch_size,
-        micro_batch=workers.micro_batch,
-        memory=memory,
-        deadline_seconds=workers.deadline_seconds,
-        budget_usd=workers.budget_usd,
-    )
-
-
-def device_memory(run: Run, split: SplitModel) -> MemoryModel | None:
-    """Of a GPU; a CPU's is taken to suffice."""
-    device = run.compute.device
-    if device.type != "cuda":
-        return None
-    hidden = int(split.model.config.hidden_size)
-    return MemoryModel(
-        limit_bytes=torch.cuda.get_device_properties(device).total_memory,
-        example_tokens=run.config.data.max_length,
-        block_token_bytes=activation_bytes(hidden, 0, run.config.data.max_length),
-    )
-
-
 def _limits_left(run: Run, epoch: int) -> tuple[float | None, float | None]:
     """Of (the deadline, the budget), after the epochs that are done."""
     keys = [run.epoch_key(before, "report") for before in range(1, epoch)]
@@ -415,58 +282,3 @@ def _limits_left(run: Run, epoch: int) -> tuple[float | None, float | None]:
     if budget is not None:
         budget -= sum(report.cost_usd for report in reports)
     return deadline, budget
-
-
-def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
-    """What epoch ``epoch``, 1-based, goes through."""
-    hidden_bytes = row_bytes(runner.hidden_size, runner.dtype)
-    return Work.of(examples.lengths, _batches(run, examples, epoch), hidden_bytes)
-
-
-def place_set(run: Run, num_bytes: int) -> Reading:
-    """What an epoch reads of a set, and from where.
-
-    What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
-    to come at the store's speed. All of it is gathered in host memory.
-    """
-    cache = run.config.cache
-    budgets = measure_budgets(
-        cache.device_bytes,
-        cache.host_bytes,
-        cache.disk_bytes,
-        run.compute.device,
-        run.storage.protocol == "file",
-    )
-    whole, rest = divmod(num_bytes, SHARD_BYTES)
-    shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
-    tiers = place(shards, budgets, choose_window(shards, budgets))
-    streamed = sum(
-        size
-        for size, tier in zip(shards, tiers, strict=True)
-        if tier in ("local disk", "object store")
-    )
-    return Reading({"host memory": num_bytes}, store_bytes=streamed)
-
-
-def _batches(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
-    config = run.config
-    return epoch_batches(
-        examples.lengths,
-        batch_size=config.training.batch_size,
-        seed=config.training.seed,
-        epoch=epoch,
-        batching=config.data.batching,
-    )
-
-
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """What is done for measuring only should not be logged as training and reading."""
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

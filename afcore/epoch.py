@@ -53,7 +53,8 @@ from afcore.records import (
 from afcore.report import EpochReport
 from afcore.runs import Run, check_lease, read_record
 from afcore.state import OpenState, commit_partial, initial_policy, open_state
-from afcore.training import TrainedEpoch, train_epoch
+from afcore.trained import TrainedEpoch
+from afcore.training import train_epoch
 
 __all__ = ["decide_first_epoch", "run_epoch"]
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.cache import RunCache
 from afcore.config import Config
-from afcore.decide import device_memory, epoch_work, measure_profile, place_set, resources_of
 from afcore.errors import ConfigError
 from afcore.launch.open import as_worker, check_devices
+from afcore.measuring.profile import measure_profile
 from afcore.planning.alternatives import EpochAlternatives, weigh_workers
 from afcore.planning.forecast import (
     BoundaryForecast,
@@ -29,6 +29,7 @@ from afcore.prices import resolve_prices
 from afcore.runs import Run, identify_run
 from afcore.storage import Storage
 from afcore.traces import load_recorded
+from afcore.work import device_memory, epoch_work, place_set, resources_of
 
 __all__ = ["PlanReport", "load_trace", "preview_run"]
 

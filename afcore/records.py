@@ -9,7 +9,7 @@ from afcore.freezing.decisions import PER_BLOCK, FreezeState
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.report import DecisionReport, EpochReport, IntervalReport
-from afcore.training import StepLog, TrainedEpoch
+from afcore.trained import StepLog, TrainedEpoch
 
 __all__ = [
     "CheckpointRecord",

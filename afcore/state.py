@@ -13,7 +13,8 @@ from afcore.gradients import GradientSums
 from afcore.optimizer import SuffixOptimizer
 from afcore.records import CheckpointRecord, PartialRecord
 from afcore.runs import Run, read_record
-from afcore.training import TrainedEpoch, TrainingState, interval_ends
+from afcore.trained import TrainedEpoch, TrainingState
+from afcore.training import interval_ends
 
 __all__ = ["OpenState", "commit_partial", "initial_policy", "load_checkpoint", "open_state"]
 

@@ -45,7 +45,8 @@ from afcore.optimizer import SuffixOptimizer, learning_rate_factor
 from afcore.runs import Run, begin_run, identify_run
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
-from afcore.training import TrainedEpoch, TrainingState, train_epoch
+from afcore.trained import TrainedEpoch, TrainingState
+from afcore.training import train_epoch
 
 HERE = Path(__file__).parent
 GOAL = 1.10

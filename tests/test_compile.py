@@ -11,7 +11,7 @@ from torch._dynamo.backends.debugging import aot_eager, eager
 from afcore.blocks import SplitModel
 from afcore.compile import SuffixCompiler, check_compiler
 from afcore.errors import ConfigError, ModelError
-from afcore.training import TrainedEpoch, TrainingState
+from afcore.trained import TrainedEpoch, TrainingState
 from tests.test_blocks import build
 from tests.training_setup import make_examples, make_split, make_state, run_epochs, scripted
 

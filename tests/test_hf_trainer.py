@@ -18,7 +18,8 @@ from afcore.optimizer import SuffixOptimizer, learning_rate_factor
 from afcore.records import best_epoch
 from afcore.runs import identify_run
 from afcore.storage import Storage
-from afcore.training import TrainingState, train_epoch
+from afcore.trained import TrainingState
+from afcore.training import train_epoch
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_state
 
 DATA = PreparedData("digest", ["a", "b", "c"], make_examples(40), make_examples(12), None)

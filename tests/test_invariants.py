@@ -16,7 +16,7 @@ from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
 from afcore.storage import Storage
 from afcore.tasks.text_classification import classification_loss, collate
-from afcore.training import TrainingState
+from afcore.trained import TrainingState
 from tests.training_setup import (
     CPU_FP32,
     make_examples,

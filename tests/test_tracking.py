@@ -10,7 +10,7 @@ from afcore.errors import UserError
 from afcore.freezing.decisions import FreezeState
 from afcore.records import CheckpointRecord, EpochRecord
 from afcore.tracking import Tracker, flat_parameters
-from afcore.training import StepLog
+from afcore.trained import StepLog
 from tests.reports import make_report
 
 

@@ -15,7 +15,8 @@ from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.freezing.decisions import FreezePolicy, FreezeState, IntervalStatistics
 from afcore.optimizer import SuffixOptimizer
-from afcore.training import TrainedEpoch, TrainingState, train_epoch
+from afcore.trained import TrainedEpoch, TrainingState
+from afcore.training import train_epoch
 
 CPU_FP32 = Compute(torch.device("cpu"), "fp32")
 NUM_BLOCKS = 4

@@ -28,7 +28,8 @@ from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.optimizer import SuffixOptimizer
 from afcore.planning.timing import ComputeProfile
 from afcore.stopwatch import Stopwatch
-from afcore.training import TrainedEpoch, TrainingState, train_epoch
+from afcore.trained import TrainedEpoch, TrainingState
+from afcore.training import train_epoch
 
 __all__ = ["profile_compute"]
 

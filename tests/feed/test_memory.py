@@ -27,7 +27,8 @@ from afcore.freezing.decisions import FreezeState
 from afcore.optimizer import SuffixOptimizer
 from afcore.storage import Storage
 from afcore.tiers import Budgets
-from afcore.training import TrainingState, train_epoch
+from afcore.trained import TrainingState
+from afcore.training import train_epoch
 
 def own_bytes():
     lines = open("/proc/self/status").read().splitlines()

@@ -1,0 +1,112 @@
+"""Measure all that a run is planned from: its model, its store and its workers."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+
+from afcore.activations.materialize import PrefixRunner
+from afcore.blocks import SplitModel
+from afcore.compute import Compute
+from afcore.data.prepare import Examples
+from afcore.launch.open import open_launcher, worker_threads
+from afcore.measuring.compute import profile_compute
+from afcore.measuring.links import measure_links
+from afcore.measuring.store import probe_bandwidths
+from afcore.planning.timing import Profile
+from afcore.planning.workers import WorkerProfile
+from afcore.runs import Run
+from afcore.work import batches_of
+
+__all__ = ["measure_profile"]
+
+_FASTEST_LINK = 1e12
+_log = logging.getLogger(__name__)
+
+
+def measure_profile(
+    run: Run,
+    split: SplitModel,
+    examples: Examples,
+    compute: Compute,
+    runner: PrefixRunner,
+    *,
+    budget_seconds: float,
+) -> Profile:
+    """Measure the model, the store and the tiers.
+
+    Args:
+        run: says how it is trained and where it stores; nothing of it is changed.
+        split: copied.
+        examples: the training split.
+        compute: device and precision.
+        runner: of the same model and examples.
+        budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
+
+    Raises:
+        StoreError: when the store cannot be used.
+    """
+    clock = time.perf_counter()
+    batches = batches_of(run, examples, 1)
+    with _quiet("afcore.training", "afcore.feed.hidden"):
+        fitted = profile_compute(
+            split,
+            examples,
+            batches,
+            pad_token_id=run.record.pad_token_id,
+            compute=compute,
+            hidden_dtype=run.config.cache.dtype,
+            max_grad_norm=run.config.training.max_grad_norm,
+            budget_seconds=budget_seconds,
+        )
+        bandwidths = probe_bandwidths(run.storage, run.activations_folder, runner, batches)
+    workers = _measure_workers(run)
+    seconds = time.perf_counter() - clock
+    _log.info(
+        "profile in %.1f s: a block takes %.2f us a token trained and %.2f us frozen; store "
+        "%.0f MB/s read, %.0f MB/s written, %.1f ms; %s",
+        *(seconds, fitted.suffix_block_token * 1e6, fitted.prefix_block_token * 1e6),
+        *(bandwidths.store_read / 1e6, bandwidths.store_write / 1e6),
+        bandwidths.store_latency_seconds * 1e3,
+        ", ".join(f"{tier} {speed / 1e6:.0f} MB/s" for tier, speed in bandwidths.tiers.items()),
+    )
+    return Profile(compute=fitted, bandwidths=bandwidths, seconds=seconds, workers=workers)
+
+
+def _measure_workers(run: Run) -> WorkerProfile | None:
+    """What joins the workers, when there may be several."""
+    workers = run.config.workers
+    if workers.max == 1:
+        return None
+    counts = run.config.worker_counts
+    clock = time.perf_counter()
+    run.pretrained()
+    load_seconds = time.perf_counter() - clock
+    found = measure_links(
+        open_launcher(workers), run.storage, counts[-1], threads=worker_threads(workers)
+    )
+    _log.info(
+        "%d workers: all-reduce %.2f ms a message and %.0f MB/s; started in %.1f s; each computes "
+        "%.2f times as long as alone",
+        *(found.num_workers, found.latency_seconds * 1e3, found.bytes_per_second / 1e6),
+        *(found.startup_seconds, found.contention),
+    )
+    return WorkerProfile(
+        link_latency_seconds=found.latency_seconds,
+        link_bytes_per_second=min(found.bytes_per_second, _FASTEST_LINK),
+        startup_seconds=found.startup_seconds + load_seconds,
+        contention={found.num_workers: found.contention},
+    )
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """What is done for measuring only should not be logged as training and reading."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -130,7 +130,7 @@ def _launch_seconds(config: Config) -> float:
         1,
         workers.max,
         worker_threads(workers),
-        function="afcore.measuring.links:nothing",
+        function="afcore.measuring.workers:nothing",
     )
     clock = time.perf_counter()
     open_launcher(workers).run(job)

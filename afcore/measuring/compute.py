@@ -7,14 +7,13 @@ terms. Weights, moments and random state of the training are not touched.
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import nnls
 
 from afcore.activations.codec import HiddenDtype
 from afcore.activations.materialize import PrefixRunner
@@ -25,13 +24,14 @@ from afcore.data.prepare import Examples
 from afcore.evaluate import INFERENCE_TOKENS
 from afcore.freezing.decisions import FreezeState
 from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
+from afcore.measuring.fit import fit_seconds
 from afcore.optimizer import SuffixOptimizer
 from afcore.planning.timing import ComputeProfile
 from afcore.stopwatch import Stopwatch
 from afcore.trained import TrainedEpoch, TrainingState
 from afcore.training import train_epoch
 
-__all__ = ["profile_compute"]
+__all__ = ["padded_tokens", "profile_compute", "sample_batches"]
 
 _QUANTILES = (1 / 2, 5 / 6, 1 / 6)
 _REPEATS = 3
@@ -66,7 +66,7 @@ def profile_compute(
     """
     with torch.random.fork_rng():
         trial = _Trial(split, examples, pad_token_id, compute, hidden_dtype, max_grad_norm)
-        steps = trial.steps(_sample(batches, examples.lengths), budget_seconds)
+        steps = trial.steps(sample_batches(batches, examples.lengths), budget_seconds)
         update, statistics = trial.parameter_seconds()
         inference = trial.inference_seconds()
         parameters = trial.num_parameters()
@@ -124,7 +124,7 @@ class _Trial:
             for ids in sample:
                 if not repeat:
                     self._step(0, ids)  # kernels are chosen by shape
-                padded = _padded_tokens(ids, self._examples.lengths)
+                padded = padded_tokens(ids, self._examples.lengths)
                 for boundary in _boundaries(self._split.num_blocks):
                     done.setdefault((boundary, padded), []).append(self._step(boundary, ids))
                 if time.perf_counter() - began > budget_seconds:
@@ -187,7 +187,7 @@ class _Trial:
         runner.rows(ids, [1])
         seconds = [self._seconds(partial(runner.rows, ids, [depth]), repeats=1) for depth in depths]
         rows = [[num_tokens, num_tokens * depth] for depth in depths]
-        per_token, per_block = _fit(rows, seconds)
+        per_token, per_block = fit_seconds(rows, seconds)
         return per_token, per_block
 
     def num_parameters(self) -> list[int]:
@@ -224,39 +224,33 @@ def _fit_suffix(points: list[_Point], num_blocks: int) -> dict[str, float]:
         [1, p.padded_tokens, p.padded_tokens * (num_blocks - p.boundary), p.boundary == 0]
         for p in points
     ]
-    found = _fit(rows, [p.suffix_seconds for p in points])
+    found = fit_seconds(rows, [p.suffix_seconds for p in points])
     names = ("suffix_step", "suffix_token", "suffix_block_token", "suffix_embeddings")
     return dict(zip(names, found, strict=True))
 
 
 def _fit_prefix(points: list[_Point]) -> dict[str, float]:
     rows = [[1, p.padded_tokens, p.padded_tokens * p.boundary] for p in points]
-    found = _fit(rows, [p.prefix_seconds for p in points])
+    found = fit_seconds(rows, [p.prefix_seconds for p in points])
     return dict(zip(("prefix_step", "prefix_token", "prefix_block_token"), found, strict=True))
-
-
-def _fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Least squares of relative errors, no term negative.
-
-    Relative, so that the short steps of deep boundaries count, and one that was held up hardly.
-    """
-    target = np.maximum(np.asarray(seconds, dtype=np.float64), 1e-9)
-    matrix = np.asarray(rows, dtype=np.float64) / target[:, None]
-    size = np.maximum(matrix.max(axis=0), 1e-30)  # columns differ by powers of ten
-    found, _ = nnls(matrix / size, np.ones(len(target)))
-    return [float(value) for value in found / size]
 
 
 def _boundaries(num_blocks: int) -> list[int]:
     return sorted({0, 1, num_blocks // 2, num_blocks - 1})
 
 
-def _sample(batches: Batches, lengths: npt.NDArray[np.int64]) -> Batches:
-    """A middling batch, a large and a small one; fewer where there are no three sizes."""
-    ordered = sorted(batches, key=lambda ids: _padded_tokens(ids, lengths))
+def sample_batches(batches: Batches, lengths: npt.NDArray[np.int64]) -> Batches:
+    """A middling batch, a large and a small one; fewer where there are no three sizes.
+
+    Args:
+        batches: of example ids.
+        lengths: [n] tokens of each example.
+    """
+    ordered = sorted(batches, key=lambda ids: padded_tokens(ids, lengths))
     chosen = [ordered[int(quantile * len(ordered))] for quantile in _QUANTILES]
-    return list({_padded_tokens(ids, lengths): ids for ids in chosen}.values())
+    return list({padded_tokens(ids, lengths): ids for ids in chosen}.values())
 
 
-def _padded_tokens(ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> int:
+def padded_tokens(ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> int:
+    """Of a batch, padding included."""
     return len(ids) * int(lengths[ids].max())

@@ -9,18 +9,15 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
-from afcore.launch.open import open_launcher, worker_threads
 from afcore.measuring.compute import profile_compute
-from afcore.measuring.links import measure_links
 from afcore.measuring.store import probe_bandwidths
+from afcore.measuring.workers import measure_workers
 from afcore.planning.timing import Profile
-from afcore.planning.workers import WorkerProfile
 from afcore.runs import Run
 from afcore.work import batches_of
 
 __all__ = ["measure_profile"]
 
-_FASTEST_LINK = 1e12
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +57,8 @@ def measure_profile(
             budget_seconds=budget_seconds,
         )
         bandwidths = probe_bandwidths(run.storage, run.activations_folder, runner, batches)
-    workers = _measure_workers(run)
+    profile = Profile(compute=fitted, bandwidths=bandwidths, seconds=0.0)
+    workers = measure_workers(run, profile) if run.config.workers.max > 1 else None
     seconds = time.perf_counter() - clock
     _log.info(
         "profile in %.1f s: a block takes %.2f us a token trained and %.2f us frozen; store "
@@ -70,33 +68,15 @@ def measure_profile(
         bandwidths.store_latency_seconds * 1e3,
         ", ".join(f"{tier} {speed / 1e6:.0f} MB/s" for tier, speed in bandwidths.tiers.items()),
     )
-    return Profile(compute=fitted, bandwidths=bandwidths, seconds=seconds, workers=workers)
-
-
-def _measure_workers(run: Run) -> WorkerProfile | None:
-    """What joins the workers, when there may be several."""
-    workers = run.config.workers
-    if workers.max == 1:
-        return None
-    counts = run.config.worker_counts
-    clock = time.perf_counter()
-    run.pretrained()
-    load_seconds = time.perf_counter() - clock
-    found = measure_links(
-        open_launcher(workers), run.storage, counts[-1], threads=worker_threads(workers)
-    )
-    _log.info(
-        "%d workers: all-reduce %.2f ms a message and %.0f MB/s; started in %.1f s; each computes "
-        "%.2f times as long as alone",
-        *(found.num_workers, found.latency_seconds * 1e3, found.bytes_per_second / 1e6),
-        *(found.startup_seconds, found.contention),
-    )
-    return WorkerProfile(
-        link_latency_seconds=found.latency_seconds,
-        link_bytes_per_second=min(found.bytes_per_second, _FASTEST_LINK),
-        startup_seconds=found.startup_seconds + load_seconds,
-        contention={found.num_workers: found.contention},
-    )
+    if workers is not None:
+        ((count, contention),) = workers.contention.items()
+        _log.info(
+            "%d workers: gradients %.2f ms a message and %.0f MB/s; %.1f s until they have the "
+            "model; each computes %.2f times as long as alone",
+            *(count, workers.link_latency_seconds * 1e3, workers.link_bytes_per_second / 1e6),
+            *(workers.startup_seconds, contention),
+        )
+    return profile.model_copy(update={"seconds": seconds, "workers": workers})
 
 
 @contextlib.contextmanager

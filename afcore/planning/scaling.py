@@ -33,6 +33,7 @@ __all__ = [
     "build_seconds_on",
     "forecast_epoch_on",
     "forecast_workers",
+    "share_of",
 ]
 
 BYTES_OF_WEIGHT, BYTES_OF_MOMENTS = 4, 8
@@ -207,7 +208,7 @@ def forecast_epoch_on(
     shared = {tier: size // num_workers for tier, size in reading.bytes_by_tier.items()}
     alone = forecast_epoch(
         slower,
-        _share(work, num_workers),
+        share_of(work, num_workers),
         boundaries,
         read_boundary=read_boundary,
         reading=Reading(shared, reading.store_bytes),
@@ -248,7 +249,8 @@ def _workers(profile: Profile, num_workers: int) -> WorkerProfile:
     raise ValueError(f"no link was measured, so nothing is known of {num_workers} workers")
 
 
-def _share(work: Work, num_workers: int) -> Work:
+def share_of(work: Work, num_workers: int) -> Work:
+    """One worker's part of the tokens, in as many steps."""
     tokens = math.ceil(work.padded_tokens / num_workers)
     return replace(work, padded_tokens=tokens, num_tokens=math.ceil(work.num_tokens / num_workers))
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["MachineLink", "WorkerProfile"]
+__all__ = ["MachineLink", "WorkerProfile", "ring_terms"]
 
 _BUCKET_BYTES = 25 * 2**20
 """Of DistributedDataParallel: each bucket is an all-reduce of its own."""
@@ -49,11 +49,7 @@ class WorkerProfile(_Record):
     gradient_bytes: int = Field(4, ge=1)
 
     def allreduce_seconds(self, num_parameters: int, num_workers: int) -> float:
-        """One all-reduce of gradients, as far as nothing hides it.
-
-        A ring takes 2 (n - 1) steps, in each of which every worker sends 1/n of the bytes to its
-        neighbour (Patarasuk and Yuan 2009, JPDC 69(2)); a step takes alpha + bytes / beta (Hockney
-        1994, Parallel Computing 20(3)).
+        """One all-reduce of gradients, as far as nothing hides it; see :func:`ring_terms`.
 
         Args:
             num_parameters: that train.
@@ -64,11 +60,8 @@ class WorkerProfile(_Record):
         latency, speed = self.link_latency_seconds, self.link_bytes_per_second
         if self.machine and num_workers <= self.machine.num_workers:
             latency, speed = self.machine.latency_seconds, self.machine.bytes_per_second
-        num_bytes = num_parameters * self.gradient_bytes
-        steps = 2 * (num_workers - 1)
-        buckets = math.ceil(num_bytes / _BUCKET_BYTES)
-        seconds = steps / num_workers * num_bytes / speed + steps * latency * buckets
-        return (1 - self.overlap) * seconds
+        latencies, sent_bytes = ring_terms(num_parameters * self.gradient_bytes, num_workers)
+        return (1 - self.overlap) * (latencies * latency + sent_bytes / speed)
 
     def start_seconds(self, num_workers: int) -> float:
         """Launching an epoch; one worker needs no launching."""
@@ -82,3 +75,22 @@ class WorkerProfile(_Record):
         known = {1: 1.0} | self.contention
         counts = sorted(known)
         return float(np.interp(together, counts, [known[n] for n in counts]))
+
+
+def ring_terms(num_bytes: int, num_workers: int) -> tuple[float, float]:
+    """What an all-reduce takes alpha, and bytes over beta, for.
+
+    A ring takes 2 (n - 1) steps, in each of which every worker sends 1/n of the bytes to its
+    neighbour (Patarasuk and Yuan 2009, JPDC 69(2)); a step takes alpha + bytes / beta (Hockney
+    1994, Parallel Computing 20(3)). Gradients go in buckets, each an all-reduce of its own.
+
+    Args:
+        num_bytes: reduced.
+        num_workers: n.
+
+    Returns:
+        Latencies waited for, and bytes that each worker sends.
+    """
+    steps = 2 * (num_workers - 1)
+    buckets = math.ceil(num_bytes / _BUCKET_BYTES)
+    return float(steps * buckets), steps / num_workers * num_bytes

@@ -179,8 +179,8 @@ def test_a_set_that_turns_out_slow_is_not_read_again(
 ) -> None:
     _bias(monkeypatch, "computing")
     train(auto, 1)
-    real = decide.SourcePlanner.scale
-    monkeypatch.setattr(decide.SourcePlanner, "scale", lambda *a: real(*a) * 1e-12)
+    real = decide.EpochPlanner.scale
+    monkeypatch.setattr(decide.EpochPlanner, "scale", lambda *a: real(*a) * 1e-12)
     _, records = train(auto, 3)
     assert [record.report.read_from for record in records] == [
         "activations@2",
@@ -210,7 +210,7 @@ def _bias(monkeypatch: pytest.MonkeyPatch, slower: str) -> None:
     real = decide.measure_profile
     factor = {"computing": 1e6, "reading": 1e-9}[slower]
     monkeypatch.setattr(decide, "measure_profile", lambda *a, **k: real(*a, **k).scaled(factor))
-    monkeypatch.setattr(decide.SourcePlanner, "scale", lambda *_: 1.0)
+    monkeypatch.setattr(decide.EpochPlanner, "scale", lambda *_: 1.0)
 
 
 def test_the_plan_report_is_json(tiny_config: dict[str, Any], tmp_path: Path) -> None:

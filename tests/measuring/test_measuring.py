@@ -7,7 +7,8 @@ import torch
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import list_sets
 from afcore.data.order import epoch_batches
-from afcore.measuring.compute import _fit, _fit_prefix, _fit_suffix, _Point, profile_compute
+from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_compute
+from afcore.measuring.fit import fit_seconds
 from afcore.measuring.store import probe_bandwidths
 from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
 from afcore.storage import Storage
@@ -84,12 +85,12 @@ def test_a_step_that_was_held_up_hardly_counts() -> None:
     rows = [[1.0, float(tokens)] for tokens in range(100, 1000, 100)]
     seconds = [0.1 + tokens / 1000 for _, tokens in rows]
     seconds[4] *= 5
-    step, token = _fit(rows, seconds)
+    step, token = fit_seconds(rows, seconds)
     assert step + 500 * token == pytest.approx(0.6, rel=0.05)
 
 
 def test_no_term_is_negative() -> None:
-    assert min(_fit([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]], [1.0, 3.0, 5.0])) >= 0
+    assert min(fit_seconds([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]], [1.0, 3.0, 5.0])) >= 0
 
 
 @pytest.mark.parametrize("probe_bytes", [0, 2000, 2**20])

@@ -1,0 +1,163 @@
+"""Measure training on N workers at once: steps of the model itself, under the launcher itself.
+
+What one worker takes for its share is known (:mod:`.compute`). What N of them take for a whole step
+is measured at two boundaries and batch sizes, and fitted to::
+
+    step = contention * (what one worker takes for its share)
+           + 2 (n - 1) * buckets * alpha + 2 (n - 1) / n * bytes of gradients / beta
+
+the ring's formula (docs/scaling.md). An all-reduce by itself would be faster than one whose bytes
+must be gathered and divided while all cores compute, so none is measured by itself.
+"""
+
+import json
+import time
+import uuid
+
+import numpy as np
+import numpy.typing as npt
+
+from afcore.data.prepare import Examples
+from afcore.freezing.decisions import FreezeState
+from afcore.group import WorkerGroup, join_group
+from afcore.launch.job import EpochJob
+from afcore.launch.open import open_launcher, worker_threads
+from afcore.measuring.compute import padded_tokens, sample_batches
+from afcore.measuring.fit import fit_seconds
+from afcore.optimizer import SuffixOptimizer
+from afcore.planning.scaling import share_of
+from afcore.planning.timing import Profile, Reading, Work, forecast_epoch
+from afcore.planning.workers import WorkerProfile, ring_terms
+from afcore.runs import Run, RunRecord
+from afcore.storage import Storage
+from afcore.trained import TrainingState
+from afcore.training import train_epoch
+from afcore.work import batches_of
+
+__all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
+
+_STEPS = 4
+_FASTEST = 1e12
+Points = list[tuple[int, int, int, float]]
+"""(boundary, padded tokens, tokens, seconds of a step)."""
+
+
+def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
+    """Launch the probe on the most workers that the run may have.
+
+    Args:
+        run: its record is put into the store for the workers, under another name.
+        profile: of one worker.
+
+    Raises:
+        AutoFreezeError: when the workers cannot be started.
+    """
+    workers = run.config.workers
+    count = run.config.worker_counts[-1]
+    probe_id = uuid.uuid4().hex
+    folder = f"probes/{probe_id}"
+
+    def job(function: str) -> EpochJob:
+        return EpochJob(
+            run.storage.root,
+            probe_id,
+            0,
+            0,
+            count,
+            worker_threads(workers),
+            launched=time.time(),
+            function=f"{__name__}:{function}",
+        )
+
+    launcher = open_launcher(workers)
+    run.storage.put(f"{folder}/run.json", run.record.model_dump_json().encode())
+    try:
+        launcher.run(job("nothing"))  # the first launch takes longer than later ones
+        launcher.run(job("probe"))
+        measured = json.loads(run.storage.get(f"{folder}/measured.json"))
+    finally:
+        run.storage.delete_folder(folder)
+    points = [(int(k), int(padded), int(n), took) for k, padded, n, took in measured["points"]]
+    return fit_workers(profile, points, count, measured["startup_seconds"])
+
+
+def fit_workers(
+    profile: Profile, points: Points, count: int, startup_seconds: float
+) -> WorkerProfile:
+    """Contention, latency and speed that give the measured steps."""
+    rows = []
+    for boundary, padded, num_tokens, _ in points:
+        share = share_of(Work(1, padded, num_tokens, 0), count)
+        alone = forecast_epoch(
+            profile, share, [boundary], read_boundary=0, reading=Reading({}, 0), statistics=False
+        )
+        num_bytes = 4 * profile.compute.num_parameters[boundary]
+        rows.append([alone.train_seconds, *ring_terms(num_bytes, count)])
+    contention, alpha, per_byte = fit_seconds(rows, [seconds for *_, seconds in points])
+    return WorkerProfile(
+        link_latency_seconds=alpha,
+        link_bytes_per_second=min(_FASTEST, 1 / per_byte if per_byte else _FASTEST),
+        startup_seconds=startup_seconds,
+        contention={count: contention},
+    )
+
+
+def nothing(job: EpochJob) -> None:
+    """The job that takes what launching takes."""
+
+
+def probe(job: EpochJob) -> None:
+    """On every worker; the first writes what was measured."""
+    storage = Storage(job.store)
+    record = RunRecord.model_validate_json(storage.get(f"probes/{job.run_id}/run.json"))
+    run = Run(storage, record)
+    with join_group(run.compute.device) as group:
+        split, examples = run.pretrained(), run.data().train
+        assert job.launched is not None
+        startup_seconds = time.time() - job.launched
+        sample = sample_batches(batches_of(run, examples, 1), examples.lengths)
+        split.set_training(0)
+        # What has no gradient is skipped, so one optimizer serves every boundary.
+        optimizer = SuffixOptimizer(split, learning_rate=1.0, weight_decay=0.0)
+        points: Points = []
+        for boundary in (0, split.num_blocks - 1):
+            for ids in (sample[0], sample[-1]):
+                state = TrainingState(split, optimizer, FreezeState(boundary))
+                _steps(run, state, examples, [ids], group)  # kernels are chosen by shape
+                seconds = _steps(run, state, examples, [ids] * _STEPS, group) / _STEPS
+                lengths = examples.lengths
+                points.append(
+                    (boundary, padded_tokens(ids, lengths), int(lengths[ids].sum()), seconds)
+                )
+        if group.is_first:
+            found = {"points": points, "startup_seconds": startup_seconds}
+            storage.put(f"probes/{job.run_id}/measured.json", json.dumps(found).encode())
+        group.wait()
+
+
+def _steps(
+    run: Run,
+    state: TrainingState,
+    examples: Examples,
+    batches: list[npt.NDArray[np.int64]],
+    group: WorkerGroup,
+) -> float:
+    """Seconds of steps at learning rate 0."""
+    trained = train_epoch(
+        state,
+        examples,
+        batches,
+        epoch=1,
+        num_epochs=1,
+        seed=0,
+        pad_token_id=run.record.pad_token_id,
+        compute=run.compute,
+        policy=None,
+        intervals_per_epoch=1,
+        learning_rate_factor=lambda step, total_steps: 0.0,
+        max_grad_norm=run.config.training.max_grad_norm,
+        hidden_dtype=run.config.cache.dtype,
+        group=group,
+        micro_batch=run.config.workers.micro_batch,
+    )
+    return group.longest({"train": trained.train_seconds})["train"]

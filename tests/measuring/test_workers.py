@@ -1,0 +1,62 @@
+"""Steps on N workers, measured and fitted."""
+
+from typing import Any
+
+import pytest
+
+from afcore.config import parse_config
+from afcore.launch.open import close_launchers
+from afcore.measuring.workers import Points, fit_workers, measure_workers
+from afcore.planning.scaling import forecast_epoch_on
+from afcore.planning.timing import Reading, Work
+from afcore.planning.workers import WorkerProfile
+from afcore.runs import Run, identify_run
+from afcore.storage import Storage
+from tests.planning.test_source import profile as make_profile
+
+PROFILE = make_profile()
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_what_made_the_steps_is_found_again(count: int) -> None:
+    known = WorkerProfile(
+        link_latency_seconds=0.2,
+        link_bytes_per_second=500.0,
+        startup_seconds=1.5,
+        contention={count: 1.25},
+    )
+    profile = PROFILE.model_copy(update={"workers": known})
+    points: Points = []
+    for boundary in (0, 2, PROFILE.compute.num_blocks - 1):
+        for padded in (800, 1600):
+            step = forecast_epoch_on(
+                profile,
+                Work(1, padded, padded, 0),
+                [boundary],
+                num_workers=count,
+                read_boundary=0,
+                reading=Reading({}, 0),
+                statistics=False,
+            )
+            points.append((boundary, padded, padded, step.train_seconds))
+    found = fit_workers(PROFILE, points, count, 1.5)
+    assert found.contention == pytest.approx(known.contention, rel=1e-3)
+    assert found.startup_seconds == 1.5
+    for parameters in PROFILE.compute.num_parameters:
+        expected = known.allreduce_seconds(parameters, count)
+        assert found.allreduce_seconds(parameters, count) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.slow
+def test_two_workers_of_this_machine(tiny_config: dict[str, Any]) -> None:
+    config = parse_config(tiny_config | {"workers": {"max": 2}}, source="test")
+    storage = Storage(config.store)
+    run = Run(storage, identify_run(config, storage))
+    try:
+        found = measure_workers(run, PROFILE)
+    finally:
+        close_launchers()
+    assert list(found.contention) == [2]
+    assert 0 < found.startup_seconds < 60
+    assert found.allreduce_seconds(1000, 2) >= 0
+    assert not storage.list("probes")

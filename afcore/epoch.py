@@ -94,6 +94,7 @@ def run_epoch(
         **run.config.cache.model_dump(include={"device_bytes", "host_bytes", "disk_bytes"}),
         device=run.compute.device,
         store_is_local=run.storage.protocol == "file",
+        num_sharing=group.local_count,
     ) as held:
         record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
     if epoch == run.config.training.epochs:
@@ -147,7 +148,8 @@ class _Epoch:
         )
         checkpoint = self._read("checkpoint", CheckpointRecord)
         group.wait()  # until everybody has seen what is there
-        group.check_same("code or data", [code_digest(), self._data.digest, len(self._data.train)])
+        if group.count > 1:
+            group.check_same("code or data", [code_digest(), self._data.train.digest])
         if checkpoint is None:
             checkpoint, split, cache = self._train(plan)
         else:

@@ -39,12 +39,16 @@ class WorkerGroup:
     Args:
         rank: of this worker.
         count: of all.
+        local_count: of those on this machine.
         patient: process group for what may take long; None for one worker alone.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, patient: Any = None) -> None:
+    def __init__(
+        self, rank: int = 0, count: int = 1, local_count: int = 1, patient: Any = None
+    ) -> None:
         self.rank = rank
         self.count = count
+        self.local_count = local_count
         self._patient = patient
         self._asked: tuple[Any, Tensor] | None = None
 
@@ -179,7 +183,8 @@ def join_group(device: torch.device) -> Iterator[WorkerGroup]:
     except (RuntimeError, ValueError) as error:
         raise AutoFreezeError(f"the workers do not find each other: {error}") from error
     try:
-        yield WorkerGroup(dist.get_rank(), count, patient)
+        local_count = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+        yield WorkerGroup(dist.get_rank(), count, local_count, patient)
     finally:
         dist.destroy_process_group()
 

@@ -27,6 +27,7 @@ def hold_shards(
     disk_bytes: int | None,
     device: torch.device,
     store_is_local: bool,
+    num_sharing: int = 1,
 ) -> Iterator[HeldShards]:
     """What this process holds, for one epoch; kept afterwards for the next.
 
@@ -39,16 +40,22 @@ def hold_shards(
         disk_bytes: most bytes in a local file.
         device: that trains.
         store_is_local: see :class:`HeldShards`.
+        num_sharing: workers of this machine, each of which has a part of its memory and disk.
     """
     global _kept
-    key = (device_bytes, host_bytes, disk_bytes, device, store_is_local)
+    key = (device_bytes, host_bytes, disk_bytes, device, store_is_local, num_sharing)
     with _keeping:
         found, _kept = _kept, None
     held = found[1] if found is not None and found[0] == key else None
     del found
     if held is None:
         budgets = measure_budgets(device_bytes, host_bytes, disk_bytes, device, store_is_local)
-        held = HeldShards(budgets, device, store_is_local)
+        shared = Budgets(
+            budgets.device_bytes,
+            budgets.host_bytes // num_sharing,
+            budgets.disk_bytes // num_sharing,
+        )
+        held = HeldShards(shared, device, store_is_local)
     try:
         yield held
     finally:

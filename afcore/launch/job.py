@@ -20,8 +20,8 @@ class EpochJob:
         attempt: number of the lease that it is done under.
         num_workers: world size.
         threads: of each worker's computations; None leaves it to torch.
-        launched: when, in seconds since the epoch (UTC); None in this process.
         function: ``module:function`` that every worker calls with this job.
+        launched: when, in seconds since the epoch (UTC); None in this process.
     """
 
     store: str
@@ -30,8 +30,8 @@ class EpochJob:
     attempt: int
     num_workers: int
     threads: int | None = None
-    launched: float | None = None
     function: str = "afcore.launch.worker:work_epoch"
+    launched: float | None = None
 
     def to_json(self) -> str:
         """As JSON, for a worker on any machine."""

@@ -3,9 +3,11 @@
 Run as ``python docs/draw_simulation.py``. A test compares both with what the code gives.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from afcore.cluster import load_cluster, load_workload
 from afcore.figures import simulation_figure
@@ -43,8 +45,16 @@ def page(text: str) -> str:
 
 
 def points() -> str:
-    """What the picture shows."""
-    return "\n".join(found.model_dump_json() for found in _simulations())
+    """What the picture shows, to six digits: sums may be added up in another order."""
+    return "\n".join(json.dumps(_rounded(found.model_dump())) for found in _simulations())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _simulations() -> list[Simulation]:

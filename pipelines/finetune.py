@@ -17,7 +17,12 @@ from prefect.tasks import Task
 
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
-from afcore.errors import AutoFreezeError, StoreUnreachableError, WorkerLostError
+from afcore.errors import (
+    AutoFreezeError,
+    StoppedError,
+    StoreUnreachableError,
+    WorkerLostError,
+)
 from afcore.interrupt import catch_sigterm
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import check_devices, close_launchers, open_launcher
@@ -173,7 +178,8 @@ def finetune(
                     _train_epochs(run, lease, mlflow_run_id)
                 report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
         except BaseException as error:
-            tracker.finish(mlflow_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            told = isinstance(error, StoppedError) or not isinstance(error, Exception)
+            tracker.finish(mlflow_run_id, "KILLED" if told else "FAILED")
             raise
         finally:
             if parent_mlflow_run_id is None:

@@ -3,6 +3,7 @@
 import logging
 import time
 
+from afcore.config import Config
 from afcore.epoch import decide_first_epoch
 from afcore.errors import WorkerLostError
 from afcore.launch.job import EpochJob
@@ -10,7 +11,7 @@ from afcore.launch.open import as_worker, num_devices, open_launcher, worker_thr
 from afcore.records import EpochPlan, EpochRecord
 from afcore.runs import Run, read_record
 
-__all__ = ["launch_epoch"]
+__all__ = ["launch_epoch", "workers_left"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def launch_epoch(
         return found
     workers = run.config.workers
     planned = num_workers or _planned(run, epoch)
-    count = _left(run, planned, tries)
+    count = workers_left(run.config, planned, tries)
     if count != planned:
         _log.warning("epoch %d: %d workers instead of the planned %d", epoch, count, planned)
     launcher = open_launcher(workers, count)
@@ -74,12 +75,17 @@ def _planned(run: Run, epoch: int) -> int:
     return before.next.num_workers
 
 
-def _left(run: Run, planned: int, tries: int) -> int:
-    workers = run.config.workers
-    most = planned - max(0, tries - 2)
+def workers_left(config: Config, planned: int, tries: int) -> int:
+    """How many of the planned workers an epoch has when it is begun for the ``tries``-th time.
+
+    Raises:
+        WorkerLostError: when that is less than ``workers.min``.
+    """
+    workers = config.workers
+    most = max(1, planned - max(0, tries - 2))
     if workers.ray_address is None and planned > 1:
         most = min(most, num_devices())
-    counts = [n for n in run.config.worker_counts if workers.min <= n <= most]
+    counts = [count for count in config.worker_counts if workers.min <= count <= most]
     if not counts:
         raise WorkerLostError(
             f"{most} workers are left, and workers.min is {workers.min}. Start it again when there "

@@ -109,6 +109,22 @@ def _unwritable_store(tree: dict[str, Any], folder: Path) -> None:
     tree["store"] = str(folder / "file" / "store")
 
 
+def _workers(batch_size: int = 8, **workers: Any) -> Callable[[dict[str, Any], Path], None]:
+    def change(tree: dict[str, Any], _folder: Path) -> None:
+        tree["workers"] = workers
+        tree["training"]["batch_size"] = batch_size
+
+    return change
+
+
+def _unknown_gpu(tree: dict[str, Any], _folder: Path) -> None:
+    tree["prices"] = {"gpu": "aws/z80"}
+
+
+def _memory_store(tree: dict[str, Any], _folder: Path) -> None:
+    tree |= {"store": "memory://nothing", "workers": {"max": 2}}
+
+
 MISTAKES = {
     "missing file": (_set("data", "train", "nowhere.csv"), "cannot load the data 'nowhere.csv'"),
     "missing column": (_csv("train", "body,label\nx,1\n"), "no column 'text', only body, label"),
@@ -132,6 +148,22 @@ MISTAKES = {
     "store that cannot be written": (_unwritable_store, "cannot write"),
     "store of no known kind": (_store("gopher://x/y"), "Protocol not known"),
     "tracking that cannot be used": (_set("tracking", "uri", "nonsense://x"), "tracking.uri"),
+    "more workers than devices": (_workers(max=512, batch_size=512), "but this machine has"),
+    "workers that do not divide the batch": (
+        _workers(max=3),
+        "workers.max 3 does not divide training.batch_size 8",
+    ),
+    "more workers at least than at most": (_workers(max=1, min=2), "must not be more than max"),
+    "a deadline and a budget": (
+        _workers(max=2, deadline_seconds=60, budget_usd=1),
+        "give deadline_seconds or budget_usd, not both",
+    ),
+    "a Ray that does not answer": (
+        _workers(max=2, launcher="ray", ray_address="127.0.0.1:9"),
+        "does not answer",
+    ),
+    "a GPU without a price": (_unknown_gpu, "aws/h100"),
+    "workers without a common store": (_memory_store, "which workers do not see"),
 }
 
 
@@ -146,6 +178,18 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     assert autofreeze("run", config) == 2
     _expect_one_message(capfd, message)
     _nothing_believable(tiny_config["store"])
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_deadline_that_cannot_be_kept_is_refused_with_the_best_reachable(
+    tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_config |= {"mode": "efficiency", "workers": {"max": 2, "deadline_seconds": 0.001}}
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    assert autofreeze("run", config) == 2
+    _expect_one_message(capfd, "workers.deadline_seconds: 0.0 s cannot be kept")
+    storage = Storage(tiny_config["store"])
+    assert not [key for key in storage.list("runs") if key.endswith(("plan.json", "point.json"))]
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -1,0 +1,236 @@
+"""Runs on workers, by the command: one of them is lost, and the run is told to stop."""
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import psutil
+import pytest
+
+from tests.conftest import write_config, write_csv
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+COMMAND = [sys.executable, "-c", "from pipelines.cli import main; main()", "run"]
+LAUNCHERS = ["torchrun", "ray"]
+_MARK = "AUTOFREEZE_TEST"
+_COPIES = 30  # of the text, so that an epoch takes seconds
+
+
+@dataclass
+class Command:
+    """``autofreeze run`` of one configuration, as often as it takes."""
+
+    folder: Path
+    config: Path
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Started"]:
+        """Start it; in the end nothing of it may be alive."""
+        mark = uuid.uuid4().hex
+        with (self.folder / f"{mark}.log").open("w+") as log:
+            process = subprocess.Popen(
+                [*COMMAND, str(self.config), "--report", str(self.folder / "report.json")],
+                env=os.environ | {_MARK: mark},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            started = Started(self, process, mark, Path(log.name))
+            try:
+                yield started
+                started.end()
+                started.expect_nothing_left()
+            finally:
+                process.kill()
+                process.wait()
+                for left in started.family():
+                    left.kill()
+
+    def there_is(self, epoch: int, name: str) -> bool:
+        return bool(list(self.folder.glob(f"store/runs/*/*/epochs/{epoch:03d}/{name}.json")))
+
+    def finish(self) -> dict[str, Any]:
+        with self.running() as started:
+            assert started.end() == 0, started.output
+        return self.report()
+
+    def report(self) -> dict[str, Any]:
+        tree: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return tree
+
+    def losses(self) -> list[list[float]]:
+        paths = sorted(self.folder.glob("store/runs/*/*/epochs/*/checkpoint.json"))
+        return [[step["loss"] for step in json.loads(p.read_text())["steps"]] for p in paths]
+
+    def tracked_status(self) -> str:
+        client = mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+        (experiment,) = [e for e in client.search_experiments() if e.name == "test"]
+        (run,) = client.search_runs([experiment.experiment_id])
+        return str(run.info.status)
+
+
+@dataclass
+class Started:
+    """A command that runs."""
+
+    command: Command
+    process: "subprocess.Popen[bytes]"
+    mark: str
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def family(self) -> list[psutil.Process]:
+        """Every process with its environment, whoever its parent is now."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self.mark:
+                    found.append(process)
+        return [one for one in found if one.pid != self.process.pid]
+
+    def workers(self) -> list[psutil.Process]:
+        """By rank is not known; all that compute."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                parent = process.parent()
+                forked = parent is not None and "forkserver" in " ".join(parent.cmdline())
+                if forked or "RayTrainWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < until, self.output
+            time.sleep(0.02)
+
+    def trains(self, epoch: int) -> None:
+        """Return in the middle of an epoch's steps."""
+        self.wait_for(lambda: self.command.there_is(epoch, "plan"))
+        time.sleep(0.5)
+        assert not self.command.there_is(epoch, "checkpoint"), "the epoch is too short"
+
+    def end(self) -> int:
+        return self.process.wait(timeout=120)
+
+    def expect_nothing_left(self) -> None:
+        until = time.monotonic() + 10
+        while left := self.family():
+            assert time.monotonic() < until, [" ".join(one.cmdline()) for one in left]
+            time.sleep(0.1)
+
+
+def make(folder: Path, tree: dict[str, Any], **workers: Any) -> Command:
+    folder.mkdir(exist_ok=True)
+    changed = tree | {
+        "workers": workers,
+        "store": str(folder / "store"),
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "test"},
+    }
+    return Command(folder, write_config(folder / "config.yaml", changed))
+
+
+@pytest.fixture
+def tree(tiny_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    with Path(tiny_config["data"]["train"]).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    tiny_config["data"]["train"] = str(write_csv(tmp_path / "train.csv", rows * _COPIES))
+    tiny_config["training"]["epochs"] = 2
+    tiny_config["freezing"] = {"policy": "linear", "depth": 3, "intervals_per_epoch": 3}
+    tiny_config["cache"] = {"mode": "on", "share": False}
+    return tiny_config
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, text_files: dict[str, Path]
+) -> Callable[[dict[str, Any], int], list[list[float]]]:
+    """Losses of a run of which nothing was killed or stopped, by number of workers."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    found: dict[int, list[list[float]]] = {}
+
+    def losses(tree: dict[str, Any], workers: int) -> list[list[float]]:
+        if workers not in found:
+            whole = make(folder / str(workers), tree, max=workers, threads=1)
+            report = whole.finish()
+            assert [epoch["num_workers"] for epoch in report["epochs"]] == [workers] * 2
+            found[workers] = whole.losses()
+        return found[workers]
+
+    return losses
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_an_epoch_whose_worker_is_killed_is_tried_again(
+    launcher: str, tree: dict[str, Any], tmp_path: Path, unbroken: Any
+) -> None:
+    command = make(tmp_path / "run", tree, max=2, launcher=launcher)
+    with command.running() as run:
+        run.trains(epoch=2)
+        workers = run.workers()
+        assert len(workers) == 2
+        workers[-1].kill()
+        assert run.end() == 0, run.output
+        assert "was lost in epoch 2" in run.output
+        assert "Traceback" not in run.output
+    report = command.report()
+    epochs = [(e["num_workers"], e["attempt"], e["resumed"]) for e in report["epochs"]]
+    assert epochs == [(2, 1, False), (2, 1, True)]
+    assert "activations@" in report["epochs"][1]["read_from"]
+    expected = unbroken(tree, 2)
+    np.testing.assert_allclose(command.losses(), expected, atol=1e-5, rtol=0)
+    assert command.tracked_status() == "FINISHED"
+
+
+@pytest.mark.parametrize("launcher", ["auto", *LAUNCHERS])
+def test_sigterm_commits_and_the_same_command_goes_on(
+    launcher: str, tree: dict[str, Any], tmp_path: Path, unbroken: Any
+) -> None:
+    count = 1 if launcher == "auto" else 2
+    command = make(tmp_path / "run", tree, max=count, launcher=launcher, threads=1)
+    with command.running() as run:
+        run.trains(epoch=1)
+        run.process.terminate()
+        began = time.monotonic()
+        _expect_stop(run, epoch=1)
+        assert time.monotonic() - began < 10
+    assert command.tracked_status() == "KILLED"
+    report = command.finish()
+    assert [(e["attempt"], e["resumed"]) for e in report["epochs"]] == [(2, True), (2, False)]
+    np.testing.assert_allclose(command.losses(), unbroken(tree, count), atol=1e-5, rtol=0)
+    assert command.tracked_status() == "FINISHED"
+
+
+def test_sigterm_to_one_worker_stops_the_run(tree: dict[str, Any], tmp_path: Path) -> None:
+    command = make(tmp_path / "run", tree, max=2)
+    with command.running() as run:
+        run.trains(epoch=1)
+        run.workers()[0].terminate()
+        _expect_stop(run, epoch=1)
+
+
+def _expect_stop(run: Started, epoch: int) -> None:
+    assert run.end() == 143, run.output
+    assert "Traceback" not in run.output
+    (message,) = [line for line in run.output.splitlines() if line.startswith("Error:")]
+    (path,) = run.command.folder.glob(f"store/runs/*/*/epochs/{epoch:03d}/partial.json")
+    step = json.loads(path.read_text())["step"]
+    assert f"stopped in epoch {epoch} after step {step}" in message
+    assert "The same command goes on from there" in message

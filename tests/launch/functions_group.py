@@ -1,0 +1,25 @@
+"""What workers do in tests of the group."""
+
+import torch
+
+from afcore.errors import ConfigError
+from afcore.group import join_group
+from afcore.launch.job import EpochJob
+
+__all__ = ["another_data", "same_data"]
+
+
+def another_data(job: EpochJob) -> None:
+    """The last worker has other data."""
+    with join_group(torch.device("cpu")) as group:
+        group.check_same("data", "other" if group.rank else "these")
+
+
+def same_data(job: EpochJob) -> None:
+    """All have the same."""
+    with join_group(torch.device("cpu")) as group:
+        group.check_same("data", "these")
+        if group.tell(group.rank) != 0 or group.gather(group.rank) != [0, 1]:
+            raise ConfigError("workers do not hear each other")
+        if not [group.wants_to_stop(bool(group.rank)) for _ in range(2)][-1]:
+            raise ConfigError("a wish to stop was not heard")

@@ -1,0 +1,77 @@
+"""What the workers of an epoch agree on, and what is refused."""
+
+import numpy as np
+import pytest
+
+from afcore.config import parse_config
+from afcore.errors import ConfigError, WorkerLostError
+from afcore.group import ALONE, WorkerGroup
+from afcore.launch import epoch as epoch_module
+from afcore.launch.epoch import workers_left
+from afcore.launch.job import EpochJob
+from afcore.launch.torchrun import LaunchWithTorchrun
+
+WHERE = "tests.launch.functions_group"
+
+
+def job(function: str) -> EpochJob:
+    return EpochJob("memory://", "run", 1, 1, 2, 1, f"{WHERE}:{function}")
+
+
+def test_workers_that_differ_are_told_so() -> None:
+    with pytest.raises(ConfigError, match="worker 1 has another data than worker 0"):
+        LaunchWithTorchrun().run(job("another_data"))
+
+
+def test_workers_that_are_alike_go_on() -> None:
+    LaunchWithTorchrun().run(job("same_data"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", [1, 2, 7, 16])
+def test_shares_make_up_the_batch_and_weights_its_mean(count: int, size: int) -> None:
+    ids = np.arange(100, 100 + size)
+    values = np.random.default_rng(0).normal(size=size)
+    seen, mean = [], 0.0
+    for rank in range(count):
+        group = WorkerGroup(rank, count)
+        share = group.share(ids)
+        weight = group.weight(size, len(share))
+        assert len(share) >= 1
+        if weight:
+            seen += share.tolist()
+        mean += weight * values[share - 100].mean() / count
+    assert sorted(seen) == ids.tolist()
+    assert mean == pytest.approx(values.mean())
+
+
+def test_one_worker_alone_stops_at_once() -> None:
+    assert ALONE.wants_to_stop(True)
+    assert not ALONE.wants_to_stop(False)
+
+
+@pytest.mark.parametrize(
+    ("planned", "tries", "devices", "expected"),
+    [(8, 1, 8, 8), (8, 2, 8, 8), (8, 3, 8, 4), (8, 2, 5, 4), (4, 2, 3, 2), (1, 3, 8, 1)],
+)
+def test_a_retry_takes_what_is_left(
+    planned: int, tries: int, devices: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch_module, "num_devices", lambda: devices)
+    assert workers_left(config(min=1), planned, tries) == expected
+
+
+def test_fewer_than_the_least_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_module, "num_devices", lambda: 3)
+    with pytest.raises(WorkerLostError, match=r"3 workers are left, and workers.min is 4"):
+        workers_left(config(min=4), 8, 2)
+
+
+def config(**workers: int):  # type: ignore[no-untyped-def]
+    tree = {
+        "model": {"name": "m"},
+        "data": {"train": "t"},
+        "training": {"batch_size": 16},
+        "workers": {"max": 8, **workers},
+    }
+    return parse_config(tree, source="test")

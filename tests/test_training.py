@@ -1,6 +1,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +90,14 @@ def test_seconds_add_up() -> None:
     assert min(done.prefix_seconds, done.suffix_seconds, done.read_seconds) > 0
     tokens = int(examples.lengths.sum())
     assert (done.prefix_block_tokens, done.suffix_block_tokens) == (2 * tokens, 2 * tokens)
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch() -> None:
+    examples = make_examples()
+    losses = []
+    for micro_batch in (None, 3, 1):
+        state = make_state(make_split(dropout=0.0))
+        done = run_epochs(state, examples, 2, scripted([0, 1, 2, 2]), micro_batch=micro_batch)
+        losses.append([step.loss for epoch in done for step in epoch.steps])
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(losses[2], losses[0], atol=1e-5, rtol=0)

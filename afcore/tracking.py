@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from afcore.errors import UserError
+from afcore.errors import StoppedError, UserError
 from afcore.records import CheckpointRecord, EpochRecord
 from afcore.report import EpochReport, RunReport
 
@@ -199,8 +199,12 @@ class Tracker:
         self._client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
         return str(logged.model_uri)
 
-    def finish(self, run_id: str, status: str = "FINISHED") -> None:
-        """Close the run; ``FAILED`` and ``KILLED`` are the other ends."""
+    def finish(self, run_id: str, error: BaseException | None = None) -> None:
+        """Close the run: finished; or failed, or killed from outside, by this error."""
+        status = "FINISHED"
+        if error is not None:
+            told = isinstance(error, StoppedError) or not isinstance(error, Exception)
+            status = "KILLED" if told else "FAILED"
         self._client.set_terminated(run_id, status)
 
     def _log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float, float, int]]) -> None:

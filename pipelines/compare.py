@@ -54,8 +54,8 @@ def compare(
             reports.append(RunReport.model_validate(result))
         comparison = compare_report(reports)
         _log(tracker, parent, comparison)
-    except BaseException:
-        tracker.finish(parent, "FAILED")
+    except BaseException as error:
+        tracker.finish(parent, error)
         raise
     finally:
         close_launchers()

@@ -17,12 +17,7 @@ from prefect.tasks import Task
 
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
-from afcore.errors import (
-    AutoFreezeError,
-    StoppedError,
-    StoreUnreachableError,
-    WorkerLostError,
-)
+from afcore.errors import AutoFreezeError, StoreUnreachableError, WorkerLostError
 from afcore.interrupt import catch_sigterm
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import check_devices, close_launchers, open_launcher
@@ -149,6 +144,14 @@ def finetune(
     if config.mode in PEER_MODES:
         # Takes seconds, so only when needed; and before the clock starts, as all other imports are.
         importlib.import_module("afcore.peer")
+    try:
+        return _finetune(config, fresh, parent_mlflow_run_id)
+    finally:
+        if parent_mlflow_run_id is None:
+            close_launchers()
+
+
+def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> dict[str, Any]:
     began = time.time()
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store)
@@ -178,12 +181,8 @@ def finetune(
                     _train_epochs(run, lease, mlflow_run_id)
                 report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
         except BaseException as error:
-            told = isinstance(error, StoppedError) or not isinstance(error, Exception)
-            tracker.finish(mlflow_run_id, "KILLED" if told else "FAILED")
+            tracker.finish(mlflow_run_id, error)
             raise
-        finally:
-            if parent_mlflow_run_id is None:
-                close_launchers()
         tracker.finish(mlflow_run_id)
     return report
 

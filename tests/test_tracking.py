@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from afcore.errors import UserError
+from afcore.errors import DataError, StoppedError, UserError
 from afcore.freezing.decisions import FreezeState
 from afcore.records import CheckpointRecord, EpochRecord
 from afcore.tracking import Tracker, flat_parameters
@@ -79,14 +79,23 @@ def test_children_stand_under_their_parent(uri: str) -> None:
         assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent
 
 
+ENDS = [
+    (None, "FINISHED"),
+    (DataError("no rows"), "FAILED"),
+    (StoppedError("after step 3"), "KILLED"),
+    (KeyboardInterrupt(), "KILLED"),
+]
+
+
 def test_reports_and_ends(uri: str) -> None:
     tracker = Tracker(uri, "x")
     run_id = tracker.begin("t", "n")
     tracker.log_report(run_id, make_report(), 1000.0)
-    tracker.finish(run_id, "FAILED")
     client = mlflow.MlflowClient(uri)
+    for error, status in ENDS:
+        tracker.finish(run_id, error)
+        assert client.get_run(run_id).info.status == status
     run = client.get_run(run_id)
-    assert run.info.status == "FAILED"
     assert run.data.metrics["test/accuracy"] == 0.65
     assert run.data.metrics["total/cost_usd"] == 0.02
     assert [a.path for a in client.list_artifacts(run_id)] == ["report.json"]

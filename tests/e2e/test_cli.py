@@ -15,6 +15,7 @@ import pytest
 import transformers
 import typer
 
+from afcore.launch import open as launchers
 from afcore.storage import Storage
 from tests.conftest import BUCKET, write_config
 
@@ -117,6 +118,12 @@ def _workers(batch_size: int = 8, **workers: Any) -> Callable[[dict[str, Any], P
     return change
 
 
+def _workers_and_no_data(tree: dict[str, Any], _folder: Path) -> None:
+    """Found when the launcher is open."""
+    tree["workers"] = {"max": 2}
+    tree["data"]["train"] = "nowhere.csv"
+
+
 def _unknown_gpu(tree: dict[str, Any], _folder: Path) -> None:
     tree["prices"] = {"gpu": "aws/z80"}
 
@@ -163,6 +170,7 @@ MISTAKES = {
         "does not answer",
     ),
     "a GPU without a price": (_unknown_gpu, "aws/h100"),
+    "workers, but no data": (_workers_and_no_data, "cannot load the data 'nowhere.csv'"),
     "workers without a common store": (_memory_store, "which workers do not see"),
 }
 
@@ -178,6 +186,7 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     assert autofreeze("run", config) == 2
     _expect_one_message(capfd, message)
     _nothing_believable(tiny_config["store"])
+    assert not launchers._opened
 
 
 @pytest.mark.usefixtures("prefect_server")

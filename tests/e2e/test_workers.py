@@ -18,6 +18,11 @@ import numpy as np
 import psutil
 import pytest
 
+from afcore.config import Config, load_config
+from afcore.launch.epoch import launch_epoch
+from afcore.launch.open import close_launchers
+from afcore.runs import begin_run, identify_run, run_lease
+from afcore.storage import Storage
 from tests.conftest import write_config, write_csv
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -158,22 +163,31 @@ def tree(tiny_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, text_files: dict[str, Path]
-) -> Callable[[dict[str, Any], int], list[list[float]]]:
-    """Losses of a run of which nothing was killed or stopped, by number of workers."""
-    folder = tmp_path_factory.mktemp("unbroken")
+def unbroken() -> Callable[[Command, int], list[list[float]]]:
+    """Losses when nothing is killed or stopped, trained once by torchrun or in this process."""
     found: dict[int, list[list[float]]] = {}
 
-    def losses(tree: dict[str, Any], workers: int) -> list[list[float]]:
+    def losses(command: Command, workers: int) -> list[list[float]]:
         if workers not in found:
-            whole = make(folder / str(workers), tree, max=workers, threads=1)
-            report = whole.finish()
-            assert [epoch["num_workers"] for epoch in report["epochs"]] == [workers] * 2
-            found[workers] = whole.losses()
+            folder = command.folder / "unbroken"
+            changes = [f"store={folder}/store", "workers.launcher=auto"]
+            _train_here(load_config(str(command.config), changes))
+            found[workers] = Command(folder, command.config).losses()
         return found[workers]
 
     return losses
+
+
+def _train_here(config: Config) -> None:
+    storage = Storage(config.store)
+    record = identify_run(config, storage)
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record)
+        try:
+            for epoch in range(1, config.training.epochs + 1):
+                launch_epoch(run, epoch, lease.number)
+        finally:
+            close_launchers()
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "ray"])
@@ -181,7 +195,9 @@ def test_told_to_stop_then_a_worker_is_killed(
     launcher: str, tree: dict[str, Any], tmp_path: Path, unbroken: Any
 ) -> None:
     command = make(tmp_path / "run", tree, max=2, launcher=launcher)
-    stop_in_first_epoch(command)
+    # A worker's machine may be reclaimed alone; Ray's worker processes die of SIGTERM.
+    told = (lambda run: run.workers()[0]) if launcher == "torchrun" else _itself
+    stop_in_first_epoch(command, told)
     with command.running() as run:
         run.trains(epoch=2)
         workers = run.workers()
@@ -194,7 +210,7 @@ def test_told_to_stop_then_a_worker_is_killed(
     epochs = [(e["num_workers"], e["attempt"], e["resumed"]) for e in report["epochs"]]
     assert epochs == [(2, 2, True), (2, 2, True)]
     assert "activations@" in report["epochs"][1]["read_from"]
-    np.testing.assert_allclose(command.losses(), unbroken(tree, 2), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(command.losses(), unbroken(command, 2), atol=1e-5, rtol=0)
     assert command.tracked_status() == "FINISHED"
 
 
@@ -202,29 +218,25 @@ def test_told_to_stop_where_this_process_is_the_worker(
     tree: dict[str, Any], tmp_path: Path, unbroken: Any
 ) -> None:
     command = make(tmp_path / "run", tree, max=1, threads=1)
-    stop_in_first_epoch(command)
+    stop_in_first_epoch(command, _itself)
     report = command.finish()
     assert [(e["attempt"], e["resumed"]) for e in report["epochs"]] == [(2, True), (2, False)]
-    np.testing.assert_allclose(command.losses(), unbroken(tree, 1), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(command.losses(), unbroken(command, 1), atol=1e-5, rtol=0)
     assert command.tracked_status() == "FINISHED"
 
 
-def stop_in_first_epoch(command: Command) -> None:
+def _itself(run: Started) -> psutil.Process:
+    return psutil.Process(run.process.pid)
+
+
+def stop_in_first_epoch(command: Command, told: Callable[[Started], psutil.Process]) -> None:
     with command.running() as run:
         run.trains(epoch=1)
-        run.process.terminate()
+        told(run).terminate()
         began = time.monotonic()
         _expect_stop(run, epoch=1)
         assert time.monotonic() - began < 10
     assert command.tracked_status() == "KILLED"
-
-
-def test_sigterm_to_one_worker_stops_the_run(tree: dict[str, Any], tmp_path: Path) -> None:
-    command = make(tmp_path / "run", tree, max=2)
-    with command.running() as run:
-        run.trains(epoch=1)
-        run.workers()[0].terminate()
-        _expect_stop(run, epoch=1)
 
 
 def _expect_stop(run: Started, epoch: int) -> None:

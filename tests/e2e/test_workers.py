@@ -62,8 +62,9 @@ class Command:
                 for left in started.family():
                     left.kill()
 
-    def there_is(self, epoch: int, name: str) -> bool:
-        return bool(list(self.folder.glob(f"store/runs/*/*/epochs/{epoch:03d}/{name}.json")))
+    def epoch(self, name: str) -> list[Path]:
+        """A record of the only epoch, if it is there."""
+        return list(self.folder.glob(f"store/runs/*/*/epochs/001/{name}.json"))
 
     def finish(self) -> dict[str, Any]:
         with self.running() as started:
@@ -74,9 +75,9 @@ class Command:
         tree: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
         return tree
 
-    def losses(self) -> list[list[float]]:
-        paths = sorted(self.folder.glob("store/runs/*/*/epochs/*/checkpoint.json"))
-        return [[step["loss"] for step in json.loads(p.read_text())["steps"]] for p in paths]
+    def losses(self) -> list[float]:
+        (path,) = self.epoch("checkpoint")
+        return [step["loss"] for step in json.loads(path.read_text())["steps"]]
 
     def tracked_status(self) -> str:
         client = mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
@@ -125,12 +126,6 @@ class Started:
             assert time.monotonic() < until, self.output
             time.sleep(0.02)
 
-    def trains(self, epoch: int) -> None:
-        """Return in the middle of an epoch's steps."""
-        self.wait_for(lambda: self.command.there_is(epoch, "plan"))
-        time.sleep(0.5)
-        assert not self.command.there_is(epoch, "checkpoint"), "the epoch is too short"
-
     def end(self) -> int:
         return self.process.wait(timeout=120)
 
@@ -156,18 +151,18 @@ def tree(tiny_config: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     with Path(tiny_config["data"]["train"]).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     tiny_config["data"]["train"] = str(write_csv(tmp_path / "train.csv", rows * _COPIES))
-    tiny_config["training"]["epochs"] = 2
+    tiny_config["training"]["epochs"] = 1
     tiny_config["freezing"] = {"policy": "linear", "depth": 3, "intervals_per_epoch": 3}
     tiny_config["cache"] = {"mode": "on", "share": False}
     return tiny_config
 
 
 @pytest.fixture(scope="module")
-def unbroken() -> Callable[[Command, int], list[list[float]]]:
+def unbroken() -> Callable[[Command, int], list[float]]:
     """Losses when nothing is killed or stopped, trained once by torchrun or in this process."""
-    found: dict[int, list[list[float]]] = {}
+    found: dict[int, list[float]] = {}
 
-    def losses(command: Command, workers: int) -> list[list[float]]:
+    def losses(command: Command, workers: int) -> list[float]:
         if workers not in found:
             folder = command.folder / "unbroken"
             changes = [f"store={folder}/store", "workers.launcher=auto"]
@@ -184,8 +179,7 @@ def _train_here(config: Config) -> None:
     with run_lease(storage, record.run_id) as lease:
         run = begin_run(storage, record)
         try:
-            for epoch in range(1, config.training.epochs + 1):
-                launch_epoch(run, epoch, lease.number)
+            launch_epoch(run, 1, lease.number)
         finally:
             close_launchers()
 
@@ -197,19 +191,18 @@ def test_told_to_stop_then_a_worker_is_killed(
     command = make(tmp_path / "run", tree, max=2, launcher=launcher)
     # A worker's machine may be reclaimed alone; Ray's worker processes die of SIGTERM.
     told = (lambda run: run.workers()[0]) if launcher == "torchrun" else _itself
-    stop_in_first_epoch(command, told)
+    stop(command, told)
     with command.running() as run:
-        run.trains(epoch=2)
+        run.wait_for(lambda: "decision at step" in run.output)
         workers = run.workers()
         assert len(workers) == 2
         workers[-1].kill()
         assert run.end() == 0, run.output
-        assert "was lost in epoch 2" in run.output
+        assert "was lost in epoch 1" in run.output
+        assert run.output.count("decision at step 85: ") == 2, "nothing was repeated"
         assert "Traceback" not in run.output
-    report = command.report()
-    epochs = [(e["num_workers"], e["attempt"], e["resumed"]) for e in report["epochs"]]
-    assert epochs == [(2, 2, True), (2, 2, True)]
-    assert "activations@" in report["epochs"][1]["read_from"]
+    (epoch,) = command.report()["epochs"]
+    assert (epoch["num_workers"], epoch["attempt"], epoch["resumed"]) == (2, 2, True)
     np.testing.assert_allclose(command.losses(), unbroken(command, 2), atol=1e-5, rtol=0)
     assert command.tracked_status() == "FINISHED"
 
@@ -218,9 +211,9 @@ def test_told_to_stop_where_this_process_is_the_worker(
     tree: dict[str, Any], tmp_path: Path, unbroken: Any
 ) -> None:
     command = make(tmp_path / "run", tree, max=1, threads=1)
-    stop_in_first_epoch(command, _itself)
-    report = command.finish()
-    assert [(e["attempt"], e["resumed"]) for e in report["epochs"]] == [(2, True), (2, False)]
+    stop(command, _itself)
+    (epoch,) = command.finish()["epochs"]
+    assert (epoch["attempt"], epoch["resumed"]) == (2, True)
     np.testing.assert_allclose(command.losses(), unbroken(command, 1), atol=1e-5, rtol=0)
     assert command.tracked_status() == "FINISHED"
 
@@ -229,21 +222,19 @@ def _itself(run: Started) -> psutil.Process:
     return psutil.Process(run.process.pid)
 
 
-def stop_in_first_epoch(command: Command, told: Callable[[Started], psutil.Process]) -> None:
+def stop(command: Command, told: Callable[[Started], psutil.Process]) -> None:
     with command.running() as run:
-        run.trains(epoch=1)
+        run.wait_for(lambda: bool(command.epoch("plan")))
+        time.sleep(0.5)  # into the steps
+        assert not command.epoch("checkpoint"), "the epoch is too short"
         told(run).terminate()
         began = time.monotonic()
-        _expect_stop(run, epoch=1)
+        assert run.end() == 143, run.output
         assert time.monotonic() - began < 10
-    assert command.tracked_status() == "KILLED"
-
-
-def _expect_stop(run: Started, epoch: int) -> None:
-    assert run.end() == 143, run.output
     assert "Traceback" not in run.output
     (message,) = [line for line in run.output.splitlines() if line.startswith("Error:")]
-    (path,) = run.command.folder.glob(f"store/runs/*/*/epochs/{epoch:03d}/partial.json")
+    (path,) = command.epoch("partial")
     step = json.loads(path.read_text())["step"]
-    assert f"stopped in epoch {epoch} after step {step}" in message
+    assert f"stopped in epoch 1 after step {step}" in message
     assert "The same command goes on from there" in message
+    assert command.tracked_status() == "KILLED"

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -199,7 +200,8 @@ def test_told_to_stop_then_a_worker_is_killed(
         workers[-1].kill()
         assert run.end() == 0, run.output
         assert "was lost in epoch 1" in run.output
-        assert run.output.count("decision at step 85: ") == 2, "nothing was repeated"
+        decided = re.findall(r"decision at step (\d+)", run.output)
+        assert decided.count(decided[0]) == 2, "nothing was repeated"
         assert "Traceback" not in run.output
     (epoch,) = command.report()["epochs"]
     assert (epoch["num_workers"], epoch["attempt"], epoch["resumed"]) == (2, 2, True)

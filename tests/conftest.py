@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import csv
+import importlib.util
 import inspect
 import os
 import socket
@@ -130,6 +131,16 @@ def tiny_config(tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]) ->
         "store": str(tmp_path / "store"),
         "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "test"},
     }
+
+
+def load_script(path: Path) -> ModuleType:
+    """A file that belongs to no package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_config(path: Path, tree: dict[str, Any]) -> Path:

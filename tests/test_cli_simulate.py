@@ -1,6 +1,5 @@
 """``autofreeze simulate`` as a user meets it, and the page made with it."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -8,6 +7,7 @@ import pytest
 from PIL import Image
 
 from afcore.planning.simulate import Simulation
+from tests.conftest import load_script
 from tests.reports import make_report
 from tests.test_cli_replay import autofreeze
 
@@ -16,10 +16,7 @@ SCRIPT = Path(__file__).parent.parent / "docs" / "draw_simulation.py"
 
 @pytest.fixture(scope="module")
 def drawing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_simulation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def test_committed_page_and_picture_are_those_of_the_code(drawing: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """The generated pages say what the code says."""
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,16 +9,14 @@ from pydantic import BaseModel
 
 from afcore.config import Config
 from afcore.report import CompareReport, EpochReport, RunReport, TotalsReport
+from tests.conftest import load_script
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(DOCS / "reference.py")
 
 
 def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The picture in the README shows the stages that the code has."""
 
-import importlib.util
 import inspect
 from pathlib import Path
 from types import ModuleType
@@ -9,16 +8,14 @@ import pytest
 from PIL import Image
 
 from afcore import epoch
+from tests.conftest import load_script
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "draw_stages.py"
 
 
 @pytest.fixture(scope="module")
 def drawing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_stages", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def test_committed_picture_shows_the_stages_of_the_code(drawing: ModuleType) -> None:

@@ -1,12 +1,10 @@
 """``autofreeze replay``: what would another freezing policy have decided on a recorded run?"""
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,7 +13,8 @@ from afcore.config import Config, parse_config
 from afcore.errors import ConfigError
 from afcore.freezing.choose import choose_policy
 from afcore.replay import EtaNoise, Replay, eta_noise, replay
-from afcore.report import CompareReport, RunReport
+from afcore.report import RunReport
+from afcore.traces import read_reports
 
 __all__ = ["replay_report"]
 
@@ -54,13 +53,10 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
 
 def _read_runs(path: Path) -> list[RunReport]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(tree, dict) and "runs" in tree:
-            return CompareReport.model_validate(tree).runs
-        return [RunReport.model_validate(tree)]
+        return read_reports(path)
     except OSError as error:
         raise ConfigError(f"cannot read the report {str(path)!r}: {error.strerror}") from error
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         raise ConfigError(
             f"{path} is not a report of this version: {str(error).splitlines()[0]}. Give a file "
             "that run or compare wrote with --report."

@@ -8,52 +8,26 @@ that a machine whose speed changes is not taken for a bad prediction.
     python bench/plan.py --limit 600 --out bench/out
 """
 
-import argparse
 import json
 import os
 import shutil
-import time
-from pathlib import Path
 
 from matplotlib.figure import Figure
+from one_epoch import ACCEPTED, parser_of, prepare, train_anew, within
 from rich.console import Console
 from rich.table import Table
 
-from afcore.config import Config, load_config
+from afcore.config import Config
 from afcore.epoch import run_epoch
 from afcore.preview import PlanReport, preview_run
 from afcore.report import EpochReport
-from afcore.runs import begin_run, identify_run, run_lease
-from afcore.storage import Storage
-
-HERE = Path(__file__).parent
-ACCEPTED = 0.2
-"""Largest relative error of an epoch's prediction."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", default="docstrings", help="CSV with the columns text,label")
-    parser.add_argument("--limit", type=int, default=600, help="training examples")
-    parser.add_argument("--boundaries", default="0,1,3,5")
+    parser = parser_of(__doc__, boundaries="0,1,3,5")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--set", action="append", default=[], help="further settings")
-    parser.add_argument("--out", type=Path, default=HERE / "out")
     arguments = parser.parse_args()
-    work = arguments.out.absolute() / time.strftime("plan-%Y%m%d-%H%M%S")
-    work.mkdir(parents=True)
-    settings = [
-        f"data.train={arguments.train}",
-        "data.test=null",
-        f"data.limit={arguments.limit}",
-        f"store={work}/store",
-        "training.epochs=1",
-        "freezing.policy=static",
-        "cache.mode=on",
-        "cache.share=false",
-        *arguments.set,
-    ]
-    config = load_config(str(HERE / "speed.yaml"), settings)
+    work, config = prepare(arguments, "plan", ["cache.share=false"])
     rows = []
     for _ in range(arguments.repeats):
         for boundary in map(int, arguments.boundaries.split(",")):
@@ -62,8 +36,7 @@ def main() -> None:
     (work / "plan.json").write_text(json.dumps(rows, indent=1) + "\n")
     console = Console(width=120)
     console.print(error_table(rows))
-    within = sum(abs(row["error"]) <= ACCEPTED for row in rows)
-    console.print(f"{within} of {len(rows)} within {100 * ACCEPTED:.0f} %")
+    console.print(within(rows))
     error_figure(rows).savefig(work / "plan.png", dpi=150)
     console.print(f"{work}/plan.json, plan.png")
 
@@ -72,18 +45,11 @@ def predict_and_train(config: Config, boundary: int) -> list[dict[str, object]]:
     rows = []
     for mode in ("freeze", "cached") if boundary else ("freeze",):
         plan = preview_run(config, [mode])
-        epoch = train(config.replace(mode=mode))
+        epoch = train_anew(
+            config.replace(mode=mode), lambda run, attempt: run_epoch(run, 1, attempt)
+        )
         rows.append(compare(plan, epoch, mode, boundary))
     return rows
-
-
-def train(config: Config) -> EpochReport:
-    """One epoch, without orchestration; always anew."""
-    storage = Storage(config.store)
-    record = identify_run(config, storage)
-    with run_lease(storage, record.run_id) as lease:
-        run = begin_run(storage, record, fresh=True)
-        return run_epoch(run, 1, lease.number).report
 
 
 def compare(plan: PlanReport, epoch: EpochReport, mode: str, boundary: int) -> dict[str, object]:

@@ -9,55 +9,32 @@ and what of it cannot be saved (a job that does nothing).
     python bench/scale.py --limit 600 --rounds 3 --out bench/out
 """
 
-import argparse
 import json
 import shutil
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from one_epoch import parser_of, prepare, train_anew, within
 from rich.console import Console
 from rich.table import Table
 
-from afcore.config import Config, load_config
+from afcore.config import Config
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.job import EpochJob
 from afcore.launch.open import check_devices, close_launchers, open_launcher, worker_threads
 from afcore.preview import preview_run
-from afcore.runs import begin_run, identify_run, run_lease
-from afcore.storage import Storage
-
-HERE = Path(__file__).parent
-ACCEPTED = 0.2
-"""Largest relative error of an epoch's prediction."""
+from afcore.records import EpochRecord
+from afcore.runs import Run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", default="docstrings", help="CSV with the columns text,label")
-    parser.add_argument("--limit", type=int, default=600, help="training examples")
+    parser = parser_of(__doc__, boundaries="0,3,5")
     parser.add_argument("--workers", type=int, default=2, help="most workers")
-    parser.add_argument("--boundaries", default="0,3,5")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], help="further settings")
-    parser.add_argument("--out", type=Path, default=HERE / "out")
     arguments = parser.parse_args()
-    work = arguments.out.absolute() / time.strftime("scale-%Y%m%d-%H%M%S")
-    work.mkdir(parents=True)
-    settings = [
-        f"data.train={arguments.train}",
-        "data.test=null",
-        f"data.limit={arguments.limit}",
-        f"store={work}/store",
-        "training.epochs=1",
-        "freezing.policy=static",
-        "cache.mode=on",
-        f"workers.max={arguments.workers}",
-        *arguments.set,
-    ]
-    config = load_config(str(HERE / "speed.yaml"), settings)
+    work, config = prepare(arguments, "scale", [f"workers.max={arguments.workers}"])
     check_devices(config.workers, config.store)
     rows = []
     try:
@@ -73,8 +50,7 @@ def main() -> None:
     (work / "scale.json").write_text(json.dumps(found, indent=1) + "\n")
     console = Console(width=150)
     console.print(epoch_table(rows))
-    within = sum(abs(row["error"]) <= ACCEPTED for row in rows)
-    console.print(f"{within} of {len(rows)} epochs within {100 * ACCEPTED:.0f} % of predicted")
+    console.print(f"{within(rows)} of predicted")
     console.print(launch_text(rows, launch))
     scale_figure(rows).savefig(work / "scale.png", dpi=150)
     console.print(f"{work}/scale.json, scale.png")
@@ -103,11 +79,11 @@ def _round(config: Config, number: int, boundary: int) -> list[dict[str, Any]]:
 
 def _train(config: Config, num_workers: int) -> dict[str, Any]:
     """One epoch without orchestration, always anew; building its set is left out."""
-    storage = Storage(config.store)
-    record = identify_run(config, storage)
-    with run_lease(storage, record.run_id) as lease:
-        run = begin_run(storage, record, fresh=True)
-        done = launch_epoch(run, 1, lease.number, num_workers=num_workers).report
+
+    def train(run: Run, attempt: int) -> EpochRecord:
+        return launch_epoch(run, 1, attempt, num_workers=num_workers)
+
+    done = train_anew(config, train)
     assert done.num_workers == num_workers
     return {
         "workers": num_workers,

@@ -367,17 +367,13 @@ class Config(_Section):
     def _batches_divide(self) -> "Config":
         size, most = self.training.batch_size, self.workers.max
         if size % most:
+            fewer = next(count for count in range(most, 0, -1) if size % count == 0)
             raise ValueError(
                 f"workers.max {most} does not divide training.batch_size {size}, and every worker "
-                f"takes an equal share of each batch. Take {_divisors(size, most)[-1]} workers, or "
+                f"takes an equal share of each batch. Take {fewer} workers, or "
                 f"a batch size that is a multiple of {most}"
             )
         return self
-
-    @property
-    def worker_counts(self) -> list[int]:
-        """Numbers of workers that an epoch may be trained on, fewest first."""
-        return _divisors(self.training.batch_size, self.workers.max)
 
     @property
     def caches(self) -> bool:
@@ -394,10 +390,6 @@ class Config(_Section):
         for key, value in changes.items():
             _set(tree, key, value, source="replace")
         return parse_config(tree, source="replace")
-
-
-def _divisors(number: int, most: int) -> list[int]:
-    return [count for count in range(1, most + 1) if number % count == 0]
 
 
 def load_config(path: str, overrides: Iterable[str] = ()) -> Config:

@@ -5,6 +5,7 @@ decides from the same figures. After each epoch its own seconds correct the prof
 """
 
 import logging
+from functools import cached_property
 
 from afcore.activations.materialize import PrefixRunner
 from afcore.blocks import SplitModel
@@ -19,8 +20,8 @@ from afcore.planning.scaling import RunWork, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import Profile, Work
 from afcore.prices import resolve_prices
-from afcore.records import EpochRecord
 from afcore.runs import Run, read_record
+from afcore.state import epoch_records
 from afcore.trained import TrainedEpoch
 from afcore.work import device_memory, epoch_work, place_set, resources_of
 
@@ -204,14 +205,20 @@ class EpochPlanner:
             )
 
     def _run_work(self, epoch: int) -> RunWork:
-        data, work = self._run.data(), self._work(epoch)
+        work, (validation_tokens, test_tokens) = self._work(epoch), self._scored_tokens
         return RunWork(
             epoch=work,
             reading=place_set(self._run, work.set_bytes),
-            validation_tokens=len(data.validation.tokens),
-            test_tokens=len(data.test.tokens) if data.test else 0,
+            validation_tokens=validation_tokens,
+            test_tokens=test_tokens,
             statistics=self._decides,
         )
+
+    @cached_property
+    def _scored_tokens(self) -> tuple[int, int]:
+        """Of (the validation split, the test split); they are read from the store for it."""
+        data = self._run.data()
+        return len(data.validation.tokens), len(data.test.tokens) if data.test else 0
 
     def scale(
         self, epoch: int, read_boundary: int, trained: TrainedEpoch, num_workers: int = 1
@@ -272,9 +279,7 @@ class EpochPlanner:
 
 def _limits_left(run: Run, epoch: int) -> tuple[float | None, float | None]:
     """Of (the deadline, the budget), after the epochs that are done."""
-    keys = [run.epoch_key(before, "report") for before in range(1, epoch)]
-    records = [read_record(run.storage, key, EpochRecord) for key in keys]
-    reports = [record.report for record in records if record is not None]
+    reports = [record.report for record in epoch_records(run, epoch - 1)]
     workers = run.config.workers
     deadline, budget = workers.deadline_seconds, workers.budget_usd
     if deadline is not None:

@@ -30,7 +30,7 @@ from afcore.activations.kept import hold_shards, release_shards
 from afcore.activations.sets import ActivationSet
 from afcore.blocks import SplitModel
 from afcore.cache import RunCache
-from afcore.checkpoint import collect_parts, load_weights, save_checkpoint
+from afcore.checkpoint import collect_parts, load_weights
 from afcore.cost import Usage, cost_usd
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import code_digest
@@ -52,7 +52,7 @@ from afcore.records import (
 )
 from afcore.report import EpochReport
 from afcore.runs import Run, check_lease, read_record
-from afcore.state import OpenState, commit_partial, initial_policy, open_state
+from afcore.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
 from afcore.trained import TrainedEpoch
 from afcore.training import train_epoch
 
@@ -159,20 +159,20 @@ class _Epoch:
             cache = self._cache(split)
         read_from = self._materialize(cache, checkpoint)
         report = self._evaluated(split, cache, checkpoint, resumed)
-        if group.is_first:
+
+        def finish() -> EpochRecord:
+            decided = checkpoint.next
             record = EpochRecord(
                 report=report,
-                next=checkpoint.next
-                and checkpoint.next.model_copy(update={"read_from": read_from}),
+                next=decided and decided.model_copy(update={"read_from": read_from}),
                 finished=time.time(),
             )
             self._commit("report", record)
             _collect(run, epoch)
             _show(run, report)
-        group.wait()
-        done = self._read("report", EpochRecord)
-        assert done is not None
-        return done
+            return record
+
+        return self._by_first("report", EpochRecord, finish)
 
     def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, SplitModel, RunCache]:
         """Train as planned and commit the checkpoint; or as much of both as there is time for."""
@@ -183,11 +183,7 @@ class _Epoch:
         if self._launched is not None:
             self._launch_seconds = time.time() - self._launched
         if plan is None:
-            if group.is_first:
-                self._make_plan(cache, state)
-            group.wait()
-            plan = self._read("plan", EpochPlan)
-            assert plan is not None
+            plan = self._by_first("plan", EpochPlan, lambda: self._make_plan(cache, state))
         trained, measured = self._train_steps(plan, state, cache)
         if len(trained.steps) < num_steps:
             if group.is_first:
@@ -198,16 +194,16 @@ class _Epoch:
                 f"stopped in epoch {self._epoch} after step {state.training.step}, as asked by "
                 "SIGTERM; what was done is committed. The same command goes on from there."
             )
-        if group.is_first:
-            self._commit_checkpoint(plan, state, cache, trained, measured)
-        group.wait()
-        checkpoint = self._read("checkpoint", CheckpointRecord)
-        assert checkpoint is not None
+        checkpoint = self._by_first(
+            "checkpoint",
+            CheckpointRecord,
+            lambda: self._commit_checkpoint(plan, state, cache, trained, measured),
+        )
         # What follows is added to the record, which has what was built for the epoch's start.
         cache.seconds, cache.bytes_written = 0.0, 0
         return checkpoint, state.training.split, cache
 
-    def _make_plan(self, cache: RunCache, state: OpenState) -> None:
+    def _make_plan(self, cache: RunCache, state: OpenState) -> EpochPlan:
         before = read_record(
             self._run.storage, self._run.epoch_key(self._epoch - 1, "report"), EpochRecord
         )
@@ -222,6 +218,7 @@ class _Epoch:
             window_shards=cache.window_shards(decided.read_from),
         )
         self._commit("plan", plan)
+        return plan
 
     def _train_steps(
         self, plan: EpochPlan, state: OpenState, cache: RunCache
@@ -283,17 +280,10 @@ class _Epoch:
         cache: RunCache,
         trained: TrainedEpoch,
         measured: dict[str, Any],
-    ) -> None:
+    ) -> CheckpointRecord:
         run, epoch, training = self._run, self._epoch, state.training
         clock = time.perf_counter()
-        frozen = training.split.frozen_parts(state.boundary_start)
-        saved = save_checkpoint(
-            run.storage,
-            run.parts_folder,
-            training.split,
-            training.optimizer,
-            unchanged={part: state.parts[part] for part in frozen if part in state.parts},
-        )
+        saved = state.save(run)
         earlier = state.partial.checkpoint_seconds if state.partial else 0.0
         report = EpochReport(
             epoch=epoch,
@@ -345,6 +335,7 @@ class _Epoch:
         )
         self._commit("checkpoint", record)
         run.storage.delete(run.epoch_key(epoch, "partial"))
+        return record
 
     def _materialize(self, cache: RunCache, checkpoint: CheckpointRecord) -> SetReference | None:
         """Write the set at the new boundary if that was decided; what the next epoch reads."""
@@ -388,6 +379,15 @@ class _Epoch:
         run = self._run
         return RunCache(run, split, self._data.train, run.compute, self._held, self._group)
 
+    def _by_first(self, name: str, kind: type[_Record], commit: Callable[[], _Record]) -> _Record:
+        """A record that the first worker commits; the others wait for it and read it."""
+        record = commit() if self._group.is_first else None
+        self._group.wait()
+        if record is None:
+            record = self._read(name, kind)
+            assert record is not None
+        return record
+
     def _read(self, name: str, kind: type[_Record]) -> _Record | None:
         return read_record(self._run.storage, self._run.epoch_key(self._epoch, name), kind)
 
@@ -399,9 +399,8 @@ class _Epoch:
 
 def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
     """Of the epochs before ``epoch``."""
-    keys = [run.epoch_key(before, "report") for before in range(1, epoch)]
-    records = [read_record(run.storage, key, EpochRecord) for key in keys]
-    return tuple(record.report.validation["loss"] for record in records if record is not None)
+    records = epoch_records(run, epoch - 1)
+    return tuple(record.report.validation["loss"] for record in records)
 
 
 def _predictions(
@@ -463,11 +462,7 @@ def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
 
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
-    records = [
-        read_record(run.storage, run.epoch_key(e, "report"), EpochRecord)
-        for e in range(1, epoch + 1)
-    ]
-    best = best_epoch([record.report for record in records if record is not None])
+    best = best_epoch([record.report for record in epoch_records(run, epoch)])
     kept = [
         read_record(run.storage, run.epoch_key(e, "checkpoint"), CheckpointRecord)
         for e in {best.epoch, epoch}

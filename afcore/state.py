@@ -11,12 +11,19 @@ from afcore.freezing.choose import choose_policy
 from afcore.freezing.decisions import FreezePolicy, FreezeState
 from afcore.gradients import GradientSums
 from afcore.optimizer import SuffixOptimizer
-from afcore.records import CheckpointRecord, PartialRecord
+from afcore.records import CheckpointRecord, EpochRecord, PartialRecord
 from afcore.runs import Run, read_record
 from afcore.trained import TrainedEpoch, TrainingState
-from afcore.training import interval_ends
+from afcore.training import interval_around, interval_ends
 
-__all__ = ["OpenState", "commit_partial", "initial_policy", "load_checkpoint", "open_state"]
+__all__ = [
+    "OpenState",
+    "commit_partial",
+    "epoch_records",
+    "initial_policy",
+    "load_checkpoint",
+    "open_state",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +45,17 @@ class OpenState:
     parts: dict[str, ContentDigest]
     boundary_start: int
     partial: PartialRecord | None
+
+    def save(self, run: Run) -> dict[str, ContentDigest]:
+        """Write the parts that changed; what is frozen since the epoch began did not."""
+        frozen = self.training.split.frozen_parts(self.boundary_start)
+        return save_checkpoint(
+            run.storage,
+            run.parts_folder,
+            self.training.split,
+            self.training.optimizer,
+            unchanged={part: self.parts[part] for part in frozen if part in self.parts},
+        )
 
 
 def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
@@ -94,20 +112,20 @@ def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]
     return split, checkpoint
 
 
+def epoch_records(run: Run, num_epochs: int) -> list[EpochRecord]:
+    """Of the first epochs, as far as they are done."""
+    keys = [run.epoch_key(epoch, "report") for epoch in range(1, num_epochs + 1)]
+    records = [read_record(run.storage, key, EpochRecord) for key in keys]
+    return [record for record in records if record is not None]
+
+
 def commit_partial(
     run: Run, epoch: int, attempt: int, state: OpenState, done: TrainedEpoch
 ) -> None:
     """Commit an epoch that was stopped after some of its steps; the caller holds the lease."""
     clock = time.perf_counter()
     training, earlier = state.training, state.partial
-    frozen = training.split.frozen_parts(state.boundary_start)
-    parts = save_checkpoint(
-        run.storage,
-        run.parts_folder,
-        training.split,
-        training.optimizer,
-        unchanged={part: state.parts[part] for part in frozen if part in state.parts},
-    )
+    parts = state.save(run)
     sums = training.sums.tensors() if training.sums is not None else {}
     digest = save_sums(run.storage, run.parts_folder, sums) if sums else None
     seconds = dict(earlier.seconds) if earlier else {}
@@ -146,8 +164,7 @@ def _load_sums(
 ) -> GradientSums:
     assert partial.sums is not None
     num_done = len(partial.trained.steps)
-    before = max((end for end in ends if end <= num_done), default=0)
-    after = next(end for end in ends if end > num_done)
+    before, after = interval_around(ends, num_done)
     sums = GradientSums(split, after - before)
     sums.load(load_sums(run.storage, run.parts_folder, partial.sums), num_done - before)
     return sums

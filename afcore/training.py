@@ -26,7 +26,7 @@ from afcore.group import ALONE, WorkerGroup
 from afcore.steps import Losses, Steps, diverged
 from afcore.trained import Interval, StepLog, TrainedEpoch, TrainingState
 
-__all__ = ["interval_ends", "train_epoch"]
+__all__ = ["interval_around", "interval_ends", "train_epoch"]
 
 _PROGRESS_SECONDS = 5.0
 _STEPS_PER_READING = 50
@@ -36,6 +36,12 @@ _log = logging.getLogger(__name__)
 def interval_ends(num_steps: int, intervals: int) -> list[int]:
     """Steps (1-based, within the epoch) after which a decision is due; the last always is one."""
     return sorted({round((i + 1) * num_steps / intervals) for i in range(intervals)} - {0})
+
+
+def interval_around(ends: list[int], num_done: int) -> tuple[int, int]:
+    """Steps after which the interval of the next step begins and ends; empty after the last."""
+    before = max((end for end in ends if end <= num_done), default=0)
+    return before, next((end for end in ends if end > num_done), before)
 
 
 def train_epoch(
@@ -130,7 +136,8 @@ def train_epoch(
             losses.read()
         if policy is not None and number in ends:
             decide(sums, policy)
-            sums.begin(next((end for end in ends if end > number), number) - number)
+            begin, end = interval_around(ends, number)
+            sums.begin(end - begin)
             if state.freeze.boundary != boundary:
                 loop.change_boundary()
         loop.watch.lap("suffix")
@@ -175,8 +182,7 @@ def _sums(state: TrainingState, ends: list[int], num_done: int) -> GradientSums:
     """New ones, or those of the interval in which the epoch was stopped."""
     if state.sums is not None:
         return state.sums
-    before = max((end for end in ends if end <= num_done), default=0)
-    after = next((end for end in ends if end > num_done), before)
+    before, after = interval_around(ends, num_done)
     return GradientSums(state.split, after - before)
 
 

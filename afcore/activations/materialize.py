@@ -207,10 +207,11 @@ def materialize(
         for shards in group.gather(writer.shards):
             writer.shards.update(shards)
         check()
+    committed = None
     if group.is_first:
-        writer.commit(key, lineage[-1], lineage, recipe, producer)
+        committed = writer.commit(key, lineage[-1], lineage, recipe, producer)
     group.wait()
-    committed = open_set(storage, folder)
+    committed = committed or open_set(storage, folder)
     assert committed is not None
     return committed
 

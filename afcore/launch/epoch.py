@@ -6,8 +6,10 @@ import time
 from afcore.config import Config
 from afcore.epoch import decide_first_epoch
 from afcore.errors import WorkerLostError
+from afcore.launch.here import LaunchHere
 from afcore.launch.job import EpochJob
 from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
+from afcore.planning.resources import worker_counts
 from afcore.records import EpochPlan, EpochRecord
 from afcore.runs import Run, read_record
 
@@ -50,7 +52,7 @@ def launch_epoch(
         attempt,
         count,
         worker_threads(workers),
-        launched=time.time() if count > 1 or workers.launcher != "auto" else None,
+        launched=None if isinstance(launcher, LaunchHere) else time.time(),
     )
     launcher.run(job)
     done = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
@@ -85,10 +87,10 @@ def workers_left(config: Config, planned: int, tries: int) -> int:
     most = max(1, planned - max(0, tries - 2))
     if workers.ray_address is None and planned > 1:
         most = min(most, num_devices())
-    counts = [count for count in config.worker_counts if workers.min <= count <= most]
-    if not counts:
+    try:
+        return worker_counts(config.training.batch_size, most, workers.min)[-1]
+    except ValueError:
         raise WorkerLostError(
             f"{most} workers are left, and workers.min is {workers.min}. Start it again when there "
             "are more, or lower workers.min."
-        )
-    return counts[-1]
+        ) from None

@@ -53,7 +53,7 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
         AutoFreezeError: when the workers cannot be started.
     """
     workers = run.config.workers
-    count = run.config.worker_counts[-1]
+    count = workers.max
     probe_id = uuid.uuid4().hex
     folder = f"probes/{probe_id}"
 

@@ -3,13 +3,14 @@
 Shards in device or host memory are gathered from there. The others, when there are any, are
 streamed: whole shards come from the local disk or the store, ahead of the batches that need them,
 for which the order of batches is made (:func:`afcore.data.order.windowed_batches`). Batches are put
-together by a thread, a few ahead of the training. What the threads raise is raised to whoever asks
-for the batch. A damaged shard is computed again there too, never in a thread: the model is in use.
+together by a thread, a few ahead of the training, as they are stored. On CUDA its stream decodes
+them too; on the CPU whoever asks does, since an operator of torch in a second thread brings a
+second team of OpenMP threads, which spin on the cores that train. What the threads raise is raised
+to whoever asks for the batch. A damaged shard is computed again there too, never in a thread: the
+model is in use.
 """
 
 import logging
-import math
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -67,7 +68,6 @@ class HiddenFeed:
         if window is None and held.window is not None:
             self._warn_random_access()
             held.fit(self._layout, self._row_bytes, random_access=True)
-        self._scratch = threading.local()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hold_at_hand()
         self._all_at_hand = all(self._at_hand(shard) for shard in range(len(held.tiers)))
@@ -172,11 +172,22 @@ class HiddenFeed:
     def _assemble(
         self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]
     ) -> tuple[Tensor, Any]:
-        """A batch, and on CUDA the event that says when it is there."""
+        """A batch as it is stored; on CUDA decoded, and the event that says when it is there."""
         if self._stream is None:
             return self._gather(ids, streamed), None
         with torch.cuda.stream(self._stream):
-            return self._gather(ids, streamed), self._stream.record_event()
+            return self._decode(self._gather(ids, streamed)), self._stream.record_event()
+
+    def _ready(self, batch: Tensor, there: Any) -> Tensor:
+        if there is None:
+            return self._decode(batch)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(there)
+        batch.record_stream(current)
+        return batch
+
+    def _decode(self, stored: Tensor) -> Tensor:
+        return as_hidden(stored, self._set.manifest.dtype).float()
 
     def _gather(self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]) -> Tensor:
         layout, held = self._layout, self._held
@@ -192,7 +203,11 @@ class HiddenFeed:
         if not on_device.all():
             some = np.flatnonzero(~on_device)
             rows = [streamed[s] if s in streamed else held.host[s] for s in shards[some].tolist()]
-            stored = self._staging((len(some), num_columns, rows[0].shape[1]), rows[0])
+            stored = torch.empty(
+                (len(some), num_columns, rows[0].shape[1]),
+                dtype=torch.from_numpy(rows[0][:0]).dtype,
+                pin_memory=self._stream is not None,
+            )
             gather_rows(rows, starts[some], lengths[some], stored.numpy())
             stored = stored.to(self._device, non_blocking=True)
             if batch is None:
@@ -200,27 +215,7 @@ class HiddenFeed:
             else:
                 batch[torch.from_numpy(some).to(self._device)] = stored.view(batch.dtype)
         assert batch is not None
-        return as_hidden(batch, self._set.manifest.dtype).float()
-
-    def _staging(self, shape: tuple[int, int, int], like: npt.NDArray[Any]) -> Tensor:
-        """Memory for a batch as it is stored: pinned, or the same again where a copy follows."""
-        dtype = torch.from_numpy(like[:0]).dtype
-        if self._device.type == "cuda":
-            return torch.empty(shape, dtype=dtype, pin_memory=True)
-        if self._set.manifest.dtype == "fp32":  # decoded without a copy
-            return torch.empty(shape, dtype=dtype)
-        size = math.prod(shape)
-        scratch = getattr(self._scratch, "memory", None)
-        if scratch is None or len(scratch) < size:
-            scratch = self._scratch.memory = torch.empty(size, dtype=dtype)
-        return scratch[:size].view(shape)
-
-    def _ready(self, hidden: Tensor, there: Any) -> Tensor:
-        if there is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(there)
-            hidden.record_stream(current)
-        return hidden
+        return batch
 
     def _warn_random_access(self) -> None:
         _log.warning(

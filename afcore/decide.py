@@ -16,11 +16,12 @@ from afcore.errors import ConfigError
 from afcore.measuring.profile import measure_profile
 from afcore.planning.forecast import forecast_run, possible_traces
 from afcore.planning.resources import ResourceDecision, choose_resources
-from afcore.planning.scaling import RunWork, forecast_epoch_on
+from afcore.planning.scaling import RunWork, evaluate_seconds, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import Profile, Work
 from afcore.prices import resolve_prices
 from afcore.runs import Run, read_record
+from afcore.spent import cost_outside, wall_seconds
 from afcore.state import epoch_records
 from afcore.trained import TrainedEpoch
 from afcore.work import device_memory, epoch_work, place_set, resources_of
@@ -84,6 +85,7 @@ class EpochPlanner:
         exists: bool,
         measured: bool,
         builders: int = 1,
+        trained_seconds: float = 0.0,
         scale: float = 1.0,
         max_set_bytes: int | None = None,
     ) -> tuple[SourceDecision | None, ResourceDecision | None]:
@@ -95,7 +97,8 @@ class EpochPlanner:
             read_boundary: of the set at hand; 0 for none.
             exists: whether the store has the set at ``boundary``.
             measured: whether measurements decide what is read; else the configuration has.
-            builders: workers that would build a set.
+            builders: workers of the epoch before, which would build a set.
+            trained_seconds: they have trained for so long.
             scale: of the profile's seconds.
             max_set_bytes: a larger set is not built.
 
@@ -103,11 +106,12 @@ class EpochPlanner:
             None where nothing was to be decided.
         """
         config = self._run.config
-        decision = None
+        decision, build_seconds = None, 0.0
         if measured:
             work = self._work(epoch)
             # As many workers as would be chosen if the set were there.
-            workers = self._workers(epoch, boundary, boundary, scale)
+            left = self._limits_left(epoch, builders, trained_seconds, build_seconds)
+            workers = self._workers(epoch, boundary, boundary, scale, left)
             decision = choose_source(
                 self.profile,
                 work,
@@ -124,19 +128,25 @@ class EpochPlanner:
             )
             _log.info("plan of epoch %d: %s", epoch, decision.text())
             read_boundary = decision.read_boundary
-        resources = self._workers(epoch, boundary, read_boundary, scale)
+            build_seconds = decision.build_seconds
+        left = self._limits_left(epoch, builders, trained_seconds, build_seconds)
+        resources = self._workers(epoch, boundary, read_boundary, scale, left)
         if resources is not None:
             _log.info("workers of epoch %d: %s", epoch, resources.text())
         return decision, resources
 
     def _workers(
-        self, epoch: int, boundary: int, read_boundary: int, scale: float
+        self,
+        epoch: int,
+        boundary: int,
+        read_boundary: int,
+        scale: float,
+        left: tuple[float | None, float | None],
     ) -> ResourceDecision | None:
         """None where the mode does not choose."""
         config = self._run.config
         if config.mode not in CHOOSING_MODES or config.workers.max == 1:
             return None
-        deadline, budget = _limits_left(self._run, epoch)
         return choose_resources(
             self.profile.scaled(scale),
             self._run_work(epoch),
@@ -151,9 +161,33 @@ class EpochPlanner:
             epochs_left=config.training.epochs - epoch + 1,
             first=epoch == 1,
             last=epoch == config.training.epochs,
-            deadline_seconds=deadline,
-            budget_usd=budget,
+            deadline_seconds=left[0],
+            budget_usd=left[1],
         )
+
+    def _limits_left(
+        self, epoch: int, num_workers: int, trained_seconds: float, build_seconds: float
+    ) -> tuple[float | None, float | None]:
+        """Of (the deadline, the budget), after the epoch before ``epoch``.
+
+        That one has trained on ``num_workers``; it has yet to be evaluated and to build its set.
+        """
+        run, limits = self._run, self._run.config.workers
+        deadline, budget = limits.deadline_seconds, limits.budget_usd
+        if deadline is None and budget is None:
+            return None, None
+        to_come = 0.0
+        if epoch > 1:
+            work = self._run_work(epoch)
+            to_come = build_seconds + evaluate_seconds(self.profile, work, num_workers, last=False)
+        wall = wall_seconds(run) + to_come
+        if deadline is not None:
+            return deadline - wall, None
+        assert budget is not None
+        epochs = [record.report for record in epoch_records(run, epoch - 1)]
+        others = (num_workers - 1) * (trained_seconds + to_come)
+        _, outside_usd = cost_outside(run, epochs, wall, others)
+        return None, budget - outside_usd - sum(report.cost_usd for report in epochs)
 
     def check_limits(self) -> None:
         """Refuse a deadline or a budget that not even the best freezing could keep.
@@ -188,20 +222,24 @@ class EpochPlanner:
             )
             for case, trace in traces.items()
         ]
+        # What preparing took counts.
+        wall = wall_seconds(self._run)
+        _, wall_usd = cost_outside(self._run, [], wall)
         if workers.deadline_seconds is not None:
             best = min(forecasts, key=lambda one: one.seconds)
-            kept, wanted = best.seconds <= workers.deadline_seconds, "deadline_seconds"
-            limit = f"{workers.deadline_seconds:.1f} s"
+            wanted, limit = "deadline_seconds", f"{workers.deadline_seconds:.1f} s"
+            kept = best.seconds + wall <= workers.deadline_seconds
         else:
             assert workers.budget_usd is not None
             best = min(forecasts, key=lambda one: one.cost_usd)
-            kept, wanted = best.cost_usd <= workers.budget_usd, "budget_usd"
-            limit = f"${workers.budget_usd:.4f}"
+            wanted, limit = "budget_usd", f"${workers.budget_usd:.4f}"
+            kept = best.cost_usd + wall_usd <= workers.budget_usd
         if not kept:
             raise ConfigError(
                 f"workers.{wanted}: {limit} cannot be kept with up to {workers.max} workers; the "
-                f"best predicted is {best.seconds:.1f} s and ${best.cost_usd:.4f}, if blocks "
-                "freeze as early as they may. Give it more, more workers, or fewer epochs."
+                f"best predicted is {best.seconds + wall:.1f} s and "
+                f"${best.cost_usd + wall_usd:.4f}, if blocks freeze as early as they may. Give it "
+                "more, more workers, or fewer epochs."
             )
 
     def _run_work(self, epoch: int) -> RunWork:
@@ -275,15 +313,3 @@ class EpochPlanner:
 
     def _work(self, epoch: int) -> Work:
         return epoch_work(self._run, self._examples, self._runner, epoch)
-
-
-def _limits_left(run: Run, epoch: int) -> tuple[float | None, float | None]:
-    """Of (the deadline, the budget), after the epochs that are done."""
-    reports = [record.report for record in epoch_records(run, epoch - 1)]
-    workers = run.config.workers
-    deadline, budget = workers.deadline_seconds, workers.budget_usd
-    if deadline is not None:
-        deadline -= sum(report.seconds for report in reports)
-    if budget is not None:
-        budget -= sum(report.cost_usd for report in reports)
-    return deadline, budget

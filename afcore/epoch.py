@@ -456,7 +456,13 @@ def _order(
 
 def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
     worker_seconds = report.num_workers * report.seconds
-    usage = Usage(worker_seconds, report.activation_bytes_written, puts, gets)
+    usage = Usage(
+        worker_seconds,
+        bytes_stored=report.activation_bytes_written,
+        puts=puts,
+        gets=gets,
+        egress_bytes=report.store_bytes_read,
+    )
     return cost_usd(usage, resolve_prices(run.config.prices))
 
 

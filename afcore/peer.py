@@ -8,13 +8,13 @@ import time
 
 from afcore.cost import Usage, cost_usd
 from afcore.hf_trainer import Fitted, fit
-from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
 from afcore.prices import resolve_prices
 from afcore.publish import publish_report, run_report
 from afcore.records import best_epoch
 from afcore.report import EpochReport, RunReport, TotalsReport
-from afcore.runs import Run, check_lease, run_folder
+from afcore.runs import Run, check_lease
+from afcore.spent import lost_seconds
 from afcore.tracking import Tracker
 
 __all__ = ["SAMPLING", "run_hf_trainer"]
@@ -81,7 +81,6 @@ def _totals(
     wall_seconds: float,
 ) -> TotalsReport:
     best = best_epoch(epochs)
-    rows = attempts(run.storage, f"{run_folder(run.record.run_id)}/lease")
     return TotalsReport(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=0.0,
@@ -89,7 +88,7 @@ def _totals(
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=wall_seconds,
-        lost_seconds=sum(attempt.seconds for attempt in list(rows.values())[:-1]),
+        lost_seconds=lost_seconds(run, [], []),
         activation_bytes_written=0,
         cost_usd=_cost(run, wall_seconds),
         best_epoch=best.epoch,

@@ -3,16 +3,14 @@
 import time
 from typing import Any
 
-from afcore.cost import Usage, cost_usd
 from afcore.data.prepare import PreparedData
 from afcore.evaluate import evaluate
 from afcore.figures import epoch_time_figure, freezing_figure
-from afcore.lease import attempts
 from afcore.pretrained import load_tokenizer
-from afcore.prices import resolve_prices
 from afcore.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.report import DataReport, EpochReport, RunReport, TotalsReport
-from afcore.runs import Run, find_run, read_record, run_folder
+from afcore.runs import Run, find_run, read_record
+from afcore.spent import cost_outside, lost_seconds
 from afcore.state import load_checkpoint
 from afcore.storage import Storage
 from afcore.tracking import Tracker
@@ -128,11 +126,9 @@ def _totals(
     wall_seconds: float,
 ) -> TotalsReport:
     epochs = [record.report for record in records]
-    prices = resolve_prices(run.config.prices)
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
-    # Outside of them one worker is paid for: this process.
-    outside = Usage(worker_seconds=max(0.0, wall_seconds - sum(epoch.seconds for epoch in epochs)))
+    outside_seconds, outside_usd = cost_outside(run, epochs, wall_seconds)
     in_epochs = sum(epoch.num_workers * epoch.seconds for epoch in epochs)
     return TotalsReport(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
@@ -140,37 +136,13 @@ def _totals(
         evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
-        worker_seconds=in_epochs + outside.worker_seconds,
-        lost_seconds=_lost_seconds(run, records, checkpoints),
+        worker_seconds=in_epochs + outside_seconds,
+        lost_seconds=lost_seconds(run, records, checkpoints),
         activation_bytes_written=bytes_written,
-        cost_usd=sum(epoch.cost_usd for epoch in epochs) + cost_usd(outside, prices),
+        cost_usd=sum(epoch.cost_usd for epoch in epochs) + outside_usd,
         best_epoch=best.epoch,
         validation=best.validation,
         test=test,
-    )
-
-
-def _lost_seconds(
-    run: Run, records: list[EpochRecord], checkpoints: list[CheckpointRecord]
-) -> float:
-    """What earlier attempts worked beyond what they committed."""
-    kept: dict[int, float] = {}
-    for record, checkpoint in zip(records, checkpoints, strict=True):
-        trained, done = checkpoint.report, record.report
-        earlier = sum(checkpoint.earlier_seconds.values())
-        before = trained.seconds - earlier
-        after = done.materialize_seconds - trained.materialize_seconds + done.evaluate_seconds
-        rows = (
-            *checkpoint.earlier_seconds.items(),
-            (trained.attempt, before),
-            (done.attempt, after),
-        )
-        for attempt, seconds in rows:
-            kept[attempt] = kept.get(attempt, 0.0) + seconds
-    began = attempts(run.storage, f"{run_folder(run.record.run_id)}/lease")
-    return sum(
-        max(0.0, attempt.seconds - kept.get(number, 0.0))
-        for number, attempt in list(began.items())[:-1]
     )
 
 

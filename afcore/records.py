@@ -15,6 +15,8 @@ __all__ = [
     "CheckpointRecord",
     "EpochPlan",
     "EpochRecord",
+    "LostTries",
+    "LostTry",
     "NextEpoch",
     "PartialRecord",
     "SetReference",
@@ -113,6 +115,14 @@ class CheckpointRecord(_Record):
     steps: list[StepLog]
     earlier_seconds: dict[int, float] = {}
 
+    @property
+    def seconds(self) -> dict[int, float]:
+        """Of the epoch up to here, by attempt."""
+        seconds, trained = dict(self.earlier_seconds), self.report
+        here = trained.seconds - sum(self.earlier_seconds.values())
+        seconds[trained.attempt] = seconds.get(trained.attempt, 0.0) + here
+        return seconds
+
 
 class EpochRecord(_Record):
     """``report.json``: the epoch is done; ``next`` is None after the last."""
@@ -120,6 +130,20 @@ class EpochRecord(_Record):
     report: EpochReport
     next: NextEpoch | None
     finished: float
+
+
+class LostTry(_Record):
+    """Workers of an attempt that began an epoch and died: seconds that were not committed."""
+
+    attempt: int
+    num_workers: int
+    seconds: float
+
+
+class LostTries(_Record):
+    """``lost.json``: of an epoch."""
+
+    tries: list[LostTry]
 
 
 def best_epoch(reports: list[EpochReport]) -> EpochReport:

@@ -161,7 +161,9 @@ class TotalsReport(_Report):
     checkpoint_seconds: float
     wall_seconds: float
     worker_seconds: float
-    lost_seconds: float = Field(description="of the wall seconds, in attempts cut short")
+    lost_seconds: float = Field(
+        description="of the wall seconds, in attempts cut short and with workers that died"
+    )
     activation_bytes_written: int
     cost_usd: float
     best_epoch: int

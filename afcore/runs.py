@@ -113,7 +113,7 @@ class Run:
         return "activations" if self.config.cache.share else f"{self.folder}/activations"
 
     def epoch_key(self, epoch: int, name: str) -> str:
-        """Key of an epoch's ``plan``, ``partial``, ``checkpoint`` or ``report``."""
+        """Key of an epoch's ``plan``, ``partial``, ``checkpoint``, ``report`` or ``lost``."""
         return f"{self.folder}/epochs/{epoch:03d}/{name}.json"
 
     @property
@@ -156,6 +156,11 @@ class Run:
 def run_folder(run_id: str) -> str:
     """Folder of a run in the store."""
     return f"runs/{run_id}"
+
+
+def lease_folder(run_id: str) -> str:
+    """Folder of the log of who worked on a run, and how long."""
+    return f"{run_folder(run_id)}/lease"
 
 
 def _record_key(run_id: str) -> str:
@@ -222,7 +227,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
 
 def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Lease:
     """The right to work on a run; work began at ``since``."""
-    return Lease(storage, f"{run_folder(run_id)}/lease", f"run {run_id}", since)
+    return Lease(storage, lease_folder(run_id), f"run {run_id}", since)
 
 
 def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Run:
@@ -268,7 +273,7 @@ def check_lease(run: Run, attempt: int) -> None:
     Raises:
         LeaseLostError: when another process took over.
     """
-    check_holder(run.storage, f"{run_folder(run.record.run_id)}/lease", attempt)
+    check_holder(run.storage, lease_folder(run.record.run_id), attempt)
 
 
 def read_record(storage: Storage, key: str, kind: type[_Record]) -> _Record | None:

@@ -1,8 +1,12 @@
-"""The command line ``autofreeze``. Exit codes: 0; 2 for a user's mistake; 1 for anything else."""
+"""The command line ``autofreeze``.
+
+Exit codes: 0; 2 for a user's mistake; 143 when told to stop (SIGTERM); 1 for anything else.
+"""
 
 import contextlib
 import importlib
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afcore.config import MODES, Config, load_config
-from afcore.errors import AutoFreezeError, ConfigError, UserError
+from afcore.errors import AutoFreezeError, ConfigError, StoppedError, UserError
 from pipelines.environment import set_defaults
 from pipelines.ephemeral import ephemeral_server
 
@@ -324,11 +328,21 @@ def _check_server() -> None:
 
 @contextlib.contextmanager
 def _exit_codes() -> Iterator[None]:
+    # Training stops by itself, between steps. Prefect's flows mark themselves as crashed first, and
+    # then send the signal on.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     except AutoFreezeError as error:
         _errors.print(f"[bold red]Error:[/] {escape(str(error))}")
         raise typer.Exit(error.exit_code) from None
+
+
+def _stop(_number: int, _frame: Any) -> None:
+    raise StoppedError(
+        "stopped, as asked by SIGTERM; what is committed stands. The same command goes on from "
+        "there."
+    )
 
 
 def _parse_modes(modes: str) -> list[str]:

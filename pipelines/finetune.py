@@ -17,8 +17,8 @@ from prefect.tasks import Task
 
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
-from afcore.errors import AutoFreezeError, StoreUnreachableError, WorkerLostError
-from afcore.interrupt import catch_sigterm
+from afcore.errors import AutoFreezeError, StoppedError, StoreUnreachableError, WorkerLostError
+from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import check_devices, close_launchers, open_launcher
 from afcore.lease import Lease
@@ -202,3 +202,8 @@ def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
             lease.number,
         )
         checkpoint_uri = done["checkpoint_uri"]
+        if stop_requested():
+            raise StoppedError(
+                f"stopped after epoch {epoch}, as asked by SIGTERM. The same command goes on from "
+                "there."
+            )

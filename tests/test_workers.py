@@ -14,8 +14,9 @@ from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import close_launchers
-from afcore.records import CheckpointRecord
+from afcore.records import CheckpointRecord, EpochPlan
 from afcore.runs import Run, begin_run, identify_run, read_record, run_lease
+from afcore.spent import wall_seconds
 from afcore.storage import Storage
 
 
@@ -103,3 +104,24 @@ def test_the_number_of_workers_changes_nothing_but_the_time(config: Config, tmp_
     for theirs, ours in zip(*sets, strict=True):
         assert theirs.manifest.shards[0].num_rows == ours.manifest.shards[0].num_rows
         assert not theirs.verify()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "given"), [("deadline_seconds", 1000.0), ("budget_usd", 10.0)])
+def test_all_that_was_taken_counts_against_a_deadline_and_a_budget(
+    config: Config, tmp_path: Path, limit: str, given: float
+) -> None:
+    hour_usd = 360.0  # ten cents a second
+    changes = {f"workers.{limit}": given, "prices.gpu_hour_usd": hour_usd, "training.epochs": 2}
+    run = train(config, tmp_path / "store", [1, 1], mode="performance", **changes)
+    left = []
+    for epoch in (1, 2):
+        plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
+        assert plan is not None
+        assert plan.resources is not None
+        left.append(getattr(plan.resources, limit))
+    each = 1.0 if limit == "deadline_seconds" else hour_usd / 3600
+    trained = checkpoints(run)[0].report.train_seconds
+    assert left[0] < given, "preparation took some"
+    assert left[1] < left[0] - trained * each, "the epoch that was just trained is not done yet"
+    assert left[1] > given - wall_seconds(run) * each

@@ -5,13 +5,14 @@ import time
 
 from afcore.config import Config
 from afcore.epoch import decide_first_epoch
-from afcore.errors import WorkerLostError
+from afcore.errors import AutoFreezeError, WorkerLostError
 from afcore.launch.here import LaunchHere
 from afcore.launch.job import EpochJob
 from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
 from afcore.planning.resources import worker_counts
-from afcore.records import EpochPlan, EpochRecord
+from afcore.records import EpochPlan, EpochRecord, LostTry
 from afcore.runs import Run, read_record
+from afcore.spent import note_lost_try, seconds_kept
 
 __all__ = ["launch_epoch", "workers_left"]
 
@@ -32,9 +33,10 @@ def launch_epoch(
         num_workers: instead of what was planned.
 
     Raises:
-        WorkerLostError: when a worker died, or fewer are left than ``workers.min``.
+        WorkerLostError: when a worker died; what that cost is recorded.
         StoppedError: when it was stopped; what was done is committed.
-        AutoFreezeError: as :func:`afcore.epoch.run_epoch`.
+        AutoFreezeError: when fewer workers are left than ``workers.min``; and as
+            :func:`afcore.epoch.run_epoch`.
     """
     found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
     if found is not None:
@@ -54,7 +56,14 @@ def launch_epoch(
         worker_threads(workers),
         launched=None if isinstance(launcher, LaunchHere) else time.time(),
     )
-    launcher.run(job)
+    began, kept = time.perf_counter(), seconds_kept(run, epoch, attempt)
+    try:
+        launcher.run(job)
+    except WorkerLostError:
+        kept = seconds_kept(run, epoch, attempt) - kept
+        seconds = max(0.0, time.perf_counter() - began - kept)
+        note_lost_try(run, epoch, LostTry(attempt=attempt, num_workers=count, seconds=seconds))
+        raise
     done = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
     assert done is not None
     return done
@@ -81,7 +90,7 @@ def workers_left(config: Config, planned: int, tries: int) -> int:
     """How many of the planned workers an epoch has when it is begun for the ``tries``-th time.
 
     Raises:
-        WorkerLostError: when that is less than ``workers.min``.
+        AutoFreezeError: when that is less than ``workers.min``; trying again does not help.
     """
     workers = config.workers
     most = max(1, planned - max(0, tries - 2))
@@ -90,7 +99,7 @@ def workers_left(config: Config, planned: int, tries: int) -> int:
     try:
         return worker_counts(config.training.batch_size, most, workers.min)[-1]
     except ValueError:
-        raise WorkerLostError(
+        raise AutoFreezeError(
             f"{most} workers are left, and workers.min is {workers.min}. Start it again when there "
             "are more, or lower workers.min."
         ) from None

@@ -31,6 +31,7 @@ __all__ = [
     "WorkerProfile",
     "WorkersForecast",
     "build_seconds_on",
+    "evaluate_seconds",
     "forecast_epoch_on",
     "forecast_workers",
     "share_of",
@@ -174,7 +175,7 @@ def forecast_workers(
         startup_seconds=_workers(profile, num_workers).start_seconds(num_workers),
         materialize_seconds=_build(profile, work, build),
         checkpoint_seconds=_checkpoint_seconds(profile, boundaries, first=first),
-        evaluate_seconds=_evaluate_seconds(profile, work, num_workers, last=last),
+        evaluate_seconds=evaluate_seconds(profile, work, num_workers, last=last),
         allreduce_bytes=_allreduce_bytes(profile, boundaries[0], num_workers),
         set_bytes_written=written,
         cost_usd=0.0,
@@ -241,6 +242,14 @@ def build_seconds_on(
     return share * build_seconds(slower, work, boundary, read_boundary)
 
 
+def evaluate_seconds(profile: Profile, work: RunWork, num_workers: int, *, last: bool) -> float:
+    """Scoring the validation split; after the last epoch the test split too."""
+    compute = profile.compute
+    tokens = math.ceil((work.validation_tokens + (work.test_tokens if last else 0)) / num_workers)
+    per_token = compute.inference_token + compute.num_blocks * compute.inference_block_token
+    return tokens * per_token * _workers(profile, num_workers).slowdown(num_workers)
+
+
 def _workers(profile: Profile, num_workers: int) -> WorkerProfile:
     if profile.workers is not None:
         return profile.workers
@@ -269,13 +278,6 @@ def _checkpoint_seconds(profile: Profile, boundaries: Sequence[int], *, first: b
     weights = BYTES_OF_WEIGHT * num_parameters[0 if first else boundaries[0]]
     moments = BYTES_OF_MOMENTS * num_parameters[boundaries[-1]]
     return profile.bandwidths.write_seconds(weights + moments)
-
-
-def _evaluate_seconds(profile: Profile, work: RunWork, num_workers: int, *, last: bool) -> float:
-    compute = profile.compute
-    tokens = math.ceil((work.validation_tokens + (work.test_tokens if last else 0)) / num_workers)
-    per_token = compute.inference_token + compute.num_blocks * compute.inference_block_token
-    return tokens * per_token * _workers(profile, num_workers).slowdown(num_workers)
 
 
 def _allreduce_bytes(profile: Profile, boundary: int, num_workers: int) -> int:

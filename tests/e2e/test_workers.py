@@ -22,6 +22,7 @@ import pytest
 from afcore.config import Config, load_config
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import close_launchers
+from afcore.report import EpochReport
 from afcore.runs import begin_run, identify_run, run_lease
 from afcore.storage import Storage
 from tests.conftest import write_config, write_csv
@@ -203,8 +204,14 @@ def test_told_to_stop_then_a_worker_is_killed(
         decided = re.findall(r"decision at step (\d+)", run.output)
         assert decided.count(decided[0]) == 2, "nothing was repeated"
         assert "Traceback" not in run.output
-    (epoch,) = command.report()["epochs"]
+    (epoch,), totals = command.report()["epochs"], command.report()["totals"]
     assert (epoch["num_workers"], epoch["attempt"], epoch["resumed"]) == (2, 2, True)
+    (lost,) = json.loads(command.epoch("lost")[0].read_text())["tries"]
+    assert (lost["num_workers"], lost["attempt"]) == (2, 2)
+    assert 0 < lost["seconds"] <= totals["lost_seconds"] < totals["wall_seconds"]
+    in_epoch = EpochReport.model_validate(epoch).seconds
+    paid = totals["wall_seconds"] + in_epoch + lost["seconds"]  # two workers, in both of them
+    assert totals["worker_seconds"] == pytest.approx(paid)
     np.testing.assert_allclose(command.losses(), unbroken(command, 2), atol=1e-5, rtol=0)
     assert command.tracked_status() == "FINISHED"
 
@@ -218,6 +225,25 @@ def test_told_to_stop_where_this_process_is_the_worker(
     assert (epoch["attempt"], epoch["resumed"]) == (2, True)
     np.testing.assert_allclose(command.losses(), unbroken(command, 1), atol=1e-5, rtol=0)
     assert command.tracked_status() == "FINISHED"
+
+
+def test_told_to_stop_before_and_after_the_training(tree: dict[str, Any], tmp_path: Path) -> None:
+    command = make(tmp_path / "run", tree, max=1)
+    stop_outside_training(command, lambda run: "starting the flow" in run.output)
+    stop_outside_training(command, lambda _: bool(command.epoch("report")))
+    assert command.tracked_status() == "KILLED"
+    command.finish()
+    assert command.tracked_status() == "FINISHED"
+
+
+def stop_outside_training(command: Command, now: Callable[[Started], bool]) -> None:
+    with command.running() as run:
+        run.wait_for(lambda: now(run))
+        run.process.terminate()
+        assert run.end() == 143, run.output
+    assert "Traceback" not in run.output
+    (message,) = [line for line in run.output.splitlines() if line.startswith("Error:")]
+    assert "The same command goes on from there" in message
 
 
 def _itself(run: Started) -> psutil.Process:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from afcore.config import parse_config
-from afcore.errors import ConfigError, WorkerLostError
+from afcore.errors import AutoFreezeError, ConfigError
 from afcore.group import ALONE, WorkerGroup
 from afcore.launch import epoch as epoch_module
 from afcore.launch.epoch import workers_left
@@ -63,7 +63,7 @@ def test_a_retry_takes_what_is_left(
 
 def test_fewer_than_the_least_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_module, "num_devices", lambda: 3)
-    with pytest.raises(WorkerLostError, match=r"3 workers are left, and workers.min is 4"):
+    with pytest.raises(AutoFreezeError, match=r"3 workers are left, and workers.min is 4"):
         workers_left(config(min=4), 8, 2)
 
 

@@ -4,9 +4,7 @@ Core functions take plain arguments; only :mod:`afcore.runs`, :mod:`afcore.epoch
 pipelines see the tree.
 """
 
-import difflib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,11 +15,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from afcore.errors import ConfigError
+from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 
 __all__ = [
     "CACHING_MODES",
@@ -44,10 +42,6 @@ __all__ = [
 Mode = Literal[
     "full", "freeze", "cached", "performance", "efficiency", "hf_trainer", "hf_trainer_grouped"
 ]
-_SECRET_MESSAGE = (
-    "a password in a URI would be logged; give credentials through the environment, e.g. "
-    "AWS_SECRET_ACCESS_KEY or MLFLOW_TRACKING_PASSWORD"
-)
 MODES: tuple[str, ...] = get_args(Mode)
 PEER_MODES: tuple[str, ...] = ("hf_trainer", "hf_trainer_grouped")
 """Modes that train with Hugging Face's ``Trainer``, for comparison."""
@@ -57,13 +51,10 @@ CHOOSING_MODES: tuple[str, ...] = ("performance", "efficiency")
 """Modes that choose each epoch's number of workers."""
 
 
-_USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
-
-
 def _without_secret(uri: str) -> str:
     """Configurations are logged, so no URI in them may carry a password."""
-    if _USERINFO.search(uri):
-        raise ValueError(_SECRET_MESSAGE)
+    if USERINFO.search(uri):
+        raise ValueError(SECRET_MESSAGE)
     return uri
 
 
@@ -398,17 +389,11 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: when the file cannot be read or anything in it is not allowed.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the configuration {path!r}: {error.strerror}. Give the path of a YAML "
-            "file, e.g. pipelines/configs/quickstart.yaml."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
+    tree = read_mapping(
+        Path(path),
+        "the configuration",
+        "Give the path of a YAML file, e.g. pipelines/configs/quickstart.yaml.",
+    )
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
@@ -427,11 +412,7 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
     Raises:
         ConfigError: naming each offending key, what was got and what is allowed.
     """
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from error
+    return parse(Config, tree, source)
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
@@ -442,43 +423,3 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
             raise ConfigError(f"{source}: {key}: {name!r} is a value, not a section")
         tree = child
     tree[leaf] = value
-
-
-def _explain(problem: Any) -> str:
-    # pydantic names the member of a union in `loc`; only names of keys help the reader.
-    location = [str(part) for part in problem["loc"]]
-    path = ".".join(part for part in location if not part.startswith(("str", "constrained")))
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        return f"unknown key {path!r}; {_nearest(location)}"
-    if kind == "missing":
-        return f"missing key {path!r}; it has no default"
-    message = problem["msg"].removeprefix("Value error, ")
-    if message == _SECRET_MESSAGE or isinstance(problem["input"], dict):
-        return f"{path}: {message}" if path else message
-    got = repr(problem["input"])
-    if _USERINFO.search(got):
-        got = "a URI with a password"
-    return f"{path}: got {got}; {message[:1].lower()}{message[1:]}"
-
-
-def _nearest(location: Sequence[str]) -> str:
-    known = {".".join(path): path for path in _keys(Config)}
-    wanted = ".".join(location)
-    siblings = [key for key, path in known.items() if list(path[:-1]) == list(location[:-1])]
-    for candidates in (siblings, list(known)):
-        if found := difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.6):
-            return f"did you mean {found[0]!r}?"
-    same_leaf = [key for key, path in known.items() if path[-1] == location[-1]]
-    if same_leaf:
-        return f"did you mean {same_leaf[0]!r}?"
-    return f"known here: {', '.join(siblings or sorted(Config.model_fields))}"
-
-
-def _keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    keys = []
-    for name, field in section.model_fields.items():
-        keys.append((*prefix, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, (*prefix, name))
-    return keys

@@ -5,14 +5,14 @@ The table that is shipped is ``infra/prices.yaml``, which says where its figures
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from afcore.config import PricesConfig
 from afcore.cost import Prices
 from afcore.errors import ConfigError
+from afcore.yaml_files import parse, read_mapping
 
 __all__ = ["SHIPPED", "GpuPrice", "PriceTable", "StorePrice", "load_prices", "resolve_prices"]
 
@@ -117,17 +117,5 @@ def _of_gpu(config: PricesConfig) -> dict[str, float]:
 
 
 def _read(path: Path) -> PriceTable:
-    try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return PriceTable.model_validate(tree)
-    except OSError as error:
-        raise ConfigError(f"prices.table: cannot read {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prices.table: {path} is not YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigError(
-            f"prices.table: {path}: {where}: {first['msg'].lower()}; write it like "
-            "infra/prices.yaml"
-        ) from error
+    tree = read_mapping(path, "prices.table", "Write it like infra/prices.yaml.")
+    return parse(PriceTable, tree, f"prices.table: {path}")

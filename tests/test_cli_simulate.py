@@ -45,8 +45,8 @@ def test_it_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cluster", "nowhere"], "give a YAML file, or one of h100-8x8, paper-p100"),
-        (["--cluster", "h100-8x8", "--workload", "no"], "--workload no: No such file"),
+        (["--cluster", "nowhere"], "Give a YAML file, or one of h100-8x8, paper-p100"),
+        (["--cluster", "h100-8x8", "--workload", "no"], "cannot read --workload"),
         (["--cluster", "h100-8x8", "--trace", "no.json"], "--trace no.json: cannot be read"),
     ],
 )

@@ -61,11 +61,11 @@ def test_a_frozen_block_of_bert_saves_what_the_paper_says() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gpu_flop": 1}, "gpu_flop: extra inputs are not permitted"),
-        ({"gpu_flops": None}, "gpu_flops: field required"),
+        ({"gpu_flop": 1}, "unknown key 'gpu_flop'; did you mean 'gpu_flops'?"),
+        ({"gpu_flops": None}, "missing key 'gpu_flops'"),
         ({"num_nodes": 0}, "num_nodes: got 0; input should be greater than or equal to 1"),
-        ({"network": {"latency_seconds": 0}}, "network.bytes_per_second: field required"),
-        ({"prices": {"gpu_hour": 1}}, "prices.gpu_hour: extra inputs"),
+        ({"network": {"latency_seconds": 0}}, "missing key 'network.bytes_per_second'"),
+        ({"prices": {"gpu_hour": 1}}, "did you mean 'prices.gpu_hour_usd'?"),
     ],
 )
 def test_a_wrong_key_is_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -80,10 +80,13 @@ def test_a_wrong_key_is_named(changes: dict[str, object], message: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "--cluster nowhere: No such file or directory; give a YAML file, or one of h"),
+        (
+            "nowhere",
+            r"cannot read --cluster .*nowhere.*: No such file .*Give a YAML file, or one of h",
+        ),
         ("{tmp}", "Is a directory"),
         ("{tmp}/bad.yaml", "is not YAML"),
-        ("{tmp}/list.yaml", "the file: got"),
+        ("{tmp}/list.yaml", "must hold a mapping"),
     ],
 )
 def test_a_file_that_is_no_description(name: str, message: str, tmp_path: Path) -> None:

@@ -74,9 +74,12 @@ def test_a_missing_price_is_one_message(settings: dict[str, object], message: st
     ("content", "message"),
     [
         ("gpus: [", "is not YAML"),
-        ("- a", "the file: input should be"),
-        ("gpus: {a/b: {on_demand_usd: -1, as_of: x, source: y}}", "gpus.a/b.on_demand_usd: input"),
-        ("gpus: {a/b: {on_demand_usd: 1, as_of: x}}", "gpus.a/b.source: field required"),
+        ("- a", "must hold a mapping"),
+        (
+            "gpus: {a/b: {on_demand_usd: -1, as_of: x, source: y}}",
+            "gpus.a/b.on_demand_usd: got -1; input",
+        ),
+        ("gpus: {a/b: {on_demand_usd: 1, as_of: x}}", "missing key 'gpus.a/b.source'"),
     ],
 )
 def test_a_table_that_is_none(tmp_path: Path, content: str, message: str) -> None:

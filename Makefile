@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench bench-limit clean
+.PHONY: setup run test check ui bench clean
 
 setup: $(READY)
 

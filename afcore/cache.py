@@ -1,5 +1,6 @@
 """Which activation set an epoch of a run reads, and when a new one is written."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.decide import EpochPlanner
 from afcore.digest import ContentDigest, recipe_digest
+from afcore.errors import LeaseLostError
 from afcore.group import ALONE, WorkerGroup
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
@@ -141,8 +143,8 @@ class RunCache:
         workers = self._run.config.workers
         if resources is None:
             return {"num_workers": workers.max, "micro_batch": workers.micro_batch}
-        micro_batch = resources.micro_batch if resources.accumulation > 1 else None
-        return {"num_workers": resources.num_workers, "micro_batch": micro_batch}
+        # Kept where it cuts nothing too: should workers be lost, the others' shares grow.
+        return {"num_workers": resources.num_workers, "micro_batch": resources.micro_batch}
 
     def next_source(
         self,
@@ -220,7 +222,8 @@ class RunCache:
         """
         if not self._group.is_first:
             while (lineage_below := self._group.tell()) is not None:
-                self._build(reference, weights, self._open_below(lineage_below, weights))
+                with contextlib.suppress(LeaseLostError):  # then the first one waits, or asks again
+                    self._build(reference, weights, self._open_below(lineage_below, weights))
             found = self._open_sound(reference.folder)
             assert found is not None
             return found

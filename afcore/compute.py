@@ -50,7 +50,9 @@ def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:
         ConfigError: when bf16 is asked for and the device cannot.
     """
     if torch.cuda.is_available():
-        device, native = torch.device("cuda"), torch.cuda.is_bf16_supported(False)
+        # With its index, as threads start on the first GPU whatever this worker's is.
+        device = torch.device("cuda", torch.cuda.current_device())
+        native = torch.cuda.is_bf16_supported(False)
     else:
         device, native = torch.device("cpu"), torch.cpu._is_avx512_bf16_supported()
     if precision == "bf16" and device.type == "cuda" and not native:

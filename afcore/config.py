@@ -25,6 +25,7 @@ __all__ = [
     "CACHING_MODES",
     "CHOOSING_MODES",
     "MODES",
+    "OWN_MODES",
     "PEER_MODES",
     "CacheConfig",
     "Config",
@@ -45,6 +46,7 @@ Mode = Literal[
 MODES: tuple[str, ...] = get_args(Mode)
 PEER_MODES: tuple[str, ...] = ("hf_trainer", "hf_trainer_grouped")
 """Modes that train with Hugging Face's ``Trainer``, for comparison."""
+OWN_MODES = tuple(mode for mode in MODES if mode not in PEER_MODES)
 CACHING_MODES: tuple[str, ...] = ("cached", "performance", "efficiency")
 """Modes that may read and write activation sets."""
 CHOOSING_MODES: tuple[str, ...] = ("performance", "efficiency")

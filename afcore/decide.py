@@ -4,6 +4,7 @@ The run's profile is measured once, before the first step, and kept in its folde
 decides from the same figures. After each epoch its own seconds correct the profile by one factor.
 """
 
+import dataclasses
 import logging
 from functools import cached_property
 
@@ -156,6 +157,7 @@ class EpochPlanner:
             max_workers=config.workers.max,
             batch_size=config.training.batch_size,
             prices=resolve_prices(config.prices),
+            min_workers=config.workers.min,
             micro_batch=config.workers.micro_batch,
             memory=device_memory(self._run, self._split),
             epochs_left=config.training.epochs - epoch + 1,
@@ -176,10 +178,10 @@ class EpochPlanner:
         deadline, budget = limits.deadline_seconds, limits.budget_usd
         if deadline is None and budget is None:
             return None, None
-        to_come = 0.0
+        to_come = build_seconds
         if epoch > 1:
             work = self._run_work(epoch)
-            to_come = build_seconds + evaluate_seconds(self.profile, work, num_workers, last=False)
+            to_come += evaluate_seconds(self.profile, work, num_workers, last=False)
         wall = wall_seconds(run) + to_come
         if deadline is not None:
             return deadline - wall, None
@@ -200,6 +202,15 @@ class EpochPlanner:
             return
         if workers.deadline_seconds is None and workers.budget_usd is None:
             return
+        # What preparing took counts.
+        wall = wall_seconds(self._run)
+        _, wall_usd = cost_outside(self._run, [], wall)
+        deadline, budget = self._limits_left(1, 1, 0.0, 0.0)
+        resources = dataclasses.replace(
+            resources_of(config, device_memory(self._run, self._split)),
+            deadline_seconds=deadline,
+            budget_usd=budget,
+        )
         freezing = config.freezing
         traces = possible_traces(
             freezing.policy,
@@ -218,22 +229,19 @@ class EpochPlanner:
                 case=case,
                 cache_mode=config.cache.mode,
                 prices=resolve_prices(config.prices),
-                resources=resources_of(config, device_memory(self._run, self._split)),
+                resources=resources,
             )
             for case, trace in traces.items()
         ]
-        # What preparing took counts.
-        wall = wall_seconds(self._run)
-        _, wall_usd = cost_outside(self._run, [], wall)
-        if workers.deadline_seconds is not None:
+        if deadline is not None:
             best = min(forecasts, key=lambda one: one.seconds)
             wanted, limit = "deadline_seconds", f"{workers.deadline_seconds:.1f} s"
-            kept = best.seconds + wall <= workers.deadline_seconds
+            kept = best.seconds <= deadline
         else:
-            assert workers.budget_usd is not None
+            assert budget is not None
             best = min(forecasts, key=lambda one: one.cost_usd)
             wanted, limit = "budget_usd", f"${workers.budget_usd:.4f}"
-            kept = best.cost_usd + wall_usd <= workers.budget_usd
+            kept = best.cost_usd <= budget
         if not kept:
             raise ConfigError(
                 f"workers.{wanted}: {limit} cannot be kept with up to {workers.max} workers; the "
@@ -303,6 +311,7 @@ class EpochPlanner:
             read_boundary=read_boundary,
             reading=place_set(self._run, work.set_bytes),
             statistics=self._decides,
+            accumulation=trained.num_passes / len(trained.steps),
         )
         compute = forecast.prefix_seconds + forecast.suffix_seconds + forecast.allreduce_seconds
         return compute, forecast.read_seconds

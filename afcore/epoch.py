@@ -111,6 +111,8 @@ def decide_first_epoch(run: Run) -> NextEpoch:
         _, freeze = initial_policy(run)
         found = RunCache(run, split, data.train, run.compute).first_epoch(freeze.boundary)
         run.storage.put(key, found.model_dump_json().encode())
+        del split
+        run.compute.release_memory()  # of a GPU that is a worker's
     return found
 
 

@@ -15,7 +15,7 @@ is deleted by mistake costs time, not results: a run builds a set that is gone a
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -150,16 +150,25 @@ def _leftovers(storage: Storage, sets: list[ActivationSet]) -> Iterator[Removal]
     """What nothing names and nobody works on, once nothing was written to it for a day."""
     now = time.time()
     found = _Leftovers(storage, sets)
-    for key, size in (storage.list("activations") | storage.list("runs")).items():
-        found.add(key, size)
+    for top in ("activations", "runs", "probes"):
+        for key, size in storage.list(top).items():
+            found.add(key, size)
     for folder, keys in found.keys.items():
         if is_held(storage, found.lease_of[folder]):
             continue
-        if now - max(map(storage.modified, keys)) > UNFINISHED_SECONDS:
+        if _untouched(storage, keys, now):
             yield Removal(folder, found.why[folder], sum(keys.values()))
     for key, size in storage.drafts().items():
-        if now - storage.modified(key) > UNFINISHED_SECONDS:
+        if _untouched(storage, [key], now):
             yield Removal(key, "draft of a killed writer", size)
+
+
+def _untouched(storage: Storage, keys: Iterable[str], now: float) -> bool:
+    """Whether nothing was written or deleted there for a day."""
+    try:
+        return now - max(map(storage.modified, keys)) > UNFINISHED_SECONDS
+    except KeyError:  # somebody just deleted one
+        return False
 
 
 class _Leftovers:
@@ -186,6 +195,9 @@ class _Leftovers:
 
     def add(self, key: str, size: int) -> None:
         """Put a key where it belongs; nowhere when something names it."""
+        if key.startswith("probes/"):
+            folder = "/".join(key.split("/")[:2])
+            return self._put(folder, key, size, "left when workers were measured", folder)
         run, training_id = key.split("/")[1:3] if key.startswith("runs/") else ("", "")
         if run and training_id not in ("lease", "run.json", self._training_id(run)):
             folder, lease = f"runs/{run}/{training_id}", f"runs/{run}/lease"

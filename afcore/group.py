@@ -10,7 +10,7 @@ anything.
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from afcore.blocks import Batch, SplitModel
 from afcore.digest import recipe_digest
-from afcore.errors import AutoFreezeError, ConfigError
+from afcore.errors import ConfigError, LeaseLostError, WorkerLostError
 
 __all__ = ["ALONE", "Suffix", "WorkerGroup", "join_group"]
 
@@ -135,6 +135,22 @@ class WorkerGroup:
         dist.broadcast_object_list(messages, src=0, group=self._patient)
         return messages[0]
 
+    def checked_by_first(self, check: Callable[[], None]) -> None:
+        """Run ``check`` on the first worker; who went on alone would wait for the others.
+
+        Raises:
+            LeaseLostError: on every worker, when the check raises it.
+        """
+        lost = None
+        if self.is_first:
+            try:
+                check()
+            except LeaseLostError as error:
+                lost = str(error)
+        lost = self.tell(lost)
+        if lost is not None:
+            raise LeaseLostError(lost)
+
     def gather(self, value: Any) -> list[Any]:
         """Every worker's value, by rank."""
         if self.count == 1:
@@ -168,7 +184,7 @@ def join_group(device: torch.device) -> Iterator[WorkerGroup]:
     NCCL on CUDA, gloo otherwise, and gloo beside NCCL for what is on the CPU.
 
     Raises:
-        AutoFreezeError: when the others cannot be reached.
+        WorkerLostError: when the others cannot be reached.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -178,15 +194,16 @@ def join_group(device: torch.device) -> Iterator[WorkerGroup]:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=STEP_SECONDS))
-        patient = dist.new_group(backend="gloo", timeout=_PATIENT)
-    except (RuntimeError, ValueError) as error:
-        raise AutoFreezeError(f"the workers do not find each other: {error}") from error
-    try:
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=STEP_SECONDS))
+            patient = dist.new_group(backend="gloo", timeout=_PATIENT)
+        except (RuntimeError, ValueError) as error:
+            raise WorkerLostError(f"the workers do not find each other: {error}") from error
         local_count = int(os.environ.get("LOCAL_WORLD_SIZE", count))
         yield WorkerGroup(dist.get_rank(), count, local_count, patient)
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class Suffix:

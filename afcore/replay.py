@@ -112,12 +112,7 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
                 interval.step,
                 interval.epoch,
                 _eta(previous, interval),
-                tuple(
-                    relative_change(first, second) if first else math.nan
-                    for first, second in zip(
-                        interval.first_half_norms, interval.second_half_norms, strict=True
-                    )
-                ),
+                _half_eta(interval),
                 coherences,
                 recorded,
                 state.boundary,
@@ -125,6 +120,16 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
         )
         previous = interval
     return Replay(rows, None)
+
+
+def _half_eta(interval: IntervalReport) -> tuple[float, ...]:
+    """As eta, of the halves of one interval; the first has a step less when their number is odd."""
+    steps = interval.num_steps // 2
+    rest = interval.num_steps - steps
+    return tuple(
+        relative_change(first / steps, second / rest) if first else math.nan
+        for first, second in zip(interval.first_half_norms, interval.second_half_norms, strict=True)
+    )
 
 
 def eta_noise(intervals: Sequence[ReplayedInterval]) -> EtaNoise:

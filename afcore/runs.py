@@ -28,7 +28,7 @@ from afcore.blocks import Batch, SplitModel, unused_parameters, verify_split
 from afcore.checkpoint import weight_digests
 from afcore.compile import check_compiler
 from afcore.compute import Compute, choose_compute
-from afcore.config import CACHING_MODES, PEER_MODES, Config
+from afcore.config import CACHING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
@@ -173,7 +173,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     Raises:
         UserError: for data, a model or settings that cannot be used together.
     """
-    resolve_prices(config.prices)  # a price that is missing is said now
+    prices = resolve_prices(config.prices)  # a price that is missing is said now
     compute = choose_compute(config.training.precision)
     if config.training.compile:
         check_compiler(compute.device)
@@ -212,7 +212,8 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     return RunRecord(
         run_id=run_id,
         training_id=uuid.uuid4().hex[:16],
-        config=config,
+        # In dollars: workers elsewhere have no table of the user's.
+        config=config.model_copy(update={"prices": PricesConfig(**vars(prices))}),
         data=data.digest,
         label_names=data.label_names,
         pad_token_id=tokenizer.pad_token_id,

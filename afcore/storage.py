@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import fsspec
 from zarr.abc.store import Store
@@ -186,16 +186,23 @@ class Storage:
         """Keys and bytes of the drafts that killed writers left on local disk, or live ones use."""
         if not self._is_local:
             return {}
-        root = Path(self._path)
-        return {
-            path.relative_to(root).as_posix(): path.stat().st_size
-            for path in sorted(root.rglob("*.draft"))
-        }
+        root, found = Path(self._path), {}
+        for path in sorted(root.rglob("*.draft")):
+            with contextlib.suppress(FileNotFoundError):  # its writer is done
+                found[path.relative_to(root).as_posix()] = path.stat().st_size
+        return found
 
     def modified(self, key: str) -> float:
-        """When an object was last written, in seconds since the epoch."""
+        """When an object was last written, in seconds since the epoch.
+
+        Raises:
+            KeyError: when there is none.
+        """
         with self._explained("read", key):
-            moment = self._fs.modified(self._full(key))
+            try:
+                moment = self._fs.modified(self._full(key))
+            except FileNotFoundError:
+                raise KeyError(key) from None
         return float(moment.timestamp())
 
     def delete(self, key: str) -> None:
@@ -280,7 +287,7 @@ class Storage:
         except (KeyError, AutoFreezeError):
             raise
         except Exception as error:
-            raise explain(error, f"cannot {verb} {self.uri(key)}") from error
+            raise_explained(error, f"cannot {verb} {self.uri(key)}")
 
 
 def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:
@@ -305,6 +312,14 @@ def _unseen(_piece: memoryview) -> None:
     pass
 
 
+def raise_explained(error: Exception, what: str) -> NoReturn:
+    """Raise what :func:`explain` makes of an exception that is being handled."""
+    explained = explain(error, what)
+    if explained is error:  # as its own cause it would have no end
+        raise error
+    raise explained from error
+
+
 def explain(error: Exception, what: str) -> Exception:
     """The exception a user should see for ``error``; itself when it is not about storage."""
     for cause in _causes(error):
@@ -327,12 +342,24 @@ def explain(error: Exception, what: str) -> Exception:
             return StoreUnreachableError(
                 f"{what}: cannot reach the store ({text}). Check the endpoint."
             )
+        if name == "ClientError":
+            return _explain_s3(cause, f"{what}: {text}")
     if isinstance(error, OSError):
         return StoreError(f"{what}: {' '.join(str(error).split())}")
     return error
 
 
+def _explain_s3(error: Any, what: str) -> StoreError:
+    """An answer of botocore's that is none of the known ones: the server's trouble, or ours."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or error.response["Error"]["Code"] == "SlowDown":
+        return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
+    return StoreError(f"{what}. Check the credentials, and the rights on the store.")
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

@@ -48,8 +48,8 @@ class Interval:
 class TrainedEpoch:
     """What an epoch of training gives, beside the changed state; of part of one, if it stopped.
 
-    Tokens (times blocks, without padding) and bytes are those of all workers together, seconds and
-    ``bytes_reduced`` (of gradients, averaged over the workers) those of this one.
+    Tokens (times blocks, without padding) and bytes are those of all workers together; seconds,
+    backward passes and ``bytes_reduced`` (of gradients, averaged over the workers) of this one.
     """
 
     prefix_seconds: float = 0.0
@@ -60,6 +60,7 @@ class TrainedEpoch:
     suffix_block_tokens: int = 0
     activation_bytes_read: int = 0
     bytes_reduced: int = 0
+    num_passes: int = 0
     steps: list[StepLog] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
 

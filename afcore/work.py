@@ -20,6 +20,8 @@ from afcore.tiers import choose_window, place
 
 __all__ = ["batches_of", "device_memory", "epoch_work", "place_set", "resources_of"]
 
+_USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
+
 
 def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
     """Of epoch ``epoch``, where memory holds what it reads."""
@@ -43,7 +45,8 @@ def place_set(run: Run, num_bytes: int) -> Reading:
     """What an epoch reads of a set, and from where.
 
     What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
-    to come at the store's speed. All of it is gathered in host memory.
+    to come at the store's speed. All of it is gathered in host memory. Workers of one machine share
+    its memory; how many of ``workers.max`` an epoch will have is not known yet, so all are assumed.
     """
     cache = run.config.cache
     budgets = measure_budgets(
@@ -52,6 +55,7 @@ def place_set(run: Run, num_bytes: int) -> Reading:
         cache.disk_bytes,
         run.compute.device,
         run.storage.protocol == "file",
+        run.config.workers.max if run.config.workers.ray_address is None else 1,
     )
     whole, rest = divmod(num_bytes, SHARD_BYTES)
     shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
@@ -69,6 +73,7 @@ def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources
     workers = config.workers
     return Resources(
         max_workers=workers.max,
+        min_workers=workers.min,
         batch_size=config.training.batch_size,
         micro_batch=workers.micro_batch,
         memory=memory,
@@ -78,13 +83,14 @@ def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources
 
 
 def device_memory(run: Run, split: SplitModel) -> MemoryModel | None:
-    """Of a GPU; a CPU's is taken to suffice."""
+    """Of a GPU, less what may hold activations; a CPU's is taken to suffice."""
     device = run.compute.device
     if device.type != "cuda":
         return None
     hidden = int(split.model.config.hidden_size)
+    held = measure_budgets(run.config.cache.device_bytes, 0, 0, device, True).device_bytes
     return MemoryModel(
-        limit_bytes=torch.cuda.get_device_properties(device).total_memory,
+        limit_bytes=int(_USABLE * torch.cuda.get_device_properties(device).total_memory) - held,
         example_tokens=run.config.data.max_length,
         block_token_bytes=activation_bytes(hidden, 0, run.config.data.max_length),
     )

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ SECRET_MESSAGE = (
     "AWS_SECRET_ACCESS_KEY or MLFLOW_TRACKING_PASSWORD"
 )
 USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
+_UNION_MEMBER = re.compile(r"str|int|float|bool|constrained-\w+|.*\[.*\]")
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
@@ -61,7 +62,7 @@ def parse(kind: type[_Kind], tree: dict[str, Any], source: object) -> _Kind:
 def _explain(problem: Any, kind: type[BaseModel]) -> str:
     # pydantic names the member of a union in `loc`; only names of keys help the reader.
     location = [str(part) for part in problem["loc"]]
-    path = ".".join(part for part in location if not part.startswith(("str", "constrained")))
+    path = ".".join(part for part in location if not _UNION_MEMBER.fullmatch(part))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {path!r}; {_nearest(location, kind)}"
     if problem["type"] == "missing":
@@ -77,8 +78,8 @@ def _explain(problem: Any, kind: type[BaseModel]) -> str:
 
 def _nearest(location: Sequence[str], kind: type[BaseModel]) -> str:
     known = {".".join(path): path for path in _keys(kind)}
-    wanted = ".".join(location)
-    siblings = [key for key, path in known.items() if list(path[:-1]) == list(location[:-1])]
+    wanted, above = ".".join(location), location[:-1]
+    siblings = [".".join((*above, name)) for name in _fields_at(kind, above)]
     for candidates in (siblings, list(known)):
         if found := difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.6):
             return f"did you mean {found[0]!r}?"
@@ -86,6 +87,22 @@ def _nearest(location: Sequence[str], kind: type[BaseModel]) -> str:
     if same_leaf:
         return f"did you mean {same_leaf[0]!r}?"
     return f"known here: {', '.join(siblings or sorted(kind.model_fields))}"
+
+
+def _fields_at(annotation: Any, path: Sequence[str]) -> list[str]:
+    """Names of the fields of the section that a path leads to."""
+    candidates = (annotation, *get_args(annotation))
+    section = next(
+        (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+    )
+    if section is None:
+        return []
+    if get_origin(annotation) is dict:  # of sections, by names of the user's
+        return _fields_at(section, path[1:])
+    if not path:
+        return list(section.model_fields)
+    field = section.model_fields.get(path[0])
+    return _fields_at(field.annotation, path[1:]) if field else []
 
 
 def _keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

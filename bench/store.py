@@ -208,7 +208,7 @@ def random_batches(
             "ours": ours,
             "numpy fancy indexing": fancy(memory),
             "numpy, padded and float32 too": same_work,
-            "ours, by the thread": ahead,
+            "ours, in turn": ahead,
             "memmap": fancy(on_disk),
         },
         rounds,

@@ -8,7 +8,7 @@ import importlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from afcore.config import MODES, Config, load_config
+from afcore.config import MODES, OWN_MODES, Config, load_config
 from afcore.errors import AutoFreezeError, ConfigError, StoppedError, UserError
 from pipelines.environment import set_defaults
 from pipelines.ephemeral import ephemeral_server
@@ -132,8 +132,8 @@ def plan(
     modes: Annotated[
         str | None,
         typer.Option(
-            help=f"Comma-separated, of: {', '.join(MODES)}. Default: full,freeze,cached, and with "
-            "several workers performance,efficiency"
+            help=f"Comma-separated, of: {', '.join(OWN_MODES)}. Default: full,freeze,cached, and "
+            "with several workers performance,efficiency"
         ),
     ] = None,
     report: ReportPath = None,
@@ -151,7 +151,7 @@ def plan(
     with _exit_codes():
         resolved = load_config(config, overrides or [])
         several = ",performance,efficiency" if resolved.workers.max > 1 else ""
-        wanted = _parse_modes(modes or f"full,freeze,cached{several}")
+        wanted = _parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
         _check_writable(report)
         set_defaults()
         from afcore.launch.open import close_launchers
@@ -345,11 +345,11 @@ def _stop(_number: int, _frame: Any) -> None:
     )
 
 
-def _parse_modes(modes: str) -> list[str]:
+def _parse_modes(modes: str, known: Sequence[str] = MODES) -> list[str]:
     wanted = [mode.strip() for mode in modes.split(",") if mode.strip()]
-    unknown = sorted(set(wanted) - set(MODES))
+    unknown = sorted(set(wanted) - set(known))
     if unknown or not wanted:
-        raise ConfigError(f"--modes: got {modes!r}; known are {', '.join(MODES)}")
+        raise ConfigError(f"--modes: got {modes!r}; known here are {', '.join(known)}")
     return list(dict.fromkeys(wanted))
 
 

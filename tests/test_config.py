@@ -18,6 +18,7 @@ def parse(**changes: object) -> Config:
     [
         ("trainng.epochs", 1, "unknown key 'trainng'; did you mean 'training'?"),
         ("training.epoch", 1, "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
+        ("training.strategy", 1, "unknown key 'training.strategy'"),
         ("epochs", 1, "unknown key 'epochs'; did you mean 'training.epochs'?"),
         ("freezing.percentil", 1, "did you mean 'freezing.percentile'?"),
         ("training.epochs", 0, "training.epochs: got 0; input should be greater than or equal"),

@@ -164,6 +164,13 @@ def test_a_training_that_was_replaced_goes_after_a_day(local_storage: Storage) -
     assert list(collect(local_storage)) == ["runs/r1/t1"]
 
 
+def test_what_a_killed_measurement_left_goes_after_a_day(local_storage: Storage) -> None:
+    local_storage.put("probes/abc/run.json", b"{}")
+    assert collect(local_storage) == {}
+    make_old(local_storage)
+    assert list(collect(local_storage)) == ["probes/abc"]
+
+
 def test_what_killed_writers_left_goes_after_a_day(local_storage: Storage) -> None:
     begin(local_storage, "r1")
     write_set(local_storage, "activations/torn", commit=False)

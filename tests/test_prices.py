@@ -76,6 +76,10 @@ def test_a_missing_price_is_one_message(settings: dict[str, object], message: st
         ("gpus: [", "is not YAML"),
         ("- a", "must hold a mapping"),
         (
+            "gpus: {a/b: {on_demand: 1, as_of: x, source: y}}",
+            "did you mean 'gpus.a/b.on_demand_usd'",
+        ),
+        (
             "gpus: {a/b: {on_demand_usd: -1, as_of: x, source: y}}",
             "gpus.a/b.on_demand_usd: got -1; input",
         ),

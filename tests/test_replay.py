@@ -21,7 +21,7 @@ def interval(step: int, norms: list[float], halves: tuple[float, float]) -> Inte
     return IntervalReport(
         step=step,
         epoch=1,
-        num_steps=5,
+        num_steps=4,
         learning_rate=1e-4,
         train_loss=1.0,
         train_loss_error=0.1,
@@ -83,6 +83,12 @@ def test_noise_is_the_change_inside_an_interval() -> None:
     assert noise.share_within_noise == pytest.approx(5 / 8)
     # The same numbers stand for both sums, so all gradients are noise.
     assert (noise.first_coherence, noise.later_coherence) == (1.0, 1.0)
+
+
+def test_halves_of_unlike_length_are_compared_by_step() -> None:
+    odd = INTERVALS[0].model_copy(update={"num_steps": 5})  # sums 4 and 6 over 2 and 3 steps
+    policy = partial(gradient_norm_test, percentile=50)
+    assert replay(recorded([odd], []), policy, FreezeState()).intervals[0].half_eta == (0.0,) * 4
 
 
 def test_one_interval_has_no_noise() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from afcore.errors import StorageFullError, StoreError, StoreUnreachableError
-from afcore.storage import Storage
+from afcore.storage import Storage, explain, raise_explained
 
 
 def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
@@ -117,6 +118,33 @@ def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreUnreachableError, match="cannot reach"):
         Storage("s3://unreachable/x").check()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "message"),
+    [
+        ("ExpiredToken", 400, StoreError, "ExpiredToken.*Check the credentials"),
+        ("SlowDown", 503, StoreUnreachableError, "SlowDown.*try again later"),
+        ("InternalError", 500, StoreUnreachableError, "InternalError.*try again later"),
+    ],
+)
+def test_an_answer_that_is_an_error_is_one_message(
+    code: str, status: int, kind: type[StoreError], message: str
+) -> None:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = ClientError(answer, "GetObject")
+    with pytest.raises(kind, match=message) as caught:
+        raise_explained(error, "cannot read it")
+    assert type(caught.value) is kind
+
+
+def test_what_is_not_about_the_store_is_raised_as_it_is() -> None:
+    error = ZeroDivisionError("x")
+    with pytest.raises(ZeroDivisionError) as caught:
+        raise_explained(error, "cannot read it")
+    assert caught.value.__cause__ is None
+    error.__cause__ = error
+    assert explain(error, "cannot read it") is error
 
 
 def test_drafts_are_listed_apart(storage: Storage) -> None:

@@ -49,13 +49,10 @@ def hold_shards(
     held = found[1] if found is not None and found[0] == key else None
     del found
     if held is None:
-        budgets = measure_budgets(device_bytes, host_bytes, disk_bytes, device, store_is_local)
-        shared = Budgets(
-            budgets.device_bytes,
-            budgets.host_bytes // num_sharing,
-            budgets.disk_bytes // num_sharing,
+        budgets = measure_budgets(
+            device_bytes, host_bytes, disk_bytes, device, store_is_local, num_sharing
         )
-        held = HeldShards(shared, device, store_is_local)
+        held = HeldShards(budgets, device, store_is_local)
     try:
         yield held
     finally:
@@ -76,8 +73,9 @@ def measure_budgets(
     disk_bytes: int | None,
     device: torch.device,
     store_is_local: bool,
+    num_sharing: int = 1,
 ) -> Budgets:
-    """Budgets as given; those that are None are half of what is free."""
+    """One worker's part of the budgets as given; those that are None are half of what is free."""
     if device_bytes is None or device.type != "cuda":
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         device_bytes = int(free * _SHARE_OF_FREE)
@@ -87,4 +85,4 @@ def measure_budgets(
         disk_bytes = sys.maxsize
     elif disk_bytes is None:
         disk_bytes = int(psutil.disk_usage(tempfile.gettempdir()).free * _SHARE_OF_FREE)
-    return Budgets(device_bytes, host_bytes, disk_bytes)
+    return Budgets(device_bytes, host_bytes // num_sharing, disk_bytes // num_sharing)

@@ -163,9 +163,10 @@ def materialize(
 
     Shards of the set below come from ``held`` where they are; there, too, each new shard is kept,
     so that the epoch that follows need not read what was just written. ``check`` is called before
-    each shard and the commit; it may raise to stop.
+    the commit, and by one worker alone before each shard; it may raise to stop.
 
     Raises:
+        LeaseLostError: on every worker, when ``check`` raises it.
         StorageFullError: when there is no space left.
 
     Whatever is raised, nothing is left behind.
@@ -191,7 +192,8 @@ def materialize(
     shown = time.monotonic()
     with writer.cleaned_up():
         for shard in range(group.rank, num_shards, group.count):
-            check()
+            if group.count == 1:
+                check()
             ids = writer.layout.examples(shard)
             if source is None:
                 rows = runner.rows(ids, lineage)
@@ -206,7 +208,7 @@ def materialize(
                 _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
         for shards in group.gather(writer.shards):
             writer.shards.update(shards)
-        check()
+        group.checked_by_first(check)
     committed = None
     if group.is_first:
         committed = writer.commit(key, lineage[-1], lineage, recipe, producer)

@@ -30,7 +30,7 @@ from afcore.activations.codec import STORED_AS, HiddenDtype, row_bytes, row_widt
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
-from afcore.storage import Storage, explain
+from afcore.storage import Storage, raise_explained
 
 __all__ = [
     "ActivationManifest",
@@ -127,14 +127,27 @@ class ActivationSet:
         return self._checked(self.manifest.shards[shard], out)
 
     def replace_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
-        """Write a damaged shard anew, as a new generation, and the manifest after it."""
+        """Write a damaged shard anew, as a new generation, and the manifest after it.
+
+        Shards that other runs have mended since this set was opened stay theirs.
+        """
         old = self.manifest.shards[shard]
+        self.manifest = self._newest_manifest()
+        if self.manifest.shards[shard] != old:
+            return
         new = _write_shard(self._storage, self.folder, shard, rows, new_generation())
         shards = [*self.manifest.shards]
         shards[shard] = new
         self.manifest = replace(self.manifest, shards=shards)
         self._storage.put(f"{self.folder}/manifest.json", self.manifest.to_json())
         self._storage.delete_folder(f"{self.folder}/{old.name}")
+
+    def _newest_manifest(self) -> ActivationManifest:
+        with contextlib.suppress(IntegrityError):
+            newest = open_set(self._storage, self.folder)
+            if newest is not None and newest.manifest.index == self.manifest.index:
+                return newest.manifest
+        return self.manifest
 
     def record_use(self, run_id: str, run_folder: str) -> None:
         """Note who reads this set, so that it is not collected meanwhile."""
@@ -183,7 +196,7 @@ class ActivationSet:
             # Zarr has its own words for torn metadata.
             raise IntegrityError(f"{where} is damaged: {error}") from error
         except Exception as error:
-            raise explain(error, f"cannot read {where}") from error
+            raise_explained(error, f"cannot read {where}")
         if found != entry.checksum:
             raise IntegrityError(f"{where} is damaged: xxh3 {found}, written as {entry.checksum}")
         return rows
@@ -300,10 +313,7 @@ class ActivationWriter:
             yield
         except Exception as error:
             self.discard()
-            explained = explain(error, f"cannot write {self._storage.uri(self._folder)}")
-            if explained is error:
-                raise
-            raise explained from error
+            raise_explained(error, f"cannot write {self._storage.uri(self._folder)}")
 
 
 def open_set(storage: Storage, folder: str) -> ActivationSet | None:

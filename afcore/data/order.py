@@ -35,7 +35,7 @@ def epoch_batches(
         lengths: [n] tokens of each example.
         batch_size: examples per batch; the odd rest makes one smaller batch.
         seed: of the training.
-        epoch: counted from 0.
+        epoch: counted from 1.
         batching: see above.
 
     Returns:
@@ -68,7 +68,7 @@ def windowed_batches(
         window_shards: shards in a window.
         batch_size: examples per batch.
         seed: of the training.
-        epoch: counted from 0.
+        epoch: counted from 1.
         batching: see :func:`epoch_batches`.
 
     Returns:

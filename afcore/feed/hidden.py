@@ -2,15 +2,15 @@
 
 Shards in device or host memory are gathered from there. The others, when there are any, are
 streamed: whole shards come from the local disk or the store, ahead of the batches that need them,
-for which the order of batches is made (:func:`afcore.data.order.windowed_batches`). Batches are put
-together by a thread, a few ahead of the training, as they are stored. On CUDA its stream decodes
-them too; on the CPU whoever asks does, since an operator of torch in a second thread brings a
-second team of OpenMP threads, which spin on the cores that train. What the threads raise is raised
-to whoever asks for the batch. A damaged shard is computed again there too, never in a thread: the
-model is in use.
+for which the order of batches is made (:func:`afcore.data.order.windowed_batches`). On CUDA a
+thread puts batches together, a few ahead of the training. On the CPU whoever asks does: there an
+operator of torch in a second thread brings a second team of OpenMP threads, which spin on the cores
+that train. What the threads raise is raised to whoever asks for the batch. A damaged shard is
+computed again there too, never in a thread: the model is in use.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +68,7 @@ class HiddenFeed:
         if window is None and held.window is not None:
             self._warn_random_access()
             held.fit(self._layout, self._row_bytes, random_access=True)
+        self._scratch = torch.empty(0)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hold_at_hand()
         self._all_at_hand = all(self._at_hand(shard) for shard in range(len(held.tiers)))
@@ -89,23 +90,35 @@ class HiddenFeed:
             [b, s, h] float32 on the device, zeros where padded.
         """
         needs = [self._streamed(ids) for ids in batches]
-        readers, assembler = ThreadPoolExecutor(_READERS), ThreadPoolExecutor(1)
-        ahead: deque[Future[Any]] = deque()
+        shards = _WINDOWS_AT_ONCE * (self._window or 1)
+        readers = ThreadPoolExecutor(_READERS)
         try:
-            shards = _WINDOWS_AT_ONCE * (self._window or 1)
             stream = ShardStream(needs, self._load, self._mend, readers, shards)
-            asked = 0
-            for number in range(len(batches)):
-                while asked < min(number + 1 + _BATCHES_AHEAD, len(batches)):
-                    rows = stream.rows(asked)
-                    ahead.append(assembler.submit(self._assemble, batches[asked], rows))
-                    asked += 1
-                hidden = self._ready(*ahead.popleft().result())
+            for number, hidden in enumerate(self._in_turn(batches, stream)):
                 stream.release(number)
                 yield hidden
         finally:
-            for executor in (assembler, readers):
-                executor.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
+
+    def _in_turn(
+        self, batches: Sequence[npt.NDArray[np.int64]], stream: ShardStream
+    ) -> Iterator[Tensor]:
+        if self._stream is None:
+            for number, ids in enumerate(batches):
+                yield self._decode(self._gather(ids, stream.rows(number)))
+            return
+        assembler = ThreadPoolExecutor(1)
+        ahead: deque[Future[tuple[Tensor, torch.cuda.Event]]] = deque()
+        try:
+            for number, ids in enumerate(batches):
+                rows = stream.rows(number)
+                ahead.append(assembler.submit(self._assemble, self._stream, ids, rows))
+                if len(ahead) > _BATCHES_AHEAD:
+                    yield self._ready(*ahead.popleft().result())
+            while ahead:
+                yield self._ready(*ahead.popleft().result())
+        finally:
+            assembler.shutdown(cancel_futures=True)
 
     def batch(self, ids: npt.NDArray[np.int64]) -> Tensor:
         """Hidden states of a single batch, put together now; see :meth:`batches`."""
@@ -115,7 +128,9 @@ class HiddenFeed:
                 streamed[shard] = self._load(shard)
             except IntegrityError:
                 streamed[shard] = self._mend(shard)
-        return self._ready(*self._assemble(ids, streamed))
+        if self._stream is None:
+            return self._decode(self._gather(ids, streamed))
+        return self._ready(*self._assemble(self._stream, ids, streamed))
 
     def batch_bytes(self, ids: npt.NDArray[np.int64]) -> int:
         """Bytes of activations that a batch takes, without padding."""
@@ -142,13 +157,16 @@ class HiddenFeed:
             for shard, tier in enumerate(self._held.tiers)
             if tier in tiers and not self._held.has(shard, self._label(shard))
         ]
-        with ThreadPoolExecutor(_READERS) as readers:
+        readers = ThreadPoolExecutor(_READERS)
+        try:
             loading = {shard: readers.submit(self._hold, shard) for shard in missing}
             for shard, future in loading.items():
                 try:
                     future.result()
                 except IntegrityError:
                     self._mend(shard)
+        finally:
+            readers.shutdown(cancel_futures=True)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # another stream gathers from what was copied
 
@@ -170,21 +188,20 @@ class HiddenFeed:
         return rows
 
     def _assemble(
-        self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]
-    ) -> tuple[Tensor, Any]:
-        """A batch as it is stored; on CUDA decoded, and the event that says when it is there."""
-        if self._stream is None:
-            return self._gather(ids, streamed), None
-        with torch.cuda.stream(self._stream):
-            return self._decode(self._gather(ids, streamed)), self._stream.record_event()
+        self,
+        stream: torch.cuda.Stream,
+        ids: npt.NDArray[np.int64],
+        streamed: dict[int, npt.NDArray[Any]],
+    ) -> tuple[Tensor, torch.cuda.Event]:
+        """A batch, and the event that says when it is there."""
+        with torch.cuda.stream(stream):
+            return self._decode(self._gather(ids, streamed)), stream.record_event()
 
-    def _ready(self, batch: Tensor, there: Any) -> Tensor:
-        if there is None:
-            return self._decode(batch)
+    def _ready(self, hidden: Tensor, there: torch.cuda.Event) -> Tensor:
         current = torch.cuda.current_stream(self._device)
         current.wait_event(there)
-        batch.record_stream(current)
-        return batch
+        hidden.record_stream(current)
+        return hidden
 
     def _decode(self, stored: Tensor) -> Tensor:
         return as_hidden(stored, self._set.manifest.dtype).float()
@@ -203,11 +220,7 @@ class HiddenFeed:
         if not on_device.all():
             some = np.flatnonzero(~on_device)
             rows = [streamed[s] if s in streamed else held.host[s] for s in shards[some].tolist()]
-            stored = torch.empty(
-                (len(some), num_columns, rows[0].shape[1]),
-                dtype=torch.from_numpy(rows[0][:0]).dtype,
-                pin_memory=self._stream is not None,
-            )
+            stored = self._staging((len(some), num_columns, rows[0].shape[1]), rows[0])
             gather_rows(rows, starts[some], lengths[some], stored.numpy())
             stored = stored.to(self._device, non_blocking=True)
             if batch is None:
@@ -216,6 +229,18 @@ class HiddenFeed:
                 batch[torch.from_numpy(some).to(self._device)] = stored.view(batch.dtype)
         assert batch is not None
         return batch
+
+    def _staging(self, shape: tuple[int, int, int], like: npt.NDArray[Any]) -> Tensor:
+        """Memory for a batch as it is stored: pinned, or the same again where decoding copies."""
+        dtype = torch.from_numpy(like[:0]).dtype
+        if self._stream is not None:
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+        if self._set.manifest.dtype == "fp32":  # decoded without a copy
+            return torch.empty(shape, dtype=dtype)
+        size = math.prod(shape)
+        if len(self._scratch) < size:
+            self._scratch = torch.empty(size, dtype=dtype)
+        return self._scratch[:size].view(shape)
 
     def _warn_random_access(self) -> None:
         _log.warning(

@@ -11,7 +11,7 @@ from afcore import errors
 from afcore.errors import AutoFreezeError, StoppedError, WorkerLostError
 from afcore.launch.job import EpochJob
 
-__all__ = ["Ending", "conclude", "ending_of"]
+__all__ = ["Ending", "conclude", "ending_of", "told_to_stop"]
 
 _TRACE_LINES = 20
 # A death is seen within this after the failures that it causes. Less than a worker that failed
@@ -68,9 +68,17 @@ def conclude(
     """
     cause = _cause(job, endings, lost)
     if stopped and (cause is None or isinstance(cause, WorkerLostError | RuntimeError)):
-        cause = StoppedError(f"told to stop in epoch {job.epoch}")
+        cause = StoppedError(told_to_stop(job))
     if cause is not None:
         raise cause
+
+
+def told_to_stop(job: EpochJob) -> str:
+    """That a job was stopped before it could say itself what of it is committed."""
+    return (
+        f"stopped {job.what}, as asked by SIGTERM; what is committed stands. The same command goes "
+        "on from there."
+    )
 
 
 def _cause(
@@ -88,15 +96,15 @@ def _cause(
     if losses and (not foreign or losses[0][0] < foreign[0][0] + _BEHIND_SECONDS):
         rank = losses[0][1]
         return WorkerLostError(
-            f"worker {rank} of {job.num_workers} was lost in epoch {job.epoch}: {lost[rank][1]}. "
-            f"The epoch can be tried again from the last commit."
+            f"worker {rank} of {job.num_workers} was lost {job.what}: {lost[rank][1]}. "
+            "It can be tried again from the last commit."
         )
     if foreign:
         rank = foreign[0][1]
         ending = endings[rank][1]
         _log.error("worker %d failed:\n%s", rank, ending.trace)
         return RuntimeError(
-            f"worker {rank} of {job.num_workers} failed in epoch {job.epoch}: "
+            f"worker {rank} of {job.num_workers} failed {job.what}: "
             f"{ending.error}: {ending.message}"
         )
     return _revived(endings[ours[0]][1]) if ours else None

@@ -97,7 +97,7 @@ def workers_left(config: Config, planned: int, tries: int) -> int:
     if workers.ray_address is None and planned > 1:
         most = min(most, num_devices())
     try:
-        return worker_counts(config.training.batch_size, most, workers.min)[-1]
+        return worker_counts(config.training.batch_size, most, min(planned, workers.min))[-1]
     except ValueError:
         raise AutoFreezeError(
             f"{most} workers are left, and workers.min is {workers.min}. Start it again when there "

@@ -16,7 +16,7 @@ class EpochJob:
     Attributes:
         store: root of the store.
         run_id: of the run.
-        epoch: from 1.
+        epoch: from 1; 0 to measure the workers.
         attempt: number of the lease that it is done under.
         num_workers: world size.
         threads: of each worker's computations; None leaves it to torch.
@@ -32,6 +32,11 @@ class EpochJob:
     threads: int | None = None
     function: str = "afcore.launch.worker:work_epoch"
     launched: float | None = None
+
+    @property
+    def what(self) -> str:
+        """It is, in messages."""
+        return f"in epoch {self.epoch}" if self.epoch else "while the workers were measured"
 
     def to_json(self) -> str:
         """As JSON, for a worker on any machine."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from afcore.errors import ConfigError, StoppedError, WorkerLostError
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.endings import conclude
+from afcore.launch.endings import conclude, told_to_stop
 from afcore.launch.job import EpochJob
 from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
 
@@ -104,7 +104,7 @@ class LaunchWithRay:
         host = "127.0.0.1" if self._local else self._ray.util.get_node_ip_address()
         with catch_sigterm():
             if stop_requested():
-                raise StoppedError(f"told to stop before epoch {job.epoch} began")
+                raise StoppedError(told_to_stop(job))
             with WorkerLines(host) as lines:
                 failure = self._fit(job, lines.address)
             lost = {
@@ -113,7 +113,7 @@ class LaunchWithRay:
             conclude(job, lines.endings, lost, stopped=stop_requested())
         if failure is not None:
             raise WorkerLostError(
-                f"Ray could not run {job.num_workers} workers in epoch {job.epoch}: {failure}"
+                f"Ray could not run {job.num_workers} workers {job.what}: {failure}"
             )
 
     def close(self) -> None:

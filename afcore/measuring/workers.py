@@ -11,6 +11,7 @@ must be gathered and divided while all cores compute, so none is measured by its
 """
 
 import json
+import math
 import time
 import uuid
 
@@ -25,7 +26,7 @@ from afcore.launch.open import open_launcher, worker_threads
 from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
 from afcore.optimizer import SuffixOptimizer
-from afcore.planning.scaling import share_of
+from afcore.planning.scaling import pass_seconds, share_of
 from afcore.planning.timing import Profile, Reading, Work, forecast_epoch
 from afcore.planning.workers import WorkerProfile, ring_terms
 from afcore.runs import Run, RunRecord
@@ -38,8 +39,8 @@ __all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
 
 _STEPS = 4
 _FASTEST = 1e12
-Points = list[tuple[int, int, int, float]]
-"""(boundary, padded tokens, tokens, seconds of a step)."""
+Points = list[tuple[int, int, int, int, float]]
+"""(boundary, padded tokens, tokens, backward passes, seconds of a step)."""
 
 
 def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
@@ -77,8 +78,10 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
         measured = json.loads(run.storage.get(f"{folder}/measured.json"))
     finally:
         run.storage.delete_folder(folder)
-    points = [(int(k), int(padded), int(n), took) for k, padded, n, took in measured["points"]]
-    return fit_workers(profile, points, count, measured["startup_seconds"])
+    points = [(*map(int, counts), seconds) for *counts, seconds in measured["points"]]
+    return fit_workers(profile, points, count, measured["startup_seconds"]).model_copy(
+        update={"launches_one": workers.launcher != "auto"}
+    )
 
 
 def fit_workers(
@@ -86,13 +89,14 @@ def fit_workers(
 ) -> WorkerProfile:
     """Contention, latency and speed that give the measured steps."""
     rows = []
-    for boundary, padded, num_tokens, _ in points:
+    for boundary, padded, num_tokens, passes, _ in points:
         share = share_of(Work(1, padded, num_tokens, 0), count)
         alone = forecast_epoch(
             profile, share, [boundary], read_boundary=0, reading=Reading({}, 0), statistics=False
         )
         num_bytes = 4 * profile.compute.num_parameters[boundary]
-        rows.append([alone.train_seconds, *ring_terms(num_bytes, count)])
+        further = (passes - 1) * pass_seconds(profile.compute, [boundary])
+        rows.append([alone.train_seconds + further, *ring_terms(num_bytes, count)])
     contention, alpha, per_byte = fit_seconds(rows, [seconds for *_, seconds in points])
     return WorkerProfile(
         link_latency_seconds=alpha,
@@ -120,15 +124,16 @@ def probe(job: EpochJob) -> None:
         # What has no gradient is skipped, so one optimizer serves every boundary.
         optimizer = SuffixOptimizer(split, learning_rate=1.0, weight_decay=0.0)
         points: Points = []
+        micro_batch = run.config.workers.micro_batch
         for boundary in (0, split.num_blocks - 1):
             for ids in (sample[0], sample[-1]):
                 state = TrainingState(split, optimizer, FreezeState(boundary))
                 _steps(run, state, examples, [ids], group)  # kernels are chosen by shape
                 seconds = _steps(run, state, examples, [ids] * _STEPS, group) / _STEPS
                 lengths = examples.lengths
-                points.append(
-                    (boundary, padded_tokens(ids, lengths), int(lengths[ids].sum()), seconds)
-                )
+                passes = math.ceil(len(group.share(ids)) / (micro_batch or len(ids)))
+                padded, num_tokens = padded_tokens(ids, lengths), int(lengths[ids].sum())
+                points.append((boundary, padded, num_tokens, passes, seconds))
         if group.is_first:
             found = {"points": points, "startup_seconds": startup_seconds}
             storage.put(f"probes/{job.run_id}/measured.json", json.dumps(found).encode())

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.planning.timing import (
+    ComputeProfile,
     EpochForecast,
     Profile,
     Reading,
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate_seconds",
     "forecast_epoch_on",
     "forecast_workers",
+    "pass_seconds",
     "share_of",
 ]
 
@@ -201,7 +203,7 @@ def forecast_epoch_on(
     read_boundary: int,
     reading: Reading,
     statistics: bool,
-    accumulation: int = 1,
+    accumulation: float = 1,
 ) -> EpochForecast:
     """Steps of an epoch on N workers; arguments as of :func:`forecast_workers`."""
     workers = _workers(profile, num_workers)
@@ -217,19 +219,22 @@ def forecast_epoch_on(
     )
     compute = slower.compute
     further_passes = work.num_steps * (accumulation - 1)
-    unfrozen = sum(boundary == 0 for boundary in boundaries) / len(boundaries)
-    with_prefix = sum(boundary > read_boundary for boundary in boundaries) / len(boundaries)
-    per_pass = compute.suffix_step + unfrozen * compute.suffix_embeddings
     allreduce = sum(
         workers.allreduce_seconds(compute.num_parameters[boundary], num_workers)
         for boundary in boundaries
     )
     return EpochForecast(
-        prefix_seconds=alone.prefix_seconds + further_passes * with_prefix * compute.prefix_step,
-        suffix_seconds=alone.suffix_seconds + further_passes * per_pass,
+        prefix_seconds=alone.prefix_seconds,  # once a step, whatever the micro-batches
+        suffix_seconds=alone.suffix_seconds + further_passes * pass_seconds(compute, boundaries),
         read_seconds=alone.read_seconds,
         allreduce_seconds=work.num_steps * allreduce / len(boundaries),
     )
+
+
+def pass_seconds(compute: ComputeProfile, boundaries: Sequence[int]) -> float:
+    """What a backward pass takes whatever its tokens: of each further micro-batch of a step."""
+    unfrozen = sum(boundary == 0 for boundary in boundaries) / len(boundaries)
+    return compute.suffix_step + unfrozen * compute.suffix_embeddings
 
 
 def build_seconds_on(

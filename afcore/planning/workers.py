@@ -31,6 +31,7 @@ class WorkerProfile(_Record):
         link_bytes_per_second: beta, of a worker to its neighbour in the ring.
         startup_seconds: launching an epoch on two workers or more.
         startup_worker_seconds: the same, for each of them on top.
+        launches_one: whether one worker is launched too, and not simply this process.
         contention: how many times as long one worker computes when n compute at once on its
             machine, by n; between them interpolated, beyond them as the last.
         machine: its own link, where workers are spread over machines; else all share one machine.
@@ -43,6 +44,7 @@ class WorkerProfile(_Record):
     link_bytes_per_second: float = Field(gt=0)
     startup_seconds: float = Field(0.0, ge=0)
     startup_worker_seconds: float = Field(0.0, ge=0)
+    launches_one: bool = False
     contention: dict[int, float] = {}
     machine: MachineLink | None = None
     overlap: float = Field(0.0, ge=0, le=1)
@@ -64,8 +66,8 @@ class WorkerProfile(_Record):
         return (1 - self.overlap) * (latencies * latency + sent_bytes / speed)
 
     def start_seconds(self, num_workers: int) -> float:
-        """Launching an epoch; one worker needs no launching."""
-        if num_workers == 1:
+        """Launching an epoch."""
+        if num_workers == 1 and not self.launches_one:
             return 0.0
         return self.startup_seconds + num_workers * self.startup_worker_seconds
 

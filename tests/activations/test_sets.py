@@ -193,6 +193,24 @@ def test_damage_is_noticed_and_mended(storage: Storage, damage: str) -> None:
     assert not storage.list(f"{FOLDER}/{old}")
 
 
+def test_two_runs_mend_different_shards_of_one_set(storage: Storage) -> None:
+    one, other, third = write(storage), open_set(storage, FOLDER), open_set(storage, FOLDER)
+    assert one is not None
+    assert other is not None
+    assert third is not None
+    rows = [one.read_shard(0), one.read_shard(1)]
+    for shard in (0, 1):
+        storage.delete(_chunk_key(storage, one, shard))
+    one.replace_shard(0, rows[0])
+    other.replace_shard(1, rows[1])
+    third.replace_shard(0, rows[0])  # which was mended meanwhile
+    again = open_set(storage, FOLDER)
+    assert again is not None
+    assert again.verify() == []
+    assert again.manifest == other.manifest == third.manifest
+    assert again.manifest.shards[0] == one.manifest.shards[0]
+
+
 @pytest.mark.parametrize("metadata", [None, b"{", b'{"zarr_format": 3}'])
 def test_damaged_metadata_is_noticed_but_costs_no_rows(
     storage: Storage, metadata: bytes | None

@@ -81,7 +81,7 @@ def test_batches_are_the_same_from_every_tier(
 ) -> None:
     runner = make_runner(dtype)
     found = build(local_storage, runner)
-    assert found.layout.num_shards >= 10 if dtype == "bf16" else 20
+    assert found.layout.num_shards >= (10 if dtype == "bf16" else 20)
     rows = runner.rows(np.arange(80), [BOUNDARY])
     first = np.concatenate([[0], np.cumsum(runner.examples.lengths)])
     held = HeldShards(Budgets(*TIERS[tiers]), store_is_local=False)

@@ -80,6 +80,13 @@ def test_later_it_is_the_validation_loss(validation_losses: tuple[float, ...], a
     assert (new.boundary, new.steady) == (after, 1)
 
 
+def test_what_settled_in_epoch_1_stays_settled() -> None:
+    state = FreezeState(quiet=(9,) * 4, best_loss=1.0, steady=2)
+    improving = interval([1.0] * 4, epoch=3, loss=5.0, validation_losses=(1.0, 0.9))
+    new, _ = guarded_test(state, improving, **RULE)
+    assert new.boundary == 3
+
+
 def test_equal_gradients_agree_and_random_ones_do_not() -> None:
     split = make_split()
     sums = GradientSums(split, 8)

@@ -2,11 +2,11 @@
 
 import torch
 
-from afcore.errors import ConfigError
+from afcore.errors import ConfigError, LeaseLostError
 from afcore.group import join_group
 from afcore.launch.job import EpochJob
 
-__all__ = ["another_data", "same_data"]
+__all__ = ["another_data", "lost_lease", "same_data"]
 
 
 def another_data(job: EpochJob) -> None:
@@ -23,3 +23,20 @@ def same_data(job: EpochJob) -> None:
             raise ConfigError("workers do not hear each other")
         if not [group.wants_to_stop(bool(group.rank)) for _ in range(2)][-1]:
             raise ConfigError("a wish to stop was not heard")
+
+
+def lost_lease(job: EpochJob) -> None:
+    """The first worker alone has a lease, and loses it; afterwards they still hear each other."""
+
+    def check() -> None:
+        raise LeaseLostError("taken over")
+
+    with join_group(torch.device("cpu")) as group:
+        group.checked_by_first(lambda: None)
+        try:
+            group.checked_by_first(check if group.is_first else lambda: None)
+        except LeaseLostError as error:
+            if str(error) != "taken over" or group.tell(group.rank) != 0:
+                raise ConfigError("workers do not hear each other") from None
+        else:
+            raise ConfigError("a worker did not hear that the lease was lost")

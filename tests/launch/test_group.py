@@ -23,6 +23,15 @@ def test_workers_that_differ_are_told_so() -> None:
         LaunchWithTorchrun().run(job("another_data"))
 
 
+def test_a_lease_that_the_first_worker_lost_is_lost_for_all() -> None:
+    LaunchWithTorchrun().run(job("lost_lease"))
+
+
+def test_a_plan_below_the_least_is_kept() -> None:
+    # What was planned stands, though workers.min was raised since.
+    assert workers_left(config(min=2), 1, 1) == 1
+
+
 def test_workers_that_are_alike_go_on() -> None:
     LaunchWithTorchrun().run(job("same_data"))
 

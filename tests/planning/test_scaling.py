@@ -125,7 +125,7 @@ def test_micro_batches_repeat_what_a_pass_costs() -> None:
     assert thrice.allreduce_seconds == once.allreduce_seconds
     frozen, again = forecast([3], 2), forecast([3], 2, accumulation=3)
     assert again.suffix_seconds - frozen.suffix_seconds == pytest.approx(10 * 2 * 0.1)
-    assert again.prefix_seconds - frozen.prefix_seconds == pytest.approx(10 * 2 * 0.01)
+    assert again.prefix_seconds == frozen.prefix_seconds, "it runs once a step"
 
 
 def test_a_busy_machine_computes_slower_and_reads_as_fast() -> None:

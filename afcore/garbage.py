@@ -197,7 +197,9 @@ class _Leftovers:
         """Put a key where it belongs; nowhere when something names it."""
         if key.startswith("probes/"):
             folder = "/".join(key.split("/")[:2])
-            return self._put(folder, key, size, "left when workers were measured", folder)
+            return self._put(
+                folder, key, size, "left when workers were measured", f"{folder}/lease"
+            )
         run, training_id = key.split("/")[1:3] if key.startswith("runs/") else ("", "")
         if run and training_id not in ("lease", "run.json", self._training_id(run)):
             folder, lease = f"runs/{run}/{training_id}", f"runs/{run}/lease"

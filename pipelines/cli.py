@@ -349,7 +349,7 @@ def _parse_modes(modes: str, known: Sequence[str] = MODES) -> list[str]:
     wanted = [mode.strip() for mode in modes.split(",") if mode.strip()]
     unknown = sorted(set(wanted) - set(known))
     if unknown or not wanted:
-        raise ConfigError(f"--modes: got {modes!r}; known here are {', '.join(known)}")
+        raise ConfigError(f"--modes: got {modes!r}; known are {', '.join(known)}")
     return list(dict.fromkeys(wanted))
 
 

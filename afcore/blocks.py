@@ -6,11 +6,12 @@ model's own.
 
 * **prefix**: the base model runs with the blocks from the boundary on handing through; what the
   last frozen block puts out is caught.
-* **suffix**: the whole model runs with the frozen blocks handing out the given hidden states.
+* **suffix**: the whole model runs with the frozen blocks handing out the given hidden states, and
+  the last block computed only at the position that the head reads (:mod:`afcore.pooled`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from afcore.errors import ModelError
+from afcore.forwards import Forward, evaluating, replaced_forwards
+from afcore.pooled import find_pooled_block
 
 __all__ = [
     "EMBEDDINGS",
@@ -27,6 +30,7 @@ __all__ = [
     "SplitModel",
     "block_part",
     "unused_parameters",
+    "verify_pooled",
     "verify_split",
 ]
 
@@ -48,12 +52,17 @@ class SplitModel:
 
     Args:
         model: a ``PreTrainedModel`` with a head, whose blocks run one after the other.
+        pool: compute the last block only at the position that the head reads, where that can be.
+
+    Attributes:
+        pooled: how; None where the last block is computed whole.
+        pooled_reason: the position, or why there is none.
 
     Raises:
         ModelError: when no row of blocks is found, or parts share parameters.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, pool: bool = True) -> None:
         self.model = model
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
@@ -63,6 +72,10 @@ class SplitModel:
         self._before = found.before
         self._entry = found.entry
         self.part_of = _parts(model, found)
+        self.pooled, self.pooled_reason = None, "turned off"
+        if pool:
+            last = self.blocks[-1]
+            self.pooled, self.pooled_reason = find_pooled_block(model, last, self._as_block_output)
 
     @property
     def num_blocks(self) -> int:
@@ -140,8 +153,9 @@ class SplitModel:
         with ExitStack() as stack:
             for block in self.blocks[start:stop] if rounding else []:
                 stack.callback(block.register_forward_hook(round_output).remove)
-            stack.enter_context(self._handing_out(range(start), hidden))
-            stack.enter_context(self._handing_out(range(stop, self.num_blocks), None))
+            below = self._handing_out(range(start), hidden)
+            above = self._handing_out(range(stop, self.num_blocks), None)
+            stack.enter_context(replaced_forwards(below | above))
             handle = self.blocks[stop - 1].register_forward_hook(catch)
             stack.callback(handle.remove)
             self.model.base_model(**batch)
@@ -158,13 +172,13 @@ class SplitModel:
         Returns:
             [b, c] float32.
         """
-        with self._handing_out(range(start), hidden):
+        below = self._handing_out(range(start), hidden)
+        with replaced_forwards(below | self._at_pooled_position(batch)):
             logits: Tensor = self.model(**batch).logits
         return logits.float()
 
-    @contextmanager
-    def _handing_out(self, indices: range, hidden: Tensor | None) -> Iterator[None]:
-        """Let blocks give ``hidden`` for their output; without it, their input.
+    def _handing_out(self, indices: range, hidden: Tensor | None) -> dict[nn.Module, Forward]:
+        """Forwards of blocks that give ``hidden`` for their output; without it, their input.
 
         With it, the module that feeds block 0 gives it too, so that it costs nothing.
         """
@@ -178,18 +192,14 @@ class SplitModel:
         if hidden is not None and self._entry is not None:
             # What block 0 would get is not looked at: the embeddings need not be computed.
             forwards[self._entry] = lambda *_args, **_kwargs: hidden
-        # An instance attribute hides the class's method; nn.Module calls self.forward. A compiled
-        # block has such an attribute already, and gets it back.
-        hidden_away = {module: vars(module).pop("forward", None) for module in forwards}
-        try:
-            for module, handing_out in forwards.items():
-                object.__setattr__(module, "forward", handing_out)
-            yield
-        finally:
-            for module, own in hidden_away.items():
-                module.__dict__.pop("forward", None)
-                if own is not None:
-                    object.__setattr__(module, "forward", own)
+        return forwards
+
+    def _at_pooled_position(self, batch: Batch) -> dict[nn.Module, Forward]:
+        """The last block's forward, where it need not be computed whole."""
+        if self.pooled is None:
+            return {}
+        forward = self.pooled.at(self.pooled.positions(batch))
+        return {self.blocks[-1]: lambda *args, **kw: self._as_block_output(forward(*args, **kw))}
 
     def _as_block_output(self, hidden: Tensor) -> Any:
         """Some architectures' blocks put out a tuple, hidden states first."""
@@ -217,35 +227,47 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
     Raises:
         ModelError: when prefix and suffix do not equal the whole.
     """
-    was_training = {module: module.training for module in split.model.modules()}
-    split.model.eval()
-    try:
-        with torch.no_grad():
-            hidden = split.hidden(batch, boundary)
-            parted, whole = split.logits(batch, boundary, hidden), split.logits(batch)
-            if _apart(parted, whole) > tolerance:
-                raise ModelError(
-                    f"{type(split.model).__name__} cannot be split: prefix and suffix at boundary "
-                    f"{boundary} differ from the whole by {_apart(parted, whole):.1e}. Use mode "
-                    "full."
-                )
-            shortest = int(batch["attention_mask"].sum(1).argmin())
-            length = int(batch["attention_mask"][shortest].sum())
-            alone = {
-                name: values[shortest : shortest + 1, :length] for name, values in batch.items()
-            }
-            difference = _apart(
-                split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length]
+    with evaluating(split.model), torch.no_grad():
+        hidden = split.hidden(batch, boundary)
+        apart = _apart(split.logits(batch, boundary, hidden), split.model(**batch).logits)
+        if apart > tolerance:
+            raise ModelError(
+                f"{type(split.model).__name__} cannot be split: prefix and suffix at boundary "
+                f"{boundary} differ from the whole by {apart:.1e}. Use mode full."
             )
-            if difference > tolerance:
-                return (
-                    "an example's hidden states depend on the other examples of its batch (they "
-                    f"differ by {difference:.1e})"
-                )
-    finally:
-        for module, training in was_training.items():
-            module.training = training
+        shortest = int(batch["attention_mask"].sum(1).argmin())
+        length = int(batch["attention_mask"][shortest].sum())
+        alone = {name: values[shortest : shortest + 1, :length] for name, values in batch.items()}
+        apart = _apart(split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length])
+    if apart > tolerance:
+        return (
+            "an example's hidden states depend on the other examples of its batch (they differ by "
+            f"{apart:.1e})"
+        )
     return None
+
+
+def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
+    """Prove on a batch that the last block at one position gives the whole model's outputs.
+
+    Args:
+        split: run in eval mode, in fp32 and without gradients.
+        batch: ``input_ids`` and ``attention_mask`` [b, s], examples of different lengths.
+        tolerance: as in :func:`verify_split`.
+
+    Raises:
+        ModelError: when it does not.
+    """
+    if split.pooled is None:
+        return
+    with evaluating(split.model), torch.no_grad():
+        difference = _apart(split.logits(batch), split.model(**batch).logits)
+    if difference > tolerance:
+        raise ModelError(
+            f"{type(split.model).__name__}: the last block, computed at the {split.pooled_reason} "
+            f"position alone, changes the outputs by {difference:.1e}. Set "
+            "training.pooled_last_block to false."
+        )
 
 
 def unused_parameters(split: SplitModel, batch: Batch) -> list[str]:
@@ -348,10 +370,8 @@ def _trace(model: Any) -> _Trace:
             after = module.register_forward_hook(finish)
             stack.callback(before.remove)
             stack.callback(after.remove)
-        was_training = model.training
-        model.eval()
+        stack.enter_context(evaluating(model))
         model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        model.train(was_training)
     return trace
 
 

@@ -2,7 +2,7 @@
 
 Each block of the suffix is compiled by itself. Like blocks share one graph, so twelve of them
 compile in the time of one, and the model's own ``forward`` around them still runs as it is, with
-its masks, positions and pooling.
+its masks, positions and pooling. A last block that is computed at one position only stays eager.
 
 A compiled graph is made for one setting of ``requires_grad``. torch has reused graphs after it
 changed, which trains what is frozen or leaves what is not (pytorch issue 139476). So at every
@@ -48,6 +48,8 @@ class SuffixCompiler:
         self.release()
         torch._dynamo.reset()
         for block in self._split.blocks[boundary:]:
+            if self._split.pooled is not None and block is self._split.pooled.block:
+                continue  # at one position it is left in the middle, which no graph can be
             compiled = torch.compile(block.forward, backend=self._backend, dynamic=True)
             object.__setattr__(block, "forward", _explained(compiled, type(block).__name__))
 

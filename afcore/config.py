@@ -154,6 +154,12 @@ class TrainingConfig(_Section):
         description="`torch.compile` the blocks that train, anew at every boundary; needs a C++ "
         "compiler, and draws other dropout than without",
     )
+    pooled_last_block: bool = Field(
+        True,
+        description="compute the last block only at the position that the head reads, where the "
+        "model allows it: the same outputs and gradients for less work; false computes it whole, "
+        "and draws other dropout",
+    )
 
 
 class FreezingConfig(_Section):

@@ -18,13 +18,14 @@ the same run. Training anew is one write: ``run.json`` then names another traini
 """
 
 import importlib.metadata
+import logging
 import uuid
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from afcore.blocks import Batch, SplitModel, unused_parameters, verify_split
+from afcore.blocks import Batch, SplitModel, unused_parameters, verify_pooled, verify_split
 from afcore.checkpoint import weight_digests
 from afcore.compile import check_compiler
 from afcore.compute import Compute, choose_compute
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _SPLIT_TOLERANCE = 1e-4
+_log = logging.getLogger(__name__)
 _FREEZING_MODES = ("freeze", *CACHING_MODES)
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
@@ -138,7 +140,7 @@ class Run:
             record.pad_token_id,
             self.config.training.seed,
         )
-        split = SplitModel(model)
+        split = self._split(model)
         if weight_digests(split) != record.weights:
             raise ModelError(
                 f"the weights of {self.config.model.name!r} have changed since run "
@@ -150,7 +152,10 @@ class Run:
     def architecture(self) -> SplitModel:
         """The model without its weights."""
         model = build_classifier(self.record.architecture)
-        return SplitModel(model.to(self.compute.device))
+        return self._split(model.to(self.compute.device))
+
+    def _split(self, model: Any) -> SplitModel:
+        return SplitModel(model, pool=self.config.training.pooled_last_block)
 
 
 def run_folder(run_id: str) -> str:
@@ -183,12 +188,15 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         config.model.name, data.label_names, tokenizer.pad_token_id, config.training.seed
     )
     _check_length(config, model, tokenizer)
-    split = SplitModel(model)
+    split = SplitModel(model, pool=config.training.pooled_last_block)
     try:
         choose_policy(num_blocks=split.num_blocks, **config.freezing.policy_arguments())
     except ValueError as error:
         raise ConfigError(str(error)) from error
     uncacheable = None
+    if config.mode not in PEER_MODES:
+        _log.info("last block: %s", _pooling(split))
+        verify_pooled(split, _few_examples(split, data, tokenizer.pad_token_id), _SPLIT_TOLERANCE)
     if config.mode in _FREEZING_MODES:
         uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
     if config.workers.max > 1:
@@ -320,6 +328,12 @@ def _verify(
     """
     batch = _few_examples(split, data, pad_token_id)
     return verify_split(split, batch, max(1, split.num_blocks // 2), _SPLIT_TOLERANCE)
+
+
+def _pooling(split: SplitModel) -> str:
+    if split.pooled is None:
+        return f"computed at every position ({split.pooled_reason})"
+    return f"computed at the position that the head reads ({split.pooled_reason})"
 
 
 def _check_averaging(split: SplitModel, data: PreparedData, pad_token_id: int) -> None:

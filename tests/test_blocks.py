@@ -1,5 +1,6 @@
 """Prefix and suffix equal the whole, for BERT-like and GPT-like models built from their configs."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,7 +54,9 @@ CONFIGS = {
 
 def build(name: str) -> Any:
     torch.manual_seed(0)
-    return transformers.AutoModelForSequenceClassification.from_config(CONFIGS[name]).eval()
+    return transformers.AutoModelForSequenceClassification.from_config(
+        copy.deepcopy(CONFIGS[name])
+    ).eval()
 
 
 @pytest.fixture(params=list(CONFIGS))

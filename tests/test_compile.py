@@ -72,8 +72,10 @@ def losses(epochs: list[TrainedEpoch]) -> list[float]:
 )
 def test_at_every_boundary_exactly_the_suffix_gets_gradients(name: str, inner: Any) -> None:
     examples, backend = make_examples(16), CountingBackend(inner)
-    plain = run_epochs(make_state(SplitModel(build(name))), examples, 2, scripted(SCRIPT))
-    state = make_state(SplitModel(build(name)))
+    plain = run_epochs(
+        make_state(SplitModel(build(name), pool=False)), examples, 2, scripted(SCRIPT)
+    )
+    state = make_state(SplitModel(build(name), pool=False))
     seen, num_graphs = watched(state), []
 
     def count(epoch: int, state: TrainingState) -> tuple[int, Any]:
@@ -103,7 +105,7 @@ def test_a_boundary_that_moves_back_trains_again_what_was_frozen() -> None:
 
 
 def test_only_the_suffix_is_compiled_and_nothing_stays_so() -> None:
-    split = make_split()
+    split = make_split(pool=False)
     compiler = SuffixCompiler(split, "aot_eager")
     compiler.compile(2)
     assert [is_compiled(block) for block in split.blocks] == [False, False, True, True]
@@ -113,6 +115,20 @@ def test_only_the_suffix_is_compiled_and_nothing_stays_so() -> None:
     assert [is_compiled(block) for block in split.blocks] == [False, True, True, True]
     compiler.release()
     assert not any(is_compiled(block) for block in split.blocks)
+
+
+def test_a_last_block_at_one_position_stays_eager() -> None:
+    examples, states = make_examples(16), [make_state(make_split(0.0)) for _ in range(2)]
+    compiler = SuffixCompiler(states[0].split, "eager")
+    compiler.compile(1)
+    compiled = [is_compiled(block) for block in states[0].split.blocks]
+    assert compiled == [False, True, True, False]
+    compiler.release()
+    runs = [
+        run_epochs(state, examples, 1, scripted([1, 3]), compile_backend=backend)
+        for state, backend in zip(states, ("eager", None), strict=True)
+    ]
+    np.testing.assert_allclose(losses(runs[0]), losses(runs[1]), rtol=1e-5)
 
 
 def test_training_leaves_the_model_eager() -> None:

@@ -96,12 +96,13 @@ def test_invariant_3_frozen_parameters_stay_and_moments_survive() -> None:
     assert changed == set(state.split.parts) - frozen
 
 
-def test_invariant_5_mode_full_is_plain_fine_tuning() -> None:
+@pytest.mark.parametrize(("dropout", "pool"), [(0.1, False), (0.0, True)])
+def test_invariant_5_mode_full_is_plain_fine_tuning(dropout: float, pool: bool) -> None:
     examples = make_examples()
-    state = make_state(make_split())
+    state = make_state(make_split(dropout, pool))
     ours = [step.loss for epoch in run_epochs(state, examples, 2) for step in epoch.steps]
 
-    model = make_split().model
+    model = make_split(dropout).model
     model.train()
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.01},

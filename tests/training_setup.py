@@ -32,7 +32,7 @@ def make_examples(count: int = 40) -> Examples:
     )
 
 
-def make_split(dropout: float = 0.1) -> SplitModel:
+def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=64,
@@ -45,7 +45,7 @@ def make_split(dropout: float = 0.1) -> SplitModel:
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return SplitModel(transformers.BertForSequenceClassification(config))
+    return SplitModel(transformers.BertForSequenceClassification(config), pool)
 
 
 def make_state(split: SplitModel, boundary: int = 0) -> TrainingState:

@@ -7,10 +7,9 @@ boundary last), so that a shard computed again from tokens gives the numbers tha
 lower set gave.
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -38,6 +37,7 @@ from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
 from afcore.evaluate import INFERENCE_TOKENS
+from afcore.forwards import evaluating
 from afcore.group import ALONE, WorkerGroup
 from afcore.storage import Storage
 from afcore.tasks.text_classification import collate
@@ -106,7 +106,7 @@ class PrefixRunner:
         width = row_width(self.hidden_size, self.dtype)
         kept = np.empty((int(first[-1]), width), dtype=STORED_AS[self.dtype])
         given = None if source is None else as_hidden(source, self.dtype)
-        with _evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
+        with evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
             for batch_rows in inference_batches(lengths, max_tokens=INFERENCE_TOKENS):
                 batch, _ = collate(
                     self.examples, ids[batch_rows], self._pad_token_id, self._compute.device
@@ -129,18 +129,6 @@ class PrefixRunner:
                 hidden, start = round_hidden(hidden, self.dtype), stop
         hidden = self.split.hidden(batch, lineage[-1], start, hidden, rounding)
         return as_stored(hidden, self.dtype)
-
-
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards each module is as it was: a shard may be mended amid an epoch."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def materialize(

@@ -221,7 +221,7 @@ class _Point:
 
 def _fit_suffix(points: list[_Point], num_blocks: int) -> dict[str, float]:
     rows = [
-        [1, p.padded_tokens, p.padded_tokens * (num_blocks - p.boundary), p.boundary == 0]
+        [1, p.padded_tokens, p.padded_tokens * (num_blocks - 1 - p.boundary), p.boundary == 0]
         for p in points
     ]
     found = fit_seconds(rows, [p.suffix_seconds for p in points])

@@ -162,7 +162,7 @@ def describe(
     compute = ComputeProfile(
         num_parameters=workload.num_parameters,
         suffix_step=0.0,
-        suffix_token=0.0,
+        suffix_token=3 * forward,  # the last block, whole
         suffix_block_token=3 * forward,
         suffix_embeddings=0.0,
         update=per_parameter / cluster.gpu_memory_bytes_per_second,

@@ -4,7 +4,7 @@ The model, fitted by :mod:`afcore.measuring.compute` (docs/decisions/0014). ``L`
 ``k``, a set at ``r <= k`` (0: tokens), ``T`` tokens of a batch with padding, ``P(k)`` parameters
 that train::
 
-    suffix of a step = step + token * T + block_token * T * (L - k) + update * P(k)
+    suffix of a step = step + token * T + block_token * T * (L - 1 - k) + update * P(k)
                        + embeddings, at k = 0  + statistics * P(k), where a policy decides
     prefix of a step = step + token * T, at r = 0  + block_token * T * (k - r)
     reading an epoch = bytes from the store / its speed + bytes of each tier / the tier's speed
@@ -46,8 +46,9 @@ class ComputeProfile(_Record):
     Attributes:
         num_parameters: L numbers, P(k): parameters that train at boundary k.
         suffix_step: of a training step, whatever its size.
-        suffix_token: per token: head, loss, what the frozen embeddings still cost.
-        suffix_block_token: per token and trained block, forward and backward.
+        suffix_token: per token: what always trains. The last block (which may be computed at one
+            position only), head and loss, and what the frozen embeddings still cost.
+        suffix_block_token: per token and block that trains below the last, forward and backward.
         suffix_embeddings: per step, on top, while the embeddings train.
         update: per parameter: clipping and optimizer.
         statistics: per parameter: adding up gradients.
@@ -245,7 +246,8 @@ def _suffix_seconds(compute: ComputeProfile, work: Work, boundary: int, statisti
     per_step = compute.suffix_step + compute.num_parameters[boundary] * per_parameter
     if boundary == 0:
         per_step += compute.suffix_embeddings
-    per_token = compute.suffix_token + compute.suffix_block_token * (compute.num_blocks - boundary)
+    num_below_last = compute.num_blocks - 1 - boundary
+    per_token = compute.suffix_token + compute.suffix_block_token * num_below_last
     return work.num_steps * per_step + work.padded_tokens * per_token
 
 

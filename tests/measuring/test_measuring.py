@@ -66,7 +66,7 @@ def test_without_a_budget_one_batch_is_enough() -> None:
 def test_the_fit_finds_what_made_the_times() -> None:
     points = [
         _Point(
-            k, tokens, 0.01 + tokens * (1e-5 + 2e-4 * k), 0.02 + tokens * (3e-5 + 6e-4 * (4 - k))
+            k, tokens, 0.01 + tokens * (1e-5 + 2e-4 * k), 0.02 + tokens * (9e-5 + 6e-4 * (3 - k))
         )
         for k in (0, 1, 2, 3)
         for tokens in (100, 300, 900)
@@ -76,7 +76,7 @@ def test_the_fit_finds_what_made_the_times() -> None:
         for point in points
     ]
     suffix = _fit_suffix(slow_embeddings, 4)
-    assert list(suffix.values()) == pytest.approx([0.02, 3e-5, 6e-4, 0.5], rel=1e-3)
+    assert list(suffix.values()) == pytest.approx([0.02, 9e-5, 6e-4, 0.5], rel=1e-3)
     prefix = _fit_prefix([point for point in points if point.boundary])
     assert list(prefix.values()) == pytest.approx([0.01, 1e-5, 2e-4], rel=1e-3)
 

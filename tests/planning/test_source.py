@@ -24,7 +24,7 @@ READING = Reading({"host memory": 2000}, store_bytes=2000)
 def profile(**changes: float) -> Profile:
     times = {
         "suffix_step": 0.1,
-        "suffix_token": 0.001,
+        "suffix_token": 0.011,  # the last block and the head
         "suffix_block_token": 0.01,
         "suffix_embeddings": 0.5,
         "update": 0.001,

@@ -1,0 +1,42 @@
+"""Modules that run otherwise for a moment, and afterwards as they did."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Forward", "evaluating", "replaced_forwards"]
+
+Forward = Callable[..., Any]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards each module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Let modules run the given functions; afterwards each runs what it ran before.
+
+    An instance attribute hides the class's method; ``nn.Module`` calls ``self.forward``. A compiled
+    block has such an attribute already, and gets it back.
+    """
+    hidden_away = {module: vars(module).pop("forward", None) for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            object.__setattr__(module, "forward", forward)
+        yield
+    finally:
+        for module, own in hidden_away.items():
+            module.__dict__.pop("forward", None)
+            if own is not None:
+                object.__setattr__(module, "forward", own)

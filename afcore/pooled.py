@@ -1,0 +1,252 @@
+"""The last block, computed only at the position that the head reads.
+
+A classifier reads one position of the last block's output: the first token (BERT) or the last one
+(GPT, Llama). What the block puts out anywhere else is looked at by nobody and gets no gradient. So
+keys and values are needed at every position, and all the rest of the block (attention, projection,
+feed-forward part) at one. Outputs and gradients are those of the whole block, for about a fifth of
+its work. Once all other blocks are frozen and read from the cache, it is all that an epoch does.
+
+No model code is edited or copied. The block's own ``forward`` runs twice, each time with a
+key-value cache of ours: on all positions, up to where attention hands its keys and values to the
+cache; then on the one position, where the cache hands out the keys and values of all.
+
+Which position a head reads is found by its gradient, and that the outputs are the same is tried;
+blocks that know no cache, and heads that read more than one position, are run whole.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from afcore.forwards import evaluating, replaced_forwards
+
+__all__ = ["PooledBlock", "find_pooled_block"]
+
+_CACHE_NAMES = ("past_key_values", "layer_past")
+_KERNELS = ("sdpa", "eager")  # with others, what a mask means for a single query is not known
+_TOLERANCE = 1e-5
+
+Position = Literal["first", "last", "last but padding"]
+
+
+@dataclass(frozen=True)
+class PooledBlock:
+    """How to run a model's last block at one position.
+
+    Attributes:
+        block: the last one.
+        position: ``first``; ``last`` that the attention mask shows; or ``last but padding``: the
+            last token whose id is not the padding's.
+        pad_token_id: of the model.
+        cache_name: of the block's argument.
+    """
+
+    block: nn.Module
+    position: Position
+    pad_token_id: int
+    cache_name: str
+
+    def positions(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """[b] int64, the position that the head reads of each example; None: the first of all.
+
+        Args:
+            batch: ``input_ids`` and ``attention_mask``, [b, s].
+        """
+        if self.position == "first":
+            return None
+        if self.position == "last":
+            shown = batch["attention_mask"] != 0
+        else:
+            shown = batch["input_ids"] != self.pad_token_id
+        columns = torch.arange(shown.shape[1], device=shown.device)
+        return (columns * shown).argmax(1)
+
+    def at(self, positions: Tensor | None) -> Callable[..., Tensor]:
+        """A ``forward`` for the block: [b, s, h] in, [b, s, h] out, zeros where nobody looks.
+
+        Args:
+            positions: [b], as :meth:`positions` gives them.
+        """
+        whole = self.block.forward
+        signature = inspect.signature(whole)
+
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            given = _by_name(signature, args, kwargs)
+            hidden: Tensor = given["hidden_states"]
+            seen = _keys_and_values(whole, given | {self.cache_name: _Catch()})
+            some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
+            output = whole(**some | {self.cache_name: _HandOut(*seen)})
+            pooled: Tensor = output[0] if isinstance(output, tuple) else output
+            return _spread(pooled, positions, hidden.shape[1])
+
+        return forward
+
+
+def find_pooled_block(
+    model: Any, block: nn.Module, wrap: Callable[[Tensor], Any]
+) -> tuple[PooledBlock | None, str]:
+    """See whether a model's last block can be run at one position, by running it.
+
+    Args:
+        model: with a head; left as it is.
+        block: its last one.
+        wrap: makes of hidden states what the block puts out.
+
+    Returns:
+        How, and the position; or None, and why not.
+    """
+    cache_name = next((n for n in _CACHE_NAMES if n in _parameters(block)), None)
+    pad_token_id = model.config.pad_token_id
+    if cache_name is None:
+        return None, "its blocks know no key-value cache"
+    if pad_token_id is None:
+        return None, "it has no padding token"
+    if model.config._attn_implementation not in _KERNELS:
+        return None, f"its attention is {model.config._attn_implementation}"
+    batch = _padded_batch(pad_token_id, next(model.parameters()).device)
+    with evaluating(model):
+        whole, is_read = _run_whole(model, block, batch)
+        for position in get_args(Position):
+            pooled = PooledBlock(block, position, pad_token_id, cache_name)
+            if _is_only(pooled.positions(batch), is_read):
+                return _tried(model, pooled, batch, whole, wrap)
+    return None, "its head reads more than one position"
+
+
+def _tried(
+    model: Any,
+    pooled: PooledBlock,
+    batch: dict[str, Tensor],
+    whole: Tensor,
+    wrap: Callable[[Tensor], Any],
+) -> tuple[PooledBlock | None, str]:
+    forward = pooled.at(pooled.positions(batch))
+    try:
+        with (
+            torch.no_grad(),
+            replaced_forwards({pooled.block: lambda *args, **kw: wrap(forward(*args, **kw))}),
+        ):
+            logits = model(**batch).logits
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        return None, f"its block cannot be run at one position: {error}"
+    difference = float((logits - whole).abs().max() / whole.abs().max().clamp(min=1.0))
+    if not difference <= _TOLERANCE:
+        return None, f"its block at one position differs from the whole by {difference:.1e}"
+    return pooled, pooled.position
+
+
+def _padded_batch(pad_token_id: int, device: torch.device) -> dict[str, Tensor]:
+    """[4, 6]: full; padded; one that ends in the padding's token as a word; a single token."""
+    words = [token for token in range(1, 8) if token != pad_token_id][:6]
+    lengths = (6, 4, 5, 1)
+    rows = [words[:length] + [pad_token_id] * (6 - length) for length in lengths]
+    rows[2][4] = pad_token_id
+    columns = torch.arange(6)
+    return {
+        "input_ids": torch.tensor(rows, device=device),
+        "attention_mask": torch.stack([(columns < n).long() for n in lengths]).to(device),
+    }
+
+
+def _run_whole(model: Any, block: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits [b, c], and [b, s] which of the block's outputs they depend on."""
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, _args: Any, output: Any) -> None:
+        caught.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = block.register_forward_hook(catch)
+    try:
+        with torch.enable_grad():
+            logits: Tensor = model(**batch).logits
+            (gradient,) = torch.autograd.grad(logits.sum(), caught[0])
+    finally:
+        handle.remove()
+    return logits.detach(), gradient.abs().sum(-1) > 0
+
+
+def _is_only(positions: Tensor | None, is_read: Tensor) -> bool:
+    """Whether of each example exactly this position is read."""
+    expected = torch.zeros_like(is_read)
+    at = positions if positions is not None else torch.zeros(len(is_read), dtype=torch.int64)
+    expected[torch.arange(len(is_read)), at] = True
+    return torch.equal(expected, is_read)
+
+
+def _parameters(block: nn.Module) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(block.forward).parameters
+
+
+def _by_name(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:
+    """All arguments by name, those of ``**kwargs`` among them."""
+    named = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named |= named.pop(name, {})
+    return named
+
+
+class _Caught(Exception):  # noqa: N818  # nothing went wrong
+    """Ends a block's run once its keys and values are known."""
+
+
+class _Catch:
+    """A key-value cache that keeps the first keys and values it is given, and asks for no more."""
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> None:
+        self.seen = (keys, values)
+        raise _Caught
+
+
+class _HandOut:
+    """A key-value cache that answers with the keys and values of all positions."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._seen = (keys, values)
+
+    def update(self, _keys: Tensor, _values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return self._seen
+
+
+def _keys_and_values(whole: Callable[..., Any], given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    try:
+        whole(**given)
+    except _Caught:
+        cache = next(value for value in given.values() if isinstance(value, _Catch))
+        return cache.seen
+    raise TypeError("it does not use its key-value cache")
+
+
+def _select(name: str, value: Any, positions: Tensor | None, hidden: Tensor) -> Any:
+    """Of an argument of the block, what belongs to the pooled positions."""
+    if name in ("hidden_states", "position_ids"):
+        return _take(value, positions, 1, len(hidden))
+    if name == "position_embeddings" and value is not None:
+        return tuple(_take(part, positions, 1, len(hidden)) for part in value)
+    if name == "attention_mask" and isinstance(value, Tensor) and value.ndim == 4:
+        return _take(value, positions, 2, len(hidden)) if value.shape[2] > 1 else value
+    return value
+
+
+def _take(values: Tensor | None, positions: Tensor | None, dim: int, count: int) -> Tensor | None:
+    """[b, .., 1, ..] of [b, .., s, ..]: one position of each example."""
+    if values is None:
+        return None
+    if positions is None:
+        return values.narrow(dim, 0, 1)
+    values = values.expand(count, *values.shape[1:])
+    shape = [*values.shape[:dim], 1, *values.shape[dim + 1 :]]
+    index = positions.view(-1, *[1] * (values.ndim - 1)).expand(shape)
+    return values.gather(dim, index)
+
+
+def _spread(pooled: Tensor, positions: Tensor | None, num_columns: int) -> Tensor:
+    """[b, 1, h] to [b, s, h], each in its place and zeros elsewhere."""
+    if positions is None:
+        return nn.functional.pad(pooled, (0, 0, 0, num_columns - 1))
+    zeros = pooled.new_zeros(len(pooled), num_columns, pooled.shape[2])
+    return zeros.scatter(1, positions.view(-1, 1, 1).expand_as(pooled), pooled)

@@ -8,7 +8,8 @@ its work. Once all other blocks are frozen and read from the cache, it is all th
 
 No model code is edited or copied. The block's own ``forward`` runs twice, each time with a
 key-value cache of ours: on all positions, up to where attention hands its keys and values to the
-cache; then on the one position, where the cache hands out the keys and values of all.
+cache; then on the one position, where the cache hands out the keys and values of all. Queries of
+all positions are left out where a layer of their own makes them.
 
 Which position a head reads is found by its gradient, and that the outputs are the same is tried;
 blocks that know no cache, and heads that read more than one position, are run whole.
@@ -16,7 +17,9 @@ blocks that know no cache, and heads that read more than one position, are run w
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -43,12 +46,14 @@ class PooledBlock:
             last token whose id is not the padding's.
         pad_token_id: of the model.
         cache_name: of the block's argument.
+        idle: layers that run before the cache is asked and that keys and values do not depend on.
     """
 
     block: nn.Module
     position: Position
     pad_token_id: int
     cache_name: str
+    idle: tuple[nn.Linear, ...] = ()
 
     def positions(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """[b] int64, the position that the head reads of each example; None: the first of all.
@@ -77,7 +82,8 @@ class PooledBlock:
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             given = _by_name(signature, args, kwargs)
             hidden: Tensor = given["hidden_states"]
-            seen = _keys_and_values(whole, given | {self.cache_name: _Catch()})
+            with replaced_forwards({layer: partial(_nothing, layer) for layer in self.idle}):
+                seen = _keys_and_values(whole, given | {self.cache_name: _Catch()})
             some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
             output = whole(**some | {self.cache_name: _HandOut(*seen)})
             pooled: Tensor = output[0] if isinstance(output, tuple) else output
@@ -124,8 +130,9 @@ def _tried(
     whole: Tensor,
     wrap: Callable[[Tensor], Any],
 ) -> tuple[PooledBlock | None, str]:
-    forward = pooled.at(pooled.positions(batch))
     try:
+        pooled = replace(pooled, idle=_idle_layers(model, pooled, batch))
+        forward = pooled.at(pooled.positions(batch))
         with (
             torch.no_grad(),
             replaced_forwards({pooled.block: lambda *args, **kw: wrap(forward(*args, **kw))}),
@@ -167,6 +174,39 @@ def _run_whole(model: Any, block: nn.Module, batch: dict[str, Tensor]) -> tuple[
     finally:
         handle.remove()
     return logits.detach(), gradient.abs().sum(-1) > 0
+
+
+def _idle_layers(
+    model: Any, pooled: PooledBlock, batch: dict[str, Tensor]
+) -> tuple[nn.Linear, ...]:
+    """Found by the gradients of keys and values."""
+    whole = pooled.block.forward
+    signature = inspect.signature(whole)
+    ran: list[nn.Linear] = []
+    found: list[nn.Linear] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = _by_name(signature, args, kwargs) | {pooled.cache_name: _Catch()}
+        with ExitStack() as stack:
+            for layer in pooled.block.modules():
+                if isinstance(layer, nn.Linear):
+                    handle = layer.register_forward_hook(lambda module, *_: ran.append(module))
+                    stack.callback(handle.remove)
+            keys, values = _keys_and_values(whole, given)
+        if weights := [layer.weight for layer in ran]:
+            made = keys.sum() + values.sum()
+            gradients = torch.autograd.grad(made, weights, allow_unused=True)
+            found.extend(n for n, gradient in zip(ran, gradients, strict=True) if gradient is None)
+        return whole(*args, **kwargs)
+
+    with torch.enable_grad(), replaced_forwards({pooled.block: forward}):
+        model(**batch)
+    return tuple(found)
+
+
+def _nothing(layer: nn.Linear, given: Tensor) -> Tensor:
+    """Of the shape that the layer puts out, without memory or computing."""
+    return given.new_zeros(1).expand(*given.shape[:-1], layer.out_features)
 
 
 def _is_only(positions: Tensor | None, is_read: Tensor) -> bool:

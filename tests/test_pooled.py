@@ -79,6 +79,7 @@ def test_all_but_keys_and_values_is_computed_at_one_position(
         block.intermediate.register_forward_hook(
             lambda _module, given, _output, name=name: rows[name].append(given[0].shape[1])
         )
+    split.logits(batch)
     assert rows == {"below": [9], "last": [1]}
     assert split.pooled is not None
     assert split.pooled.idle == (split.blocks[-1].attention.self.query,)

@@ -40,7 +40,11 @@ class Compute:
         value = 0
         for number in numbers:
             value = (value * 1_000_003 + number + 1) % 2**63
-        torch.manual_seed(value)
+        # torch.manual_seed seeds every kind of device there is, and notes the stack for each that
+        # is not there: a millisecond in every step.
+        torch.default_generator.manual_seed(value)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(value)
 
 
 def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:

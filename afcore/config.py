@@ -256,6 +256,11 @@ class WorkersConfig(_Section):
     ray_address: str | None = Field(
         None, description="of a running Ray cluster; without one a local cluster is started"
     )
+    autoscaling: bool = Field(
+        False,
+        description="whether the cluster at `ray_address` starts machines when workers are wanted: "
+        "they are waited for, up to ten minutes; else it must have a device for each of `max`",
+    )
     threads: int | None = Field(
         None,
         ge=1,

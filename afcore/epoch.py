@@ -192,10 +192,7 @@ class _Epoch:
                 check_lease(run, self._attempt)
                 commit_partial(run, self._epoch, self._attempt, state, trained)
             group.wait()
-            raise StoppedError(
-                f"stopped in epoch {self._epoch} after step {state.training.step}, as asked by "
-                "SIGTERM; what was done is committed. The same command goes on from there."
-            )
+            raise StoppedError(f"in epoch {self._epoch} after step {state.training.step}")
         checkpoint = self._by_first(
             "checkpoint",
             CheckpointRecord,

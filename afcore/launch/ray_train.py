@@ -21,7 +21,7 @@ from typing import Any
 
 from afcore.errors import ConfigError, StoppedError, WorkerLostError
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.endings import conclude, told_to_stop
+from afcore.launch.endings import conclude
 from afcore.launch.job import EpochJob
 from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
 
@@ -118,7 +118,7 @@ class LaunchWithRay:
         host = "127.0.0.1" if self._local else self._ray.util.get_node_ip_address()
         with catch_sigterm():
             if stop_requested():
-                raise StoppedError(told_to_stop(job))
+                raise StoppedError(job.what)
             with WorkerLines(host) as lines:
                 failure = self._fit(job, lines.address)
             lost = {

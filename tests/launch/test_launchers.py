@@ -201,10 +201,8 @@ def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_
     with parent(name, "work_for_ever", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
-    assert (process.returncode, output.splitlines()[-1]) == (
-        143,
-        "StoppedError stopped in epoch 3",
-    )
+    assert process.returncode == 143
+    assert output.splitlines()[-1].startswith("StoppedError stopped in epoch 3, as asked")
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
 

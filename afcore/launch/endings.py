@@ -44,7 +44,7 @@ def ending_of(error: BaseException | None) -> Ending:
         return Ending()
     name = type(error).__name__
     if isinstance(error, AutoFreezeError) and hasattr(errors, name):
-        return Ending(name, *error.args, ours=True)
+        return Ending(name, " ".join(error.args), ours=True)
     lines = "".join(traceback.format_exception(error)).splitlines()
     return Ending(name, str(error), trace="\n".join(lines[-_TRACE_LINES:]))
 

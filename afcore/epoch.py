@@ -78,7 +78,7 @@ def run_epoch(
         attempt: the number of this attempt at the run, from 1.
         group: the workers, each of which calls this; the first one commits.
         stop: asked after each step; when it says yes, the state is committed and the epoch ends.
-        launched: when the workers were started, seconds since the epoch (UTC).
+        launched: when the workers were started, or this began, seconds since the epoch (UTC).
 
     Returns:
         The epoch's record, made now or found.

@@ -211,7 +211,8 @@ class CacheConfig(_Section):
     device_bytes: int | None = Field(
         None,
         ge=0,
-        description="most bytes of activations held in GPU memory; default: half of what is free",
+        description="most bytes of activations held in GPU memory; default: half of what is free "
+        "and not needed for training",
     )
     host_bytes: int | None = Field(
         None,

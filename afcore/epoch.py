@@ -55,6 +55,7 @@ from afcore.runs import Run, check_lease, read_record
 from afcore.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
 from afcore.trained import TrainedEpoch
 from afcore.training import train_epoch
+from afcore.work import training_bytes
 
 __all__ = ["decide_first_epoch", "run_epoch"]
 
@@ -95,6 +96,7 @@ def run_epoch(
         device=run.compute.device,
         store_is_local=run.storage.protocol == "file",
         num_sharing=group.local_count,
+        needed_bytes=training_bytes(run),
     ) as held:
         record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
     if epoch == run.config.training.epochs:

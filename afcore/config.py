@@ -217,7 +217,8 @@ class CacheConfig(_Section):
     device_bytes: int | None = Field(
         None,
         ge=0,
-        description="most bytes of activations held in GPU memory; default: half of what is free",
+        description="most bytes of activations held in GPU memory; default: half of what is free "
+        "and not needed for training",
     )
     host_bytes: int | None = Field(
         None,
@@ -261,6 +262,11 @@ class WorkersConfig(_Section):
     )
     ray_address: str | None = Field(
         None, description="of a running Ray cluster; without one a local cluster is started"
+    )
+    autoscaling: bool = Field(
+        False,
+        description="whether the cluster at `ray_address` starts machines when workers are wanted: "
+        "they are waited for, up to ten minutes; else it must have a device for each of `max`",
     )
     threads: int | None = Field(
         None,

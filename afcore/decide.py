@@ -12,6 +12,7 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.config import CHOOSING_MODES
+from afcore.cost import Usage, cost_usd
 from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
 from afcore.measuring.profile import measure_profile
@@ -108,11 +109,11 @@ class EpochPlanner:
         """
         config = self._run.config
         decision, build_seconds = None, 0.0
+        spent = self._spent(epoch, builders, trained_seconds)
         if measured:
             work = self._work(epoch)
             # As many workers as would be chosen if the set were there.
-            left = self._limits_left(epoch, builders, trained_seconds, build_seconds)
-            workers = self._workers(epoch, boundary, boundary, scale, left)
+            workers = self._workers(epoch, boundary, boundary, scale, self._left(spent))
             decision = choose_source(
                 self.profile,
                 work,
@@ -130,7 +131,7 @@ class EpochPlanner:
             _log.info("plan of epoch %d: %s", epoch, decision.text())
             read_boundary = decision.read_boundary
             build_seconds = decision.build_seconds
-        left = self._limits_left(epoch, builders, trained_seconds, build_seconds)
+        left = self._left(spent, builders, build_seconds)
         resources = self._workers(epoch, boundary, read_boundary, scale, left)
         if resources is not None:
             _log.info("workers of epoch %d: %s", epoch, resources.text())
@@ -167,29 +168,39 @@ class EpochPlanner:
             budget_usd=left[1],
         )
 
-    def _limits_left(
-        self, epoch: int, num_workers: int, trained_seconds: float, build_seconds: float
-    ) -> tuple[float | None, float | None]:
-        """Of (the deadline, the budget), after the epoch before ``epoch``.
+    def _spent(
+        self, epoch: int, num_workers: int, trained_seconds: float
+    ) -> tuple[float, float] | None:
+        """Seconds and dollars, once the epoch before ``epoch`` has been evaluated.
 
-        That one has trained on ``num_workers``; it has yet to be evaluated and to build its set.
+        That one has trained on ``num_workers``. None where nobody asks: without a limit.
         """
         run, limits = self._run, self._run.config.workers
-        deadline, budget = limits.deadline_seconds, limits.budget_usd
-        if deadline is None and budget is None:
-            return None, None
-        to_come = build_seconds
+        if limits.deadline_seconds is None and limits.budget_usd is None:
+            return None
+        to_come = 0.0
         if epoch > 1:
             work = self._run_work(epoch)
-            to_come += evaluate_seconds(self.profile, work, num_workers, last=False)
+            to_come = evaluate_seconds(self.profile, work, num_workers, last=False)
         wall = wall_seconds(run) + to_come
-        if deadline is not None:
-            return deadline - wall, None
-        assert budget is not None
         epochs = [record.report for record in epoch_records(run, epoch - 1)]
         others = (num_workers - 1) * (trained_seconds + to_come)
         _, outside_usd = cost_outside(run, epochs, wall, others)
-        return None, budget - outside_usd - sum(report.cost_usd for report in epochs)
+        return wall, outside_usd + sum(report.cost_usd for report in epochs)
+
+    def _left(
+        self, spent: tuple[float, float] | None, num_workers: int = 1, build_seconds: float = 0.0
+    ) -> tuple[float | None, float | None]:
+        """Of (the deadline, the budget), once ``num_workers`` have also built a set."""
+        if spent is None:
+            return None, None
+        config = self._run.config
+        if config.workers.deadline_seconds is not None:
+            return config.workers.deadline_seconds - spent[0] - build_seconds, None
+        assert config.workers.budget_usd is not None
+        building = Usage(worker_seconds=num_workers * build_seconds)
+        building_usd = cost_usd(building, resolve_prices(config.prices))
+        return None, config.workers.budget_usd - spent[1] - building_usd
 
     def check_limits(self) -> None:
         """Refuse a deadline or a budget that not even the best freezing could keep.
@@ -200,12 +211,10 @@ class EpochPlanner:
         config, workers = self._run.config, self._run.config.workers
         if config.mode not in CHOOSING_MODES:
             return
-        if workers.deadline_seconds is None and workers.budget_usd is None:
+        spent = self._spent(1, 1, 0.0)  # what preparing took counts
+        if spent is None:
             return
-        # What preparing took counts.
-        wall = wall_seconds(self._run)
-        _, wall_usd = cost_outside(self._run, [], wall)
-        deadline, budget = self._limits_left(1, 1, 0.0, 0.0)
+        deadline, budget = self._left(spent)
         resources = dataclasses.replace(
             resources_of(config, device_memory(self._run, self._split)),
             deadline_seconds=deadline,
@@ -245,8 +254,8 @@ class EpochPlanner:
         if not kept:
             raise ConfigError(
                 f"workers.{wanted}: {limit} cannot be kept with up to {workers.max} workers; the "
-                f"best predicted is {best.seconds + wall:.1f} s and "
-                f"${best.cost_usd + wall_usd:.4f}, if blocks freeze as early as they may. Give it "
+                f"best predicted is {best.seconds + spent[0]:.1f} s and "
+                f"${best.cost_usd + spent[1]:.4f}, if blocks freeze as early as they may. Give it "
                 "more, more workers, or fewer epochs."
             )
 

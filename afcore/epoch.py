@@ -55,6 +55,7 @@ from afcore.runs import Run, check_lease, read_record
 from afcore.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
 from afcore.trained import TrainedEpoch
 from afcore.training import train_epoch
+from afcore.work import training_bytes
 
 __all__ = ["decide_first_epoch", "run_epoch"]
 
@@ -78,7 +79,7 @@ def run_epoch(
         attempt: the number of this attempt at the run, from 1.
         group: the workers, each of which calls this; the first one commits.
         stop: asked after each step; when it says yes, the state is committed and the epoch ends.
-        launched: when the workers were started, seconds since the epoch (UTC).
+        launched: when the workers were started, or this began, seconds since the epoch (UTC).
 
     Returns:
         The epoch's record, made now or found.
@@ -95,6 +96,7 @@ def run_epoch(
         device=run.compute.device,
         store_is_local=run.storage.protocol == "file",
         num_sharing=group.local_count,
+        needed_bytes=training_bytes(run),
     ) as held:
         record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
     if epoch == run.config.training.epochs:
@@ -192,10 +194,7 @@ class _Epoch:
                 check_lease(run, self._attempt)
                 commit_partial(run, self._epoch, self._attempt, state, trained)
             group.wait()
-            raise StoppedError(
-                f"stopped in epoch {self._epoch} after step {state.training.step}, as asked by "
-                "SIGTERM; what was done is committed. The same command goes on from there."
-            )
+            raise StoppedError(f"in epoch {self._epoch} after step {state.training.step}")
         checkpoint = self._by_first(
             "checkpoint",
             CheckpointRecord,

@@ -62,9 +62,20 @@ class LeaseLostError(AutoFreezeError):
 
 
 class StoppedError(AutoFreezeError):
-    """Asked to stop (SIGTERM), and did, after committing what was done."""
+    """Asked to stop (SIGTERM), and did, after committing what was done.
+
+    Its argument, if it has one, says where: ``after epoch 3``.
+    """
 
     exit_code = 143
+
+    def __str__(self) -> str:
+        """All that a user should know."""
+        stopped = " ".join(["stopped", *self.args])
+        return (
+            f"{stopped}, as asked by SIGTERM; what is committed stands. The same command goes on "
+            "from there."
+        )
 
 
 class WorkerLostError(AutoFreezeError):

@@ -108,7 +108,8 @@ class EpochReport(_Report):
     )
     num_workers: int = Field(1, description="that trained it")
     launch_seconds: float = Field(
-        0.0, description="from starting the workers until they have the weights; 0 in this process"
+        0.0,
+        description="from starting the workers, or beginning it here, until all have the model",
     )
     gradient_bytes_reduced: int = Field(
         0, description="that each worker gave to be averaged, in all steps"

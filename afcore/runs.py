@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 _FREEZING_MODES = ("freeze", *CACHING_MODES)
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
-_WHERE = {"min", "launcher", "ray_address"}
+_WHERE = {"min", "launcher", "ray_address", "autoscaling"}
 _VERSIONED = ("torch", "transformers", "autofreeze")
 _Record = TypeVar("_Record", bound=BaseModel)
 

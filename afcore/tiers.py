@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Budgets", "Tier", "choose_window", "place"]
+__all__ = ["Budgets", "Tier", "choose_window", "place", "room_beside"]
 
 Tier = Literal["device memory", "host memory", "local disk", "object store"]
+_SHARE_OF_FREE = 0.5
 _WINDOW_SHARE = 4
 _WINDOWS_AT_ONCE = 2
 
@@ -25,6 +26,11 @@ class Budgets:
     device_bytes: int
     host_bytes: int
     disk_bytes: int
+
+
+def room_beside(free_bytes: int, needed_bytes: int = 0) -> int:
+    """The budget of a tier where none is given: half of what is free and not needed otherwise."""
+    return int(max(0, free_bytes - needed_bytes) * _SHARE_OF_FREE)
 
 
 def choose_window(shard_bytes: Sequence[int], budgets: Budgets) -> int | None:

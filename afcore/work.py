@@ -1,5 +1,8 @@
 """What an epoch of a run goes through, from where it reads, and what it may use."""
 
+import sys
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,16 +12,24 @@ from afcore.activations.kept import measure_budgets
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.blocks import SplitModel
-from afcore.config import Config
+from afcore.config import CHOOSING_MODES, Config
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.planning.forecast import Resources
 from afcore.planning.resources import MemoryModel, activation_bytes
 from afcore.planning.timing import Reading, Work
+from afcore.pretrained import build_classifier
 from afcore.runs import Run
 from afcore.tiers import choose_window, place
 
-__all__ = ["batches_of", "device_memory", "epoch_work", "place_set", "resources_of"]
+__all__ = [
+    "batches_of",
+    "device_memory",
+    "epoch_work",
+    "place_set",
+    "resources_of",
+    "training_bytes",
+]
 
 _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
 
@@ -45,8 +56,9 @@ def place_set(run: Run, num_bytes: int) -> Reading:
     """What an epoch reads of a set, and from where.
 
     What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
-    to come at the store's speed. All of it is gathered in host memory. Workers of one machine share
-    its memory; how many of ``workers.max`` an epoch will have is not known yet, so all are assumed.
+    to come at the store's speed. It is gathered in host memory, but for what device memory holds.
+    Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
+    known yet, so all are assumed.
     """
     cache = run.config.cache
     budgets = measure_budgets(
@@ -56,6 +68,7 @@ def place_set(run: Run, num_bytes: int) -> Reading:
         run.compute.device,
         run.storage.protocol == "file",
         run.config.workers.max if run.config.workers.ray_address is None else 1,
+        training_bytes(run),
     )
     whole, rest = divmod(num_bytes, SHARD_BYTES)
     shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
@@ -65,7 +78,9 @@ def place_set(run: Run, num_bytes: int) -> Reading:
         for size, tier in zip(shards, tiers, strict=True)
         if tier in ("local disk", "object store")
     )
-    return Reading({"host memory": num_bytes}, store_bytes=streamed)
+    on_device = sum(shards[: tiers.count("device memory")])  # the first tier that is filled
+    gathered = {"device memory": on_device, "host memory": num_bytes - on_device}
+    return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
 
 
 def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources:
@@ -87,10 +102,34 @@ def device_memory(run: Run, split: SplitModel) -> MemoryModel | None:
     device = run.compute.device
     if device.type != "cuda":
         return None
-    hidden = int(split.model.config.hidden_size)
-    held = measure_budgets(run.config.cache.device_bytes, 0, 0, device, True).device_bytes
+    needed, given = training_bytes(run), run.config.cache.device_bytes
+    held = measure_budgets(given, 0, 0, device, True, needed_bytes=needed).device_bytes
+    total = torch.cuda.get_device_properties(device).total_memory
+    return _memory(run, split.model, int(_USABLE * total) - held)
+
+
+def training_bytes(run: Run) -> int:
+    """Of a worker's GPU, what training takes at most: nothing frozen, no batch cut by a plan.
+
+    The device tier leaves so much, although it is made before the model is there. 0 on a CPU.
+    """
+    if run.compute.device.type != "cuda":
+        return 0
+    config = run.config
+    with torch.device("meta"):  # no weights
+        model = build_classifier(run.record.architecture)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
+    examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
+    memory = _memory(run, model, 0)
+    by_boundary = [num_parameters] * run.record.num_blocks
+    return memory.needed_bytes(by_boundary, 0, examples * memory.example_tokens)
+
+
+def _memory(run: Run, model: Any, limit_bytes: int) -> MemoryModel:
+    length = run.config.data.max_length
     return MemoryModel(
-        limit_bytes=int(_USABLE * torch.cuda.get_device_properties(device).total_memory) - held,
-        example_tokens=run.config.data.max_length,
-        block_token_bytes=activation_bytes(hidden, 0, run.config.data.max_length),
+        limit_bytes=limit_bytes,
+        example_tokens=length,
+        block_token_bytes=activation_bytes(int(model.config.hidden_size), 0, length),
     )

@@ -339,10 +339,7 @@ def _exit_codes() -> Iterator[None]:
 
 
 def _stop(_number: int, _frame: Any) -> None:
-    raise StoppedError(
-        "stopped, as asked by SIGTERM; what is committed stands. The same command goes on from "
-        "there."
-    )
+    raise StoppedError
 
 
 def _parse_modes(modes: str, known: Sequence[str] = MODES) -> list[str]:

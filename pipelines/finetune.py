@@ -203,7 +203,4 @@ def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
         )
         checkpoint_uri = done["checkpoint_uri"]
         if stop_requested():
-            raise StoppedError(
-                f"stopped after epoch {epoch}, as asked by SIGTERM. The same command goes on from "
-                "there."
-            )
+            raise StoppedError(f"after epoch {epoch}")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afcore.tiers import Budgets, choose_window, place
+from afcore.tiers import Budgets, choose_window, place, room_beside
 
 D, H, L, S = "device memory", "host memory", "local disk", "object store"
 
@@ -39,3 +39,16 @@ def test_no_tier_holds_more_than_its_budget(
         assert sum(size for size, tier in zip(sizes, tiers, strict=True) if tier == name) <= budget
     if window is None:
         assert set(tiers) <= {D, H}
+
+
+@pytest.mark.parametrize(
+    ("free", "needed", "room"),
+    [
+        (80 * 10**9, 0, 40 * 10**9),
+        (80 * 10**9, 60 * 10**9, 10 * 10**9),
+        (80 * 10**9, 80 * 10**9, 0),
+        (80 * 10**9, 90 * 10**9, 0),
+    ],
+)
+def test_what_is_needed_otherwise_is_left(free: int, needed: int, room: int) -> None:
+    assert room_beside(free, needed) == room

@@ -106,6 +106,13 @@ def test_the_number_of_workers_changes_nothing_but_the_time(config: Config, tmp_
         assert not theirs.verify()
 
 
+def test_one_worker_in_this_process_counts_what_it_opens(config: Config, tmp_path: Path) -> None:
+    changes = {"workers.max": 1, "training.epochs": 1}
+    run = train(config, tmp_path / "store", [1], **changes)
+    (report,) = [record.report for record in checkpoints(run)]
+    assert 0 < report.launch_seconds < report.seconds < wall_seconds(run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "given"), [("deadline_seconds", 1000.0), ("budget_usd", 10.0)])
 def test_all_that_was_taken_counts_against_a_deadline_and_a_budget(

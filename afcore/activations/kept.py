@@ -10,11 +10,10 @@ import psutil
 import torch
 
 from afcore.activations.held import HeldShards
-from afcore.tiers import Budgets
+from afcore.tiers import Budgets, room_beside
 
 __all__ = ["hold_shards", "measure_budgets", "release_shards"]
 
-_SHARE_OF_FREE = 0.5
 _kept: tuple[object, HeldShards] | None = None
 _keeping = threading.Lock()
 
@@ -28,6 +27,7 @@ def hold_shards(
     device: torch.device,
     store_is_local: bool,
     num_sharing: int = 1,
+    needed_bytes: int = 0,
 ) -> Iterator[HeldShards]:
     """What this process holds, for one epoch; kept afterwards for the next.
 
@@ -41,6 +41,7 @@ def hold_shards(
         device: that trains.
         store_is_local: see :class:`HeldShards`.
         num_sharing: workers of this machine, each of which has a part of its memory and disk.
+        needed_bytes: see :func:`measure_budgets`.
     """
     global _kept
     key = (device_bytes, host_bytes, disk_bytes, device, store_is_local, num_sharing)
@@ -50,7 +51,13 @@ def hold_shards(
     del found
     if held is None:
         budgets = measure_budgets(
-            device_bytes, host_bytes, disk_bytes, device, store_is_local, num_sharing
+            device_bytes,
+            host_bytes,
+            disk_bytes,
+            device,
+            store_is_local,
+            num_sharing,
+            needed_bytes,
         )
         held = HeldShards(budgets, device, store_is_local)
     try:
@@ -74,15 +81,22 @@ def measure_budgets(
     device: torch.device,
     store_is_local: bool,
     num_sharing: int = 1,
+    needed_bytes: int = 0,
 ) -> Budgets:
-    """One worker's part of the budgets as given; those that are None are half of what is free."""
-    if device_bytes is None or device.type != "cuda":
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-        device_bytes = int(free * _SHARE_OF_FREE)
+    """One worker's part of the budgets as given; those that are None are half of what is free.
+
+    Of a GPU this is asked before the model is on it, and again when it is: what this process has
+    taken counts as free, and ``needed_bytes``, which the training takes of it, do not.
+    """
+    if device.type != "cuda":
+        device_bytes = 0
+    elif device_bytes is None:
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        device_bytes = room_beside(free, needed_bytes)
     if host_bytes is None:
-        host_bytes = int(psutil.virtual_memory().available * _SHARE_OF_FREE)
+        host_bytes = room_beside(psutil.virtual_memory().available)
     if store_is_local:
         disk_bytes = sys.maxsize
     elif disk_bytes is None:
-        disk_bytes = int(psutil.disk_usage(tempfile.gettempdir()).free * _SHARE_OF_FREE)
+        disk_bytes = room_beside(psutil.disk_usage(tempfile.gettempdir()).free)
     return Budgets(device_bytes, host_bytes // num_sharing, disk_bytes // num_sharing)

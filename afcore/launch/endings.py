@@ -11,7 +11,7 @@ from afcore import errors
 from afcore.errors import AutoFreezeError, StoppedError, WorkerLostError
 from afcore.launch.job import EpochJob
 
-__all__ = ["Ending", "conclude", "ending_of", "told_to_stop"]
+__all__ = ["Ending", "conclude", "ending_of"]
 
 _TRACE_LINES = 20
 # A death is seen within this after the failures that it causes. Less than a worker that failed
@@ -27,7 +27,7 @@ class Ending:
 
     Attributes:
         error: class name of what it raised; None when it returned.
-        message: of the exception.
+        message: of the exception; of ours, its argument.
         ours: whether the class is one of :mod:`afcore.errors`.
         trace: last lines of the traceback, of exceptions that are not ours.
     """
@@ -44,7 +44,7 @@ def ending_of(error: BaseException | None) -> Ending:
         return Ending()
     name = type(error).__name__
     if isinstance(error, AutoFreezeError) and hasattr(errors, name):
-        return Ending(name, str(error), ours=True)
+        return Ending(name, " ".join(error.args), ours=True)
     lines = "".join(traceback.format_exception(error)).splitlines()
     return Ending(name, str(error), trace="\n".join(lines[-_TRACE_LINES:]))
 
@@ -68,17 +68,9 @@ def conclude(
     """
     cause = _cause(job, endings, lost)
     if stopped and (cause is None or isinstance(cause, WorkerLostError | RuntimeError)):
-        cause = StoppedError(told_to_stop(job))
+        cause = StoppedError(job.what)
     if cause is not None:
         raise cause
-
-
-def told_to_stop(job: EpochJob) -> str:
-    """That a job was stopped before it could say itself what of it is committed."""
-    return (
-        f"stopped {job.what}, as asked by SIGTERM; what is committed stands. The same command goes "
-        "on from there."
-    )
 
 
 def _cause(

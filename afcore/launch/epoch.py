@@ -6,7 +6,6 @@ import time
 from afcore.config import Config
 from afcore.epoch import decide_first_epoch
 from afcore.errors import AutoFreezeError, WorkerLostError
-from afcore.launch.here import LaunchHere
 from afcore.launch.job import EpochJob
 from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
 from afcore.planning.resources import worker_counts
@@ -54,7 +53,7 @@ def launch_epoch(
         attempt,
         count,
         worker_threads(workers),
-        launched=None if isinstance(launcher, LaunchHere) else time.time(),
+        launched=time.time(),
     )
     began, kept = time.perf_counter(), seconds_kept(run, epoch, attempt)
     try:

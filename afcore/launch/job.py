@@ -21,7 +21,7 @@ class EpochJob:
         num_workers: world size.
         threads: of each worker's computations; None leaves it to torch.
         function: ``module:function`` that every worker calls with this job.
-        launched: when, in seconds since the epoch (UTC); None in this process.
+        launched: when, in seconds since the epoch (UTC); None where nobody asks.
     """
 
     store: str

@@ -27,7 +27,8 @@ def open_launcher(workers: WorkersConfig, num_workers: int | None = None) -> Lau
     """The launcher of so many workers (None: of the most).
 
     Raises:
-        ConfigError: when Ray is not installed, or its address does not answer.
+        ConfigError: when Ray is not installed, its address does not answer, or its cluster has
+            too few devices.
     """
     num_workers = workers.max if num_workers is None else num_workers
     if num_workers == 1 and workers.launcher == "auto":
@@ -46,6 +47,7 @@ def _open(workers: WorkersConfig) -> Launcher:
             workers.ray_address,
             max_workers=workers.max,
             use_gpu=torch.cuda.is_available(),
+            autoscaling=workers.autoscaling,
         )
     from afcore.launch.torchrun import LaunchWithTorchrun
 
@@ -84,7 +86,7 @@ def num_devices() -> int:
 def check_devices(workers: WorkersConfig, store: str) -> None:
     """Make sure that this machine has a device for each worker, and that all reach the store.
 
-    Of a cluster with an address this is not asked: it may grow when workers are wanted.
+    A Ray cluster with an address is asked when it is joined.
 
     Raises:
         ConfigError: when not.

@@ -15,16 +15,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from afcore.errors import ConfigError, StoppedError, WorkerLostError
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.endings import conclude, told_to_stop
+from afcore.launch.endings import conclude
 from afcore.launch.job import EpochJob
 from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
 
-__all__ = ["LaunchWithRay"]
+__all__ = ["LaunchWithRay", "check_room"]
 
 _ANSWER_SECONDS = 5.0
 _RAY_ANSWER_SECONDS = 15.0
@@ -60,15 +61,22 @@ class LaunchWithRay:
     Args:
         address: ``host:port`` of a cluster that this machine is part of, or ``auto``; None starts
             one here.
-        max_workers: that the cluster started here has room for.
+        max_workers: that the cluster must have room for; the one started here has.
         use_gpu: whether each worker has a GPU.
+        autoscaling: whether a cluster with an address may get that room later.
 
     Raises:
-        ConfigError: when Ray is not installed, or the address does not answer.
+        ConfigError: when Ray is not installed, the address does not answer, or the cluster is too
+            small.
     """
 
     def __init__(
-        self, address: str | None = None, *, max_workers: int = 1, use_gpu: bool = False
+        self,
+        address: str | None = None,
+        *,
+        max_workers: int = 1,
+        use_gpu: bool = False,
+        autoscaling: bool = False,
     ) -> None:
         os.environ.update(_SETTINGS if address else _SETTINGS | _ONLY_HERE)
         if address is not None:
@@ -77,7 +85,7 @@ class LaunchWithRay:
         if address is not None:
             _check_ray_answers(address)
         self._local = address is None
-        self._use_gpu = use_gpu
+        self._worker_has = {"CPU": 1} | ({"GPU": 1} if use_gpu else {})
         self._folder = tempfile.mkdtemp(prefix="autofreeze-ray-")
         options: dict[str, Any] = {"address": address}
         if self._local:
@@ -98,13 +106,19 @@ class LaunchWithRay:
             raise ConfigError(
                 f"Ray: {what}: {reason}. Run this on a machine of the cluster, with the same Ray."
             ) from error
+        if address is not None and not autoscaling:
+            try:
+                check_room(address, self._ray.cluster_resources(), max_workers, self._worker_has)
+            except ConfigError:
+                self.close()
+                raise
 
     def run(self, job: EpochJob) -> None:
         """See :class:`afcore.launch.job.Launcher`."""
         host = "127.0.0.1" if self._local else self._ray.util.get_node_ip_address()
         with catch_sigterm():
             if stop_requested():
-                raise StoppedError(told_to_stop(job))
+                raise StoppedError(job.what)
             with WorkerLines(host) as lines:
                 failure = self._fit(job, lines.address)
             lost = {
@@ -166,8 +180,8 @@ class LaunchWithRay:
             torch_config=worker.WorkersOnly(),
             scaling_config=train.ScalingConfig(
                 num_workers=job.num_workers,
-                use_gpu=self._use_gpu,
-                resources_per_worker={"CPU": 1} | ({"GPU": 1} if self._use_gpu else {}),
+                use_gpu="GPU" in self._worker_has,
+                resources_per_worker=self._worker_has,
             ),
             run_config=train.RunConfig(
                 storage_path=self._folder,
@@ -176,6 +190,30 @@ class LaunchWithRay:
                 ),
             ),
         )
+
+
+def check_room(
+    address: str, cluster_has: Mapping[str, float], num_workers: int, worker_has: Mapping[str, int]
+) -> None:
+    """Make sure that a cluster has what workers are asked to have; Ray would wait for it.
+
+    Args:
+        address: in the message.
+        cluster_has: of each resource, all that it has, used or not.
+        num_workers: at once.
+        worker_has: of each resource, each of them.
+
+    Raises:
+        ConfigError: when not.
+    """
+    for kind, each in worker_has.items():
+        room = int(cluster_has.get(kind, 0) // each)
+        if room < num_workers:
+            raise ConfigError(
+                f"workers.max is {num_workers}, but the Ray cluster at {address} has {kind}s for "
+                f"{room} workers. Lower it, start more machines, or, if the cluster starts them by "
+                "itself, set workers.autoscaling: true."
+            )
 
 
 def _import_ray() -> Any:

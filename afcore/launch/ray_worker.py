@@ -1,16 +1,19 @@
 """A worker that Ray Train started. Imports Ray, so only ``ray_train`` imports this."""
 
 import os
+import signal
 import socket
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
-from ray.train.backend import Backend
+from ray.train._internal.base_worker_group import BaseWorkerGroup
+from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 
+from afcore.interrupt import request_stop
 from afcore.launch.job import EpochJob
 from afcore.launch.lines import LineAddress
 from afcore.launch.process import work
@@ -20,6 +23,17 @@ __all__ = ["WorkersOnly", "ray_worker"]
 
 class _NoProcessGroup(Backend):
     share_cuda_visible_devices = True  # so that LOCAL_RANK is a device's index, as under torchrun
+
+    def on_start(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
+        worker_group.execute(_catch_sigterm)
+
+
+def _catch_sigterm() -> None:
+    """Take SIGTERM as a request to stop, where Ray's own handler would end the process.
+
+    This runs in a worker's main thread, as handlers must; the job has a thread beside it.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: request_stop())
 
 
 @dataclass

@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from afcore.errors import StoppedError
 from afcore.interrupt import catch_sigterm, request_stop, stop_requested
-from afcore.launch.endings import conclude, told_to_stop
+from afcore.launch.endings import conclude
 from afcore.launch.job import EpochJob
 from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
 from afcore.launch.process import work
@@ -55,7 +55,7 @@ class LaunchWithTorchrun:
         """See :class:`afcore.launch.job.Launcher`."""
         with catch_sigterm():
             if stop_requested():
-                raise StoppedError(told_to_stop(job))
+                raise StoppedError(job.what)
             with WorkerLines() as lines:
                 failures = _launch(job, lines.address)
             lost = {

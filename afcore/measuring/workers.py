@@ -80,8 +80,18 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
         run.storage.delete_folder(folder)
     points = [(*map(int, counts), seconds) for *counts, seconds in measured["points"]]
     return fit_workers(profile, points, count, measured["startup_seconds"]).model_copy(
-        update={"launches_one": workers.launcher != "auto"}
+        update={"startup_here_seconds": _open_seconds(run) if workers.launcher == "auto" else None}
     )
+
+
+def _open_seconds(run: Run) -> float:
+    """What an epoch opens first where this process is its worker."""
+    clock = time.perf_counter()
+    opened = run.pretrained(), run.data()
+    seconds = time.perf_counter() - clock
+    del opened
+    run.compute.release_memory()
+    return seconds
 
 
 def fit_workers(

@@ -83,7 +83,7 @@ class WorkersForecast(BaseModel):
         suffix_seconds: training the others.
         allreduce_seconds: exchanging gradients, as far as not hidden.
         read_seconds: opening and gathering a set.
-        startup_seconds: launching.
+        startup_seconds: until the workers have the model.
         materialize_seconds: building a set.
         checkpoint_seconds: writing the trained state, by one worker.
         evaluate_seconds: scoring.

@@ -29,9 +29,10 @@ class WorkerProfile(_Record):
     Attributes:
         link_latency_seconds: alpha, of each step of an all-reduce.
         link_bytes_per_second: beta, of a worker to its neighbour in the ring.
-        startup_seconds: launching an epoch on two workers or more.
+        startup_seconds: of an epoch on two workers or more, until they have the model.
         startup_worker_seconds: the same, for each of them on top.
-        launches_one: whether one worker is launched too, and not simply this process.
+        startup_here_seconds: of one worker that is this process; None where one is launched as
+            several are.
         contention: how many times as long one worker computes when n compute at once on its
             machine, by n; between them interpolated, beyond them as the last.
         machine: its own link, where workers are spread over machines; else all share one machine.
@@ -44,7 +45,7 @@ class WorkerProfile(_Record):
     link_bytes_per_second: float = Field(gt=0)
     startup_seconds: float = Field(0.0, ge=0)
     startup_worker_seconds: float = Field(0.0, ge=0)
-    launches_one: bool = False
+    startup_here_seconds: float | None = Field(0.0, ge=0)
     contention: dict[int, float] = {}
     machine: MachineLink | None = None
     overlap: float = Field(0.0, ge=0, le=1)
@@ -66,9 +67,9 @@ class WorkerProfile(_Record):
         return (1 - self.overlap) * (latencies * latency + sent_bytes / speed)
 
     def start_seconds(self, num_workers: int) -> float:
-        """Launching an epoch."""
-        if num_workers == 1 and not self.launches_one:
-            return 0.0
+        """Until an epoch's workers have the model."""
+        if num_workers == 1 and self.startup_here_seconds is not None:
+            return self.startup_here_seconds
         return self.startup_seconds + num_workers * self.startup_worker_seconds
 
     def slowdown(self, num_workers: int) -> float:

@@ -44,7 +44,7 @@ def work_for_ever(job: EpochJob) -> None:
         if stop.item():
             time.sleep(1.0)  # a commit takes its time
             leave(job, f"committed-{rank}")
-            raise StoppedError(f"stopped in epoch {job.epoch}")
+            raise StoppedError(f"in epoch {job.epoch}")
         time.sleep(0.01)
 
 

@@ -15,10 +15,14 @@ JOB = EpochJob("memory://x", "run", 4, 1, num_workers=3)
 DATA = ending_of(DataError("no rows"))
 CLOSED = ending_of(ConnectionError("closed by peer"))
 BUG = ending_of(ZeroDivisionError("a bug"))
-STOPPED = ending_of(StoppedError("stopped in epoch 4"))
+STOPPED = ending_of(StoppedError("in epoch 4"))
 FULL = ending_of(StorageFullError("disk full"))
 LOST = ending_of(WorkerLostError("the group broke"))
 FINE = Ending()
+WHOLE = (
+    r"^stopped in epoch 4, as asked by SIGTERM; what is committed stands\. The same command goes "
+    r"on from there\.$"
+)
 KILL = "its process was ended by SIGKILL"
 
 
@@ -32,10 +36,10 @@ KILL = "its process was ended by SIGKILL"
         ({0: (1, BUG)}, {1: (3, KILL)}, False, RuntimeError, r"^worker 0 .*ZeroDivisionError: a"),
         ({0: (2, CLOSED), 1: (1, BUG)}, {}, False, RuntimeError, r"^worker 1 of 3 failed"),
         ({0: (1, LOST)}, {}, False, WorkerLostError, r"^the group broke$"),
-        ({0: (1, STOPPED), 1: (1, STOPPED)}, {}, False, StoppedError, r"^stopped in epoch 4$"),
-        ({0: (1, STOPPED), 1: (2, CLOSED)}, {}, True, StoppedError, "epoch 4"),
-        ({}, {0: (1, KILL), 1: (1, KILL)}, True, StoppedError, "epoch 4"),
-        ({0: (1, FINE), 1: (1, FINE)}, {}, True, StoppedError, "epoch 4"),
+        ({0: (1, STOPPED), 1: (1, STOPPED)}, {}, False, StoppedError, WHOLE),
+        ({0: (1, STOPPED), 1: (2, CLOSED)}, {}, True, StoppedError, WHOLE),
+        ({}, {0: (1, KILL), 1: (1, KILL)}, True, StoppedError, WHOLE),
+        ({0: (1, FINE), 1: (1, FINE)}, {}, True, StoppedError, WHOLE),
         ({0: (1, FULL), 1: (2, STOPPED)}, {}, True, StorageFullError, r"^disk full$"),
     ],
 )

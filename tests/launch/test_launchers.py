@@ -169,15 +169,40 @@ def test_a_cluster_is_joined_by_its_address_and_left_running(
         assert len(list((tmp_path / turn).glob("sum-*"))) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ray"], indirect=True)
+def test_a_cluster_without_room_is_refused_unless_it_grows(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    import ray
+
+    join = """
+import sys
+from afcore.launch.ray_train import LaunchWithRay
+LaunchWithRay(sys.argv[1], max_workers=3, autoscaling=True).close()
+LaunchWithRay(sys.argv[1], max_workers=3)
+"""
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", join, address],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    message = f"workers.max is 3, but the Ray cluster at {address} has CPUs for 2 workers."
+    assert message in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
-    assert (process.returncode, output.splitlines()[-1]) == (
-        143,
-        "StoppedError stopped in epoch 3",
-    )
+    assert process.returncode == 143
+    assert output.splitlines()[-1].startswith("StoppedError stopped in epoch 3, as asked")
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
 
@@ -197,8 +222,9 @@ def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Pa
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
 
-def test_sigterm_to_one_worker_stops_all(tmp_path: Path) -> None:
-    with parent("torchrun", "work_for_ever", tmp_path) as process:
+@pytest.mark.parametrize("name", NAMES)
+def test_sigterm_to_one_worker_stops_all(name: str, tmp_path: Path) -> None:
+    with parent(name, "work_for_ever", tmp_path) as process:
         os.kill(worker_pids(tmp_path)[0], signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 143

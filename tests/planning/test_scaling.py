@@ -154,6 +154,14 @@ def test_all_workers_are_paid_while_one_works() -> None:
     assert found.cost_usd == pytest.approx(4 * found.seconds)
 
 
+@pytest.mark.parametrize(("here", "seconds"), [(0.25, 0.25), (None, 3.5)])
+def test_one_worker_opens_the_model_too(here: float | None, seconds: float) -> None:
+    start = {"startup_seconds": 3.0, "startup_worker_seconds": 0.5, "startup_here_seconds": here}
+    found = forecast([3], 1, profile=with_workers(**start), prices=PER_SECOND)
+    assert found.startup_seconds == seconds
+    assert found.cost_usd == pytest.approx(found.seconds)
+
+
 def test_those_who_built_a_set_are_paid_for_it() -> None:
     built = forecast([3], 1, read_boundary=3, build=Build(3, 0, 4), prices=PER_SECOND)
     read = forecast([3], 1, read_boundary=3, prices=PER_SECOND)

@@ -4,6 +4,7 @@ weights, metrics and decisions of one that was not. The kill is a real SIGKILL o
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,7 @@ def tree(tiny_config: dict[str, Any]) -> dict[str, Any]:
 
 def place(tree: dict[str, Any], folder: Path) -> Path:
     folder.mkdir()
+    shutil.copy(tree["tracking"]["uri"].removeprefix("sqlite:///"), folder / "mlflow.db")
     changed = {
         "store": str(folder / "store"),
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "kill"},

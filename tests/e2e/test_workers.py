@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -139,7 +140,8 @@ class Started:
 
 
 def make(folder: Path, tree: dict[str, Any], **workers: Any) -> Command:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
+    shutil.copy(tree["tracking"]["uri"].removeprefix("sqlite:///"), folder / "mlflow.db")
     changed = tree | {
         "workers": workers,
         "store": str(folder / "store"),

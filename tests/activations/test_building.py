@@ -87,11 +87,11 @@ def start_child(root: str, run: str) -> subprocess.Popen[str]:
 
 
 def wait_for_shards(storage: Storage) -> None:
-    for _ in range(600):
+    for _ in range(1800):
         if storage.list(f"{FOLDER}/shards"):
             return
         time.sleep(0.1)
-    pytest.fail("no shard was written in a minute")
+    pytest.fail("no shard was written in three minutes")
 
 
 def written(storage: Storage) -> list[str]:

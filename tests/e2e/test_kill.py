@@ -43,7 +43,7 @@ def finish(config: Path, report: Path) -> dict[str, Any]:
 
 def kill_when_there_is(config: Path, report: Path, store: Path, name: str) -> None:
     process = start(config, report)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(store.glob(f"runs/*/*/epochs/{name}")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -134,5 +134,5 @@ def test_two_processes_do_not_train_the_same_run(
         assert "Traceback" not in output
     finally:
         os.kill(first.pid, signal.SIGCONT)
-    output, _ = first.communicate(timeout=120)
+    output, _ = first.communicate(timeout=240)
     assert first.returncode == 0, output

@@ -52,7 +52,7 @@ def worker_pids(folder: Path) -> list[int]:
     def written() -> list[str]:
         return [path.read_text() for path in folder.glob("pid-*")]
 
-    wait_for(lambda: len(written()) == 2 and all(written()), 60)
+    wait_for(lambda: len(written()) == 2 and all(written()), 180)
     return [int(text) for text in written()]
 
 
@@ -78,10 +78,10 @@ def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[
         descendants = psutil.Process(process.pid).children(recursive=True)
         names = {child.pid: "".join(child.cmdline()).strip() for child in descendants}
         yield process
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
         # After a kill Ray's two agents look for the rest of the cluster for a minute.
         watched = [pid for pid, name in names.items() if name not in RAY_AGENTS]
-        wait_for(lambda: are_gone(worker_pids(folder)), 10)
+        wait_for(lambda: are_gone(worker_pids(folder)), 30)
         wait_for(lambda: are_gone(watched), 60)
     finally:
         for child in [process, *descendants]:
@@ -170,7 +170,7 @@ def test_a_cluster_is_joined_by_its_address_and_left_running(
 def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     assert (process.returncode, output.splitlines()[-1]) == (
         143,
         "StoppedError stopped in epoch 3",
@@ -189,7 +189,7 @@ def test_no_worker_outlives_a_killed_parent(name: str, tmp_path: Path) -> None:
 def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Path) -> None:
     with parent("torchrun", "work_for_ever", tmp_path) as process:
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 143
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
@@ -197,6 +197,6 @@ def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Pa
 def test_sigterm_to_one_worker_stops_all(tmp_path: Path) -> None:
     with parent("torchrun", "work_for_ever", tmp_path) as process:
         os.kill(worker_pids(tmp_path)[0], signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 143
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}

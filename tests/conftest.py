@@ -5,7 +5,9 @@ import contextlib
 import csv
 import importlib.util
 import inspect
+import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +18,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+# Before torch is imported; the children of this process get them too. A second OpenMP thread only
+# spins on the core of another process: the models are tiny.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 import transformers
 import yaml
@@ -23,7 +31,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from afcore.storage import Storage
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 BUCKET = "autofreeze-test"
 
 
@@ -109,9 +116,23 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
     return folder
 
 
+@pytest.fixture(scope="session")
+def empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables, which take it seconds to make; to be copied."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def tiny_config(tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]) -> dict[str, Any]:
+def tiny_config(
+    tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path], empty_tracking_store: Path
+) -> dict[str, Any]:
     """A configuration tree that trains the tiny model in a second."""
+    shutil.copy(empty_tracking_store, tmp_path / "mlflow.db")
     return {
         "mode": "cached",
         "model": {"name": str(tiny_bert)},
@@ -215,7 +236,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 stderr=subprocess.STDOUT,
             )
         try:
-            for _ in range(600):
+            for _ in range(1800):
                 with contextlib.suppress(httpx.TransportError):
                     if httpx.get(f"{url}/health").status_code == 200:
                         break

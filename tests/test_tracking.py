@@ -1,5 +1,6 @@
 """Against a real MLflow store on SQLite."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tests.reports import make_report
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, empty_tracking_store: Path) -> str:
+    shutil.copy(empty_tracking_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 

@@ -81,7 +81,7 @@ def test_a_worker_runs_the_deployment_with_its_store_on_s3(
 
     parameters = ["--param", f"config={json.dumps(config)}"]
     try:
-        prefect("deployment", "run", DEPLOYMENT, *parameters, "--watch", "--watch-timeout", "120")
+        prefect("deployment", "run", DEPLOYMENT, *parameters, "--watch", "--watch-timeout", "280")
     except AssertionError as error:
         pytest.fail(f"{error}\nThe worker's log ends with:\n{tail(worker_log)}")
 
@@ -111,7 +111,7 @@ def test_a_schedule_that_is_switched_on_yields_runs(
 
     prefect("deployment", "schedule", "resume", DEPLOYMENT, schedule["id"])
     try:
-        deadline = time.monotonic() + 75  # the scheduler looks once a minute
+        deadline = time.monotonic() + 150  # the scheduler looks once a minute
         while not (runs := flow_runs(prefect_server, deployed, "SCHEDULED")):
             assert time.monotonic() < deadline, "the scheduler has made no runs"
             time.sleep(0.5)
@@ -161,7 +161,7 @@ def prefect(*arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
     command = " ".join(["prefect", *arguments])

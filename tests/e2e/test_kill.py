@@ -4,6 +4,7 @@ weights, metrics and decisions of one that was not. The kill is a real SIGKILL o
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from afcore.storage import Storage
 from tests.conftest import write_config
+from tests.e2e.test_cli import autofreeze
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -33,16 +35,15 @@ def start(config: Path, report: Path) -> subprocess.Popen[str]:
 
 
 def finish(config: Path, report: Path) -> dict[str, Any]:
-    process = start(config, report)
-    output, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, output
+    """In this process, which has imported everything."""
+    assert autofreeze("run", config, "--report", report) == 0
     tree: dict[str, Any] = json.loads(report.read_text())
     return tree
 
 
 def kill_when_there_is(config: Path, report: Path, store: Path, name: str) -> None:
     process = start(config, report)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(store.glob(f"runs/*/*/epochs/{name}")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -80,6 +81,7 @@ def tree(tiny_config: dict[str, Any]) -> dict[str, Any]:
 
 def place(tree: dict[str, Any], folder: Path) -> Path:
     folder.mkdir()
+    shutil.copy(tree["tracking"]["uri"].removeprefix("sqlite:///"), folder / "mlflow.db")
     changed = {
         "store": str(folder / "store"),
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "kill"},
@@ -115,7 +117,9 @@ def _check_tracked_once(uri: str, report: dict[str, Any]) -> None:
         assert steps == list(range(1, len(steps) + 1)), name
 
 
-def test_two_processes_do_not_train_the_same_run(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_do_not_train_the_same_run(
+    tree: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = place(tree | {"mode": "full"}, tmp_path / "run")
     store = tmp_path / "run/store"
     first = start(config, tmp_path / "first.json")
@@ -124,12 +128,11 @@ def test_two_processes_do_not_train_the_same_run(tree: dict[str, Any], tmp_path:
         time.sleep(0.001)
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        second = start(config, tmp_path / "second.json")
-        output, _ = second.communicate(timeout=120)
-        assert second.returncode == 2, output
+        assert autofreeze("run", config) == 2
+        output = "".join(capfd.readouterr())
         assert f"already being worked on by process {first.pid}" in " ".join(output.split())
         assert "Traceback" not in output
     finally:
         os.kill(first.pid, signal.SIGCONT)
-    output, _ = first.communicate(timeout=120)
+    output, _ = first.communicate(timeout=240)
     assert first.returncode == 0, output

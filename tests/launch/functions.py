@@ -32,6 +32,9 @@ def all_reduce(job: EpochJob) -> None:
     named = os.environ.get("AUTOFREEZE_TEST", "")
     leave(job, f"sum-{rank}", f"{total.item()} {threads} {local} {named}")
     dist.destroy_process_group()
+    logger = logging.getLogger("afcore.test")
+    logger.info("info")
+    logger.warning("%s", "warning")
 
 
 def work_for_ever(job: EpochJob) -> None:
@@ -75,9 +78,3 @@ def bug(job: EpochJob) -> None:
 
 def nothing(job: EpochJob) -> None:
     pass
-
-
-def log(job: EpochJob) -> None:
-    logger = logging.getLogger("afcore.test")
-    logger.info("info")
-    logger.warning("%s", "warning")

@@ -52,7 +52,7 @@ def worker_pids(folder: Path) -> list[int]:
     def written() -> list[str]:
         return [path.read_text() for path in folder.glob("pid-*")]
 
-    wait_for(lambda: len(written()) == 2 and all(written()), 60)
+    wait_for(lambda: len(written()) == 2 and all(written()), 180)
     return [int(text) for text in written()]
 
 
@@ -78,10 +78,10 @@ def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[
         descendants = psutil.Process(process.pid).children(recursive=True)
         names = {child.pid: "".join(child.cmdline()).strip() for child in descendants}
         yield process
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
         # After a kill Ray's two agents look for the rest of the cluster for a minute.
         watched = [pid for pid, name in names.items() if name not in RAY_AGENTS]
-        wait_for(lambda: are_gone(worker_pids(folder)), 10)
+        wait_for(lambda: are_gone(worker_pids(folder)), 30)
         wait_for(lambda: are_gone(watched), 60)
     finally:
         for child in [process, *descendants]:
@@ -90,8 +90,11 @@ def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[
         process.communicate()
 
 
-def test_workers_join_and_have_this_environment_and_threads(
-    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_workers_join_with_this_environment_and_threads_and_log_to_this_process(
+    launcher: Launcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caught: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AUTOFREEZE_TEST", "set after the start")
     run(launcher, "all_reduce", tmp_path)
@@ -99,12 +102,7 @@ def test_workers_join_and_have_this_environment_and_threads(
         "sum-0": "3.0 1 0 set after the start",
         "sum-1": "3.0 1 1 set after the start",
     }
-
-
-def test_log_lines_of_the_first_worker_and_warnings_of_all(
-    launcher: Launcher, tmp_path: Path, caught: pytest.LogCaptureFixture
-) -> None:
-    run(launcher, "log", tmp_path)
+    # Of the first worker all lines, of the others warnings.
     lines = sorted((r.levelname, r.getMessage()) for r in caught.records if r.name == "afcore.test")
     assert lines == [("INFO", "[0] info"), ("WARNING", "[0] warning"), ("WARNING", "[1] warning")]
 
@@ -162,11 +160,10 @@ def test_a_cluster_is_joined_by_its_address_and_left_running(
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    for turn in ("first", "second"):
-        (tmp_path / turn).mkdir()
-        command = [sys.executable, "-m", "tests.launch.parent", f"ray@{address}", "all_reduce"]
-        subprocess.run([*command, str(tmp_path / turn)], cwd=ROOT, check=True, timeout=120)
-        assert len(list((tmp_path / turn).glob("sum-*"))) == 2
+    command = [sys.executable, "-m", "tests.launch.parent", f"ray@{address}", "all_reduce"]
+    subprocess.run([*command, str(tmp_path)], cwd=ROOT, check=True, timeout=180)
+    assert len(list(tmp_path.glob("sum-*"))) == 2
+    assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7
 
 
 @pytest.mark.slow
@@ -200,7 +197,7 @@ LaunchWithRay(sys.argv[1], max_workers=3)
 def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 143
     assert output.splitlines()[-1].startswith("StoppedError stopped in epoch 3, as asked")
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
@@ -217,7 +214,7 @@ def test_no_worker_outlives_a_killed_parent(name: str, tmp_path: Path) -> None:
 def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Path) -> None:
     with parent("torchrun", "work_for_ever", tmp_path) as process:
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 143
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
@@ -226,6 +223,6 @@ def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Pa
 def test_sigterm_to_one_worker_stops_all(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         os.kill(worker_pids(tmp_path)[0], signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == 143
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}

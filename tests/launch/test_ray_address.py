@@ -7,6 +7,7 @@ import time
 import pytest
 
 from afcore.errors import ConfigError
+from afcore.launch import ray_train
 from afcore.launch.ray_train import LaunchWithRay, check_room
 from tests.conftest import free_port
 
@@ -28,7 +29,8 @@ def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         LaunchWithRay()
 
 
-def test_an_address_where_something_else_listens() -> None:
+def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_train, "_RAY_ANSWER_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         began = time.monotonic()
         with pytest.raises(ConfigError, match="Ray"):

@@ -7,7 +7,8 @@ so that a busy machine slows all of them. The peers:
   file with the same bytes;
 * random batches of 32 ragged examples from the host tier (padded, float32: ready for the model)
   against numpy's fancy indexing of the same rows in one array (neither padded nor converted), and
-  the same from a memory map of a file;
+  the same from a memory map of a file; "as many bytes copied" is the like of what ours hands
+  over, several times the bytes of the rows, copied in one piece from memory to memory;
 * a shard written (checksum, atomic, Zarr metadata) against a plain file;
 * with ``--s3``: shards got from an S3 server that is started for it (moto's; Python, so it is the
   bottleneck), against boto3 and, when it is installed, obstore, getting the same objects.
@@ -199,6 +200,13 @@ def random_batches(
             batch[np.arange(lengths.max()) < lengths[:, None]] = memory[index]
             torch.from_numpy(batch).view(torch.bfloat16).float()
 
+    sizes = [BATCH * int(layout.lengths[ids].max()) * HIDDEN for ids in batches]
+    there, here = np.ones(max(sizes), np.float32), np.ones(max(sizes), np.float32)
+
+    def copied() -> None:
+        for size in sizes:
+            here[:size] = there[:size]
+
     def ahead() -> None:
         for _ in feed.batches(batches):
             pass
@@ -208,6 +216,7 @@ def random_batches(
             "ours": ours,
             "numpy fancy indexing": fancy(memory),
             "numpy, padded and float32 too": same_work,
+            "as many bytes copied": copied,
             "ours, in turn": ahead,
             "memmap": fancy(on_disk),
         },

@@ -1,7 +1,9 @@
 """A padded batch out of ragged rows. No threads, no store.
 
-Rows are copied as they are stored, an example at a time (its rows lie together: one copy of some
-10 kB each), into one padded array, and decoded all at once. Stored zeros decode to zeros.
+Rows are copied an example at a time (its rows lie together: one copy of some 10 kB each) into one
+padded array: as they are stored, to be decoded all at once (stored zeros decode to zeros), or bf16
+as float32. The latter needs no operator of torch, all of whose threads wait for one that something
+else keeps from its core.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["gather_device_rows", "gather_rows"]
+__all__ = ["gather_bf16_rows", "gather_device_rows", "gather_rows"]
 
 
 def gather_rows(
@@ -33,6 +35,41 @@ def gather_rows(
     for number, (source, start, length) in enumerate(spans):
         out[number, :length] = source[start : start + length]
         out[number, length:] = 0
+
+
+def gather_bf16_rows(
+    rows: Sequence[npt.NDArray[np.uint16]],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+) -> Tensor:
+    """Examples kept as bf16 in a padded batch of float32, zeros on the right.
+
+    In memory, a float32 that was a bf16 is two bytes of zeros and then the bf16; a uint16 copied to
+    a uint32 is itself and then two bytes of zeros. So the copy goes two bytes further on than the
+    batch, and its zeros begin the float32 after it: one pass, where a shift would be another.
+
+    Args:
+        rows: [b] of [t_i, h] stored rows of the shard of each example.
+        starts: [b] first row of each example in its shard.
+        lengths: [b] its rows.
+
+    Returns:
+        [b, s, h] float32; s is the longest.
+    """
+    num_columns, width = int(lengths.max()), rows[0].shape[1]
+    num_items = len(rows) * num_columns * width
+    memory = torch.empty(num_items + 1, dtype=torch.float32)  # room for the last zeros
+    items = memory.numpy()
+    batch = items[:-1].reshape(-1, width)
+    further_on = items.view(np.uint8)[2:-2].view(np.uint32).reshape(-1, width)
+    batch[::num_columns, 0] = 0  # these come after no copy
+    row = 0
+    for source, start, length in zip(rows, starts.tolist(), lengths.tolist(), strict=True):
+        end = row + length
+        further_on[row:end] = source[start : start + length]
+        row += num_columns
+        batch[end:row] = 0
+    return memory[:-1].view(-1, num_columns, width)
 
 
 def gather_device_rows(

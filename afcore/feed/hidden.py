@@ -10,7 +10,6 @@ computed again there too, never in a thread: the model is in use.
 """
 
 import logging
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +25,7 @@ from afcore.activations.kept import measure_budgets
 from afcore.activations.materialize import PrefixRunner, as_hidden, read_or_repair
 from afcore.activations.sets import ActivationSet
 from afcore.errors import IntegrityError
-from afcore.feed.gather import gather_device_rows, gather_rows
+from afcore.feed.gather import gather_bf16_rows, gather_device_rows, gather_rows
 from afcore.feed.stream import ShardStream
 
 __all__ = ["HiddenFeed"]
@@ -68,12 +67,14 @@ class HiddenFeed:
         if window is None and held.window is not None:
             self._warn_random_access()
             held.fit(self._layout, self._row_bytes, random_access=True)
-        self._scratch = torch.empty(0)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hold_at_hand()
         self._all_at_hand = all(self._at_hand(shard) for shard in range(len(held.tiers)))
         self.tier_bytes = held.bytes_by_tier()
         self._on_device = np.asarray([tier == "device memory" for tier in held.tiers])
+        self._is_widened = (
+            self._stream is None and manifest.dtype == "bf16" and not self._on_device.any()
+        )
         _log.info(
             "activations@%d: %s",
             manifest.boundary,
@@ -105,7 +106,7 @@ class HiddenFeed:
     ) -> Iterator[Tensor]:
         if self._stream is None:
             for number, ids in enumerate(batches):
-                yield self._decode(self._gather(ids, stream.rows(number)))
+                yield self._put_together(ids, stream.rows(number))
             return
         assembler = ThreadPoolExecutor(1)
         ahead: deque[Future[tuple[Tensor, torch.cuda.Event]]] = deque()
@@ -129,7 +130,7 @@ class HiddenFeed:
             except IntegrityError:
                 streamed[shard] = self._mend(shard)
         if self._stream is None:
-            return self._decode(self._gather(ids, streamed))
+            return self._put_together(ids, streamed)
         return self._ready(*self._assemble(self._stream, ids, streamed))
 
     def batch_bytes(self, ids: npt.NDArray[np.int64]) -> int:
@@ -195,7 +196,7 @@ class HiddenFeed:
     ) -> tuple[Tensor, torch.cuda.Event]:
         """A batch, and the event that says when it is there."""
         with torch.cuda.stream(stream):
-            return self._decode(self._gather(ids, streamed)), stream.record_event()
+            return self._put_together(ids, streamed), stream.record_event()
 
     def _ready(self, hidden: Tensor, there: torch.cuda.Event) -> Tensor:
         current = torch.cuda.current_stream(self._device)
@@ -203,12 +204,14 @@ class HiddenFeed:
         hidden.record_stream(current)
         return hidden
 
-    def _decode(self, stored: Tensor) -> Tensor:
-        return as_hidden(stored, self._set.manifest.dtype).float()
-
-    def _gather(self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]) -> Tensor:
+    def _put_together(
+        self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]
+    ) -> Tensor:
         layout, held = self._layout, self._held
         shards, starts, lengths = layout.shard[ids], layout.start[ids], layout.lengths[ids]
+        if self._is_widened:
+            rows = [streamed[s] if s in streamed else held.host[s] for s in shards.tolist()]
+            return gather_bf16_rows(rows, starts, lengths)
         num_columns = int(lengths.max())
         on_device = self._on_device[shards]
         batch = None
@@ -220,7 +223,11 @@ class HiddenFeed:
         if not on_device.all():
             some = np.flatnonzero(~on_device)
             rows = [streamed[s] if s in streamed else held.host[s] for s in shards[some].tolist()]
-            stored = self._staging((len(some), num_columns, rows[0].shape[1]), rows[0])
+            stored = torch.empty(
+                (len(some), num_columns, rows[0].shape[1]),
+                dtype=torch.from_numpy(rows[0][:0]).dtype,
+                pin_memory=self._stream is not None,
+            )
             gather_rows(rows, starts[some], lengths[some], stored.numpy())
             stored = stored.to(self._device, non_blocking=True)
             if batch is None:
@@ -228,19 +235,7 @@ class HiddenFeed:
             else:
                 batch[torch.from_numpy(some).to(self._device)] = stored.view(batch.dtype)
         assert batch is not None
-        return batch
-
-    def _staging(self, shape: tuple[int, int, int], like: npt.NDArray[Any]) -> Tensor:
-        """Memory for a batch as it is stored: pinned, or the same again where decoding copies."""
-        dtype = torch.from_numpy(like[:0]).dtype
-        if self._stream is not None:
-            return torch.empty(shape, dtype=dtype, pin_memory=True)
-        if self._set.manifest.dtype == "fp32":  # decoded without a copy
-            return torch.empty(shape, dtype=dtype)
-        size = math.prod(shape)
-        if len(self._scratch) < size:
-            self._scratch = torch.empty(size, dtype=dtype)
-        return self._scratch[:size].view(shape)
+        return as_hidden(batch, self._set.manifest.dtype).float()
 
     def _warn_random_access(self) -> None:
         _log.warning(

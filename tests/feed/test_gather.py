@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afcore.feed.gather import gather_device_rows, gather_rows
+from afcore.feed.gather import gather_bf16_rows, gather_device_rows, gather_rows
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=12))
@@ -26,3 +27,30 @@ def test_padded_batches_from_host_and_device(examples: list[tuple[int, int]]) ->
     found = gather_device_rows(tier, {2: 0, 0: 60}, shards, starts, lengths, lengths.max())
     expected[shards == 1] = 0
     assert np.array_equal(found.numpy(), expected)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=12),
+    st.integers(1, 5),
+)
+def test_bf16_becomes_float32_bit_by_bit_in_memory_that_was_used(
+    examples: list[tuple[int, int]], width: int
+) -> None:
+    lengths = np.asarray([length for _, length in examples])
+    starts = np.asarray([3 * i for i in range(len(examples))])
+    rng = np.random.default_rng(0)
+    shards = [rng.integers(0, 2**16, (60, width), dtype=np.uint16) for _ in range(3)]
+    rows = [shards[shard] for shard, _ in examples]
+    stored = np.zeros((len(examples), lengths.max(), width), np.uint16)
+    gather_rows(rows, starts, lengths, stored)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", _ones)
+        found = gather_bf16_rows(rows, starts, lengths)
+    expected = torch.from_numpy(stored).view(torch.bfloat16).float()
+    assert found.dtype == torch.float32
+    assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
+
+
+def _ones(size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Memory in which every bit is set."""
+    return torch.full((size,), -1, dtype=torch.int32).view(dtype)

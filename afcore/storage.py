@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Storage", "StorageUsage"]
 
 Seen = Callable[[memoryview], object]
-_PIECE_BYTES = 2**18
+_PIECE_BYTES = 2**20
 
 
 @dataclass

@@ -153,6 +153,8 @@ def _speedups(pairs: list[tuple[RunReport, RunReport]]) -> tuple[str, ...]:
 
 def _points(pairs: list[tuple[RunReport, RunReport]]) -> str:
     found = paired_difference([r.accuracy for r, _ in pairs], [o.accuracy for _, o in pairs])
+    if len(pairs) == 1:
+        return f"{100 * found.mean:+.2f} (one seed)"
     return f"{100 * found.mean:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 

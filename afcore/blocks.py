@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from afcore.errors import ModelError
-from afcore.forwards import Forward, evaluating, replaced_forwards
+from afcore.forwards import (
+    Forward,
+    evaluating,
+    first_output,
+    largest_difference,
+    replaced_forwards,
+)
 from afcore.pooled import find_pooled_block
 
 __all__ = [
@@ -144,11 +150,11 @@ class SplitModel:
         caught: list[Tensor] = []
 
         def catch(_module: nn.Module, _args: Any, output: Any) -> None:
-            caught.append(_first(output))
+            caught.append(first_output(output))
 
         def round_output(_module: nn.Module, _args: Any, output: Any) -> Any:
             assert rounding is not None
-            return self._as_block_output(rounding(_first(output)))
+            return self._as_block_output(rounding(first_output(output)))
 
         with ExitStack() as stack:
             for block in self.blocks[start:stop] if rounding else []:
@@ -229,7 +235,9 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
     """
     with evaluating(split.model), torch.no_grad():
         hidden = split.hidden(batch, boundary)
-        apart = _apart(split.logits(batch, boundary, hidden), split.model(**batch).logits)
+        apart = largest_difference(
+            split.logits(batch, boundary, hidden), split.model(**batch).logits
+        )
         if apart > tolerance:
             raise ModelError(
                 f"{type(split.model).__name__} cannot be split: prefix and suffix at boundary "
@@ -238,7 +246,9 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
         shortest = int(batch["attention_mask"].sum(1).argmin())
         length = int(batch["attention_mask"][shortest].sum())
         alone = {name: values[shortest : shortest + 1, :length] for name, values in batch.items()}
-        apart = _apart(split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length])
+        apart = largest_difference(
+            split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length]
+        )
     if apart > tolerance:
         return (
             "an example's hidden states depend on the other examples of its batch (they differ by "
@@ -261,7 +271,7 @@ def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
     if split.pooled is None:
         return
     with evaluating(split.model), torch.no_grad():
-        difference = _apart(split.logits(batch), split.model(**batch).logits)
+        difference = largest_difference(split.logits(batch), split.model(**batch).logits)
     if difference > tolerance:
         raise ModelError(
             f"{type(split.model).__name__}: the last block, computed at the {split.pooled_reason} "
@@ -282,10 +292,6 @@ def unused_parameters(split: SplitModel, batch: Batch) -> list[str]:
     unused = [name for name, parameter in trained if parameter.grad is None]
     split.model.zero_grad(set_to_none=True)
     return unused
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1.0))
 
 
 @dataclass
@@ -326,7 +332,7 @@ def _find_blocks(model: Any) -> _Found:
     inside = {id(parameter) for block in blocks for parameter in block.parameters()}
     outside = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
     # By gradient, not by order of calls: some models read a weight without calling its module.
-    gradients = torch.autograd.grad(_first(output).sum(), outside, allow_unused=True)
+    gradients = torch.autograd.grad(first_output(output).sum(), outside, allow_unused=True)
     below_first = [
         p for p, gradient in zip(outside, gradients, strict=True) if gradient is not None
     ]
@@ -348,7 +354,8 @@ class _Trace:
         if any(self.started.count(block) != 1 for block in row):
             return False
         return all(
-            self.inputs[after] is _first(self.outputs[before]) for before, after in pairwise(row)
+            self.inputs[after] is first_output(self.outputs[before])
+            for before, after in pairwise(row)
         )
 
 
@@ -373,11 +380,6 @@ def _trace(model: Any) -> _Trace:
         stack.enter_context(evaluating(model))
         model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return trace
-
-
-def _first(output: Any) -> Tensor:
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
 
 
 def _holds(module: nn.Module, block: nn.Module) -> bool:

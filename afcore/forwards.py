@@ -1,12 +1,12 @@
-"""Modules that run otherwise for a moment, and afterwards as they did."""
+"""Modules that run otherwise for a moment, and afterwards as they did; what they put out."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["Forward", "evaluating", "replaced_forwards"]
+__all__ = ["Forward", "evaluating", "first_output", "largest_difference", "replaced_forwards"]
 
 Forward = Callable[..., Any]
 
@@ -40,3 +40,14 @@ def replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             module.__dict__.pop("forward", None)
             if own is not None:
                 object.__setattr__(module, "forward", own)
+
+
+def first_output(output: Any) -> Tensor:
+    """The hidden states: some blocks put out a tuple of which they are the first."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    """Relative to the largest magnitude of ``other``, which counts as 1 at least."""
+    return float((one - other).abs().max() / other.abs().max().clamp(min=1.0))

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from afcore.forwards import evaluating, replaced_forwards
+from afcore.forwards import evaluating, first_output, largest_difference, replaced_forwards
 
 __all__ = ["PooledBlock", "find_pooled_block"]
 
@@ -85,8 +85,7 @@ class PooledBlock:
             with replaced_forwards({layer: partial(_nothing, layer) for layer in self.idle}):
                 seen = _keys_and_values(whole, given | {self.cache_name: _Catch()})
             some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
-            output = whole(**some | {self.cache_name: _HandOut(*seen)})
-            pooled: Tensor = output[0] if isinstance(output, tuple) else output
+            pooled = first_output(whole(**some | {self.cache_name: _HandOut(*seen)}))
             return _spread(pooled, positions, hidden.shape[1])
 
         return forward
@@ -105,7 +104,9 @@ def find_pooled_block(
     Returns:
         How, and the position; or None, and why not.
     """
-    cache_name = next((n for n in _CACHE_NAMES if n in _parameters(block)), None)
+    cache_name = next(
+        (n for n in _CACHE_NAMES if n in inspect.signature(block.forward).parameters), None
+    )
     pad_token_id = model.config.pad_token_id
     if cache_name is None:
         return None, "its blocks know no key-value cache"
@@ -140,7 +141,7 @@ def _tried(
             logits = model(**batch).logits
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         return None, f"its block cannot be run at one position: {error}"
-    difference = float((logits - whole).abs().max() / whole.abs().max().clamp(min=1.0))
+    difference = largest_difference(logits, whole)
     if not difference <= _TOLERANCE:
         return None, f"its block at one position differs from the whole by {difference:.1e}"
     return pooled, pooled.position
@@ -164,7 +165,7 @@ def _run_whole(model: Any, block: nn.Module, batch: dict[str, Tensor]) -> tuple[
     caught: list[Tensor] = []
 
     def catch(_module: nn.Module, _args: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
+        caught.append(first_output(output))
 
     handle = block.register_forward_hook(catch)
     try:
@@ -215,10 +216,6 @@ def _is_only(positions: Tensor | None, is_read: Tensor) -> bool:
     at = positions if positions is not None else torch.zeros(len(is_read), dtype=torch.int64)
     expected[torch.arange(len(is_read)), at] = True
     return torch.equal(expected, is_read)
-
-
-def _parameters(block: nn.Module) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(block.forward).parameters
 
 
 def _by_name(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -194,13 +194,16 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     uncacheable = None
+    batch = _few_examples(split, data, tokenizer.pad_token_id)
     if config.mode not in PEER_MODES:
         _log.info("last block: %s", _pooling(split))
-        verify_pooled(split, _few_examples(split, data, tokenizer.pad_token_id), _SPLIT_TOLERANCE)
+        verify_pooled(split, batch, _SPLIT_TOLERANCE)
     if config.mode in _FREEZING_MODES:
-        uncacheable = _verify(split, data, tokenizer.pad_token_id, compute)
+        # A prefix that is no function of the example cannot be cached, but may freeze.
+        half = max(1, split.num_blocks // 2)
+        uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
     if config.workers.max > 1:
-        _check_averaging(split, data, tokenizer.pad_token_id)
+        _check_averaging(split, batch)
     weights = weight_digests(split)
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     attention = model.config._attn_implementation
@@ -318,26 +321,14 @@ def _check_length(config: Config, model: Any, tokenizer: Any) -> None:
         )
 
 
-def _verify(
-    split: SplitModel, data: PreparedData, pad_token_id: int, compute: Compute
-) -> str | None:
-    """Prove the split on a few real examples.
-
-    A prefix that is no function of the example is why nothing can be cached (returned), but no
-    reason not to freeze.
-    """
-    batch = _few_examples(split, data, pad_token_id)
-    return verify_split(split, batch, max(1, split.num_blocks // 2), _SPLIT_TOLERANCE)
-
-
 def _pooling(split: SplitModel) -> str:
     if split.pooled is None:
         return f"computed at every position ({split.pooled_reason})"
     return f"computed at the position that the head reads ({split.pooled_reason})"
 
 
-def _check_averaging(split: SplitModel, data: PreparedData, pad_token_id: int) -> None:
-    unused = unused_parameters(split, _few_examples(split, data, pad_token_id))
+def _check_averaging(split: SplitModel, batch: Batch) -> None:
+    unused = unused_parameters(split, batch)
     if unused:
         raise ModelError(
             f"{type(split.model).__name__} has parameters that no gradient reaches "

@@ -64,14 +64,18 @@ def split(request: pytest.FixtureRequest) -> SplitModel:
     return SplitModel(build(request.param))
 
 
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
+def ragged_batch(*lengths: int) -> dict[str, torch.Tensor]:
+    """[b, 9]."""
     torch.manual_seed(1)
-    ids = torch.randint(3, 64, (4, 9))
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = mask[2, 3:] = 0
+    ids = torch.randint(3, 64, (len(lengths), 9))
+    mask = torch.stack([(torch.arange(9) < length).long() for length in lengths])
     ids[mask == 0] = 0
     return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    return ragged_batch(9, 5, 3, 9)
 
 
 def test_suffix_of_prefix_is_the_whole(split: SplitModel, batch: dict[str, torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from afcore.blocks import SplitModel, verify_pooled
 from afcore.errors import ModelError
 from afcore.pooled import find_pooled_block
-from tests.test_blocks import CONFIGS, build
+from tests.test_blocks import CONFIGS, build, ragged_batch
 
 NO_CACHE = "its blocks know no key-value cache"
 POSITIONS = {
@@ -31,13 +31,9 @@ POOLED = [name for name, position in POSITIONS.items() if position != NO_CACHE]
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
     """Ragged; the last example's last word has the padding's id."""
-    torch.manual_seed(1)
-    ids = torch.randint(3, 64, (4, 9))
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = mask[2, 1:] = 0
-    ids[mask == 0] = 0
-    ids[3, 8] = 0
-    return {"input_ids": ids, "attention_mask": mask}
+    batch = ragged_batch(9, 5, 1, 9)
+    batch["input_ids"][3, 8] = 0
+    return batch
 
 
 def test_what_is_known_of_each_architecture() -> None:

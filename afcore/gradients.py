@@ -29,7 +29,8 @@ class GradientSums:
     """Signed sums of gradient tensors over an interval and over each half of it.
 
     Call :meth:`add` after the backward pass (and the all-reduce) and before clipping. Holds two
-    tensors for each parameter of the blocks that train.
+    tensors for each parameter of the blocks that train. Where the last block alone trains, nothing
+    is left to decide and nothing is added up.
 
     Args:
         split: whose blocks.
@@ -58,9 +59,11 @@ class GradientSums:
             norms: of these gradients, as :func:`norms_of_gradients` gives them.
         """
         self.num_steps += 1
-        trained = [p for block in self._blocks for p in block if p.grad is not None]
-        _accumulate(self._sums, {p: p.grad for p in trained if p.grad is not None})
-        _accumulate(self._squares, {p: norms[p].square() for p in trained})
+        gradients = [{p: p.grad for p in block if p.grad is not None} for block in self._blocks]
+        if any(gradients[:-1]):
+            for block in gradients:
+                _accumulate(self._sums, block)
+                _accumulate(self._squares, {p: norms[p].square() for p in block})
         if self.num_steps == self._half:
             self._first_half, self._sums = self._sums, {}
 

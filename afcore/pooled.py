@@ -9,15 +9,16 @@ its work. Once all other blocks are frozen and read from the cache, it is all th
 No model code is edited or copied. The block's own ``forward`` runs twice, each time with a
 key-value cache of ours: on all positions, up to where attention hands its keys and values to the
 cache; then on the one position, where the cache hands out the keys and values of all. Queries of
-all positions are left out where a layer of their own makes them.
+all positions, and in the second run keys and values, are left out where layers of their own make
+them.
 
 Which position a head reads is found by its gradient, and that the outputs are the same is tried;
 blocks that know no cache, and heads that read more than one position, are run whole.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -46,14 +47,19 @@ class PooledBlock:
             last token whose id is not the padding's.
         pad_token_id: of the model.
         cache_name: of the block's argument.
-        idle: layers that run before the cache is asked and that keys and values do not depend on.
+        signature: of the block's ``forward``.
+        idle_first: layers that keys and values of all positions do not depend on.
+        idle_second: layers that the output at the one position does not depend on, once keys and
+            values are given.
     """
 
     block: nn.Module
     position: Position
     pad_token_id: int
     cache_name: str
-    idle: tuple[nn.Linear, ...] = ()
+    signature: inspect.Signature
+    idle_first: tuple[nn.Linear, ...] = ()
+    idle_second: tuple[nn.Linear, ...] = ()
 
     def positions(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """[b] int64, the position that the head reads of each example; None: the first of all.
@@ -77,18 +83,52 @@ class PooledBlock:
             positions: [b], as :meth:`positions` gives them.
         """
         whole = self.block.forward
-        signature = inspect.signature(whole)
 
         def forward(*args: Any, **kwargs: Any) -> Tensor:
-            given = _by_name(signature, args, kwargs)
+            given = self.by_name(args, kwargs)
             hidden: Tensor = given["hidden_states"]
-            with replaced_forwards({layer: partial(_nothing, layer) for layer in self.idle}):
-                seen = _keys_and_values(whole, given | {self.cache_name: _Catch()})
-            some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
-            pooled = first_output(whole(**some | {self.cache_name: _HandOut(*seen)}))
+            with _leaving_out(self.idle_first):
+                seen = self.keys_and_values(whole, given)
+            with _leaving_out(self.idle_second):
+                pooled = self.one_position(whole, given, positions, seen)
             return _spread(pooled, positions, hidden.shape[1])
 
         return forward
+
+    def by_name(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """All arguments of the block by name, those of ``**kwargs`` among them."""
+        named = dict(self.signature.bind(*args, **kwargs).arguments)
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                named |= named.pop(name, {})
+        return named
+
+    def keys_and_values(
+        self, whole: Callable[..., Any], given: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Of all positions; runs the block up to its cache.
+
+        Raises:
+            TypeError: when it does not use its cache.
+        """
+        cache = _Catch()
+        try:
+            whole(**given | {self.cache_name: cache})
+        except _Caught:
+            return cache.seen
+        raise TypeError("it does not use its key-value cache")
+
+    def one_position(
+        self,
+        whole: Callable[..., Any],
+        given: dict[str, Any],
+        positions: Tensor | None,
+        seen: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """[b, 1, h]: what the block puts out there, ``seen`` being keys and values of all."""
+        hidden = given["hidden_states"]
+        some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
+        return first_output(whole(**some | {self.cache_name: _HandOut(*seen)}))
 
 
 def find_pooled_block(
@@ -104,9 +144,8 @@ def find_pooled_block(
     Returns:
         How, and the position; or None, and why not.
     """
-    cache_name = next(
-        (n for n in _CACHE_NAMES if n in inspect.signature(block.forward).parameters), None
-    )
+    signature = inspect.signature(block.forward)
+    cache_name = next((name for name in _CACHE_NAMES if name in signature.parameters), None)
     pad_token_id = model.config.pad_token_id
     if cache_name is None:
         return None, "its blocks know no key-value cache"
@@ -118,7 +157,7 @@ def find_pooled_block(
     with evaluating(model):
         whole, is_read = _run_whole(model, block, batch)
         for position in get_args(Position):
-            pooled = PooledBlock(block, position, pad_token_id, cache_name)
+            pooled = PooledBlock(block, position, pad_token_id, cache_name, signature)
             if _is_only(pooled.positions(batch), is_read):
                 return _tried(model, pooled, batch, whole, wrap)
     return None, "its head reads more than one position"
@@ -132,7 +171,7 @@ def _tried(
     wrap: Callable[[Tensor], Any],
 ) -> tuple[PooledBlock | None, str]:
     try:
-        pooled = replace(pooled, idle=_idle_layers(model, pooled, batch))
+        pooled = _idling(model, pooled, batch)
         forward = pooled.at(pooled.positions(batch))
         with (
             torch.no_grad(),
@@ -177,32 +216,52 @@ def _run_whole(model: Any, block: nn.Module, batch: dict[str, Tensor]) -> tuple[
     return logits.detach(), gradient.abs().sum(-1) > 0
 
 
-def _idle_layers(
-    model: Any, pooled: PooledBlock, batch: dict[str, Tensor]
-) -> tuple[nn.Linear, ...]:
-    """Found by the gradients of keys and values."""
+def _idling(model: Any, pooled: PooledBlock, batch: dict[str, Tensor]) -> PooledBlock:
+    """The same with its idle layers, found by gradients: what gets none is not needed."""
     whole = pooled.block.forward
-    signature = inspect.signature(whole)
-    ran: list[nn.Linear] = []
-    found: list[nn.Linear] = []
+    positions = pooled.positions(batch)
+    idle: list[tuple[nn.Linear, ...]] = []
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        given = _by_name(signature, args, kwargs) | {pooled.cache_name: _Catch()}
-        with ExitStack() as stack:
-            for layer in pooled.block.modules():
-                if isinstance(layer, nn.Linear):
-                    handle = layer.register_forward_hook(lambda module, *_: ran.append(module))
-                    stack.callback(handle.remove)
-            keys, values = _keys_and_values(whole, given)
-        if weights := [layer.weight for layer in ran]:
-            made = keys.sum() + values.sum()
-            gradients = torch.autograd.grad(made, weights, allow_unused=True)
-            found.extend(n for n, gradient in zip(ran, gradients, strict=True) if gradient is None)
+        given = pooled.by_name(args, kwargs)
+        with _noting_linears(pooled.block) as ran:
+            seen = pooled.keys_and_values(whole, given)
+        idle.append(_without_gradient(seen[0].sum() + seen[1].sum(), ran))
+        seen = (seen[0].detach(), seen[1].detach())
+        with _noting_linears(pooled.block) as ran:
+            output = pooled.one_position(whole, given, positions, seen)
+        idle.append(_without_gradient(output.sum(), ran))
         return whole(*args, **kwargs)
 
     with torch.enable_grad(), replaced_forwards({pooled.block: forward}):
         model(**batch)
-    return tuple(found)
+    first, second = idle
+    return replace(pooled, idle_first=first, idle_second=second)
+
+
+@contextmanager
+def _noting_linears(block: nn.Module) -> Iterator[list[nn.Linear]]:
+    """The linear layers of a block that run, in their order."""
+    ran: list[nn.Linear] = []
+    with ExitStack() as stack:
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear):
+                handle = layer.register_forward_hook(lambda module, *_: ran.append(module))
+                stack.callback(handle.remove)
+        yield ran
+
+
+def _without_gradient(output: Tensor, layers: list[nn.Linear]) -> tuple[nn.Linear, ...]:
+    """Of layers that ran, those that ``output`` does not depend on."""
+    if not layers:
+        return ()
+    weights = [layer.weight for layer in layers]
+    gradients = torch.autograd.grad(output, weights, allow_unused=True)
+    return tuple(n for n, gradient in zip(layers, gradients, strict=True) if gradient is None)
+
+
+def _leaving_out(layers: tuple[nn.Linear, ...]) -> AbstractContextManager[None]:
+    return replaced_forwards({layer: partial(_nothing, layer) for layer in layers})
 
 
 def _nothing(layer: nn.Linear, given: Tensor) -> Tensor:
@@ -216,15 +275,6 @@ def _is_only(positions: Tensor | None, is_read: Tensor) -> bool:
     at = positions if positions is not None else torch.zeros(len(is_read), dtype=torch.int64)
     expected[torch.arange(len(is_read)), at] = True
     return torch.equal(expected, is_read)
-
-
-def _by_name(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:
-    """All arguments by name, those of ``**kwargs`` among them."""
-    named = dict(signature.bind(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            named |= named.pop(name, {})
-    return named
 
 
 class _Caught(Exception):  # noqa: N818  # nothing went wrong
@@ -247,15 +297,6 @@ class _HandOut:
 
     def update(self, _keys: Tensor, _values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         return self._seen
-
-
-def _keys_and_values(whole: Callable[..., Any], given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    try:
-        whole(**given)
-    except _Caught:
-        cache = next(value for value in given.values() if isinstance(value, _Catch))
-        return cache.seen
-    raise TypeError("it does not use its key-value cache")
 
 
 def _select(name: str, value: Any, positions: Tensor | None, hidden: Tensor) -> Any:

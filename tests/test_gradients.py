@@ -52,6 +52,15 @@ def test_an_interval_of_one_step_has_an_empty_first_half() -> None:
     assert found["second_half_norms"] == found["gradient_norms"]
 
 
+def test_nothing_is_added_up_once_only_the_last_block_trains() -> None:
+    split = make_split()
+    sums = GradientSums(split, 2)
+    _add(sums, split, 1.0, boundary=NUM_BLOCKS - 1)
+    assert sums.num_steps == 1
+    assert sums.tensors() == {}
+    assert sums.finish() == {name: (0.0,) * NUM_BLOCKS for name in PER_BLOCK}
+
+
 def test_frozen_blocks_count_nothing() -> None:
     split = make_split()
     sums = GradientSums(split, 1)

@@ -78,7 +78,9 @@ def test_all_but_keys_and_values_is_computed_at_one_position(
     split.logits(batch)
     assert rows == {"below": [9], "last": [1]}
     assert split.pooled is not None
-    assert split.pooled.idle == (split.blocks[-1].attention.self.query,)
+    attention = split.blocks[-1].attention.self
+    assert split.pooled.idle_first == (attention.query,)
+    assert split.pooled.idle_second == (attention.key, attention.value)
 
 
 def test_dropout_is_drawn(batch: dict[str, torch.Tensor]) -> None:

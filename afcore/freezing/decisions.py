@@ -15,7 +15,7 @@ class IntervalStatistics:
     """What a decision may look at.
 
     With ``g`` a gradient tensor and sums over the steps of the interval; L numbers each, 0 for
-    frozen blocks.
+    frozen blocks, and for the last one too where it alone trains.
 
     Attributes:
         gradient_norms: ``d_l``, the sum over the block's parameters of ``|sum g|_1`` (signed sums).

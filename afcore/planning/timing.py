@@ -5,7 +5,8 @@ The model, fitted by :mod:`afcore.measuring.compute` (docs/decisions/0014). ``L`
 that train::
 
     suffix of a step = step + token * T + block_token * T * (L - 1 - k) + update * P(k)
-                       + embeddings, at k = 0  + statistics * P(k), where a policy decides
+                       + embeddings, at k = 0  + statistics * P(k), where a policy decides and
+                                                 more than the last block trains
     prefix of a step = step + token * T, at r = 0  + block_token * T * (k - r)
     reading an epoch = bytes from the store / its speed + bytes of each tier / the tier's speed
     building a set   = (token + block_token * (k - r)) * tokens + writing [+ reading the one below]
@@ -242,11 +243,13 @@ def build_seconds(profile: Profile, work: Work, boundary: int, read_boundary: in
 
 
 def _suffix_seconds(compute: ComputeProfile, work: Work, boundary: int, statistics: bool) -> float:
-    per_parameter = compute.update + (compute.statistics if statistics else 0.0)
+    num_below_last = compute.num_blocks - 1 - boundary
+    per_parameter = compute.update
+    if statistics and num_below_last:
+        per_parameter += compute.statistics
     per_step = compute.suffix_step + compute.num_parameters[boundary] * per_parameter
     if boundary == 0:
         per_step += compute.suffix_embeddings
-    num_below_last = compute.num_blocks - 1 - boundary
     per_token = compute.suffix_token + compute.suffix_block_token * num_below_last
     return work.num_steps * per_step + work.padded_tokens * per_token
 

@@ -225,9 +225,9 @@ def test_a_budget_takes_the_place_of_the_mode() -> None:
 
 def test_what_was_chosen_on_one_line() -> None:
     text = choose(3, 3, mode="efficiency").text()
-    assert text.startswith("boundary 3, efficiency: 1 worker, micro-batch 12 x 1; predicted 18.")
+    assert text.startswith("boundary 3, efficiency: 1 worker, micro-batch 12 x 1; predicted 17.")
     assert "[at most 3" in text
-    assert "weighed 1: 18." in text
+    assert "weighed 1: 17." in text
     assert "\n" not in text
 
 

@@ -1,6 +1,7 @@
 """The statistics of the freeze decision: what the gradients of an interval add up to, per block."""
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +60,10 @@ class GradientSums:
             norms: of these gradients, as :func:`norms_of_gradients` gives them.
         """
         self.num_steps += 1
-        gradients = [{p: p.grad for p in block if p.grad is not None} for block in self._blocks]
-        if any(gradients[:-1]):
-            for block in gradients:
-                _accumulate(self._sums, block)
-                _accumulate(self._squares, {p: norms[p].square() for p in block})
+        if any(p.grad is not None for block in self._blocks[:-1] for p in block):
+            gradients = {p: p.grad for p in chain(*self._blocks) if p.grad is not None}
+            _accumulate(self._sums, gradients)
+            _accumulate(self._squares, {p: norms[p].square() for p in gradients})
         if self.num_steps == self._half:
             self._first_half, self._sums = self._sums, {}
 

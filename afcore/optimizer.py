@@ -50,9 +50,11 @@ class SuffixOptimizer:
         self._names = dict(split.model.named_parameters())
         self._learning_rate = learning_rate
         trained = [p for p in self._names.values() if p.requires_grad]
+        # Without decay all are one group: each is an update of its own, which takes time.
+        decayed = [p for p in trained if p.ndim >= 2 and weight_decay]
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim < 2 or not weight_decay], "weight_decay": 0.0},
         ]
         self._adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=learning_rate, fused=True

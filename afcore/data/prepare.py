@@ -44,7 +44,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """[n] int64, tokens of each example."""
         return np.diff(self.offsets)

@@ -1,6 +1,6 @@
 """The configuration tree, from YAML: every key with its unit, range and default, in one place.
 
-Core functions take plain arguments; only :mod:`afcore.runs`, :mod:`afcore.epoch` and the
+Core functions take plain arguments; only :mod:`afcore.runs.run`, :mod:`afcore.runs.epoch` and the
 pipelines see the tree.
 """
 

@@ -174,7 +174,7 @@ def seeds_table(rows: list[dict[str, Any]]) -> Table:
 
 def summary_table(rows: list[dict[str, Any]]) -> Table:
     """Mean paired difference to ``full`` with its 95 % interval, and median speed-up."""
-    from afcore.paired import paired_difference
+    from afcore.results.paired import paired_difference
 
     table = Table(title="Difference to full, in points of test accuracy", title_justify="left")
     for column in ("data", "variant", "pairs", "mean difference", "95 % interval", "speed-up"):

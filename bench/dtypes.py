@@ -21,10 +21,10 @@ from rich.table import Table
 
 from afcore.activations.sets import open_set
 from afcore.config import Config, load_config
-from afcore.epoch import run_epoch
-from afcore.records import CheckpointRecord
-from afcore.runs import begin_run, identify_run, read_record, run_lease
-from afcore.storage import Storage
+from afcore.runs.epoch import run_epoch
+from afcore.runs.records import CheckpointRecord
+from afcore.runs.run import begin_run, identify_run, read_record, run_lease
+from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
 DTYPES = ("fp32", "bf16", "int8")

@@ -55,17 +55,17 @@ from gpu_tiers import (  # noqa: E402
 )
 
 from afcore.activations.codec import round_hidden  # noqa: E402
-from afcore.blocks import SplitModel  # noqa: E402
-from afcore.compile import SuffixCompiler, check_compiler  # noqa: E402
 from afcore.compute import Compute, choose_compute  # noqa: E402
 from afcore.data.order import epoch_batches, inference_batches  # noqa: E402
-from afcore.gradients import (  # noqa: E402
+from afcore.model.blocks import SplitModel  # noqa: E402
+from afcore.model.compile import SuffixCompiler, check_compiler  # noqa: E402
+from afcore.training.gradients import (  # noqa: E402
     GradientSums,
     clip_gradients,
     norms_of_gradients,
 )
-from afcore.optimizer import SuffixOptimizer  # noqa: E402
-from afcore.stopwatch import Stopwatch  # noqa: E402
+from afcore.training.optimizer import SuffixOptimizer  # noqa: E402
+from afcore.training.stopwatch import Stopwatch  # noqa: E402
 
 NUM_CLASSES = 4
 LONGEST = 128

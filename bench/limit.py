@@ -7,8 +7,8 @@ At every boundary k, in one process and interleaved:
   statistics, no log. Written out here, for BERT, without the product's way of splitting a model;
   the last block at the one position that the head reads, as the product has it.
 * **whole**: the same with the last block at every position, as the model's own code has it.
-* **cached**: the product's epoch (:func:`afcore.training.train_epoch`), fed from an activation set
-  in a store, with the statistics and decisions of the policy, which are not carried out.
+* **cached**: the product's epoch (:func:`afcore.training.loop.train_epoch`), fed from an activation
+  set in a store, with the statistics and decisions of the policy, which are not carried out.
 
 Both train on the same batches in the same order, with dropout, in the same precision. Prints median
 seconds over the repetitions, and the median ratio of an epoch to the limit measured next to it;
@@ -35,20 +35,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from afcore.blocks import SplitModel
-from afcore.cache import RunCache
 from afcore.config import load_config
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import PreparedData
 from afcore.feed import HiddenFeed
 from afcore.freezing.choose import choose_policy
 from afcore.freezing.decisions import FreezePolicy, FreezeState
-from afcore.optimizer import SuffixOptimizer, learning_rate_factor
-from afcore.runs import Run, begin_run, identify_run
-from afcore.storage import Storage
+from afcore.model.blocks import SplitModel
+from afcore.runs.cache import RunCache
+from afcore.runs.run import Run, begin_run, identify_run
+from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
-from afcore.trained import TrainedEpoch, TrainingState
-from afcore.training import train_epoch
+from afcore.training.loop import train_epoch
+from afcore.training.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.training.trained import TrainedEpoch, TrainingState
 
 HERE = Path(__file__).parent
 GOAL = 1.10

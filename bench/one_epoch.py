@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from afcore.config import Config, load_config
-from afcore.records import EpochRecord
-from afcore.report import EpochReport
-from afcore.runs import Run, begin_run, identify_run, run_lease
-from afcore.storage import Storage
+from afcore.results.report import EpochReport
+from afcore.runs.records import EpochRecord
+from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
 ACCEPTED = 0.2

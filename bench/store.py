@@ -39,8 +39,8 @@ from afcore.activations.held import HeldShards
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.storage import Storage
-from afcore.tiers import Budgets
+from afcore.planning.tiers import Budgets
+from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
 HIDDEN = 384

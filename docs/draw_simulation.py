@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from afcore.cluster import load_cluster, load_workload
-from afcore.figures import simulation_figure
 from afcore.planning.forecast import possible_traces
 from afcore.planning.simulate import Simulation, simulate
 from afcore.prices import resolve_prices
+from afcore.results.figures import simulation_figure
 from pipelines.cli_simulate import TRACE, simulate_file
 from pipelines.simulate_table import MODE_COLUMNS, mode_rows, workers_columns, workers_rows
 

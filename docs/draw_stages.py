@@ -65,9 +65,11 @@ def read_stages() -> Stages:
         ValueError: when the code no longer has the stages that the picture shows.
     """
     # Importing Prefect and torch takes seconds; nothing but this needs them.
-    from afcore import epoch, records, report, runs
     from afcore.config import parse_config
-    from afcore.storage import Storage
+    from afcore.results import report
+    from afcore.runs import epoch, records
+    from afcore.runs import run as runs
+    from afcore.storage.objects import Storage
     from pipelines.finetune import prepare, publish, train_epoch
 
     committed = _listed(epoch)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from afcore.config import Config
-from afcore.report import CompareReport, RunReport
+from afcore.results.report import CompareReport, RunReport
 
 __all__ = ["pages"]
 
@@ -154,7 +154,7 @@ def _report_page() -> str:
             if len(said) != 1:
                 raise ValueError(
                     f"{model.__name__}.{name} is described {len(said)} times: describe it in "
-                    "afcore/report.py or in docs/reference.py"
+                    "afcore/results/report.py or in docs/reference.py"
                 )
             lines.append(_row((f"`{name}`", _value(field, schema, _unit(name)), said[0])))
         lines.append("")

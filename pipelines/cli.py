@@ -155,7 +155,7 @@ def plan(
         _check_writable(report)
         set_defaults()
         from afcore.launch.open import close_launchers
-        from afcore.preview import load_trace, preview_run
+        from afcore.runs.preview import load_trace, preview_run
         from pipelines.plan_table import boundary_table, choices, run_table, workers_table
 
         recorded = load_trace(trace) if trace is not None else None
@@ -231,7 +231,7 @@ def simulate_command(
 @cache_app.command("ls")
 def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
     """List activation sets: boundary, size, age, last use, and the runs that used them."""
-    from afcore.maintenance import describe_sets
+    from afcore.activations.maintenance import describe_sets
 
     with _exit_codes():
         table = Table(
@@ -250,7 +250,7 @@ def cache_verify(store: StoreUri = DEFAULT_STORE) -> None:
 
     A run that meets a damaged shard computes it again; nothing needs to be done by hand.
     """
-    from afcore.maintenance import verify_sets
+    from afcore.activations.maintenance import verify_sets
 
     with _exit_codes():
         num_sets, problems = verify_sets(store)
@@ -278,7 +278,7 @@ def cache_gc(
 
     What a live run may read is never deleted.
     """
-    from afcore.garbage import collect_garbage
+    from afcore.activations.garbage import collect_garbage
 
     with _exit_codes():
         if max_gb is not None and max_bytes is not None:
@@ -376,7 +376,7 @@ def _write(report: Path | None, result: dict[str, Any]) -> None:
 
 
 def _draw_plan(path: Path, choices: Any) -> None:
-    from afcore.figures import pareto_figure
+    from afcore.results.figures import pareto_figure
 
     if not choices:
         raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")
@@ -387,7 +387,7 @@ def _draw_plan(path: Path, choices: Any) -> None:
 
 
 def _show_comparison(result: dict[str, Any]) -> None:
-    from afcore.report import CompareReport
+    from afcore.results.report import CompareReport
     from pipelines.table import comparison_table
 
     comparison = CompareReport.model_validate(result)

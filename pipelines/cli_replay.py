@@ -12,9 +12,9 @@ from rich.table import Table
 from afcore.config import Config, parse_config
 from afcore.errors import ConfigError
 from afcore.freezing.choose import choose_policy
-from afcore.replay import EtaNoise, Replay, eta_noise, replay
-from afcore.report import RunReport
-from afcore.traces import read_reports
+from afcore.results.replay import EtaNoise, Replay, eta_noise, replay
+from afcore.results.report import RunReport
+from afcore.results.traces import read_reports
 
 __all__ = ["replay_report"]
 

@@ -7,10 +7,10 @@ from prefect import flow
 
 from afcore.config import Config
 from afcore.digest import recipe_digest
-from afcore.figures import accuracy_cost_figure
 from afcore.launch.open import close_launchers
-from afcore.report import CompareReport, RunReport, compare_report
-from afcore.tracking import Tracker
+from afcore.results.figures import accuracy_cost_figure
+from afcore.results.report import CompareReport, RunReport, compare_report
+from afcore.results.tracking import Tracker
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.table import comparison_markdown

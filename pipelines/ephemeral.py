@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ephemeral_server"]
 
-_SLOW_IMPORTS = "afcore.epoch"
+_SLOW_IMPORTS = "afcore.runs.epoch"
 _STOP_SECONDS = 10.0
 _STARTUP_FAILURE = 3
 # As Prefect sets for its own temporary server; without an interface nothing needs copying.

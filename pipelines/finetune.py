@@ -21,11 +21,11 @@ from afcore.errors import AutoFreezeError, StoppedError, StoreUnreachableError, 
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import check_devices, close_launchers, open_launcher
-from afcore.lease import Lease
-from afcore.publish import finished_report
-from afcore.publish import publish as publish_run
-from afcore.records import CheckpointRecord
-from afcore.runs import (
+from afcore.results.tracking import Tracker
+from afcore.runs.publish import finished_report
+from afcore.runs.publish import publish as publish_run
+from afcore.runs.records import CheckpointRecord
+from afcore.runs.run import (
     Run,
     RunRecord,
     begin_run,
@@ -34,8 +34,8 @@ from afcore.runs import (
     read_record,
     run_lease,
 )
-from afcore.storage import Storage
-from afcore.tracking import Tracker
+from afcore.storage.lease import Lease
+from afcore.storage.objects import Storage
 from pipelines.environment import configure_logging
 
 __all__ = ["finetune"]
@@ -118,7 +118,7 @@ def train_with_hf_trainer(
     store: str, run_id: str, mlflow_run_id: str, attempt: int, wall_seconds: float
 ) -> dict[str, Any]:
     """Train, test and publish with Hugging Face's Trainer, in one piece."""
-    from afcore.peer import run_hf_trainer
+    from afcore.peer.run import run_hf_trainer
 
     run = open_run(store, run_id)
     tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
@@ -143,7 +143,7 @@ def finetune(
     configure_logging()
     if config.mode in PEER_MODES:
         # Takes seconds, so only when needed; and before the clock starts, as all other imports are.
-        importlib.import_module("afcore.peer")
+        importlib.import_module("afcore.peer.run")
     try:
         return _finetune(config, fresh, parent_mlflow_run_id)
     finally:

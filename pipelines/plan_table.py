@@ -2,9 +2,9 @@
 
 from rich.table import Table
 
-from afcore.figures import Choice
 from afcore.planning.alternatives import EpochAlternatives
-from afcore.preview import PlanReport
+from afcore.results.figures import Choice
+from afcore.runs.preview import PlanReport
 
 __all__ = ["boundary_table", "choices", "run_table", "workers_table"]
 

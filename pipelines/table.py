@@ -5,7 +5,7 @@ What is taken over seeds stands in every row of its mode.
 
 from rich.table import Table
 
-from afcore.report import CompareReport, DifferenceReport, RunReport
+from afcore.results.report import CompareReport, DifferenceReport, RunReport
 
 __all__ = ["comparison_markdown", "comparison_table"]
 

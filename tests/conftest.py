@@ -29,7 +29,7 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 
 BUCKET = "autofreeze-test"
 

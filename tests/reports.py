@@ -1,7 +1,7 @@
 """A report with every kind of row, for tests of what is made from reports."""
 
 from afcore.freezing.decisions import PER_BLOCK
-from afcore.report import (
+from afcore.results.report import (
     DataReport,
     DecisionReport,
     EpochReport,

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.cli import app
 from tests.reports import make_report
-from tests.test_replay import INTERVALS, recorded
+from tests.results.test_replay import INTERVALS, recorded
 
 
 def autofreeze(*arguments: object) -> int:

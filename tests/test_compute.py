@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from afcore.compute import Compute, choose_compute
 from afcore.freezing.decisions import FreezeState
-from afcore.trained import TrainingState
+from afcore.training.trained import TrainingState
 from tests.training_setup import make_examples, make_split, make_state, run_epochs, scripted
 
 

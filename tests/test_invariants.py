@@ -14,9 +14,9 @@ from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.data.order import epoch_batches
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import classification_loss, collate
-from afcore.trained import TrainingState
+from afcore.training.trained import TrainingState
 from tests.training_setup import (
     CPU_FP32,
     make_examples,
@@ -28,7 +28,7 @@ from tests.training_setup import (
 
 SOURCES = sorted(Path(afcore.__file__).parent.rglob("*.py"))
 
-# Invariant 1, suffix(prefix(x)) equals the whole model: tests/test_blocks.py, for each
+# Invariant 1, suffix(prefix(x)) equals the whole model: tests/model/test_blocks.py, for each
 # architecture; invariant 4, killed and started again: tests/e2e/test_kill.py.
 
 
@@ -164,7 +164,7 @@ def test_invariant_8_secrets_stay_in_the_environment(
     tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from afcore.config import parse_config
-    from afcore.runs import identify_run
+    from afcore.runs.run import identify_run
 
     secret = "s3cr3t-value-of-a-key"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)

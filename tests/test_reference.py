@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from afcore.config import Config
-from afcore.report import CompareReport, EpochReport, RunReport, TotalsReport
+from afcore.results.report import CompareReport, EpochReport, RunReport, TotalsReport
 from tests.conftest import load_script
 
 DOCS = Path(__file__).parent.parent / "docs"

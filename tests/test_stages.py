@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from afcore import epoch
+from afcore.runs import epoch
 from tests.conftest import load_script
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "draw_stages.py"

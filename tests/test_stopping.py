@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from afcore.config import Config, parse_config
-from afcore.epoch import run_epoch
 from afcore.errors import StoppedError
-from afcore.records import CheckpointRecord, PartialRecord
-from afcore.runs import Run, begin_run, identify_run, read_record, run_lease
-from afcore.storage import Storage
+from afcore.runs.epoch import run_epoch
+from afcore.runs.records import CheckpointRecord, PartialRecord
+from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.storage.objects import Storage
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import close_launchers
-from afcore.records import CheckpointRecord, EpochPlan
-from afcore.runs import Run, begin_run, identify_run, read_record, run_lease
-from afcore.spent import wall_seconds
-from afcore.storage import Storage
+from afcore.runs.records import CheckpointRecord, EpochPlan
+from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.runs.spent import wall_seconds
+from afcore.storage.objects import Storage
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.freezing.decisions import FreezePolicy, FreezeState, IntervalStatistics
-from afcore.optimizer import SuffixOptimizer
-from afcore.trained import TrainedEpoch, TrainingState
-from afcore.training import train_epoch
+from afcore.model.blocks import SplitModel
+from afcore.training.loop import train_epoch
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.trained import TrainedEpoch, TrainingState
 
 CPU_FP32 = Compute(torch.device("cpu"), "fp32")
 NUM_BLOCKS = 4

@@ -15,7 +15,7 @@ import xxhash
 import zarr
 from zarr.storage import MemoryStore
 
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 
 __all__ = ["bytes_of", "check_metadata", "checksum", "read_array", "write_array"]
 

@@ -1,8 +1,8 @@
 """One builder at a time: whoever wants a set that is being built waits for it, or takes over.
 
-The right to build a set, or to evict it, is a lease (:mod:`afcore.lease`) in the set's folder. It
-saves work; it is not what keeps a set whole: writers never share an object, and the first manifest
-wins, whoever holds the lease.
+The right to build a set, or to evict it, is a lease (:mod:`afcore.storage.lease`) in the set's
+folder. It saves work; it is not what keeps a set whole: writers never share an object, and the
+first manifest wins, whoever holds the lease.
 """
 
 import logging
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError
-from afcore.lease import Lease, is_held
-from afcore.storage import Storage
+from afcore.storage.lease import Lease, is_held
+from afcore.storage.objects import Storage
 
 __all__ = [
     "Opened",

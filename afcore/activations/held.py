@@ -17,7 +17,7 @@ from torch import Tensor
 from afcore.activations.arrays import bytes_of, checksum
 from afcore.activations.layout import RaggedLayout
 from afcore.errors import StorageFullError
-from afcore.tiers import Budgets, Tier, choose_window, place
+from afcore.planning.tiers import Budgets, Tier, choose_window, place
 
 __all__ = ["HeldShards"]
 

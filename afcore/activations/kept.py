@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from afcore.activations.held import HeldShards
-from afcore.tiers import Budgets, room_beside
+from afcore.planning.tiers import Budgets, room_beside
 
 __all__ = ["hold_shards", "measure_budgets", "release_shards"]
 

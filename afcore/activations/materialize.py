@@ -30,17 +30,17 @@ from afcore.activations.codec import (
 )
 from afcore.activations.held import HeldShards
 from afcore.activations.sets import ActivationSet, ActivationWriter, new_generation, open_set
-from afcore.blocks import Batch, SplitModel
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
-from afcore.evaluate import INFERENCE_TOKENS
-from afcore.forwards import evaluating
-from afcore.group import ALONE, WorkerGroup
-from afcore.storage import Storage
+from afcore.model.blocks import Batch, SplitModel
+from afcore.model.forwards import evaluating
+from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
+from afcore.training.evaluate import INFERENCE_TOKENS
+from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
 

@@ -30,7 +30,7 @@ from afcore.activations.codec import STORED_AS, HiddenDtype, row_bytes, row_widt
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
-from afcore.storage import Storage, raise_explained
+from afcore.storage.objects import Storage, raise_explained
 
 __all__ = [
     "ActivationManifest",

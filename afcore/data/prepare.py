@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_tensors
 from afcore.data.sources import Rows, load_rows
 from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
 from afcore.errors import DataError
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 
 __all__ = ["Examples", "PreparedData", "open_prepared", "prepare"]
 

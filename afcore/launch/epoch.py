@@ -4,14 +4,14 @@ import logging
 import time
 
 from afcore.config import Config
-from afcore.epoch import decide_first_epoch
 from afcore.errors import AutoFreezeError, WorkerLostError
 from afcore.launch.job import EpochJob
 from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
 from afcore.planning.resources import worker_counts
-from afcore.records import EpochPlan, EpochRecord, LostTry
-from afcore.runs import Run, read_record
-from afcore.spent import note_lost_try, seconds_kept
+from afcore.runs.epoch import decide_first_epoch
+from afcore.runs.records import EpochPlan, EpochRecord, LostTry
+from afcore.runs.run import Run, read_record
+from afcore.runs.spent import note_lost_try, seconds_kept
 
 __all__ = ["launch_epoch", "workers_left"]
 
@@ -35,7 +35,7 @@ def launch_epoch(
         WorkerLostError: when a worker died; what that cost is recorded.
         StoppedError: when it was stopped; what was done is committed.
         AutoFreezeError: when fewer workers are left than ``workers.min``; and as
-            :func:`afcore.epoch.run_epoch`.
+            :func:`afcore.runs.epoch.run_epoch`.
     """
     found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
     if found is not None:

@@ -1,10 +1,10 @@
 """What each worker of an epoch does."""
 
-from afcore.epoch import run_epoch
-from afcore.group import join_group
 from afcore.interrupt import stop_requested
 from afcore.launch.job import EpochJob
-from afcore.runs import open_run
+from afcore.runs.epoch import run_epoch
+from afcore.runs.run import open_run
+from afcore.training.group import join_group
 
 __all__ = ["work_epoch"]
 
@@ -13,7 +13,7 @@ def work_epoch(job: EpochJob) -> None:
     """Join the others and train the job's epoch with them; its record is in the store then.
 
     Raises:
-        AutoFreezeError: as :func:`afcore.epoch.run_epoch`.
+        AutoFreezeError: as :func:`afcore.runs.epoch.run_epoch`.
     """
     run = open_run(job.store, job.run_id)
     with join_group(run.compute.device) as group:

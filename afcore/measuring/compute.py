@@ -1,6 +1,6 @@
 """Measure a model on a few batches: what :mod:`afcore.planning.timing` predicts from.
 
-Steps run through :func:`afcore.training.train_epoch` itself, on a copy of the model, at a few
+Steps run through :func:`afcore.training.loop.train_epoch` itself, on a copy of the model, at a few
 boundaries and batch sizes; a linear model is fitted to them by least squares without negative
 terms. Weights, moments and random state of the training are not touched.
 """
@@ -17,19 +17,19 @@ import torch
 
 from afcore.activations.codec import HiddenDtype
 from afcore.activations.materialize import PrefixRunner
-from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
-from afcore.evaluate import INFERENCE_TOKENS
 from afcore.freezing.decisions import FreezeState
-from afcore.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.measuring.fit import fit_seconds
-from afcore.optimizer import SuffixOptimizer
+from afcore.model.blocks import SplitModel
 from afcore.planning.timing import ComputeProfile
-from afcore.stopwatch import Stopwatch
-from afcore.trained import TrainedEpoch, TrainingState
-from afcore.training import train_epoch
+from afcore.training.evaluate import INFERENCE_TOKENS
+from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
+from afcore.training.loop import train_epoch
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.stopwatch import Stopwatch
+from afcore.training.trained import TrainedEpoch, TrainingState
 
 __all__ = ["padded_tokens", "profile_compute", "sample_batches"]
 

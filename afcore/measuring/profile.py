@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator
 
 from afcore.activations.materialize import PrefixRunner
-from afcore.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.measuring.compute import profile_compute
 from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
+from afcore.model.blocks import SplitModel
 from afcore.planning.timing import Profile
-from afcore.runs import Run
-from afcore.work import batches_of
+from afcore.runs.run import Run
+from afcore.runs.work import batches_of
 
 __all__ = ["measure_profile"]
 
@@ -45,7 +45,7 @@ def measure_profile(
     """
     clock = time.perf_counter()
     batches = batches_of(run, examples, 1)
-    with _quiet("afcore.training", "afcore.feed.hidden"):
+    with _quiet("afcore.training.loop", "afcore.feed.hidden"):
         fitted = profile_compute(
             split,
             examples,

@@ -17,9 +17,9 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
+from afcore.planning.tiers import Budgets
 from afcore.planning.timing import Bandwidths
-from afcore.storage import Storage
-from afcore.tiers import Budgets
+from afcore.storage.objects import Storage
 
 __all__ = ["probe_bandwidths"]
 

@@ -20,20 +20,20 @@ import numpy.typing as npt
 
 from afcore.data.prepare import Examples
 from afcore.freezing.decisions import FreezeState
-from afcore.group import WorkerGroup, join_group
 from afcore.launch.job import EpochJob
 from afcore.launch.open import open_launcher, worker_threads
 from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
-from afcore.optimizer import SuffixOptimizer
 from afcore.planning.scaling import pass_seconds, share_of
 from afcore.planning.timing import Profile, Reading, Work, forecast_epoch
 from afcore.planning.workers import WorkerProfile, ring_terms
-from afcore.runs import Run, RunRecord
-from afcore.storage import Storage
-from afcore.trained import TrainingState
-from afcore.training import train_epoch
-from afcore.work import batches_of
+from afcore.runs.run import Run, RunRecord
+from afcore.runs.work import batches_of
+from afcore.storage.objects import Storage
+from afcore.training.group import WorkerGroup, join_group
+from afcore.training.loop import train_epoch
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.trained import TrainingState
 
 __all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
 

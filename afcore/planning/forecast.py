@@ -24,7 +24,7 @@ from afcore.planning.scaling import (
 )
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import Profile, build_seconds, forecast_epoch
-from afcore.report import RunReport
+from afcore.results.report import RunReport
 
 __all__ = [
     "BoundaryForecast",

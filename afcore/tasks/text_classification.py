@@ -9,9 +9,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from afcore.blocks import Batch
 from afcore.compute import to_device
 from afcore.data.prepare import Examples
+from afcore.model.blocks import Batch
 
 __all__ = ["Scores", "classification_loss", "collate"]
 

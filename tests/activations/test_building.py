@@ -18,7 +18,7 @@ from afcore.activations.building import build_lease, evict, open_or_build
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
 from afcore.digest import RecipeDigest
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 from tests.training_setup import CPU_FP32, make_examples, make_split
 

@@ -15,7 +15,7 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
 from tests.training_setup import CPU_FP32, make_examples, make_split
 

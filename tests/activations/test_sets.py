@@ -14,7 +14,7 @@ from afcore.activations.codec import STORED_AS, row_width
 from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets, open_set
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError, StorageFullError
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 
 FOLDER = "activations/some-key"
 LENGTHS = np.asarray([3, 1, 7, 2, 2, 5, 9, 4])

@@ -6,7 +6,7 @@ import pytest
 
 from afcore.data.prepare import open_prepared, prepare
 from afcore.errors import DataError
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from tests.conftest import write_csv
 
 SETTINGS: dict[str, Any] = {

@@ -16,7 +16,7 @@ import transformers
 import typer
 
 from afcore.launch import open as launchers
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from tests.conftest import BUCKET, write_config
 
 pytestmark = pytest.mark.slow
@@ -325,7 +325,7 @@ def test_a_missing_argument_is_a_usage_error() -> None:
 
 
 def test_a_damaged_cache_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from tests.test_maintenance import write_set
+    from tests.activations.test_maintenance import write_set
 
     storage = Storage(str(tmp_path / "store"))
     found = write_set(storage, "activations/a")
@@ -335,7 +335,7 @@ def test_a_damaged_cache_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def test_the_cache_is_listed_and_shrunk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from tests.test_maintenance import write_set
+    from tests.activations.test_maintenance import write_set
 
     storage = Storage(str(tmp_path / "store"))
     for name in ("older", "newer"):

@@ -15,8 +15,8 @@ import mlflow
 import psutil
 import pytest
 
-from afcore.report import RunReport
-from afcore.storage import Storage
+from afcore.results.report import RunReport
+from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3]

@@ -13,9 +13,9 @@ import transformers
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError
-from afcore.report import CompareReport, RunReport
-from afcore.storage import Storage
-from afcore.tracking import Tracker
+from afcore.results.report import CompareReport, RunReport
+from afcore.results.tracking import Tracker
+from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -184,7 +184,7 @@ def test_checkpoints_but_the_last_and_the_best_are_collected(config: Config) -> 
 def test_a_task_that_raises_is_retried_and_reads_what_was_cached(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from afcore import epoch as epoch_module
+    from afcore.runs import epoch as epoch_module
     from pipelines import finetune as finetune_module
 
     unbroken, _ = finetune(config)
@@ -233,8 +233,8 @@ def test_a_damaged_set_does_not_fail_the_run(
 
 
 def test_a_process_that_lost_its_lease_commits_nothing_more(config: Config) -> None:
-    from afcore.epoch import run_epoch
-    from afcore.runs import begin_run, identify_run, run_folder, run_lease
+    from afcore.runs.epoch import run_epoch
+    from afcore.runs.run import begin_run, identify_run, run_folder, run_lease
 
     storage = Storage(config.store)
     run = begin_run(storage, identify_run(config, storage))

@@ -15,7 +15,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from tests.conftest import write_config
 from tests.e2e.test_cli import autofreeze
 

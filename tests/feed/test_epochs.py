@@ -11,17 +11,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from afcore import cache as cache_module
-from afcore import runs
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
 from afcore.activations.kept import release_shards
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.epoch import run_epoch
-from afcore.records import CheckpointRecord, EpochPlan, EpochRecord
-from afcore.runs import Run, begin_run, identify_run, open_run, read_record, run_lease
-from afcore.storage import Storage
+from afcore.runs import cache as cache_module
+from afcore.runs import run as runs
+from afcore.runs.epoch import run_epoch
+from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord
+from afcore.runs.run import Run, begin_run, identify_run, open_run, read_record, run_lease
+from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 
 SHARD_BYTES = 4096

@@ -16,8 +16,8 @@ from afcore.activations.sets import ActivationSet, open_set
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.storage import Storage
-from afcore.tiers import Budgets
+from afcore.planning.tiers import Budgets
+from afcore.storage.objects import Storage
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, run_epochs
 
 BOUNDARY = 2

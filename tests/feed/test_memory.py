@@ -17,18 +17,18 @@ from functools import partial
 from afcore.activations.held import HeldShards
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import ActivationWriter
-from afcore.blocks import SplitModel
+from afcore.model.blocks import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
 from afcore.freezing.decisions import FreezeState
-from afcore.optimizer import SuffixOptimizer
-from afcore.storage import Storage
-from afcore.tiers import Budgets
-from afcore.trained import TrainingState
-from afcore.training import train_epoch
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.storage.objects import Storage
+from afcore.planning.tiers import Budgets
+from afcore.training.trained import TrainingState
+from afcore.training.loop import train_epoch
 
 def own_bytes():
     lines = open("/proc/self/status").read().splitlines()

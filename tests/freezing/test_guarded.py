@@ -7,7 +7,7 @@ import torch
 
 from afcore.freezing.decisions import FreezeState
 from afcore.freezing.guarded import coherence, guarded_test
-from afcore.gradients import GradientSums, norms_of_gradients
+from afcore.training.gradients import GradientSums, norms_of_gradients
 from tests.freezing.intervals import interval
 from tests.training_setup import make_split
 

@@ -3,8 +3,8 @@
 import torch
 
 from afcore.errors import ConfigError, LeaseLostError
-from afcore.group import join_group
 from afcore.launch.job import EpochJob
+from afcore.training.group import join_group
 
 __all__ = ["another_data", "lost_lease", "same_data"]
 

@@ -11,7 +11,7 @@ from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_c
 from afcore.measuring.fit import fit_seconds
 from afcore.measuring.store import probe_bandwidths
 from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
-from afcore.storage import Storage
+from afcore.storage.objects import Storage
 from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split
 
 EXAMPLES = make_examples()

@@ -10,8 +10,8 @@ from afcore.measuring.workers import Points, fit_workers, measure_workers
 from afcore.planning.scaling import forecast_epoch_on
 from afcore.planning.timing import Reading, Work
 from afcore.planning.workers import WorkerProfile
-from afcore.runs import Run, identify_run
-from afcore.storage import Storage
+from afcore.runs.run import Run, identify_run
+from afcore.storage.objects import Storage
 from tests.planning.test_source import profile as make_profile
 
 PROFILE = make_profile()

@@ -13,7 +13,7 @@ from afcore.planning.forecast import (
     possible_traces,
     recorded_trace,
 )
-from afcore.report import DecisionReport
+from afcore.results.report import DecisionReport
 from tests.planning.test_source import READING, WORK, profile
 from tests.reports import make_report
 

@@ -1,0 +1,243 @@
+"""What of a store can go: by reachability, by age, by budget; and what interrupted writers left.
+
+Deleted, in this order:
+
+1. sets that no run will read again (:func:`_unreachable`);
+2. sets that no run opened for a given time;
+3. the least recently opened sets, until the others fit a budget;
+4. leftovers: sets never committed, shards and indices that no manifest lists (of builders that
+   were killed or overtaken), drafts of local writers, and trainings that ``--fresh`` replaced. They
+   are taken for leftovers once nothing was written to them for :data:`UNFINISHED_SECONDS`.
+
+A set that a live run has noted itself for is never deleted, nor one that is just being built. What
+is deleted by mistake costs time, not results: a run builds a set that is gone anew.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from afcore.activations.building import evict, is_being_built
+from afcore.activations.maintenance import duration, last_use, live_users
+from afcore.activations.sets import ActivationSet, list_sets
+from afcore.storage.lease import is_held
+from afcore.storage.objects import Storage
+
+__all__ = ["UNFINISHED_SECONDS", "Removal", "collect_garbage"]
+
+UNFINISHED_SECONDS = 86400.0
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that was, or would be, deleted: its key in the store."""
+
+    folder: str
+    why: str
+    num_bytes: int
+
+
+def collect_garbage(
+    store: str,
+    *,
+    max_idle_seconds: float,
+    max_bytes: int | None = None,
+    dry_run: bool = False,
+) -> list[Removal]:
+    """Delete what the module says.
+
+    Args:
+        store: root URI.
+        max_idle_seconds: sets not opened for so long go.
+        max_bytes: budget of all sets together; those in use count, but stay. None: no budget.
+        dry_run: delete nothing.
+
+    Returns:
+        What was (or would be) deleted.
+    """
+    storage = Storage(store)
+    sets = list_sets(storage)
+    removed = []
+    for found, why in _choose_sets(storage, sets, max_idle_seconds, max_bytes):
+        if dry_run or evict(storage, found.folder, partial(_is_live, storage, found)):
+            removed.append(Removal(found.folder, why, found.manifest.num_bytes))
+    for removal in _leftovers(storage, sets):
+        removed.append(removal)
+        if not dry_run and removal.folder.endswith(".draft"):
+            storage.delete(removal.folder)
+        elif not dry_run:
+            storage.delete_folder(removal.folder)
+    return removed
+
+
+def _is_live(storage: Storage, found: ActivationSet) -> bool:
+    return live_users(storage, found) > 0
+
+
+def _choose_sets(
+    storage: Storage, sets: list[ActivationSet], max_idle_seconds: float, max_bytes: int | None
+) -> Iterator[tuple[ActivationSet, str]]:
+    now = time.time()
+    left, kept = 0, []
+    for found in sorted(sets, key=last_use):
+        held = _is_live(storage, found) or is_being_built(storage, found.folder)
+        idle = now - last_use(found)
+        why = _unreachable(storage, found)
+        if why is None and idle >= max_idle_seconds:
+            why = f"not used for {duration(idle)}"
+        if why is not None and not held:
+            yield found, why
+            continue
+        left += found.manifest.num_bytes
+        if not held:
+            kept.append(found)
+    for found in kept:
+        if max_bytes is not None and left > max_bytes:
+            left -= found.manifest.num_bytes
+            yield found, f"least recently used, {duration(now - last_use(found))} ago"
+
+
+def _unreachable(storage: Storage, found: ActivationSet) -> str | None:
+    """Why no run that was begun, started again, would read the set; None when one may.
+
+    A set of pre-trained weights may serve any new run, so it goes only when its users are gone.
+    """
+    if found.folder.startswith("runs/"):
+        return _unreachable_private(storage, found)
+    runs = {user["run"]: _read(storage, f"{user['run']}/run.json") for user in found.users()}
+    known = {folder: run for folder, run in runs.items() if run is not None}
+    if runs and not known:
+        return "the runs that used it are gone"
+    prefix = found.manifest.recipe.get("weights", {}).items()
+    pretrained = any(prefix <= run["weights"].items() for run in known.values())
+    if known and not pretrained and all(_is_finished(storage, *item) for item in known.items()):
+        return "only finished runs trained the weights it is made from"
+    return None
+
+
+def _unreachable_private(storage: Storage, found: ActivationSet) -> str | None:
+    folder, _, training_id = found.folder.partition("/activations/")[0].rpartition("/")
+    run = _read(storage, f"{folder}/run.json")
+    if run is None:
+        return "its run is gone"
+    if run["training_id"] != training_id:
+        return "its run was trained anew"
+    if _is_finished(storage, folder, run):
+        return "its run is finished"
+    if found.folder not in _read_next(storage, f"{folder}/{training_id}/epochs"):
+        return "its run has gone on to another set"
+    return None
+
+
+def _read_next(storage: Storage, epochs_folder: str) -> set[str]:
+    """Folders of the sets that a run, started again, reads first."""
+    keys = [
+        key
+        for key in storage.list(epochs_folder)
+        if key.endswith(("next.json", "plan.json", "report.json"))
+    ]
+    newest = max((key.rpartition("/")[0] for key in keys), default="")
+    records = [_read(storage, key) or {} for key in keys if key.startswith(f"{newest}/")]
+    decided = [record.get("next", record) or {} for record in records]
+    references = [decision.get("read_from") for decision in decided]
+    return {reference["folder"] for reference in references if reference}
+
+
+def _leftovers(storage: Storage, sets: list[ActivationSet]) -> Iterator[Removal]:
+    """What nothing names and nobody works on, once nothing was written to it for a day."""
+    now = time.time()
+    found = _Leftovers(storage, sets)
+    for top in ("activations", "runs", "probes"):
+        for key, size in storage.list(top).items():
+            found.add(key, size)
+    for folder, keys in found.keys.items():
+        if is_held(storage, found.lease_of[folder]):
+            continue
+        if _untouched(storage, keys, now):
+            yield Removal(folder, found.why[folder], sum(keys.values()))
+    for key, size in storage.drafts().items():
+        if _untouched(storage, [key], now):
+            yield Removal(key, "draft of a killed writer", size)
+
+
+def _untouched(storage: Storage, keys: Iterable[str], now: float) -> bool:
+    """Whether nothing was written or deleted there for a day."""
+    try:
+        return now - max(map(storage.modified, keys)) > UNFINISHED_SECONDS
+    except KeyError:  # somebody just deleted one
+        return False
+
+
+class _Leftovers:
+    """Sorts keys into the leftover folders that they lie in.
+
+    Attributes:
+        keys: by leftover folder, with their bytes.
+        why: it is one.
+        lease_of: it, which who works on it holds.
+    """
+
+    def __init__(self, storage: Storage, sets: list[ActivationSet]) -> None:
+        self._storage = storage
+        self._committed = {found.folder for found in sets}
+        self._named = {
+            f"{found.folder}/{name}"
+            for found in sets
+            for name in (found.manifest.index, *(shard.name for shard in found.manifest.shards))
+        }
+        self._training_ids: dict[str, str | None] = {}
+        self.keys: dict[str, dict[str, int]] = {}
+        self.why: dict[str, str] = {}
+        self.lease_of: dict[str, str] = {}
+
+    def add(self, key: str, size: int) -> None:
+        """Put a key where it belongs; nowhere when something names it."""
+        if key.startswith("probes/"):
+            folder = "/".join(key.split("/")[:2])
+            return self._put(
+                folder, key, size, "left when workers were measured", f"{folder}/lease"
+            )
+        run, training_id = key.split("/")[1:3] if key.startswith("runs/") else ("", "")
+        if run and training_id not in ("lease", "run.json", self._training_id(run)):
+            folder, lease = f"runs/{run}/{training_id}", f"runs/{run}/lease"
+            return self._put(folder, key, size, "its run was trained anew, or is gone", lease)
+        above, separator, below = key.partition("activations/")
+        if not separator:
+            return None
+        name, _, part = below.partition("/")
+        folder = f"{above}activations/{name}"
+        lease = f"{folder}/build"
+        if folder not in self._committed:
+            return self._put(folder, key, size, "never finished", lease)
+        depth = 2 if part.startswith("shards/") else 1
+        part = "/".join(part.split("/")[:depth])
+        if part.startswith(("shards/", "index-")) and f"{folder}/{part}" not in self._named:
+            why = "not part of the set any more"
+            return self._put(f"{folder}/{part}", key, size, why, lease)
+        return None
+
+    def _put(self, folder: str, key: str, size: int, why: str, lease: str) -> None:
+        self.keys.setdefault(folder, {})[key] = size
+        self.why[folder], self.lease_of[folder] = why, lease
+
+    def _training_id(self, run: str) -> str | None:
+        if run not in self._training_ids:
+            record = _read(self._storage, f"runs/{run}/run.json")
+            self._training_ids[run] = record["training_id"] if record else None
+        return self._training_ids[run]
+
+
+def _is_finished(storage: Storage, folder: str, run: dict[str, Any]) -> bool:
+    return storage.exists(f"{folder}/{run['training_id']}/result.json")
+
+
+def _read(storage: Storage, key: str) -> dict[str, Any] | None:
+    """A record as plain values: one of an older release need not fit today's."""
+    try:
+        tree: dict[str, Any] = json.loads(storage.get(key))
+    except (KeyError, ValueError):
+        return None
+    return tree

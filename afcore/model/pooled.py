@@ -1,0 +1,330 @@
+"""The last block, computed only at the position that the head reads.
+
+A classifier reads one position of the last block's output: the first token (BERT) or the last one
+(GPT, Llama). What the block puts out anywhere else is looked at by nobody and gets no gradient. So
+keys and values are needed at every position, and all the rest of the block (attention, projection,
+feed-forward part) at one. Outputs and gradients are those of the whole block, for about a fifth of
+its work. Once all other blocks are frozen and read from the cache, it is all that an epoch does.
+
+No model code is edited or copied. The block's own ``forward`` runs twice, each time with a
+key-value cache of ours: on all positions, up to where attention hands its keys and values to the
+cache; then on the one position, where the cache hands out the keys and values of all. Queries of
+all positions, and in the second run keys and values, are left out where layers of their own make
+them.
+
+Which position a head reads is found by its gradient, and that the outputs are the same is tried;
+blocks that know no cache, and heads that read more than one position, are run whole.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from afcore.model.forwards import evaluating, first_output, largest_difference, replaced_forwards
+
+__all__ = ["PooledBlock", "find_pooled_block"]
+
+_CACHE_NAMES = ("past_key_values", "layer_past")
+_KERNELS = ("sdpa", "eager")  # with others, what a mask means for a single query is not known
+_TOLERANCE = 1e-5
+
+Position = Literal["first", "last", "last but padding"]
+
+
+@dataclass(frozen=True)
+class PooledBlock:
+    """How to run a model's last block at one position.
+
+    Attributes:
+        block: the last one.
+        position: ``first``; ``last`` that the attention mask shows; or ``last but padding``: the
+            last token whose id is not the padding's.
+        pad_token_id: of the model.
+        cache_name: of the block's argument.
+        signature: of the block's ``forward``.
+        idle_first: layers that keys and values of all positions do not depend on.
+        idle_second: layers that the output at the one position does not depend on, once keys and
+            values are given.
+    """
+
+    block: nn.Module
+    position: Position
+    pad_token_id: int
+    cache_name: str
+    signature: inspect.Signature
+    idle_first: tuple[nn.Linear, ...] = ()
+    idle_second: tuple[nn.Linear, ...] = ()
+
+    def positions(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """[b] int64, the position that the head reads of each example; None: the first of all.
+
+        Args:
+            batch: ``input_ids`` and ``attention_mask``, [b, s].
+        """
+        if self.position == "first":
+            return None
+        if self.position == "last":
+            shown = batch["attention_mask"] != 0
+        else:
+            shown = batch["input_ids"] != self.pad_token_id
+        columns = torch.arange(shown.shape[1], device=shown.device)
+        return (columns * shown).argmax(1)
+
+    def at(self, positions: Tensor | None) -> Callable[..., Tensor]:
+        """A ``forward`` for the block: [b, s, h] in, [b, s, h] out, zeros where nobody looks.
+
+        Args:
+            positions: [b], as :meth:`positions` gives them.
+        """
+        whole = self.block.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            given = self.by_name(args, kwargs)
+            hidden: Tensor = given["hidden_states"]
+            with _leaving_out(self.idle_first):
+                seen = self.keys_and_values(whole, given)
+            with _leaving_out(self.idle_second):
+                pooled = self.one_position(whole, given, positions, seen)
+            return _spread(pooled, positions, hidden.shape[1])
+
+        return forward
+
+    def by_name(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """All arguments of the block by name, those of ``**kwargs`` among them."""
+        named = dict(self.signature.bind(*args, **kwargs).arguments)
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                named |= named.pop(name, {})
+        return named
+
+    def keys_and_values(
+        self, whole: Callable[..., Any], given: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Of all positions; runs the block up to its cache.
+
+        Raises:
+            TypeError: when it does not use its cache.
+        """
+        cache = _Catch()
+        try:
+            whole(**given | {self.cache_name: cache})
+        except _Caught:
+            return cache.seen
+        raise TypeError("it does not use its key-value cache")
+
+    def one_position(
+        self,
+        whole: Callable[..., Any],
+        given: dict[str, Any],
+        positions: Tensor | None,
+        seen: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """[b, 1, h]: what the block puts out there, ``seen`` being keys and values of all."""
+        hidden = given["hidden_states"]
+        some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
+        return first_output(whole(**some | {self.cache_name: _HandOut(*seen)}))
+
+
+def find_pooled_block(
+    model: Any, block: nn.Module, wrap: Callable[[Tensor], Any]
+) -> tuple[PooledBlock | None, str]:
+    """See whether a model's last block can be run at one position, by running it.
+
+    Args:
+        model: with a head; left as it is.
+        block: its last one.
+        wrap: makes of hidden states what the block puts out.
+
+    Returns:
+        How, and the position; or None, and why not.
+    """
+    signature = inspect.signature(block.forward)
+    cache_name = next((name for name in _CACHE_NAMES if name in signature.parameters), None)
+    pad_token_id = model.config.pad_token_id
+    if cache_name is None:
+        return None, "its blocks know no key-value cache"
+    if pad_token_id is None:
+        return None, "it has no padding token"
+    if model.config._attn_implementation not in _KERNELS:
+        return None, f"its attention is {model.config._attn_implementation}"
+    batch = _padded_batch(pad_token_id, next(model.parameters()).device)
+    with evaluating(model):
+        whole, is_read = _run_whole(model, block, batch)
+        for position in get_args(Position):
+            pooled = PooledBlock(block, position, pad_token_id, cache_name, signature)
+            if _is_only(pooled.positions(batch), is_read):
+                return _tried(model, pooled, batch, whole, wrap)
+    return None, "its head reads more than one position"
+
+
+def _tried(
+    model: Any,
+    pooled: PooledBlock,
+    batch: dict[str, Tensor],
+    whole: Tensor,
+    wrap: Callable[[Tensor], Any],
+) -> tuple[PooledBlock | None, str]:
+    try:
+        pooled = _idling(model, pooled, batch)
+        forward = pooled.at(pooled.positions(batch))
+        with (
+            torch.no_grad(),
+            replaced_forwards({pooled.block: lambda *args, **kw: wrap(forward(*args, **kw))}),
+        ):
+            logits = model(**batch).logits
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        return None, f"its block cannot be run at one position: {error}"
+    difference = largest_difference(logits, whole)
+    if not difference <= _TOLERANCE:
+        return None, f"its block at one position differs from the whole by {difference:.1e}"
+    return pooled, pooled.position
+
+
+def _padded_batch(pad_token_id: int, device: torch.device) -> dict[str, Tensor]:
+    """[4, 6]: full; padded; one that ends in the padding's token as a word; a single token."""
+    words = [token for token in range(1, 8) if token != pad_token_id][:6]
+    lengths = (6, 4, 5, 1)
+    rows = [words[:length] + [pad_token_id] * (6 - length) for length in lengths]
+    rows[2][4] = pad_token_id
+    columns = torch.arange(6)
+    return {
+        "input_ids": torch.tensor(rows, device=device),
+        "attention_mask": torch.stack([(columns < n).long() for n in lengths]).to(device),
+    }
+
+
+def _run_whole(model: Any, block: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits [b, c], and [b, s] which of the block's outputs they depend on."""
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, _args: Any, output: Any) -> None:
+        caught.append(first_output(output))
+
+    handle = block.register_forward_hook(catch)
+    try:
+        with torch.enable_grad():
+            logits: Tensor = model(**batch).logits
+            (gradient,) = torch.autograd.grad(logits.sum(), caught[0])
+    finally:
+        handle.remove()
+    return logits.detach(), gradient.abs().sum(-1) > 0
+
+
+def _idling(model: Any, pooled: PooledBlock, batch: dict[str, Tensor]) -> PooledBlock:
+    """The same with its idle layers, found by gradients: what gets none is not needed."""
+    whole = pooled.block.forward
+    positions = pooled.positions(batch)
+    idle: list[tuple[nn.Linear, ...]] = []
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = pooled.by_name(args, kwargs)
+        with _noting_linears(pooled.block) as ran:
+            seen = pooled.keys_and_values(whole, given)
+        idle.append(_without_gradient(seen[0].sum() + seen[1].sum(), ran))
+        seen = (seen[0].detach(), seen[1].detach())
+        with _noting_linears(pooled.block) as ran:
+            output = pooled.one_position(whole, given, positions, seen)
+        idle.append(_without_gradient(output.sum(), ran))
+        return whole(*args, **kwargs)
+
+    with torch.enable_grad(), replaced_forwards({pooled.block: forward}):
+        model(**batch)
+    first, second = idle
+    return replace(pooled, idle_first=first, idle_second=second)
+
+
+@contextmanager
+def _noting_linears(block: nn.Module) -> Iterator[list[nn.Linear]]:
+    """The linear layers of a block that run, in their order."""
+    ran: list[nn.Linear] = []
+    with ExitStack() as stack:
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear):
+                handle = layer.register_forward_hook(lambda module, *_: ran.append(module))
+                stack.callback(handle.remove)
+        yield ran
+
+
+def _without_gradient(output: Tensor, layers: list[nn.Linear]) -> tuple[nn.Linear, ...]:
+    """Of layers that ran, those that ``output`` does not depend on."""
+    if not layers:
+        return ()
+    weights = [layer.weight for layer in layers]
+    gradients = torch.autograd.grad(output, weights, allow_unused=True)
+    return tuple(n for n, gradient in zip(layers, gradients, strict=True) if gradient is None)
+
+
+def _leaving_out(layers: tuple[nn.Linear, ...]) -> AbstractContextManager[None]:
+    return replaced_forwards({layer: partial(_nothing, layer) for layer in layers})
+
+
+def _nothing(layer: nn.Linear, given: Tensor) -> Tensor:
+    """Of the shape that the layer puts out, without memory or computing."""
+    return given.new_zeros(1).expand(*given.shape[:-1], layer.out_features)
+
+
+def _is_only(positions: Tensor | None, is_read: Tensor) -> bool:
+    """Whether of each example exactly this position is read."""
+    expected = torch.zeros_like(is_read)
+    at = positions if positions is not None else torch.zeros(len(is_read), dtype=torch.int64)
+    expected[torch.arange(len(is_read)), at] = True
+    return torch.equal(expected, is_read)
+
+
+class _Caught(Exception):  # noqa: N818  # nothing went wrong
+    """Ends a block's run once its keys and values are known."""
+
+
+class _Catch:
+    """A key-value cache that keeps the first keys and values it is given, and asks for no more."""
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> None:
+        self.seen = (keys, values)
+        raise _Caught
+
+
+class _HandOut:
+    """A key-value cache that answers with the keys and values of all positions."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._seen = (keys, values)
+
+    def update(self, _keys: Tensor, _values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return self._seen
+
+
+def _select(name: str, value: Any, positions: Tensor | None, hidden: Tensor) -> Any:
+    """Of an argument of the block, what belongs to the pooled positions."""
+    if name in ("hidden_states", "position_ids"):
+        return _take(value, positions, 1, len(hidden))
+    if name == "position_embeddings" and value is not None:
+        return tuple(_take(part, positions, 1, len(hidden)) for part in value)
+    if name == "attention_mask" and isinstance(value, Tensor) and value.ndim == 4:
+        return _take(value, positions, 2, len(hidden)) if value.shape[2] > 1 else value
+    return value
+
+
+def _take(values: Tensor | None, positions: Tensor | None, dim: int, count: int) -> Tensor | None:
+    """[b, .., 1, ..] of [b, .., s, ..]: one position of each example."""
+    if values is None:
+        return None
+    if positions is None:
+        return values.narrow(dim, 0, 1)
+    values = values.expand(count, *values.shape[1:])
+    shape = [*values.shape[:dim], 1, *values.shape[dim + 1 :]]
+    index = positions.view(-1, *[1] * (values.ndim - 1)).expand(shape)
+    return values.gather(dim, index)
+
+
+def _spread(pooled: Tensor, positions: Tensor | None, num_columns: int) -> Tensor:
+    """[b, 1, h] to [b, s, h], each in its place and zeros elsewhere."""
+    if positions is None:
+        return nn.functional.pad(pooled, (0, 0, 0, num_columns - 1))
+    zeros = pooled.new_zeros(len(pooled), num_columns, pooled.shape[2])
+    return zeros.scatter(1, positions.view(-1, 1, 1).expand_as(pooled), pooled)

@@ -1,0 +1,1 @@
+"""Hugging Face's own ``Trainer`` as a run, to compare with."""

@@ -1,0 +1,306 @@
+"""Hugging Face's own ``Trainer``, set up to do what every other mode does.
+
+The same weights, head, tokens, epochs, batch size, AdamW, schedule, clipping and precision. The
+Trainer's own are the loop, the order of the examples, padding to a batch's longest example, and
+evaluation. It is spared what costs time and changes nothing: progress bars, logging of single
+steps, files of checkpoints. The best epoch's weights are kept in memory.
+
+Importing this takes seconds, because the Trainer imports much.
+"""
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from afcore.compute import Compute
+from afcore.config import TrainingConfig
+from afcore.data.prepare import Examples, PreparedData
+from afcore.errors import AutoFreezeError
+from afcore.results.report import EpochReport
+from afcore.runs.records import best_epoch
+from afcore.tasks.text_classification import Scores
+from afcore.training.optimizer import learning_rate_factor
+
+__all__ = ["Fitted", "fit"]
+
+_PROGRESS_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Fitted:
+    """What a Trainer gives.
+
+    Attributes:
+        epochs: one report each; their costs and the attempt are left to the caller.
+        finished: when each was done, seconds since the epoch (UTC).
+        test: scores of the best epoch's weights; None without a test split.
+        test_seconds: taken by that.
+        model: with the best epoch's weights.
+    """
+
+    epochs: list[EpochReport]
+    finished: list[float]
+    test: dict[str, float] | None
+    test_seconds: float
+    model: Any
+
+
+def fit(
+    model: Any,
+    tokenizer: Any,
+    data: PreparedData,
+    *,
+    training: TrainingConfig,
+    compute: Compute,
+    sampling: str,
+) -> Fitted:
+    """Train, evaluate after each epoch, and test the best one.
+
+    Args:
+        model: with its new head; changed in place.
+        tokenizer: pads; nothing is tokenized again.
+        data: all splits.
+        training: the settings that all modes share.
+        compute: device and precision.
+        sampling: ``train_sampling_strategy``: ``random`` or ``group_by_length``.
+
+    Raises:
+        AutoFreezeError: when training diverged.
+    """
+    watch = _Watch(compute, training.epochs)
+    with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+        trainer = _make_trainer(
+            model, tokenizer, data, _arguments(training, compute, sampling, folder), watch
+        )
+        total_steps = math.ceil(len(data.train) / training.batch_size) * training.epochs
+        # Given before training, the Trainer uses it: its own schedules know no steps, and warm up
+        # from a learning rate of 0.
+        trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            trainer.create_optimizer(), _factor(training, total_steps)
+        )
+        trainer.train()
+        trainer.remove_callback(watch)
+        model.load_state_dict(watch.best_weights)
+        clock = time.perf_counter()
+        test = None
+        if data.test is not None:
+            metrics = trainer.evaluate(_Features(data.test), metric_key_prefix="test")
+            test = _without_prefix(metrics, "test")
+        test_seconds = time.perf_counter() - clock
+    # The Trainer put autocast around the model's forward; this gives the class's own back.
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)
+    return Fitted(watch.reports, watch.finished, test, test_seconds, model)
+
+
+def _arguments(
+    training: TrainingConfig, compute: Compute, sampling: str, folder: str
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=folder,  # asked for; nothing is written there
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        seed=training.seed,
+        bf16=compute.precision == "bf16",
+        use_cpu=compute.device.type == "cpu",
+        train_sampling_strategy=sampling,
+        eval_strategy="epoch",
+        logging_strategy="epoch",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one device, as the other modes; it would take them all
+    return arguments
+
+
+def _make_trainer(
+    model: Any,
+    tokenizer: Any,
+    data: PreparedData,
+    arguments: TrainingArguments,
+    watch: TrainerCallback,
+) -> Trainer:
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Features(data.train),
+        eval_dataset=_Features(data.validation),
+        processing_class=tokenizer,  # the default collator then pads to a batch's longest example
+        compute_metrics=partial(_scores, num_classes=len(data.label_names)),
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Features(Dataset[dict[str, Any]]):
+    """Examples as the Trainer's collator wants them, all in memory."""
+
+    def __init__(self, examples: Examples) -> None:
+        bounds = pairwise(examples.offsets.tolist())
+        self._rows = [
+            {"input_ids": examples.tokens[start:end].tolist(), "labels": label}
+            for (start, end), label in zip(bounds, examples.labels.tolist(), strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._rows[index]
+
+
+class _Watch(TrainerCallback):
+    """Reads the clock around every epoch, shows progress, and keeps the best weights.
+
+    Attributes:
+        reports: one an epoch, costs and attempt left out.
+        finished: when each epoch was done, seconds since the epoch (UTC).
+        best_weights: of the best epoch, as :func:`afcore.runs.records.best_epoch` chooses it.
+    """
+
+    def __init__(self, compute: Compute, num_epochs: int) -> None:
+        self.reports: list[EpochReport] = []
+        self.finished: list[float] = []
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self._compute = compute
+        self._num_epochs = num_epochs
+        self._clock = self._shown = 0.0
+        self._train_seconds = 0.0
+        self._train_loss = math.nan
+        self._first_step = 0
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Training begins."""
+        self._first_step = state.global_step
+        self._clock = self._shown = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Say how far it is, now and then."""
+        now = time.perf_counter()
+        num_steps = state.max_steps // self._num_epochs
+        number = state.global_step - self._first_step
+        if now - self._shown > _PROGRESS_SECONDS or number == num_steps:
+            self._shown = now
+            _log.info(
+                "epoch %d/%d  step %d/%d  %.0f s left",
+                *(len(self.reports) + 1, self._num_epochs, number, num_steps),
+                (now - self._clock) / number * (num_steps - number),
+            )
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Training ends; what follows is logging and evaluation."""
+        self._train_seconds = self._lap()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """The mean loss, once an epoch."""
+        self._train_loss = given["logs"].get("loss", self._train_loss)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Note the epoch, and keep the weights when none were better."""
+        evaluate_seconds = self._lap()
+        validation = _without_prefix(given["metrics"], "eval")
+        report = EpochReport(
+            epoch=len(self.reports) + 1,
+            num_steps=state.global_step - self._first_step,
+            boundary_start=0,
+            boundary_end=0,
+            read_from="tokens",
+            train_seconds=self._train_seconds,
+            prefix_seconds=0.0,
+            suffix_seconds=self._train_seconds,
+            read_seconds=0.0,
+            checkpoint_seconds=0.0,
+            materialize_seconds=0.0,
+            evaluate_seconds=evaluate_seconds,
+            train_loss=self._train_loss,
+            validation=validation,
+            activation_bytes_written=0,
+            activation_bytes_read=0,
+            store_bytes_read=0,
+            cost_usd=0.0,
+            resumed=False,
+            attempt=1,
+        )
+        if best_epoch([*self.reports, report]) is report:
+            weights = given["model"].state_dict()
+            self.best_weights = {name: value.detach().clone() for name, value in weights.items()}
+        self.reports.append(report.model_copy(update={"checkpoint_seconds": self._lap()}))
+        self.finished.append(time.time())
+        _log.info(
+            "epoch %d/%d done: trained %.1f s, evaluated %.1f s; validation accuracy %.4f",
+            *(report.epoch, self._num_epochs, report.train_seconds, evaluate_seconds),
+            validation["accuracy"],
+        )
+
+    def _lap(self) -> float:
+        """Seconds since the clock was last read."""
+        self._compute.synchronize()
+        before, self._clock = self._clock, time.perf_counter()
+        return self._clock - before
+
+
+def _factor(training: TrainingConfig, total_steps: int) -> Callable[[int], float]:
+    return partial(
+        learning_rate_factor,
+        total_steps=total_steps,
+        schedule=training.schedule,
+        warmup_ratio=training.warmup_ratio,
+        steps=training.steps,
+    )
+
+
+def _scores(prediction: EvalPrediction, num_classes: int) -> dict[str, float]:
+    """The scores of every other mode.
+
+    Raises:
+        AutoFreezeError: when the model puts out what is no number.
+    """
+    if not np.isfinite(prediction.predictions).all():
+        raise AutoFreezeError(
+            "the logits are not finite: training diverged. Lower training.learning_rate, or set "
+            "training.precision to fp32."
+        )
+    scores = Scores(num_classes, torch.device("cpu"))
+    scores.add(torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids))
+    return scores.compute()
+
+
+def _without_prefix(metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    return {name: metrics[f"{prefix}_{name}"] for name in ("accuracy", "f1_macro", "loss")}

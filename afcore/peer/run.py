@@ -1,0 +1,101 @@
+"""A run of one of the modes that stand beside ours for comparison: Hugging Face's ``Trainer``.
+
+It is named, leased, recorded and published as any other run, but in one piece: nothing is committed
+before the end, so after a kill it starts over.
+"""
+
+import time
+
+from afcore.cost import Usage, cost_usd
+from afcore.model.pretrained import load_tokenizer
+from afcore.peer.hf_trainer import Fitted, fit
+from afcore.prices import resolve_prices
+from afcore.results.report import EpochReport, RunReport, TotalsReport
+from afcore.results.tracking import Tracker
+from afcore.runs.publish import publish_report, run_report
+from afcore.runs.records import best_epoch
+from afcore.runs.run import Run, check_lease
+from afcore.runs.spent import lost_seconds
+
+__all__ = ["SAMPLING", "run_hf_trainer"]
+
+SAMPLING = {"hf_trainer": "random", "hf_trainer_grouped": "group_by_length"}
+"""The Trainer's ``train_sampling_strategy`` by mode: its default, and its best."""
+
+
+def run_hf_trainer(
+    run: Run, tracker: Tracker, mlflow_run_id: str, attempt: int, wall_seconds: float
+) -> RunReport:
+    """Train, evaluate after each epoch, test the best one, publish it, and mark the run as done.
+
+    Args:
+        run: of one of the modes in :data:`SAMPLING`; the caller holds its lease.
+        tracker: where to publish.
+        mlflow_run_id: the run's.
+        attempt: the number of this attempt at the run, from 1.
+        wall_seconds: of all attempts so far, this one's as of now.
+
+    Raises:
+        AutoFreezeError: when training diverged.
+    """
+    began = time.perf_counter()
+    data = run.data()
+    tokenizer = load_tokenizer(run.config.model.name)
+    fitted = fit(
+        run.pretrained().model,
+        tokenizer,
+        data,
+        training=run.config.training,
+        compute=run.compute,
+        sampling=SAMPLING[run.config.mode],
+    )
+    epochs = [_completed(run, report, attempt) for report in fitted.epochs]
+    tracker.log_model(mlflow_run_id, fitted.model.cpu(), tokenizer)
+    wall_seconds += time.perf_counter() - began
+    report = run_report(
+        run,
+        data,
+        mlflow_run_id,
+        epochs=epochs,
+        decisions=[],
+        intervals=[],
+        totals=_totals(run, epochs, fitted, wall_seconds),
+        notes=[],
+    )
+    check_lease(run, attempt)
+    for epoch, finished in zip(epochs, fitted.finished, strict=True):
+        tracker.log_epoch_report(mlflow_run_id, epoch, finished)
+    publish_report(run, tracker, report, fitted.finished[-1])
+    return report
+
+
+def _completed(run: Run, report: EpochReport, attempt: int) -> EpochReport:
+    seconds = report.train_seconds + report.checkpoint_seconds + report.evaluate_seconds
+    return report.model_copy(update={"cost_usd": _cost(run, seconds), "attempt": attempt})
+
+
+def _totals(
+    run: Run,
+    epochs: list[EpochReport],
+    fitted: Fitted,
+    wall_seconds: float,
+) -> TotalsReport:
+    best = best_epoch(epochs)
+    return TotalsReport(
+        train_seconds=sum(epoch.train_seconds for epoch in epochs),
+        materialize_seconds=0.0,
+        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + fitted.test_seconds,
+        checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
+        wall_seconds=wall_seconds,
+        worker_seconds=wall_seconds,
+        lost_seconds=lost_seconds(run, [], []),
+        activation_bytes_written=0,
+        cost_usd=_cost(run, wall_seconds),
+        best_epoch=best.epoch,
+        validation=best.validation,
+        test=fitted.test,
+    )
+
+
+def _cost(run: Run, seconds: float) -> float:
+    return cost_usd(Usage(seconds), resolve_prices(run.config.prices))

@@ -1,0 +1,214 @@
+"""Pictures of a run and of a comparison. No I/O."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from afcore.planning.simulate import MODES, Simulation
+from afcore.results.report import CompareReport, RunReport
+
+__all__ = [
+    "Choice",
+    "accuracy_cost_figure",
+    "epoch_time_figure",
+    "freezing_figure",
+    "pareto_figure",
+    "simulation_figure",
+]
+
+_COLORS = {
+    "full": "#4c566a",
+    "freeze": "#5e81ac",
+    "cached": "#bf616a",
+    "performance": "#a3be8c",
+    "efficiency": "#b48ead",
+    "hf_trainer": "#d08770",
+    "hf_trainer_grouped": "#ebcb8b",
+}
+_TIME_PARTS = {
+    "prefix_seconds": ("frozen prefix", "#88c0d0"),
+    "suffix_seconds": ("suffix (trained)", "#5e81ac"),
+    "read_seconds": ("reading", "#a3be8c"),
+    "materialize_seconds": ("cache building", "#ebcb8b"),
+    "checkpoint_seconds": ("checkpoint", "#d08770"),
+    "evaluate_seconds": ("evaluation", "#b48ead"),
+}
+
+
+def freezing_figure(report: RunReport) -> Figure:
+    """Boundary over steps, over a heat map of every decision's eta."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    steps = [decision.step for decision in report.decisions]
+    eta = np.array(
+        [[math.nan if x is None else x for x in decision.eta] for decision in report.decisions]
+    )
+    if len(steps) and np.isfinite(eta).any():
+        edges = np.array([max(0, 2 * steps[0] - (steps[1] if len(steps) > 1 else 0)), *steps])
+        image = axes.pcolormesh(
+            edges,
+            np.arange(report.num_blocks + 1),
+            np.ma.masked_invalid(eta.T),
+            cmap="viridis",
+            norm=mpl.colors.LogNorm(*_limits(eta)),
+        )
+        figure.colorbar(image, ax=axes, label="eta (change of the gradient norm, log scale)")
+    last = sum(epoch.num_steps for epoch in report.epochs)
+    at = [0, *(decision.step for decision in report.decisions), last]
+    start = report.epochs[0].boundary_start
+    boundary = [start, *(decision.boundary_after for decision in report.decisions)]
+    axes.stairs(boundary, at, baseline=None, color="#bf616a", linewidth=2.5, label="boundary")
+    axes.set(
+        xlabel="step",
+        ylabel="block (frozen below the line)",
+        xlim=(0, last),
+        ylim=(-0.1, report.num_blocks + 0.1),
+        title=f"What froze, and when: {report.mode}, seed {report.seed}",
+    )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def epoch_time_figure(report: RunReport) -> Figure:
+    """Seconds of each epoch, split into what they were spent on."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{epoch.epoch}\n{epoch.read_from}" for epoch in report.epochs]
+    bottom = np.zeros(len(names))
+    for field, (label, color) in _TIME_PARTS.items():
+        seconds = np.array([getattr(epoch, field) for epoch in report.epochs])
+        axes.bar(names, seconds, bottom=bottom, label=label, color=color)
+        bottom += seconds
+    axes.set(
+        xlabel="epoch, and where it read from",
+        ylabel="seconds",
+        title=f"Where the time went: {report.mode}, seed {report.seed}",
+    )
+    axes.legend(loc="upper right")
+    axes.margins(y=0.3)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def accuracy_cost_figure(report: CompareReport) -> Figure:
+    """Test (else validation) accuracy against dollars and against seconds, a point a run."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, (field, label) in zip(
+        figure.subplots(1, 2, sharey=True),
+        (("cost_usd", "cost, US dollars"), ("wall_seconds", "wall seconds")),
+        strict=True,
+    ):
+        for mode in dict.fromkeys(run.mode for run in report.runs):
+            runs = [run for run in report.runs if run.mode == mode]
+            axes.scatter(
+                [getattr(run.totals, field) for run in runs],
+                [100 * run.accuracy for run in runs],
+                label=mode,
+                color=_COLORS.get(mode),
+                s=60,
+            )
+        axes.set(xlabel=label, ylabel="accuracy, %")
+        axes.set_xlim(left=0)
+        axes.margins(y=0.4)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Alternatives of one decision, and which was taken.
+
+    Attributes:
+        name: what is decided.
+        labels: of the alternatives.
+        seconds: predicted.
+        cost_usd: predicted.
+        chosen: labels by the mode that takes them.
+    """
+
+    name: str
+    labels: Sequence[str]
+    seconds: Sequence[float]
+    cost_usd: Sequence[float]
+    chosen: dict[str, str]
+
+
+def pareto_figure(choices: Sequence[Choice]) -> Figure:
+    """Predicted cost against predicted time, a panel a decision; rings mark what is chosen.
+
+    Alternatives that no other beats in both are joined by a line.
+    """
+    figure = Figure(figsize=(4.5 * len(choices), 4), layout="constrained")
+    for axes, choice in zip(
+        figure.subplots(1, len(choices), squeeze=False)[0], choices, strict=True
+    ):
+        points = sorted(zip(choice.seconds, choice.cost_usd, strict=True))
+        front = [p for at, p in enumerate(points) if all(p[1] < q[1] for q in points[:at])]
+        axes.plot(*zip(*front, strict=True), color="#d8dee9", zorder=0)
+        axes.scatter(choice.seconds, choice.cost_usd, color="#4c566a", s=30)
+        where = zip(choice.labels, choice.seconds, choice.cost_usd, strict=True)
+        at = {label: (seconds, dollars) for label, seconds, dollars in where}
+        for label, point in at.items():
+            axes.annotate(label, point, xytext=(5, 5), textcoords="offset points")
+        for size, (mode, label) in enumerate(choice.chosen.items()):
+            axes.scatter(
+                *at[label],
+                s=160 + 140 * size,
+                facecolors="none",
+                edgecolors=_COLORS.get(mode),
+                linewidths=2,
+                label=mode,
+            )
+        axes.set(xlabel="predicted seconds", ylabel="predicted US dollars", title=choice.name)
+        axes.margins(0.2)
+        axes.grid(alpha=0.3)
+        if choice.chosen:
+            axes.legend()
+    return figure
+
+
+def simulation_figure(simulations: Sequence[Simulation]) -> Figure:
+    """Predicted cost against predicted time, a panel a simulation, a line a mode.
+
+    Along a line the number of workers grows; the largest is marked.
+    """
+    figure = Figure(figsize=(5.2 * len(simulations), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(simulations), squeeze=False)[0]
+    for axes, found in zip(panels, simulations, strict=True):
+        for mode in MODES:
+            runs = sorted(
+                (run for run in found.runs if run.mode == mode), key=lambda run: run.max_workers
+            )
+            minutes = [run.seconds / 60 for run in runs]
+            dollars = [run.cost_usd for run in runs]
+            color = _COLORS.get(mode)
+            axes.plot(minutes, dollars, ".-", color=color, label=mode, alpha=0.8)
+            axes.plot(minutes[-1:], dollars[-1:], "o", color=color, markersize=9)
+        axes.set(
+            xlabel="predicted minutes",
+            ylabel="predicted US dollars",
+            title=f"{found.workload}\non {found.cluster}",
+            xscale="log",
+            yscale="log",
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        axes.title.set_fontsize(8)
+        axes.grid(alpha=0.3, which="both")
+    panels[0].legend()
+    return figure
+
+
+def _limits(eta: np.ndarray) -> tuple[float, float]:
+    positive = eta[np.isfinite(eta) & (eta > 0)]
+    if not positive.size:
+        return 1e-3, 1.0
+    return float(positive.min()), float(max(positive.max(), positive.min() * 1.01))

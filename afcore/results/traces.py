@@ -1,0 +1,40 @@
+"""Recorded runs, read back from their reports."""
+
+import json
+from pathlib import Path
+
+from afcore.errors import ConfigError
+from afcore.results.report import CompareReport, RunReport
+
+__all__ = ["load_recorded", "read_reports"]
+
+
+def read_reports(path: Path) -> list[RunReport]:
+    """The runs of a report of ``run`` or ``compare``.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: when it is no such report.
+    """
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(tree, dict) and "runs" in tree:
+        return CompareReport.model_validate(tree).runs
+    return [RunReport.model_validate(tree)]
+
+
+def load_recorded(path: Path) -> RunReport:
+    """The recorded run: of a comparison's, the first that froze.
+
+    Raises:
+        ConfigError: when the file is no report, or nothing in it froze.
+    """
+    try:
+        runs = read_reports(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--trace {path}: cannot be read: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"--trace {path}: is no report of autofreeze run or compare") from error
+    frozen = [run for run in runs if run.mode != "full"]
+    if not frozen:
+        raise ConfigError(f"--trace {path}: holds runs in mode full only, which freeze nothing")
+    return frozen[0]

@@ -1,0 +1,318 @@
+"""Which activation set an epoch of a run reads, and when a new one is written."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from afcore.activations.building import open_or_build, open_sound
+from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
+from afcore.activations.held import HeldShards
+from afcore.activations.layout import plan_layout
+from afcore.activations.materialize import PrefixRunner, materialize
+from afcore.activations.sets import ActivationSet
+from afcore.compute import Compute
+from afcore.data.prepare import Examples
+from afcore.digest import ContentDigest, recipe_digest
+from afcore.errors import LeaseLostError
+from afcore.model.blocks import SplitModel
+from afcore.model.pretrained import forward_settings
+from afcore.planning.resources import ResourceDecision
+from afcore.planning.source import SourceDecision
+from afcore.runs.decide import EpochPlanner
+from afcore.runs.records import NextEpoch, SetReference
+from afcore.runs.run import Run, run_folder
+from afcore.training.group import ALONE, WorkerGroup
+from afcore.training.trained import TrainedEpoch
+
+__all__ = ["RunCache"]
+
+_log = logging.getLogger(__name__)
+
+
+class RunCache:
+    """The activation sets of one run.
+
+    Attributes:
+        held: what this process holds of sets, if anything.
+        seconds: spent in building sets, and in waiting for other runs that built them.
+        bytes_written: of the sets built.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        split: SplitModel,
+        examples: Examples,
+        compute: Compute,
+        held: HeldShards | None = None,
+        group: WorkerGroup = ALONE,
+    ) -> None:
+        self._run = run
+        self._group = group
+        self._split = split
+        self._examples = examples
+        self._compute = compute
+        self.held = held
+        self.seconds = 0.0
+        self.bytes_written = 0
+        self.runner = PrefixRunner(
+            split, examples, run.record.pad_token_id, compute, run.config.cache.dtype
+        )
+        self.planner = EpochPlanner(run, split, examples, compute, self.runner)
+
+    @property
+    def allowed(self) -> bool:
+        """Whether this run may cache at all."""
+        config = self._run.config
+        wanted = config.caches and config.cache.mode != "off"
+        return wanted and self._run.record.uncacheable is None
+
+    @property
+    def _measured(self) -> bool:
+        """Whether measurements decide; ``cache.mode`` may say it outright."""
+        return self.allowed and self._run.config.cache.mode == "auto"
+
+    def has(self, boundary: int, weights: Mapping[str, ContentDigest]) -> bool:
+        """Whether the store has the set at ``boundary``, built from tokens."""
+        if not boundary or not self.allowed:
+            return False
+        return self._open_sound(self._reference([boundary], weights).folder) is not None
+
+    def first_epoch(self, boundary: int) -> NextEpoch:
+        """How epoch 1 is to be trained."""
+        weights = self._run.record.weights
+        reference = self._reference([boundary], weights) if boundary and self.allowed else None
+        self.planner.check_limits()
+        decision, resources = self.planner.next_epoch(
+            1,
+            boundary=boundary,
+            read_boundary=0 if self._measured or reference is None else boundary,
+            exists=self.has(boundary, weights),
+            measured=self._measured,
+            builders=self._run.config.workers.max,
+            max_set_bytes=self._room_bytes(),
+        )
+        if decision is not None and decision.source != "set":
+            reference = None
+        refusal = self.refused(boundary, weights, None, 0)
+        return NextEpoch(
+            read_from=None if refusal else reference,
+            decision=decision,
+            resources=resources,
+            notes=[refusal] if refusal else [],
+            **self._workers(resources),
+        )
+
+    def next_epoch(
+        self,
+        boundary: int,
+        weights: Mapping[str, ContentDigest],
+        current: SetReference | None,
+        trained: TrainedEpoch,
+        epoch: int,
+    ) -> NextEpoch | None:
+        """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
+        if epoch >= self._run.config.training.epochs:
+            return None
+        read_boundary = current.boundary if current else 0
+        exists, scale = False, 1.0
+        if self._measured:
+            scale = self.planner.scale(epoch, read_boundary, trained, self._group.count)
+            if boundary > read_boundary:
+                folder = self.next_source(boundary, weights, current).folder
+                exists = self._open_sound(folder) is not None
+        elif self.allowed:
+            read_boundary = boundary
+        decision, resources = self.planner.next_epoch(
+            epoch + 1,
+            boundary=boundary,
+            read_boundary=read_boundary,
+            exists=exists,
+            measured=self._measured,
+            builders=self._group.count,
+            trained_seconds=trained.train_seconds,
+            scale=scale,
+            max_set_bytes=self._room_bytes(),
+        )
+        return NextEpoch(
+            read_from=None, decision=decision, resources=resources, **self._workers(resources)
+        )
+
+    def _workers(self, resources: ResourceDecision | None) -> dict[str, Any]:
+        workers = self._run.config.workers
+        if resources is None:
+            return {"num_workers": workers.max, "micro_batch": workers.micro_batch}
+        # Kept where it cuts nothing too: should workers be lost, the others' shares grow.
+        return {"num_workers": resources.num_workers, "micro_batch": resources.micro_batch}
+
+    def next_source(
+        self,
+        boundary: int,
+        weights: Mapping[str, ContentDigest],
+        current: SetReference | None,
+    ) -> SetReference:
+        """The set at a grown boundary, when the current one is at hand."""
+        return self._reference([*(current.lineage if current else []), boundary], weights)
+
+    def should_build(
+        self,
+        boundary: int,
+        current: SetReference | None,
+        decision: SourceDecision | None,
+        epochs_left: int,
+    ) -> bool:
+        """Whether to have the set at ``boundary`` before the next epoch."""
+        read_boundary = current.boundary if current else 0
+        if not self.allowed or epochs_left < 1 or boundary <= read_boundary:
+            return False
+        return decision is None or decision.source == "set"
+
+    def refused(
+        self,
+        boundary: int,
+        weights: Mapping[str, ContentDigest],
+        current: SetReference | None,
+        epoch: int,
+    ) -> str | None:
+        """Why the set at ``boundary`` may not be written after ``epoch``: ``cache.max_bytes``.
+
+        None when it may, when it is there, or when nobody would want it.
+        """
+        wanted = boundary > (current.boundary if current else 0)
+        if not self.allowed or not wanted or epoch >= self._run.config.training.epochs:
+            return None
+        reference = self.next_source(boundary, weights, current)
+        room = self._room_bytes()
+        if room is None or self.runner.num_bytes <= room:
+            return None
+        if self._open_sound(reference.folder) is not None:
+            return None
+        limit = self._run.config.cache.max_bytes or 0
+        text = (
+            f"activations@{reference.boundary} not written: its {self.runner.num_bytes / 1e6:.1f} "
+            f"MB beside {(limit - room) / 1e6:.1f} MB of others would exceed cache.max_bytes "
+            f"({limit / 1e6:.1f} MB); the blocks below run in every epoch"
+        )
+        _log.warning("%s", text)
+        return text
+
+    def _room_bytes(self) -> int | None:
+        """Left of ``cache.max_bytes``; None without a limit."""
+        limit = self._run.config.cache.max_bytes
+        if limit is None:
+            return None
+        return limit - sum(self._run.storage.list(self._run.activations_folder).values())
+
+    def window_shards(self, source: SetReference | None) -> int | None:
+        """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
+        if source is None or self.held is None:
+            return None
+        size = row_bytes(self.runner.hidden_size, self.runner.dtype)
+        self.held.fit(plan_layout(self._examples.lengths, row_bytes=size), size)
+        return self.held.window
+
+    def open_or_build(
+        self, reference: SetReference, weights: Mapping[str, ContentDigest]
+    ) -> ActivationSet:
+        """Open a set; build it when it is not there (not yet, or no longer).
+
+        When another run is building it, this one waits for it. The first worker decides, and
+        whenever it says so, all of them write their shards.
+        """
+        if not self._group.is_first:
+            while (lineage_below := self._group.tell()) is not None:
+                with contextlib.suppress(LeaseLostError):  # then the first one waits, or asks again
+                    self._build(reference, weights, self._open_below(lineage_below, weights))
+            found = self._open_sound(reference.folder)
+            assert found is not None
+            return found
+
+        def build(check: Callable[[], None]) -> ActivationSet:
+            below = self._nearest_below(reference, weights)
+            self._group.tell(below.manifest.lineage if below else [])
+            return self._build(reference, weights, below, check)
+
+        opened = open_or_build(
+            self._run.storage,
+            reference.folder,
+            build,
+            what=f"activations@{reference.boundary}",
+            num_bytes=self.runner.num_bytes,
+            note_use=self._note_use,
+        )
+        self._group.tell(None)
+        self.seconds += opened.seconds
+        if opened.built:
+            self.bytes_written += opened.activation_set.manifest.num_bytes
+        else:
+            _log.info("activations@%d: found in the store", reference.boundary)
+        return opened.activation_set
+
+    def _build(
+        self,
+        reference: SetReference,
+        weights: Mapping[str, ContentDigest],
+        below: ActivationSet | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> ActivationSet:
+        return materialize(
+            self._run.storage,
+            reference.folder,
+            self.runner,
+            key=reference.key,
+            recipe=self._recipe(reference.lineage, weights),
+            lineage=reference.lineage,
+            source=below,
+            producer=self._run.record.run_id,
+            check=check,
+            held=self.held,
+            group=self._group,
+        )
+
+    def _open_below(
+        self, lineage: list[int], weights: Mapping[str, ContentDigest]
+    ) -> ActivationSet | None:
+        if not lineage:
+            return None
+        return self._open_sound(self._reference(lineage, weights).folder)
+
+    def _nearest_below(
+        self, reference: SetReference, weights: Mapping[str, ContentDigest]
+    ) -> ActivationSet | None:
+        """The highest set in the store that this one can be built from, whoever wrote it."""
+        for lineage in lineages_below(reference.lineage, self.runner.dtype):
+            found = self._open_sound(self._reference(lineage, weights).folder)
+            if found is not None:
+                self._note_use(found)
+                return found
+        return None
+
+    def _note_use(self, activation_set: ActivationSet) -> None:
+        run_id = self._run.record.run_id
+        activation_set.record_use(run_id, run_folder(run_id))
+
+    def _open_sound(self, folder: str) -> ActivationSet | None:
+        return open_sound(self._run.storage, folder)
+
+    def _reference(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> SetReference:
+        lineage = canonical_lineage(lineage, self.runner.dtype)
+        key = recipe_digest(self._recipe(lineage, weights))
+        folder = f"{self._run.activations_folder}/{key[:32]}"
+        return SetReference(folder=folder, key=key, lineage=lineage)
+
+    def _recipe(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> dict[str, Any]:
+        """Everything that decides the numbers in a set."""
+        record, model = self._run.record, self._split.model
+        return {
+            "schema": 2,
+            "weights": {part: weights[part] for part in self._split.frozen_parts(lineage[-1])},
+            "forward": forward_settings(record.architecture),
+            "attention": model.config._attn_implementation,
+            "precision": self._compute.precision,
+            "device": self._compute.device.type,
+            "dtype": self.runner.dtype,
+            "data": self._examples.digest,
+            "versions": record.versions,
+            "lineage": lineage,
+        }

@@ -1,0 +1,493 @@
+"""One epoch of a run, from committed state to committed state.
+
+Each step is skipped when its result is already there, so a retry repeats nothing that was
+committed::
+
+    plan.json        where to read from, on how many workers: recorded before anything is trained
+    checkpoint.json  training done: parts first, this record after them
+    (set)            the activation set at the new boundary, when it pays
+    report.json      evaluation done: the epoch is
+
+An epoch that is stopped within its training commits ``partial.json``, the state after that step,
+and goes on from it. The calls are every worker's; the first alone commits.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from afcore.activations.held import HeldShards
+from afcore.activations.kept import hold_shards, release_shards
+from afcore.activations.sets import ActivationSet
+from afcore.cost import Usage, cost_usd
+from afcore.data.order import epoch_batches, windowed_batches
+from afcore.digest import code_digest
+from afcore.errors import StoppedError
+from afcore.feed import HiddenFeed
+from afcore.model.blocks import SplitModel
+from afcore.prices import resolve_prices
+from afcore.results.report import EpochReport
+from afcore.runs.cache import RunCache
+from afcore.runs.checkpoint import collect_parts, load_weights
+from afcore.runs.records import (
+    CheckpointRecord,
+    EpochPlan,
+    EpochRecord,
+    NextEpoch,
+    SetReference,
+    best_epoch,
+    decision_reports,
+    interval_reports,
+)
+from afcore.runs.run import Run, check_lease, read_record
+from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
+from afcore.runs.work import training_bytes
+from afcore.training.evaluate import evaluate
+from afcore.training.group import ALONE, WorkerGroup
+from afcore.training.loop import train_epoch
+from afcore.training.optimizer import learning_rate_factor
+from afcore.training.trained import TrainedEpoch
+
+__all__ = ["decide_first_epoch", "run_epoch"]
+
+_Record = TypeVar("_Record", bound=BaseModel)
+_log = logging.getLogger(__name__)
+
+
+def run_epoch(
+    run: Run,
+    epoch: int,
+    attempt: int,
+    group: WorkerGroup = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+    launched: float | None = None,
+) -> EpochRecord:
+    """Train, checkpoint, materialize and evaluate epoch ``epoch``, counted from 1.
+
+    Args:
+        run: the caller holds its lease.
+        epoch: every epoch before it is done.
+        attempt: the number of this attempt at the run, from 1.
+        group: the workers, each of which calls this; the first one commits.
+        stop: asked after each step; when it says yes, the state is committed and the epoch ends.
+        launched: when the workers were started, or this began, seconds since the epoch (UTC).
+
+    Returns:
+        The epoch's record, made now or found.
+
+    Raises:
+        StoppedError: when it was stopped.
+        ConfigError: when workers have different code or data.
+    """
+    found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    if found is not None:
+        return found
+    with hold_shards(
+        **run.config.cache.model_dump(include={"device_bytes", "host_bytes", "disk_bytes"}),
+        device=run.compute.device,
+        store_is_local=run.storage.protocol == "file",
+        num_sharing=group.local_count,
+        needed_bytes=training_bytes(run),
+    ) as held:
+        record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
+    if epoch == run.config.training.epochs:
+        release_shards()
+    return record
+
+
+def decide_first_epoch(run: Run) -> NextEpoch:
+    """How epoch 1 should be trained, decided before there are workers, and recorded."""
+    key = run.epoch_key(0, "next")
+    found = read_record(run.storage, key, NextEpoch)
+    if found is None:
+        split, data = run.pretrained(), run.data()
+        _, freeze = initial_policy(run)
+        found = RunCache(run, split, data.train, run.compute).first_epoch(freeze.boundary)
+        run.storage.put(key, found.model_dump_json().encode())
+        del split
+        run.compute.release_memory()  # of a GPU that is a worker's
+    return found
+
+
+class _Epoch:
+    """One attempt at an epoch, by one of its workers."""
+
+    def __init__(
+        self,
+        run: Run,
+        epoch: int,
+        attempt: int,
+        held: HeldShards,
+        group: WorkerGroup,
+        stop: Callable[[], bool],
+        launched: float | None,
+    ) -> None:
+        self._run = run
+        self._epoch = epoch
+        self._attempt = attempt
+        self._held = held
+        self._group = group
+        self._stop = stop
+        self._data = run.data()
+        self._usage = replace(run.storage.usage)
+        self._launched = launched
+        self._launch_seconds = 0.0
+
+    def run(self) -> EpochRecord:
+        """From what is committed to the epoch's record."""
+        run, epoch, group = self._run, self._epoch, self._group
+        plan = self._read("plan", EpochPlan)
+        before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
+        resumed = plan is not None or (
+            before is not None and before.report.attempt != self._attempt
+        )
+        checkpoint = self._read("checkpoint", CheckpointRecord)
+        group.wait()  # until everybody has seen what is there
+        if group.count > 1:
+            group.check_same("code or data", [code_digest(), self._data.train.digest])
+        if checkpoint is None:
+            checkpoint, split, cache = self._train(plan)
+        else:
+            _log.info("epoch %d: training was committed before; going on after it", epoch)
+            split = run.architecture()
+            load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+            cache = self._cache(split)
+        read_from = self._materialize(cache, checkpoint)
+        report = self._evaluated(split, cache, checkpoint, resumed)
+
+        def finish() -> EpochRecord:
+            decided = checkpoint.next
+            record = EpochRecord(
+                report=report,
+                next=decided and decided.model_copy(update={"read_from": read_from}),
+                finished=time.time(),
+            )
+            self._commit("report", record)
+            _collect(run, epoch)
+            _show(run, report)
+            return record
+
+        return self._by_first("report", EpochRecord, finish)
+
+    def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, SplitModel, RunCache]:
+        """Train as planned and commit the checkpoint; or as much of both as there is time for."""
+        run, group = self._run, self._group
+        num_steps = math.ceil(len(self._data.train) / run.config.training.batch_size)
+        state = open_state(run, self._epoch, num_steps)
+        cache = self._cache(state.training.split)
+        if self._launched is not None:
+            self._launch_seconds = time.time() - self._launched
+        if plan is None:
+            plan = self._by_first("plan", EpochPlan, lambda: self._make_plan(cache, state))
+        trained, measured = self._train_steps(plan, state, cache)
+        if len(trained.steps) < num_steps:
+            if group.is_first:
+                check_lease(run, self._attempt)
+                commit_partial(run, self._epoch, self._attempt, state, trained)
+            group.wait()
+            raise StoppedError(f"in epoch {self._epoch} after step {state.training.step}")
+        checkpoint = self._by_first(
+            "checkpoint",
+            CheckpointRecord,
+            lambda: self._commit_checkpoint(plan, state, cache, trained, measured),
+        )
+        # What follows is added to the record, which has what was built for the epoch's start.
+        cache.seconds, cache.bytes_written = 0.0, 0
+        return checkpoint, state.training.split, cache
+
+    def _make_plan(self, cache: RunCache, state: OpenState) -> EpochPlan:
+        before = read_record(
+            self._run.storage, self._run.epoch_key(self._epoch - 1, "report"), EpochRecord
+        )
+        decided = before.next if before else None
+        if self._epoch == 1:
+            decided = read_record(self._run.storage, self._run.epoch_key(0, "next"), NextEpoch)
+            decided = decided or cache.first_epoch(state.boundary_start)
+        assert decided is not None
+        plan = EpochPlan(
+            **decided.model_dump(),
+            started=time.time(),
+            window_shards=cache.window_shards(decided.read_from),
+        )
+        self._commit("plan", plan)
+        return plan
+
+    def _train_steps(
+        self, plan: EpochPlan, state: OpenState, cache: RunCache
+    ) -> tuple[TrainedEpoch, dict[str, Any]]:
+        """Train, and what of the report is known only here."""
+        run, config, data = self._run, self._run.config, self._data
+        read_before = run.storage.usage.bytes_read
+        activation_set, feed, open_seconds = None, None, 0.0
+        if plan.read_from is not None:
+            weights = state.parts or run.record.weights
+            activation_set = cache.open_or_build(plan.read_from, weights)
+            clock = time.perf_counter()
+            feed = HiddenFeed(
+                activation_set, cache.runner, cache.held, plan.window_shards, run.compute.device
+            )
+            open_seconds = time.perf_counter() - clock
+        deciding = state.policy is not None
+        self._group.wait()  # with patience: within a step, who is silent is taken to be dead
+        trained = train_epoch(
+            state.training,
+            data.train,
+            _order(run, self._epoch, plan, data.train.lengths, activation_set),
+            epoch=self._epoch,
+            num_epochs=config.training.epochs,
+            seed=config.training.seed,
+            pad_token_id=run.record.pad_token_id,
+            compute=run.compute,
+            policy=state.policy,
+            intervals_per_epoch=config.freezing.intervals_per_epoch,
+            validation_losses=_validation_losses(run, self._epoch) if deciding else (),
+            learning_rate_factor=partial(
+                learning_rate_factor,
+                schedule=config.training.schedule,
+                warmup_ratio=config.training.warmup_ratio,
+                steps=config.training.steps,
+            ),
+            max_grad_norm=config.training.max_grad_norm,
+            hidden_dtype=config.cache.dtype,
+            read_boundary=plan.read_from.boundary if plan.read_from else 0,
+            feed=feed,
+            compile_backend="inductor" if config.training.compile else None,
+            group=self._group,
+            micro_batch=plan.micro_batch,
+            stop=self._stop,
+            done=copy.deepcopy(state.partial.trained) if state.partial else None,
+        )
+        read = run.storage.usage.bytes_read - read_before
+        return trained, {
+            "train_seconds": trained.train_seconds + open_seconds,
+            "read_seconds": trained.read_seconds + open_seconds,
+            "store_bytes_read": sum(self._group.gather(read)) if feed else 0,
+            "tier_bytes": feed.tier_bytes if feed else {},
+        }
+
+    def _commit_checkpoint(
+        self,
+        plan: EpochPlan,
+        state: OpenState,
+        cache: RunCache,
+        trained: TrainedEpoch,
+        measured: dict[str, Any],
+    ) -> CheckpointRecord:
+        run, epoch, training = self._run, self._epoch, state.training
+        clock = time.perf_counter()
+        saved = state.save(run)
+        earlier = state.partial.checkpoint_seconds if state.partial else 0.0
+        report = EpochReport(
+            epoch=epoch,
+            num_steps=len(trained.steps),
+            boundary_start=state.boundary_start,
+            boundary_end=training.freeze.boundary,
+            read_from=f"activations@{plan.read_from.boundary}" if plan.read_from else "tokens",
+            prefix_seconds=trained.prefix_seconds,
+            suffix_seconds=trained.suffix_seconds,
+            checkpoint_seconds=time.perf_counter() - clock + earlier,
+            materialize_seconds=cache.seconds,
+            evaluate_seconds=0.0,
+            train_loss=trained.mean_loss,
+            validation={},
+            activation_bytes_written=cache.bytes_written,
+            activation_bytes_read=trained.activation_bytes_read,
+            order=plan.order,
+            num_workers=self._group.count,
+            launch_seconds=self._launch_seconds,
+            gradient_bytes_reduced=trained.bytes_reduced,
+            cost_usd=0.0,
+            resumed=False,
+            attempt=self._attempt,
+            **measured,
+        )
+        decided = cache.next_epoch(training.freeze.boundary, saved, plan.read_from, trained, epoch)
+        report = report.model_copy(update=_predictions(cache, plan, decided, trained, report))
+        build = cache.should_build(
+            training.freeze.boundary,
+            plan.read_from,
+            decided.decision if decided else None,
+            epochs_left=run.config.training.epochs - epoch,
+        )
+        refusal = cache.refused(training.freeze.boundary, saved, plan.read_from, epoch)
+        record = CheckpointRecord(
+            step=training.step,
+            freeze=training.freeze,
+            parts=saved,
+            materialize=build and refusal is None,
+            notes=[refusal] if refusal else [],
+            read_from=plan.read_from,
+            next=decided,
+            report=report,
+            decisions=decision_reports(trained),
+            intervals=interval_reports(trained),
+            interval_times=[interval.time for interval in trained.intervals],
+            steps=trained.steps,
+            earlier_seconds=state.partial.seconds if state.partial else {},
+        )
+        self._commit("checkpoint", record)
+        run.storage.delete(run.epoch_key(epoch, "partial"))
+        return record
+
+    def _materialize(self, cache: RunCache, checkpoint: CheckpointRecord) -> SetReference | None:
+        """Write the set at the new boundary if that was decided; what the next epoch reads."""
+        read_from = checkpoint.read_from
+        if not checkpoint.materialize:
+            decision = checkpoint.next.decision if checkpoint.next else None
+            return None if decision is not None and decision.source == "tokens" else read_from
+        reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, read_from)
+        cache.open_or_build(reference, checkpoint.parts)
+        return reference
+
+    def _evaluated(
+        self, split: SplitModel, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
+    ) -> EpochReport:
+        """The epoch's report with what came after the training."""
+        run, usage, trained = self._run, self._run.storage.usage, checkpoint.report
+        clock = time.perf_counter()
+        validation = evaluate(
+            split,
+            self._data.validation,
+            num_classes=len(run.record.label_names),
+            pad_token_id=run.record.pad_token_id,
+            compute=run.compute,
+            group=self._group,
+        )
+        report = trained.model_copy(
+            update={
+                "validation": validation,
+                "evaluate_seconds": time.perf_counter() - clock,
+                "materialize_seconds": trained.materialize_seconds + cache.seconds,
+                "activation_bytes_written": trained.activation_bytes_written + cache.bytes_written,
+                "resumed": resumed,
+                "attempt": self._attempt,
+            }
+        )
+        requests = (usage.puts - self._usage.puts, usage.gets - self._usage.gets)
+        puts, gets = (sum(each) for each in zip(*self._group.gather(requests), strict=True))
+        return report.model_copy(update={"cost_usd": _cost(run, report, puts, gets)})
+
+    def _cache(self, split: SplitModel) -> RunCache:
+        run = self._run
+        return RunCache(run, split, self._data.train, run.compute, self._held, self._group)
+
+    def _by_first(self, name: str, kind: type[_Record], commit: Callable[[], _Record]) -> _Record:
+        """A record that the first worker commits; the others wait for it and read it."""
+        record = commit() if self._group.is_first else None
+        self._group.wait()
+        if record is None:
+            record = self._read(name, kind)
+            assert record is not None
+        return record
+
+    def _read(self, name: str, kind: type[_Record]) -> _Record | None:
+        return read_record(self._run.storage, self._run.epoch_key(self._epoch, name), kind)
+
+    def _commit(self, name: str, record: BaseModel) -> None:
+        check_lease(self._run, self._attempt)
+        key = self._run.epoch_key(self._epoch, name)
+        self._run.storage.put(key, record.model_dump_json().encode())
+
+
+def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
+    """Of the epochs before ``epoch``."""
+    records = epoch_records(run, epoch - 1)
+    return tuple(record.report.validation["loss"] for record in records)
+
+
+def _predictions(
+    cache: RunCache,
+    plan: EpochPlan,
+    decided: NextEpoch | None,
+    trained: TrainedEpoch,
+    report: EpochReport,
+) -> dict[str, Any]:
+    """What was predicted of the epoch, and of the set that is built at its end."""
+    predicted: dict[str, Any] = {}
+    if plan.resources is not None:
+        predicted = {
+            "resources": plan.resources.text(),
+            "predicted_seconds": plan.resources.forecast.seconds,
+            "predicted_cost_usd": plan.resources.forecast.cost_usd,
+        }
+    if plan.decision is None:
+        return predicted
+    built_first = plan.decision.build_seconds if report.epoch == 1 else 0.0
+    built_last = decided.decision.build_seconds if decided and decided.decision else 0.0
+    return predicted | {
+        "decision": plan.decision.text(),
+        "predicted_train_seconds": plan.decision.forecast.train_seconds,
+        "predicted_materialize_seconds": built_first + built_last,
+        "prediction_error": cache.planner.error(
+            report.epoch, plan.decision, trained, report.train_seconds, report.num_workers
+        ),
+    }
+
+
+def _order(
+    run: Run,
+    epoch: int,
+    plan: EpochPlan,
+    lengths: npt.NDArray[np.int64],
+    activation_set: ActivationSet | None,
+) -> list[npt.NDArray[np.int64]]:
+    """The epoch's batches, in the order that its plan says."""
+    config = run.config
+    settings: dict[str, Any] = {
+        "batch_size": config.training.batch_size,
+        "seed": config.training.seed,
+        "epoch": epoch,
+        "batching": config.data.batching,
+    }
+    if plan.window_shards is None:
+        return epoch_batches(lengths, **settings)
+    assert activation_set is not None
+    shards = activation_set.layout.shard
+    return windowed_batches(lengths, shards, window_shards=plan.window_shards, **settings)
+
+
+def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
+    worker_seconds = report.num_workers * report.seconds
+    usage = Usage(
+        worker_seconds,
+        bytes_stored=report.activation_bytes_written,
+        puts=puts,
+        gets=gets,
+        egress_bytes=report.store_bytes_read,
+    )
+    return cost_usd(usage, resolve_prices(run.config.prices))
+
+
+def _collect(run: Run, epoch: int) -> None:
+    """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
+    best = best_epoch([record.report for record in epoch_records(run, epoch)])
+    kept = [
+        read_record(run.storage, run.epoch_key(e, "checkpoint"), CheckpointRecord)
+        for e in {best.epoch, epoch}
+    ]
+    freed = collect_parts(
+        run.storage, run.parts_folder, [record.parts for record in kept if record is not None]
+    )
+    _log.info("kept checkpoints %s, freed %.1f MB", sorted({best.epoch, epoch}), freed / 1e6)
+
+
+def _show(run: Run, report: EpochReport) -> None:
+    _log.info(
+        "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
+        "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "
+        "validation accuracy %.4f",
+        *(report.epoch, run.config.training.epochs, report.read_from),
+        *(report.boundary_start, report.boundary_end, report.train_seconds),
+        *(report.checkpoint_seconds, report.materialize_seconds, report.evaluate_seconds),
+        *(report.activation_bytes_written / 1e6, report.activation_bytes_read / 1e6),
+        report.validation["accuracy"],
+    )

@@ -1,0 +1,162 @@
+"""The end of a run: the best epoch's model is tested once and published, the report written."""
+
+import time
+from typing import Any
+
+from afcore.data.prepare import PreparedData
+from afcore.model.pretrained import load_tokenizer
+from afcore.results.figures import epoch_time_figure, freezing_figure
+from afcore.results.report import DataReport, EpochReport, RunReport, TotalsReport
+from afcore.results.tracking import Tracker
+from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
+from afcore.runs.run import Run, find_run, read_record
+from afcore.runs.spent import cost_outside, lost_seconds
+from afcore.runs.state import load_checkpoint
+from afcore.storage.objects import Storage
+from afcore.training.evaluate import evaluate
+
+__all__ = ["finished_report", "publish", "publish_report", "run_report"]
+
+
+def finished_report(storage: Storage, run_id: str) -> RunReport | None:
+    """The report of a run that is done, or None."""
+    run = find_run(storage, run_id)
+    return read_record(storage, f"{run.folder}/result.json", RunReport) if run else None
+
+
+def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float) -> RunReport:
+    """Test the best epoch's model, log model, figures and report, and mark the run as done.
+
+    Args:
+        run: every epoch of it is done; the caller holds its lease.
+        tracker: where to publish.
+        mlflow_run_id: the run's.
+        wall_seconds: of all attempts so far, this one's as of now.
+    """
+    began = time.perf_counter()
+    records, checkpoints = _epoch_records(run)
+    epochs = [record.report for record in records]
+    best = best_epoch(epochs)
+    split, _ = load_checkpoint(run, best.epoch)
+    data = run.data()
+    test, test_seconds = None, 0.0
+    if data.test is not None:
+        clock = time.perf_counter()
+        test = evaluate(
+            split,
+            data.test,
+            num_classes=len(run.record.label_names),
+            pad_token_id=run.record.pad_token_id,
+            compute=run.compute,
+        )
+        test_seconds = time.perf_counter() - clock
+    tracker.log_model(mlflow_run_id, split.model.cpu(), load_tokenizer(run.config.model.name))
+    wall_seconds += time.perf_counter() - began
+    report = run_report(
+        run,
+        data,
+        mlflow_run_id,
+        epochs=epochs,
+        decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
+        intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
+        totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
+        notes=_notes(run, checkpoints, epochs),
+    )
+    publish_report(run, tracker, report, records[-1].finished)
+    return report
+
+
+def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: float) -> None:
+    """Log figures and report, and mark the run as done.
+
+    Args:
+        run: the caller holds its lease.
+        tracker: where to publish.
+        report: of the whole run.
+        finished: when its last epoch was, seconds since the epoch (UTC).
+    """
+    mlflow_run_id = report.mlflow_run_id
+    tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
+    tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
+    tracker.log_report(mlflow_run_id, report, finished)
+    run.storage.put(
+        f"{run.folder}/result.json", report.model_dump_json(by_alias=True, indent=1).encode()
+    )
+
+
+def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any) -> RunReport:
+    """The report of a finished run: what the run is, and ``measured``, the other fields."""
+    return RunReport(
+        schema=1,
+        run_id=run.record.run_id,
+        mode=run.config.mode,
+        seed=run.config.training.seed,
+        status="finished",
+        model=run.config.model.name,
+        num_blocks=run.record.num_blocks,
+        data=DataReport(
+            train_examples=len(data.train),
+            validation_examples=len(data.validation),
+            test_examples=len(data.test) if data.test is not None else 0,
+        ),
+        mlflow_run_id=mlflow_run_id,
+        **measured,
+    )
+
+
+def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:
+    records, checkpoints = [], []
+    for epoch in range(1, run.config.training.epochs + 1):
+        record = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+        checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+        assert record is not None
+        assert checkpoint is not None
+        records.append(record)
+        checkpoints.append(checkpoint)
+    return records, checkpoints
+
+
+def _totals(
+    run: Run,
+    records: list[EpochRecord],
+    checkpoints: list[CheckpointRecord],
+    best: EpochReport,
+    test: dict[str, float] | None,
+    test_seconds: float,
+    wall_seconds: float,
+) -> TotalsReport:
+    epochs = [record.report for record in records]
+    bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
+    # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
+    outside_seconds, outside_usd = cost_outside(run, epochs, wall_seconds)
+    in_epochs = sum(epoch.num_workers * epoch.seconds for epoch in epochs)
+    return TotalsReport(
+        train_seconds=sum(epoch.train_seconds for epoch in epochs),
+        materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
+        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
+        checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
+        wall_seconds=wall_seconds,
+        worker_seconds=in_epochs + outside_seconds,
+        lost_seconds=lost_seconds(run, records, checkpoints),
+        activation_bytes_written=bytes_written,
+        cost_usd=sum(epoch.cost_usd for epoch in epochs) + outside_usd,
+        best_epoch=best.epoch,
+        validation=best.validation,
+        test=test,
+    )
+
+
+def _notes(run: Run, checkpoints: list[CheckpointRecord], epochs: list[EpochReport]) -> list[str]:
+    notes = []
+    if run.record.uncacheable is not None:
+        notes.append(f"nothing was cached: {run.record.uncacheable}")
+    plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
+    notes += plan.notes if plan else []
+    notes += [note for checkpoint in checkpoints for note in checkpoint.notes]
+    windowed = [str(epoch.epoch) for epoch in epochs if epoch.order == "windowed"]
+    if windowed:
+        notes.append(
+            f"epochs {', '.join(windowed)} read a set larger than memory: shards were shuffled, "
+            "and examples within a window of shards; their batches are not those of other modes"
+        )
+    return list(dict.fromkeys(notes))

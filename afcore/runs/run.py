@@ -1,0 +1,344 @@
+"""What a run is named by, and where everything of it lies in the store.
+
+::
+
+    data/<digest>/                  tokens (shared by all runs)
+    activations/<key>/              activation sets (shared by all runs)
+    runs/<run id>/lease/            who works or worked on it
+                  run.json          what it is; which training counts
+                  <training id>/epochs/001/plan.json        where to read from
+                                           checkpoint.json  after training
+                                           report.json      after evaluation
+                                parts/      checkpoint parts by content
+                                activations/  sets of this run alone (cache.share: false)
+                                result.json   the run is done
+
+The run id is the digest of all that decides the weights it ends with, so the same command finds
+the same run. Training anew is one write: ``run.json`` then names another training id.
+"""
+
+import importlib.metadata
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from afcore.compute import Compute, choose_compute
+from afcore.config import CACHING_MODES, PEER_MODES, Config, PricesConfig
+from afcore.data.prepare import PreparedData, open_prepared, prepare
+from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
+from afcore.errors import ConfigError, ModelError, StoreError
+from afcore.freezing.choose import choose_policy
+from afcore.model.blocks import Batch, SplitModel, unused_parameters, verify_pooled, verify_split
+from afcore.model.compile import check_compiler
+from afcore.model.pretrained import (
+    build_classifier,
+    forward_settings,
+    load_classifier,
+    load_tokenizer,
+)
+from afcore.prices import resolve_prices
+from afcore.runs.checkpoint import weight_digests
+from afcore.storage.lease import Lease, check_holder
+from afcore.storage.objects import Storage
+from afcore.tasks.text_classification import collate
+
+__all__ = [
+    "Run",
+    "RunRecord",
+    "begin_run",
+    "check_lease",
+    "find_run",
+    "identify_run",
+    "open_run",
+    "read_record",
+    "run_folder",
+    "run_lease",
+]
+
+_SPLIT_TOLERANCE = 1e-4
+_log = logging.getLogger(__name__)
+_FREEZING_MODES = ("freeze", *CACHING_MODES)
+# Room differs between machines; what it changes, each epoch's order, is in its plan.
+_BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
+_WHERE = {"min", "launcher", "ray_address", "autoscaling"}
+_VERSIONED = ("torch", "transformers", "autofreeze")
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+class RunRecord(BaseModel):
+    """``run.json``. ``training_id`` is new whenever the run is trained anew."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    training_id: str
+    config: Config
+    data: RecipeDigest
+    label_names: list[str]
+    pad_token_id: int
+    architecture: dict[str, Any]
+    num_blocks: int
+    weights: dict[str, ContentDigest]
+    precision: str
+    versions: dict[str, str]
+    uncacheable: str | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, open: its record and its store."""
+
+    storage: Storage
+    record: RunRecord
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return self.record.config
+
+    @property
+    def folder(self) -> str:
+        """Of everything that is this training's alone."""
+        return f"{run_folder(self.record.run_id)}/{self.record.training_id}"
+
+    @property
+    def parts_folder(self) -> str:
+        """Of checkpoint parts."""
+        return f"{self.folder}/parts"
+
+    @property
+    def activations_folder(self) -> str:
+        """Of activation sets this run may read and write."""
+        return "activations" if self.config.cache.share else f"{self.folder}/activations"
+
+    def epoch_key(self, epoch: int, name: str) -> str:
+        """Key of an epoch's ``plan``, ``partial``, ``checkpoint``, ``report`` or ``lost``."""
+        return f"{self.folder}/epochs/{epoch:03d}/{name}.json"
+
+    @property
+    def compute(self) -> Compute:
+        """Device and precision."""
+        return choose_compute(self.config.training.precision)
+
+    def data(self) -> PreparedData:
+        """The tokens."""
+        return open_prepared(self.storage, self.record.data)
+
+    def pretrained(self) -> SplitModel:
+        """The model before the first step.
+
+        Raises:
+            ModelError: when the pre-trained weights are no longer those the run began with.
+        """
+        record = self.record
+        model = load_classifier(
+            self.config.model.name,
+            record.label_names,
+            record.pad_token_id,
+            self.config.training.seed,
+        )
+        split = self._split(model)
+        if weight_digests(split) != record.weights:
+            raise ModelError(
+                f"the weights of {self.config.model.name!r} have changed since run "
+                f"{record.run_id} began"
+            )
+        model.to(self.compute.device)
+        return split
+
+    def architecture(self) -> SplitModel:
+        """The model without its weights."""
+        model = build_classifier(self.record.architecture)
+        return self._split(model.to(self.compute.device))
+
+    def _split(self, model: Any) -> SplitModel:
+        return SplitModel(model, pool=self.config.training.pooled_last_block)
+
+
+def run_folder(run_id: str) -> str:
+    """Folder of a run in the store."""
+    return f"runs/{run_id}"
+
+
+def lease_folder(run_id: str) -> str:
+    """Folder of the log of who worked on a run, and how long."""
+    return f"{run_folder(run_id)}/lease"
+
+
+def _record_key(run_id: str) -> str:
+    return f"{run_folder(run_id)}/run.json"
+
+
+def identify_run(config: Config, storage: Storage) -> RunRecord:
+    """Prepare the data, look at the model, and name the run; nothing of the run is written yet.
+
+    Raises:
+        UserError: for data, a model or settings that cannot be used together.
+    """
+    prices = resolve_prices(config.prices)  # a price that is missing is said now
+    compute = choose_compute(config.training.precision)
+    if config.training.compile:
+        check_compiler(compute.device)
+    tokenizer = load_tokenizer(config.model.name)
+    data = prepare(storage, tokenizer, **config.data.model_dump(exclude={"batching"}))
+    model = load_classifier(
+        config.model.name, data.label_names, tokenizer.pad_token_id, config.training.seed
+    )
+    _check_length(config, model, tokenizer)
+    split = SplitModel(model, pool=config.training.pooled_last_block)
+    try:
+        choose_policy(num_blocks=split.num_blocks, **config.freezing.policy_arguments())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    uncacheable = None
+    batch = _few_examples(split, data, tokenizer.pad_token_id)
+    if config.mode not in PEER_MODES:
+        _log.info("last block: %s", _pooling(split))
+        verify_pooled(split, batch, _SPLIT_TOLERANCE)
+    if config.mode in _FREEZING_MODES:
+        # A prefix that is no function of the example cannot be cached, but may freeze.
+        half = max(1, split.num_blocks // 2)
+        uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
+    if config.workers.max > 1:
+        _check_averaging(split, batch)
+    weights = weight_digests(split)
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    attention = model.config._attn_implementation
+    architecture = {**model.config.to_dict(), "attn_implementation": attention}
+    run_id = recipe_digest(
+        {
+            "schema": 1,
+            "config": _decisive(config),
+            "architecture": forward_settings(architecture),
+            "data": data.digest,
+            "weights": weights,
+            "precision": compute.precision,
+            "device": compute.device.type,
+            "versions": versions,
+        }
+    )[:16]
+    return RunRecord(
+        run_id=run_id,
+        training_id=uuid.uuid4().hex[:16],
+        # In dollars: workers elsewhere have no table of the user's.
+        config=config.model_copy(update={"prices": PricesConfig(**vars(prices))}),
+        data=data.digest,
+        label_names=data.label_names,
+        pad_token_id=tokenizer.pad_token_id,
+        architecture=architecture,
+        num_blocks=split.num_blocks,
+        weights=weights,
+        precision=compute.precision,
+        versions=versions,
+        uncacheable=uncacheable,
+    )
+
+
+def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Lease:
+    """The right to work on a run; work began at ``since``."""
+    return Lease(storage, lease_folder(run_id), f"run {run_id}", since)
+
+
+def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Run:
+    """Begin the run, or go on with the training that was begun under this name.
+
+    Where to log and at what price may differ between attempts. The caller holds the run's lease.
+
+    Args:
+        storage: where.
+        record: as identified now.
+        fresh: leave an earlier training behind and delete what it stored.
+    """
+    known = read_record(storage, _record_key(record.run_id), RunRecord)
+    if known is not None and not fresh:
+        record = record.model_copy(update={"training_id": known.training_id})
+    storage.put(_record_key(record.run_id), record.model_dump_json().encode())
+    if known is not None and fresh:
+        storage.delete_folder(Run(storage, known).folder)
+    return Run(storage, record)
+
+
+def find_run(storage: Storage, run_id: str) -> Run | None:
+    """The run of this name, when it was begun."""
+    record = read_record(storage, _record_key(run_id), RunRecord)
+    return None if record is None else Run(storage, record)
+
+
+def open_run(store: str, run_id: str) -> Run:
+    """Open a run that was begun.
+
+    Raises:
+        StoreError: when there is none of this name.
+    """
+    run = find_run(Storage(store), run_id)
+    if run is None:
+        raise StoreError(f"no run {run_id} in {store}")
+    return run
+
+
+def check_lease(run: Run, attempt: int) -> None:
+    """Make sure, before something irreversible, that attempt ``attempt`` still holds the run.
+
+    Raises:
+        LeaseLostError: when another process took over.
+    """
+    check_holder(run.storage, lease_folder(run.record.run_id), attempt)
+
+
+def read_record(storage: Storage, key: str, kind: type[_Record]) -> _Record | None:
+    """A JSON record, or None when there is none."""
+    try:
+        return kind.model_validate_json(storage.get(key))
+    except KeyError:
+        return None
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """The settings that decide the weights a run ends with, or what it is charged for."""
+    sections = {"mode", "task", "training"}
+    if config.mode in PEER_MODES:
+        return config.model_dump(include=sections)
+    if config.mode in _FREEZING_MODES:
+        sections |= {"freezing"}
+    if config.caches:
+        sections |= {"cache"}
+    decisive = config.model_dump(
+        include=sections | {"workers"}, exclude={"cache": _BUDGETS, "workers": _WHERE}
+    )
+    return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
+
+
+def _check_length(config: Config, model: Any, tokenizer: Any) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
+    if config.data.max_length > longest:
+        raise ConfigError(
+            f"data.max_length is {config.data.max_length}, but {config.model.name!r} has "
+            f"positions for {longest} tokens only"
+        )
+
+
+def _pooling(split: SplitModel) -> str:
+    if split.pooled is None:
+        return f"computed at every position ({split.pooled_reason})"
+    return f"computed at the position that the head reads ({split.pooled_reason})"
+
+
+def _check_averaging(split: SplitModel, batch: Batch) -> None:
+    unused = unused_parameters(split, batch)
+    if unused:
+        raise ModelError(
+            f"{type(split.model).__name__} has parameters that no gradient reaches "
+            f"({', '.join(unused[:3])}), so several workers cannot average them. Set workers.max "
+            "to 1."
+        )
+
+
+def _few_examples(split: SplitModel, data: PreparedData, pad_token_id: int) -> Batch:
+    lengths = data.train.lengths[:64]
+    ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
+    device = next(split.model.parameters()).device
+    return collate(data.train, ids, pad_token_id, device)[0]

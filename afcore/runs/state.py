@@ -1,0 +1,170 @@
+"""The state of a training between its steps: opened from what was committed, committed anew."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from afcore.digest import ContentDigest
+from afcore.freezing.choose import choose_policy
+from afcore.freezing.decisions import FreezePolicy, FreezeState
+from afcore.model.blocks import SplitModel
+from afcore.runs.checkpoint import load_moments, load_sums, load_weights, save_checkpoint, save_sums
+from afcore.runs.records import CheckpointRecord, EpochRecord, PartialRecord
+from afcore.runs.run import Run, read_record
+from afcore.training.gradients import GradientSums
+from afcore.training.loop import interval_around, interval_ends
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.trained import TrainedEpoch, TrainingState
+
+__all__ = [
+    "OpenState",
+    "commit_partial",
+    "epoch_records",
+    "initial_policy",
+    "load_checkpoint",
+    "open_state",
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class OpenState:
+    """The state with which an epoch begins, or goes on where it was stopped.
+
+    Attributes:
+        training: what the epoch changes.
+        policy: None when it never decides.
+        parts: digests of what is stored of it; empty before the first step.
+        boundary_start: of the epoch.
+        partial: where the epoch goes on; None at its beginning.
+    """
+
+    training: TrainingState
+    policy: FreezePolicy | None
+    parts: dict[str, ContentDigest]
+    boundary_start: int
+    partial: PartialRecord | None
+
+    def save(self, run: Run) -> dict[str, ContentDigest]:
+        """Write the parts that changed; what is frozen since the epoch began did not."""
+        frozen = self.training.split.frozen_parts(self.boundary_start)
+        return save_checkpoint(
+            run.storage,
+            run.parts_folder,
+            self.training.split,
+            self.training.optimizer,
+            unchanged={part: self.parts[part] for part in frozen if part in self.parts},
+        )
+
+
+def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
+    """Open what was committed last: within the epoch, after the one before, or nothing.
+
+    Args:
+        run: open.
+        epoch: counted from 1; those before it are done.
+        num_steps: of the epoch.
+
+    Raises:
+        IntegrityError: when a part is missing or damaged.
+    """
+    config = run.config
+    policy, freeze = initial_policy(run)
+    step, parts = 0, dict[str, ContentDigest]()
+    partial = read_record(run.storage, run.epoch_key(epoch, "partial"), PartialRecord)
+    if partial is not None:
+        split = run.architecture()
+        load_weights(run.storage, run.parts_folder, split, partial.parts)
+        freeze, step, parts = partial.freeze, partial.step, partial.parts
+    elif epoch == 1:
+        split = run.pretrained()
+    else:
+        split, checkpoint = load_checkpoint(run, epoch - 1)
+        freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
+    split.set_training(freeze.boundary)
+    optimizer = SuffixOptimizer(
+        split,
+        learning_rate=config.training.learning_rate,
+        weight_decay=config.training.weight_decay,
+    )
+    load_moments(run.storage, run.parts_folder, optimizer, parts)
+    training = TrainingState(split, optimizer, freeze, step)
+    boundary_start = freeze.boundary
+    if partial is not None:
+        boundary_start = partial.trained.steps[0].boundary
+        if partial.sums is not None:
+            ends = interval_ends(num_steps, config.freezing.intervals_per_epoch)
+            training.sums = _load_sums(run, split, partial, ends)
+    return OpenState(training, policy, parts, boundary_start, partial)
+
+
+def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]:
+    """The model as it was after ``epoch``, and the record of it.
+
+    Raises:
+        IntegrityError: when a part is missing or damaged.
+    """
+    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+    assert checkpoint is not None
+    split = run.architecture()
+    load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+    return split, checkpoint
+
+
+def epoch_records(run: Run, num_epochs: int) -> list[EpochRecord]:
+    """Of the first epochs, as far as they are done."""
+    keys = [run.epoch_key(epoch, "report") for epoch in range(1, num_epochs + 1)]
+    records = [read_record(run.storage, key, EpochRecord) for key in keys]
+    return [record for record in records if record is not None]
+
+
+def commit_partial(
+    run: Run, epoch: int, attempt: int, state: OpenState, done: TrainedEpoch
+) -> None:
+    """Commit an epoch that was stopped after some of its steps; the caller holds the lease."""
+    clock = time.perf_counter()
+    training, earlier = state.training, state.partial
+    parts = state.save(run)
+    sums = training.sums.tensors() if training.sums is not None else {}
+    digest = save_sums(run.storage, run.parts_folder, sums) if sums else None
+    seconds = dict(earlier.seconds) if earlier else {}
+    saving = time.perf_counter() - clock
+    trained_before = earlier.trained.train_seconds if earlier else 0.0
+    seconds[attempt] = seconds.get(attempt, 0.0) + done.train_seconds - trained_before + saving
+    record = PartialRecord(
+        step=training.step,
+        freeze=training.freeze,
+        parts=parts,
+        sums=digest,
+        trained=done,
+        seconds=seconds,
+        checkpoint_seconds=saving + (earlier.checkpoint_seconds if earlier else 0.0),
+    )
+    run.storage.put(run.epoch_key(epoch, "partial"), record.model_dump_json().encode())
+    _log.info("epoch %d: stopped and committed after step %d", epoch, training.step)
+
+
+def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
+    """The policy, and the state before the first step.
+
+    None where no decision will ever be due: then statistics are not kept either.
+
+    The policy ``none`` keeps them, in every mode but ``full``: other policies are replayed on them.
+    """
+    if run.config.mode == "full":
+        return None, FreezeState()
+    freezing = run.config.freezing
+    policy, state = choose_policy(num_blocks=run.record.num_blocks, **freezing.policy_arguments())
+    return policy if freezing.keeps_statistics else None, state
+
+
+def _load_sums(
+    run: Run, split: SplitModel, partial: PartialRecord, ends: list[int]
+) -> GradientSums:
+    assert partial.sums is not None
+    num_done = len(partial.trained.steps)
+    before, after = interval_around(ends, num_done)
+    sums = GradientSums(split, after - before)
+    sums.load(load_sums(run.storage, run.parts_folder, partial.sums), num_done - before)
+    return sums

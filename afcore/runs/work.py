@@ -1,0 +1,135 @@
+"""What an epoch of a run goes through, from where it reads, and what it may use."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from afcore.activations.codec import row_bytes
+from afcore.activations.kept import measure_budgets
+from afcore.activations.layout import SHARD_BYTES
+from afcore.activations.materialize import PrefixRunner
+from afcore.config import CHOOSING_MODES, Config
+from afcore.data.order import epoch_batches
+from afcore.data.prepare import Examples
+from afcore.model.blocks import SplitModel
+from afcore.model.pretrained import build_classifier
+from afcore.planning.forecast import Resources
+from afcore.planning.resources import MemoryModel, activation_bytes
+from afcore.planning.tiers import choose_window, place
+from afcore.planning.timing import Reading, Work
+from afcore.runs.run import Run
+
+__all__ = [
+    "batches_of",
+    "device_memory",
+    "epoch_work",
+    "place_set",
+    "resources_of",
+    "training_bytes",
+]
+
+_USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
+
+
+def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """Of epoch ``epoch``, where memory holds what it reads."""
+    config = run.config
+    return epoch_batches(
+        examples.lengths,
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        epoch=epoch,
+        batching=config.data.batching,
+    )
+
+
+def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
+    """What epoch ``epoch``, 1-based, goes through."""
+    hidden_bytes = row_bytes(runner.hidden_size, runner.dtype)
+    return Work.of(examples.lengths, batches_of(run, examples, epoch), hidden_bytes)
+
+
+def place_set(run: Run, num_bytes: int) -> Reading:
+    """What an epoch reads of a set, and from where.
+
+    What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
+    to come at the store's speed. It is gathered in host memory, but for what device memory holds.
+    Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
+    known yet, so all are assumed.
+    """
+    cache = run.config.cache
+    budgets = measure_budgets(
+        cache.device_bytes,
+        cache.host_bytes,
+        cache.disk_bytes,
+        run.compute.device,
+        run.storage.protocol == "file",
+        run.config.workers.max if run.config.workers.ray_address is None else 1,
+        training_bytes(run),
+    )
+    whole, rest = divmod(num_bytes, SHARD_BYTES)
+    shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
+    tiers = place(shards, budgets, choose_window(shards, budgets))
+    streamed = sum(
+        size
+        for size, tier in zip(shards, tiers, strict=True)
+        if tier in ("local disk", "object store")
+    )
+    on_device = sum(shards[: tiers.count("device memory")])  # the first tier that is filled
+    gathered = {"device memory": on_device, "host memory": num_bytes - on_device}
+    return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
+
+
+def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources:
+    """What a training may use."""
+    workers = config.workers
+    return Resources(
+        max_workers=workers.max,
+        min_workers=workers.min,
+        batch_size=config.training.batch_size,
+        micro_batch=workers.micro_batch,
+        memory=memory,
+        deadline_seconds=workers.deadline_seconds,
+        budget_usd=workers.budget_usd,
+    )
+
+
+def device_memory(run: Run, split: SplitModel) -> MemoryModel | None:
+    """Of a GPU, less what may hold activations; a CPU's is taken to suffice."""
+    device = run.compute.device
+    if device.type != "cuda":
+        return None
+    needed, given = training_bytes(run), run.config.cache.device_bytes
+    held = measure_budgets(given, 0, 0, device, True, needed_bytes=needed).device_bytes
+    total = torch.cuda.get_device_properties(device).total_memory
+    return _memory(run, split.model, int(_USABLE * total) - held)
+
+
+def training_bytes(run: Run) -> int:
+    """Of a worker's GPU, what training takes at most: nothing frozen, no batch cut by a plan.
+
+    The device tier leaves so much, although it is made before the model is there. 0 on a CPU.
+    """
+    if run.compute.device.type != "cuda":
+        return 0
+    config = run.config
+    with torch.device("meta"):  # no weights
+        model = build_classifier(run.record.architecture)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
+    examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
+    memory = _memory(run, model, 0)
+    by_boundary = [num_parameters] * run.record.num_blocks
+    return memory.needed_bytes(by_boundary, 0, examples * memory.example_tokens)
+
+
+def _memory(run: Run, model: Any, limit_bytes: int) -> MemoryModel:
+    length = run.config.data.max_length
+    return MemoryModel(
+        limit_bytes=limit_bytes,
+        example_tokens=length,
+        block_token_bytes=activation_bytes(int(model.config.hidden_size), 0, length),
+    )

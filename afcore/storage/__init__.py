@@ -1,0 +1,1 @@
+"""Objects under one root URI, and the right to work on them."""

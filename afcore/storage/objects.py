@@ -1,0 +1,365 @@
+"""One root URI (``file``, ``s3``, ``memory``) over fsspec: whole objects, put atomically.
+
+Keys are relative paths with ``/``. An object is there whole or not at all. Object stores are
+read without a listing cache, so that what another process wrote is seen.
+"""
+
+import contextlib
+import errno
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import fsspec
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
+
+from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
+
+if TYPE_CHECKING:
+    from afcore.storage.s3 import S3Reader
+
+__all__ = ["Storage", "StorageUsage"]
+
+Seen = Callable[[memoryview], object]
+_PIECE_BYTES = 2**20
+
+
+@dataclass
+class StorageUsage:
+    """Requests and bytes since the storage was opened."""
+
+    puts: int = 0
+    gets: int = 0
+    bytes_written: int = 0
+    bytes_read: int = 0
+
+
+class Storage:
+    """Objects below one root.
+
+    Args:
+        root: a path or an fsspec URL, e.g. ``s3://bucket/prefix``. Credentials come from the
+            environment or the cloud's own chain; an S3 endpoint from ``AWS_ENDPOINT_URL``.
+
+    Raises:
+        StoreError: for an unknown protocol, or one whose package is not installed.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self.usage = StorageUsage()
+        self._counting = threading.Lock()
+        self._options: dict[str, Any] = {}
+        if self.root.startswith("s3://"):
+            self._options = {
+                "use_listings_cache": False,
+                "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
+            }
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(self.root, **self._options)
+        except (ValueError, ImportError) as error:
+            raise StoreError(
+                f"store {root!r}: {error}. Use a folder, file://, s3:// or memory://."
+            ) from error
+        protocol = self._fs.protocol
+        self.protocol: str = protocol if isinstance(protocol, str) else protocol[0]
+
+    def __repr__(self) -> str:
+        return f"Storage({self.root!r})"
+
+    def uri(self, key: str) -> str:
+        """Full URI of ``key``."""
+        return f"{self.root}/{key}"
+
+    def key(self, uri: str) -> str:
+        """Key of a URI that :meth:`uri` gave.
+
+        Raises:
+            StoreError: when the URI is not below this root.
+        """
+        if not uri.startswith(f"{self.root}/"):
+            raise StoreError(f"{uri} is not in the store {self.root}")
+        return uri[len(self.root) + 1 :]
+
+    def put(self, key: str, data: bytes | memoryview, seen: Seen | None = None) -> None:
+        """Write an object whole, replacing what was there.
+
+        Args:
+            key: of the object.
+            data: its bytes.
+            seen: gets the bytes piece by piece, each while it is in the processor's cache.
+
+        Raises:
+            StorageFullError: when there is no space left.
+            StoreError: when the store cannot be written.
+        """
+        with self._explained("write", key):
+            if self._is_local:
+                with self._local_draft(key, data, seen) as (draft, target):
+                    os.replace(draft, target)
+            else:
+                if seen is not None:
+                    seen(memoryview(data))
+                self._fs.pipe_file(self._full(key), bytes(data))
+        self.count(puts=1, written=len(data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Write an object only if there is none; among concurrent writers exactly one wins.
+
+        Returns:
+            Whether this call wrote it.
+        """
+        with self._explained("write", key):
+            try:
+                if self._is_local:
+                    with self._local_draft(key, data) as (draft, target):
+                        os.link(draft, target)
+                else:
+                    self._fs.pipe_file(self._full(key), data, mode="create")
+            except FileExistsError:
+                return False
+        self.count(puts=1, written=len(data))
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Read an object whole.
+
+        Raises:
+            KeyError: when there is none.
+            StoreError: when the store cannot be read.
+        """
+        with self._explained("read", key):
+            try:
+                data: bytes = self._fs.cat_file(self._full(key))
+            except FileNotFoundError:
+                raise KeyError(key) from None
+        self.count(gets=1, read=len(data))
+        return data
+
+    def get_into(self, key: str, out: memoryview, seen: Seen | None = None) -> int:
+        """Read an object of known size into memory that is there.
+
+        Args:
+            key: of the object.
+            out: writable bytes, as many as the object is thought to have.
+            seen: gets the bytes piece by piece, each while it is in the processor's cache.
+
+        Returns:
+            How many bytes were read: fewer of an object that is smaller.
+
+        Raises:
+            KeyError: when there is none.
+            StoreError: when the store cannot be read.
+        """
+        with self._explained("read", key):
+            try:
+                count = self._read_into(self._full(key), out, seen or _unseen)
+            except FileNotFoundError:
+                raise KeyError(key) from None
+        self.count(gets=1, read=count)
+        return count
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this name."""
+        with self._explained("read", key):
+            return bool(self._fs.isfile(self._full(key)))
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
+        with self._explained("list", prefix):
+            found = self._fs.find(self._full(prefix), detail=True)
+        start, below = len(self._path) + 1, f"{self._full(prefix).rstrip('/')}/"
+        # s3fs gives the folder itself when the first object comes while it is listing.
+        return {
+            path[start:]: int(info["size"])
+            for path, info in sorted(found.items())
+            if path.startswith(below) and not path.endswith(".draft")
+        }
+
+    def drafts(self) -> dict[str, int]:
+        """Keys and bytes of the drafts that killed writers left on local disk, or live ones use."""
+        if not self._is_local:
+            return {}
+        root, found = Path(self._path), {}
+        for path in sorted(root.rglob("*.draft")):
+            with contextlib.suppress(FileNotFoundError):  # its writer is done
+                found[path.relative_to(root).as_posix()] = path.stat().st_size
+        return found
+
+    def modified(self, key: str) -> float:
+        """When an object was last written, in seconds since the epoch.
+
+        Raises:
+            KeyError: when there is none.
+        """
+        with self._explained("read", key):
+            try:
+                moment = self._fs.modified(self._full(key))
+            except FileNotFoundError:
+                raise KeyError(key) from None
+        return float(moment.timestamp())
+
+    def delete(self, key: str) -> None:
+        """Delete an object; none there is no error."""
+        with self._explained("delete", key), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._full(key))
+
+    def delete_folder(self, prefix: str) -> None:
+        """Delete everything below ``prefix``; none there is no error."""
+        with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self._full(prefix), recursive=True)
+
+    def zarr_store(self, prefix: str) -> Store:
+        """A Zarr store on the folder ``prefix``."""
+        if self._is_local:
+            return LocalStore(self._full(prefix))
+        return FsspecStore.from_url(self.uri(prefix), storage_options=self._options)
+
+    def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
+        """Add requests and bytes; several threads may read."""
+        with self._counting:
+            self.usage.puts += puts
+            self.usage.gets += gets
+            self.usage.bytes_written += written
+            self.usage.bytes_read += read
+
+    def check(self) -> None:
+        """Write, read and delete a small object.
+
+        Raises:
+            StoreError: when any of it fails, with what to do about it.
+        """
+        key, data = f".probe-{uuid.uuid4().hex}", b"autofreeze"
+        self.put(key, data)
+        if self.get(key) != data:
+            raise StoreError(f"store {self.root}: read back other bytes than were written")
+        self.delete(key)
+
+    @property
+    def _is_local(self) -> bool:
+        return self.protocol == "file"
+
+    def _full(self, key: str) -> str:
+        return f"{self._path}/{key}"
+
+    def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:
+        if self._is_local:
+            with open(path, "rb", buffering=0) as file:
+                return _read_pieces(file, out, seen)
+        if self.protocol == "s3":
+            with self._s3_reader.open(path) as body:
+                return _read_pieces(body, out, seen)
+        data: bytes = self._fs.cat_file(path, start=0, end=len(out))
+        out[: len(data)] = data
+        seen(out[: len(data)])
+        return len(data)
+
+    @cached_property
+    def _s3_reader(self) -> "S3Reader":
+        from afcore.storage.s3 import S3Reader
+
+        return S3Reader(self._fs)
+
+    @contextlib.contextmanager
+    def _local_draft(
+        self, key: str, data: bytes | memoryview, seen: Seen | None = None
+    ) -> Iterator[tuple[Path, Path]]:
+        target = Path(self._full(key))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.draft")
+        try:
+            _write_file(draft, memoryview(data), seen or _unseen)
+            yield draft, target
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str, key: str) -> Iterator[None]:
+        """Turn what the file systems raise into one message of ours."""
+        try:
+            yield
+        except (KeyError, AutoFreezeError):
+            raise
+        except Exception as error:
+            raise_explained(error, f"cannot {verb} {self.uri(key)}")
+
+
+def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:
+    """Fill ``out``; how many bytes there were."""
+    done = 0
+    while done < len(out) and (count := source.readinto(out[done : done + _PIECE_BYTES])):
+        seen(out[done : done + count])
+        done += count
+    return done
+
+
+def _write_file(path: Path, data: memoryview, seen: Seen) -> None:
+    with open(path, "wb", buffering=0) as file:
+        done = 0
+        while done < len(data):
+            count = file.write(data[done : done + _PIECE_BYTES])
+            seen(data[done : done + count])
+            done += count
+
+
+def _unseen(_piece: memoryview) -> None:
+    pass
+
+
+def raise_explained(error: Exception, what: str) -> NoReturn:
+    """Raise what :func:`explain` makes of an exception that is being handled."""
+    explained = explain(error, what)
+    if explained is error:  # as its own cause it would have no end
+        raise error
+    raise explained from error
+
+
+def explain(error: Exception, what: str) -> Exception:
+    """The exception a user should see for ``error``; itself when it is not about storage."""
+    for cause in _causes(error):
+        name, text = type(cause).__name__, " ".join(str(cause).split())
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageFullError(
+                f"{what}: no space left. Free some, or point `store` elsewhere; what was "
+                "committed is kept, and the same command goes on from there."
+            )
+        if name in ("NoCredentialsError", "PartialCredentialsError"):
+            return StoreError(
+                f"{what}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "AWS_PROFILE, or run where a role gives them."
+            )
+        if isinstance(cause, PermissionError) or "AccessDenied" in text:
+            return StoreError(f"{what}: not allowed ({text}). Check the rights on the store.")
+        if isinstance(cause, FileNotFoundError) or "NoSuchBucket" in text:
+            return StoreError(f"{what}: {text or 'not found'}. Does the bucket or folder exist?")
+        if isinstance(cause, ConnectionError | TimeoutError) or "Connect" in name:
+            return StoreUnreachableError(
+                f"{what}: cannot reach the store ({text}). Check the endpoint."
+            )
+        if name == "ClientError":
+            return _explain_s3(cause, f"{what}: {text}")
+    if isinstance(error, OSError):
+        return StoreError(f"{what}: {' '.join(str(error).split())}")
+    return error
+
+
+def _explain_s3(error: Any, what: str) -> StoreError:
+    """An answer of botocore's that is none of the known ones: the server's trouble, or ours."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or error.response["Error"]["Code"] == "SlowDown":
+        return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
+    return StoreError(f"{what}. Check the credentials, and the rights on the store.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

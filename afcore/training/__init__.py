@@ -1,0 +1,1 @@
+"""An epoch: its steps, its workers, the statistics of its gradients. Commits nothing."""

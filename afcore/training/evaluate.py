@@ -1,0 +1,50 @@
+"""Score a model on a split: the whole model, in eval mode, in length-sorted batches."""
+
+import logging
+import time
+
+import torch
+
+from afcore.compute import Compute
+from afcore.data.order import inference_batches
+from afcore.data.prepare import Examples
+from afcore.model.blocks import SplitModel
+from afcore.tasks.text_classification import Scores, collate
+from afcore.training.group import ALONE, WorkerGroup
+
+__all__ = ["INFERENCE_TOKENS", "evaluate"]
+
+INFERENCE_TOKENS = 4096
+_PROGRESS_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+def evaluate(
+    split: SplitModel,
+    examples: Examples,
+    *,
+    num_classes: int,
+    pad_token_id: int,
+    compute: Compute,
+    group: WorkerGroup = ALONE,
+) -> dict[str, float]:
+    """Accuracy, macro F1 and loss of the whole model, over the examples of all workers together.
+
+    Each worker scores a part of every batch. Leaves the model in eval mode.
+    """
+    split.model.eval()
+    done, shown = 0, time.monotonic()
+    scores = Scores(num_classes, compute.device)
+    with torch.no_grad(), compute.autocast():
+        for together in inference_batches(examples.lengths, max_tokens=INFERENCE_TOKENS):
+            ids = together[group.rank :: group.count]
+            if not len(ids):
+                continue
+            batch, labels = collate(examples, ids, pad_token_id, compute.device)
+            scores.add(split.logits(batch), labels)
+            done += len(together)
+            if time.monotonic() - shown > _PROGRESS_SECONDS:
+                shown = time.monotonic()
+                _log.info("evaluated %d of %d examples", done, len(examples))
+    group.wait()  # torchmetrics adds up what the workers have, without patience
+    return scores.compute()

@@ -1,0 +1,269 @@
+"""The workers that train one epoch together: which of them this is, and what all agree on.
+
+Every worker runs the same program on its share of each batch. Gradients are averaged by
+``DistributedDataParallel`` around what trains, wrapped anew at each boundary; so weights, moments,
+statistics and decisions are the same on every worker, which is checked at every decision. The
+first worker alone commits. One worker alone needs no process group: then nothing here does
+anything.
+"""
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from afcore.digest import recipe_digest
+from afcore.errors import ConfigError, LeaseLostError, WorkerLostError
+from afcore.model.blocks import Batch, SplitModel
+
+__all__ = ["ALONE", "Suffix", "WorkerGroup", "join_group"]
+
+STEP_SECONDS = 30.0
+"""A worker that is silent for so long within a step is taken to be dead."""
+_PATIENT = timedelta(hours=12)
+
+
+class WorkerGroup:
+    """``count`` workers, of which this one is number ``rank``, from 0.
+
+    Args:
+        rank: of this worker.
+        count: of all.
+        local_count: of those on this machine.
+        patient: process group for what may take long; None for one worker alone.
+    """
+
+    def __init__(
+        self, rank: int = 0, count: int = 1, local_count: int = 1, patient: Any = None
+    ) -> None:
+        self.rank = rank
+        self.count = count
+        self.local_count = local_count
+        self._patient = patient
+        self._asked: tuple[Any, Tensor] | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker commits."""
+        return self.rank == 0
+
+    def share(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """This worker's part of a batch: every ``count``-th example, so lengths spread evenly.
+
+        Args:
+            ids: [b] example ids.
+
+        Returns:
+            At least one id: a batch with fewer examples than workers gives the others its first
+            one, for :meth:`weight` 0.
+        """
+        share = ids[self.rank :: self.count]
+        return share if len(share) else ids[:1]
+
+    def weight(self, batch_size: int, num_examples: int) -> float:
+        """What this worker's sum of losses is multiplied with, so that the average is the batch's.
+
+        Workers' gradients are averaged, each with the same weight; ``count / b`` times a sum of
+        losses, averaged over the workers, is the mean over the ``b`` examples of the batch.
+
+        Args:
+            batch_size: b.
+            num_examples: in the share.
+        """
+        if self.rank >= batch_size:
+            return 0.0
+        return self.count * num_examples / batch_size
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the workers of [n] values; the same everywhere."""
+        if self.count > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.count
+        return values
+
+    def longest(self, seconds: dict[str, float]) -> dict[str, float]:
+        """Of each of these, the most that a worker took."""
+        if self.count == 1:
+            return seconds
+        values = torch.tensor(list(seconds.values()), dtype=torch.float64)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._patient)
+        return dict(zip(seconds, values.tolist(), strict=True))
+
+    def wants_to_stop(self, wish: bool) -> bool:
+        """Whether some worker wished to stop; all get the same answer at the same step.
+
+        With more than one, the answer is that of the step before: asking takes no time then.
+        """
+        if self.count == 1:
+            return wish
+        answer = self.pending_stop()
+        asked = torch.tensor([int(wish)])
+        work = dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._patient, async_op=True)
+        self._asked = (work, asked)
+        return answer
+
+    def pending_stop(self) -> bool:
+        """The answer to what was asked last, if anything."""
+        if self._asked is None:
+            return False
+        work, asked = self._asked
+        self._asked = None
+        work.wait()
+        return bool(asked.item())
+
+    def wait(self) -> None:
+        """Until every worker is here, however long the others take."""
+        if self.count > 1:
+            dist.barrier(group=self._patient)
+
+    def tell(self, message: Any = None) -> Any:
+        """What the first worker says, for all of them; it may take long to say it."""
+        if self.count == 1:
+            return message
+        messages = [message]
+        dist.broadcast_object_list(messages, src=0, group=self._patient)
+        return messages[0]
+
+    def checked_by_first(self, check: Callable[[], None]) -> None:
+        """Run ``check`` on the first worker; who went on alone would wait for the others.
+
+        Raises:
+            LeaseLostError: on every worker, when the check raises it.
+        """
+        lost = None
+        if self.is_first:
+            try:
+                check()
+            except LeaseLostError as error:
+                lost = str(error)
+        lost = self.tell(lost)
+        if lost is not None:
+            raise LeaseLostError(lost)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's value, by rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self._patient)
+        return values
+
+    def check_same(self, what: str, value: Any) -> None:
+        """Make sure that every worker has the same value.
+
+        Raises:
+            ConfigError: when not.
+        """
+        digests = self.gather(recipe_digest({"value": value})) if self.count > 1 else []
+        others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
+        if others:
+            raise ConfigError(
+                f"workers differ: worker {', '.join(others)} has another {what} than worker 0. "
+                "Install the same versions, and give all of them the same data and store."
+            )
+
+
+ALONE = WorkerGroup()
+
+
+@contextlib.contextmanager
+def join_group(device: torch.device) -> Iterator[WorkerGroup]:
+    """The group that the environment speaks of (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ...).
+
+    NCCL on CUDA, gloo otherwise, and gloo beside NCCL for what is on the CPU.
+
+    Raises:
+        WorkerLostError: when the others cannot be reached.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=STEP_SECONDS))
+            patient = dist.new_group(backend="gloo", timeout=_PATIENT)
+        except (RuntimeError, ValueError) as error:
+            raise WorkerLostError(f"the workers do not find each other: {error}") from error
+        local_count = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+        yield WorkerGroup(dist.get_rank(), count, local_count, patient)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class Suffix:
+    """What trains, seen by the workers: its gradients are averaged in the backward pass.
+
+    Args:
+        split: the model.
+        group: of the workers.
+    """
+
+    def __init__(self, split: SplitModel, group: WorkerGroup) -> None:
+        self._split = split
+        self._group = group
+        self._wrapped: DistributedDataParallel | None = None
+        self.bytes_reduced = 0
+
+    def wrap(self) -> None:
+        """Average the gradients of the parameters that require them now, and of no others.
+
+        The wrapper before this one is let go first: two that are alive reduce twice.
+        """
+        if self._group.count == 1:
+            return
+        self._wrapped = None
+        gc.collect()
+        self._wrapped = DistributedDataParallel(
+            _Logits(self._split),
+            forward_sync_buffers=False,
+            gradient_as_bucket_view=True,
+            init_sync=False,  # every worker has loaded, or computed, the same
+        )
+        self._wrapped.register_comm_hook(dist.group.WORLD, self._reduce)
+
+    def logits(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
+        """As :meth:`afcore.model.blocks.SplitModel.logits`."""
+        if self._wrapped is None:
+            return self._split.logits(batch, boundary, hidden)
+        logits: Tensor = self._wrapped(batch, boundary, hidden)
+        return logits
+
+    def accumulating(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, gradients are added up on each worker and not averaged yet."""
+        if self._wrapped is None:
+            return contextlib.nullcontext()
+        without: contextlib.AbstractContextManager[None] = self._wrapped.no_sync()
+        return without
+
+    def _reduce(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+        self.bytes_reduced += bucket.buffer().nbytes
+        return allreduce_hook(group, bucket)
+
+
+class _Logits(nn.Module):
+    """The model as a module whose forward pass is that of the suffix."""
+
+    def __init__(self, split: SplitModel) -> None:
+        super().__init__()
+        self.model = split.model
+        self._split = split
+
+    def forward(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
+        """[b, c] float32."""
+        return self._split.logits(batch, boundary, hidden)

@@ -1,0 +1,226 @@
+"""The loop of one epoch: steps, statistics, decisions. Commits nothing.
+
+At the end of every interval the policy decides, and when the boundary grew the optimizer drops what
+froze and keeps the rest's moments.
+
+Each worker runs this loop over the same batches, on its share of each
+(:mod:`afcore.training.group`).
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from afcore.activations.codec import HiddenDtype
+from afcore.compute import Compute
+from afcore.data.prepare import Examples
+from afcore.feed import HiddenFeed
+from afcore.freezing.decisions import FreezePolicy, IntervalStatistics
+from afcore.model.compile import Backend
+from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
+from afcore.training.group import ALONE, WorkerGroup
+from afcore.training.steps import Losses, Steps, diverged
+from afcore.training.trained import Interval, StepLog, TrainedEpoch, TrainingState
+
+__all__ = ["interval_around", "interval_ends", "train_epoch"]
+
+_PROGRESS_SECONDS = 5.0
+_STEPS_PER_READING = 50
+_log = logging.getLogger(__name__)
+
+
+def interval_ends(num_steps: int, intervals: int) -> list[int]:
+    """Steps (1-based, within the epoch) after which a decision is due; the last always is one."""
+    return sorted({round((i + 1) * num_steps / intervals) for i in range(intervals)} - {0})
+
+
+def interval_around(ends: list[int], num_done: int) -> tuple[int, int]:
+    """Steps after which the interval of the next step begins and ends; empty after the last."""
+    before = max((end for end in ends if end <= num_done), default=0)
+    return before, next((end for end in ends if end > num_done), before)
+
+
+def train_epoch(
+    state: TrainingState,
+    examples: Examples,
+    batches: list[npt.NDArray[np.int64]],
+    *,
+    epoch: int,
+    num_epochs: int,
+    seed: int,
+    pad_token_id: int,
+    compute: Compute,
+    policy: FreezePolicy | None,
+    intervals_per_epoch: int,
+    validation_losses: tuple[float, ...] = (),
+    learning_rate_factor: Callable[[int, int], float],
+    max_grad_norm: float,
+    hidden_dtype: HiddenDtype,
+    read_boundary: int = 0,
+    feed: HiddenFeed | None = None,
+    compile_backend: Backend | None = None,
+    group: WorkerGroup = ALONE,
+    micro_batch: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    done: TrainedEpoch | None = None,
+) -> TrainedEpoch:
+    """Train on ``batches`` in their order.
+
+    Args:
+        state: changed in place.
+        examples: the training split.
+        batches: of example ids, as :func:`afcore.data.order.epoch_batches` gives them; whole ones,
+            whatever the number of workers.
+        epoch: 1-based.
+        num_epochs: of the whole training.
+        seed: of the training; a step's dropout depends on it, the step and the worker alone.
+        pad_token_id: of the tokenizer.
+        compute: device and precision.
+        policy: decides at the end of each interval; None keeps no statistics.
+        intervals_per_epoch: decisions per epoch.
+        validation_losses: of the epochs before this one, for the policy.
+        learning_rate_factor: from (step counted from 0, total steps).
+        max_grad_norm: clipping; 0 for none.
+        hidden_dtype: hidden states at the boundary are rounded to it.
+        read_boundary: boundary of the feed's set, at most the state's; 0 for tokens.
+        feed: hidden states at ``read_boundary``.
+        compile_backend: of ``torch.compile`` for the suffix; None runs it eagerly.
+        group: the workers.
+        micro_batch: most examples of a worker in one backward pass; None for no limit.
+        stop: asked after each step; once a worker's says yes, all stop after the same step, with
+            fewer ``steps`` than batches.
+        done: what was trained of this epoch before; changed in place and returned.
+
+    Raises:
+        AutoFreezeError: when the loss is no longer finite.
+    """
+    loop = Steps(
+        state=state,
+        examples=examples,
+        batches=batches,
+        compute=compute,
+        group=group,
+        pad_token_id=pad_token_id,
+        hidden_dtype=hidden_dtype,
+        read_boundary=read_boundary,
+        feed=feed,
+        micro_batch=micro_batch,
+        compile_backend=compile_backend,
+        done=done or TrainedEpoch(),
+    )
+    total_steps = num_epochs * len(batches)
+    decide = partial(_decide, loop.done, state, epoch, total_steps, validation_losses, group)
+    ends = interval_ends(len(batches), intervals_per_epoch)
+    sums = _sums(state, ends, len(loop.done.steps))
+    losses = Losses(loop.done, group)
+    progress = _Progress(epoch, num_epochs, len(batches), len(loop.done.steps))
+    for number, ids, hidden in loop.shares():
+        compute.seed(seed, epoch, number, group.rank)
+        boundary = state.freeze.boundary
+        loss = loop.backward(ids, hidden)
+        norms = {}
+        if policy is not None or max_grad_norm:
+            norms = norms_of_gradients(state.optimizer.parameters)
+        if policy is not None:
+            sums.add(norms)
+        if max_grad_norm:
+            clip_gradients(norms, max_grad_norm)
+        rate = state.optimizer.step(learning_rate_factor(state.step, total_steps))
+        state.step += 1
+        losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
+        if number in ends or number % _STEPS_PER_READING == 0:
+            losses.read()
+        if policy is not None and number in ends:
+            decide(sums, policy)
+            begin, end = interval_around(ends, number)
+            sums.begin(end - begin)
+            if state.freeze.boundary != boundary:
+                loop.change_boundary()
+        loop.watch.lap("suffix")
+        stopping = group.wants_to_stop(stop()) and number < len(batches)
+        if stopping or number == len(batches) or progress.is_due():
+            # Workers read together or not at all, and their clocks differ.
+            if stopping or number == len(batches) or group.count == 1:
+                losses.read()
+            progress.show(number, loop.done.steps, state)
+        if stopping:
+            break
+    state.sums = sums if len(loop.done.steps) < len(batches) else None
+    group.pending_stop()
+    return loop.finish()
+
+
+class _Progress:
+    """A line in the log every few seconds."""
+
+    def __init__(self, epoch: int, num_epochs: int, num_steps: int, first: int) -> None:
+        self._epochs = (epoch, num_epochs)
+        self._num_steps = num_steps
+        self._first = first
+        self._began = self._shown = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._shown > _PROGRESS_SECONDS
+
+    def show(self, number: int, steps: list[StepLog], state: TrainingState) -> None:
+        self._shown = time.monotonic()
+        seconds = self._shown - self._began
+        losses = [step.loss for step in steps[-20:]]
+        _log.info(
+            "epoch %d/%d  step %d/%d  loss %.3f  boundary %d of %d  %.0f s left",
+            *(*self._epochs, number, self._num_steps, np.mean(losses) if losses else math.nan),
+            *(state.freeze.boundary, state.split.num_blocks),
+            seconds / (number - self._first) * (self._num_steps - number),
+        )
+
+
+def _sums(state: TrainingState, ends: list[int], num_done: int) -> GradientSums:
+    """New ones, or those of the interval in which the epoch was stopped."""
+    if state.sums is not None:
+        return state.sums
+    before, after = interval_around(ends, num_done)
+    return GradientSums(state.split, after - before)
+
+
+def _decide(
+    done: TrainedEpoch,
+    state: TrainingState,
+    epoch: int,
+    total_steps: int,
+    validation_losses: tuple[float, ...],
+    group: WorkerGroup,
+    sums: GradientSums,
+    policy: FreezePolicy,
+) -> None:
+    steps = done.steps[-sums.num_steps :]
+    losses = [step.loss for step in steps]
+    statistics = IntervalStatistics(
+        **sums.finish(),
+        num_steps=len(steps),
+        step=state.step,
+        total_steps=total_steps,
+        learning_rate=float(np.mean([step.learning_rate for step in steps])),
+        epoch=epoch,
+        train_loss=float(np.mean(losses)),
+        train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
+        if len(losses) > 1
+        else 0.0,
+        validation_losses=validation_losses,
+    )
+    if not all(map(math.isfinite, statistics.gradient_norms)):
+        raise diverged("gradients are not finite")
+    before = state.freeze.boundary
+    state.freeze, decision = policy(state.freeze, statistics)
+    done.intervals.append(Interval(epoch, time.time(), statistics, decision))
+    group.check_same("freeze decision", state.freeze.boundary)
+    if decision is not None:
+        _log.info(
+            "decision at step %d: boundary %d -> %d, threshold %.3g, eta %s",
+            *(state.step, before, state.freeze.boundary, decision.threshold),
+            " ".join(f"{eta:.3g}" for eta in decision.eta),
+        )

@@ -1,0 +1,70 @@
+"""What an epoch of training changes, and what it gives."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from afcore.freezing.decisions import FreezeDecision, FreezeState, IntervalStatistics
+from afcore.model.blocks import SplitModel
+from afcore.training.gradients import GradientSums
+from afcore.training.optimizer import SuffixOptimizer
+
+__all__ = ["Interval", "StepLog", "TrainedEpoch", "TrainingState"]
+
+
+@dataclass
+class TrainingState:
+    """What an epoch changes; ``sums`` are there where it was stopped within an interval."""
+
+    split: SplitModel
+    optimizer: SuffixOptimizer
+    freeze: FreezeState
+    step: int = 0
+    sums: GradientSums | None = None
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One step; ``time`` in seconds since the epoch (UTC)."""
+
+    step: int
+    time: float
+    loss: float
+    learning_rate: float
+    boundary: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One interval's statistics and the decision at its end (None: none was due)."""
+
+    epoch: int
+    time: float
+    statistics: IntervalStatistics
+    decision: FreezeDecision | None
+
+
+@dataclass
+class TrainedEpoch:
+    """What an epoch of training gives, beside the changed state; of part of one, if it stopped.
+
+    Tokens (times blocks, without padding) and bytes are those of all workers together; seconds,
+    backward passes and ``bytes_reduced`` (of gradients, averaged over the workers) of this one.
+    """
+
+    prefix_seconds: float = 0.0
+    suffix_seconds: float = 0.0
+    read_seconds: float = 0.0
+    train_seconds: float = 0.0
+    prefix_block_tokens: int = 0
+    suffix_block_tokens: int = 0
+    activation_bytes_read: int = 0
+    bytes_reduced: int = 0
+    num_passes: int = 0
+    steps: list[StepLog] = field(default_factory=list)
+    intervals: list[Interval] = field(default_factory=list)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the steps."""
+        return float(np.mean([step.loss for step in self.steps]))

@@ -1,0 +1,193 @@
+"""What goes, what stays."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afcore.activations import garbage
+from afcore.activations.building import build_lease
+from afcore.activations.garbage import collect_garbage
+from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets
+from afcore.digest import RecipeDigest
+from afcore.storage.lease import Lease
+from afcore.storage.objects import Storage
+
+DAY = 86400.0
+PRETRAINED = {"embeddings": "e", "block.000": "b"}
+TRAINED = {"embeddings": "e2", "block.000": "b2"}
+
+
+def write_set(
+    storage: Storage, folder: str, *runs: str, commit: bool = True, weights: Any = PRETRAINED
+) -> ActivationSet | None:
+    """Five rows of eight bytes, used by ``runs``."""
+    writer = ActivationWriter(storage, folder, np.asarray([2, 3]), 4, "bf16")
+    writer.write_shard(0, np.zeros((5, 4), np.uint16))
+    if not commit:
+        return None
+    recipe = {"weights": weights}
+    found = writer.commit(RecipeDigest("k" * 64), 1, [1], recipe, "r")
+    for run in runs:
+        found.record_use(run, f"runs/{run}")
+    return found
+
+
+def begin(storage: Storage, run: str, training_id: str = "t1", finished: bool = False) -> None:
+    record = {"training_id": training_id, "weights": PRETRAINED | {"head": "h"}}
+    storage.put(f"runs/{run}/run.json", json.dumps(record).encode())
+    if finished:
+        storage.put(f"runs/{run}/{training_id}/result.json", b"{}")
+
+
+def make_old(storage: Storage) -> None:
+    """Everything below was written three days ago."""
+    for path in Path(storage.root).rglob("*"):
+        os.utime(path, (time.time() - 3 * DAY,) * 2)
+
+
+def collect(
+    storage: Storage, idle_days: float = 30, max_bytes: int | None = None
+) -> dict[str, str]:
+    """What goes, and why; a dry run must say the same and delete nothing."""
+    settings: dict[str, Any] = {"max_idle_seconds": idle_days * DAY, "max_bytes": max_bytes}
+    before = storage.list(""), storage.drafts()
+    planned = collect_garbage(storage.root, **settings, dry_run=True)
+    assert (storage.list(""), storage.drafts()) == before
+    removed = collect_garbage(storage.root, **settings)
+    assert [removal.folder for removal in removed] == [removal.folder for removal in planned]
+    for removal in removed:
+        assert not storage.list(removal.folder)
+        assert removal.num_bytes >= 0
+    return {removal.folder: removal.why for removal in removed}
+
+
+def test_idle_sets_go_and_those_of_live_runs_stay(storage: Storage) -> None:
+    write_set(storage, "activations/idle")
+    write_set(storage, "activations/used", "r1")
+    begin(storage, "r1")
+    assert collect(storage, idle_days=1) == {}
+    with Lease(storage, "runs/r1/lease", "run r1"):
+        assert list(collect(storage, idle_days=0)) == ["activations/idle"]
+    assert list(collect(storage, idle_days=0)) == ["activations/used"]
+    assert list_sets(storage) == []
+
+
+def test_a_set_that_a_run_opens_meanwhile_stays(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(local_storage, "r1")
+    write_set(local_storage, "activations/a", "r1")
+    lease = Lease(local_storage, "runs/r1/lease", "run r1")
+    monkeypatch.setattr(garbage, "_unreachable", lambda *_: lease.__enter__() and "no reason")
+    removed = collect_garbage(local_storage.root, max_idle_seconds=DAY)
+    lease.__exit__(None, None, None)
+    assert removed == []
+    assert len(list_sets(local_storage)) == 1
+
+
+def test_over_the_budget_the_least_recently_used_go(local_storage: Storage) -> None:
+    for run, name in (("r1", "live"), ("r2", "old"), ("r3", "middle"), ("r4", "new")):
+        begin(local_storage, run)
+        write_set(local_storage, f"activations/{name}", run)
+    with Lease(local_storage, "runs/r1/lease", "run r1"):
+        assert collect(local_storage, max_bytes=160) == {}
+        removed = collect(local_storage, max_bytes=99)
+        assert list(removed) == ["activations/old", "activations/middle"]
+        assert removed["activations/old"].startswith("least recently used")
+        assert list(collect(local_storage, max_bytes=0)) == ["activations/new"]
+    assert [found.folder for found in list_sets(local_storage)] == ["activations/live"]
+
+
+def test_what_goes_anyway_makes_room_in_the_budget(local_storage: Storage) -> None:
+    begin(local_storage, "r1")
+    write_set(local_storage, "activations/reachable", "r1")
+    write_set(local_storage, "activations/orphan", "gone")
+    assert list(collect(local_storage, max_bytes=40)) == ["activations/orphan"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "finished", "why"),
+    [
+        (PRETRAINED, {"r1": True, "r2": True}, None),
+        (TRAINED, {"r1": True, "r2": False}, None),
+        (TRAINED, {"r1": True, "r2": True}, "only finished runs trained"),
+        (PRETRAINED, {}, "the runs that used it are gone"),
+    ],
+)
+def test_shared_sets_go_when_no_run_will_read_them(
+    local_storage: Storage, weights: Any, finished: dict[str, bool], why: str | None
+) -> None:
+    write_set(local_storage, "activations/shared", "r1", "r2", weights=weights)
+    for run, is_finished in finished.items():
+        begin(local_storage, run, finished=is_finished)
+    removed = collect(local_storage)
+    assert list(removed) == (["activations/shared"] if why else [])
+    assert removed.get("activations/shared", "").startswith(why or "")
+
+
+def test_private_sets_go_when_their_run_is_done_with_them(local_storage: Storage) -> None:
+    for run, finished in (("gone", None), ("done", True), ("interrupted", False)):
+        for name in ("low", "high"):
+            write_set(local_storage, f"runs/{run}/t1/activations/{name}", run)
+        if finished is not None:
+            begin(local_storage, run, finished=finished)
+    folder = "runs/interrupted/t1"
+    for epoch, name in (("001", "low"), ("002", "high")):
+        reference = {"folder": f"{folder}/activations/{name}"}
+        plan = {"read_from": None if epoch == "001" else reference}
+        local_storage.put(f"{folder}/epochs/{epoch}/plan.json", json.dumps(plan).encode())
+    removed = collect(local_storage)
+    assert {f.replace("/t1/activations", ""): why for f, why in removed.items()} == {
+        "runs/gone/low": "its run is gone",
+        "runs/gone/high": "its run is gone",
+        "runs/done/low": "its run is finished",
+        "runs/done/high": "its run is finished",
+        "runs/interrupted/low": "its run has gone on to another set",
+    }
+
+
+def test_a_training_that_was_replaced_goes_after_a_day(local_storage: Storage) -> None:
+    for training_id in ("t1", "t2"):
+        local_storage.put(f"runs/r1/{training_id}/parts/p.safetensors", b"weights")
+    begin(local_storage, "r1", "t2")
+    with Lease(local_storage, "runs/r1/lease", "run r1"):
+        pass
+    assert collect(local_storage) == {}
+    make_old(local_storage)
+    with Lease(local_storage, "runs/r1/lease", "run r1"):
+        assert collect(local_storage) == {}
+    assert list(collect(local_storage)) == ["runs/r1/t1"]
+
+
+def test_what_a_killed_measurement_left_goes_after_a_day(local_storage: Storage) -> None:
+    local_storage.put("probes/abc/run.json", b"{}")
+    assert collect(local_storage) == {}
+    make_old(local_storage)
+    assert list(collect(local_storage)) == ["probes/abc"]
+
+
+def test_what_killed_writers_left_goes_after_a_day(local_storage: Storage) -> None:
+    begin(local_storage, "r1")
+    write_set(local_storage, "activations/torn", commit=False)
+    write_set(local_storage, "activations/whole", "r1")
+    write_set(local_storage, "activations/whole", commit=False)
+    draft = Path(local_storage.root, "runs/r1/run.json.abc.draft")
+    draft.write_bytes(b"half")
+    (whole,) = list_sets(local_storage)
+    assert collect(local_storage) == {}
+    make_old(local_storage)
+    with build_lease(local_storage, "activations/whole", "set"):
+        assert set(collect(local_storage)) == {
+            "activations/torn",
+            "runs/r1/run.json.abc.draft",
+        }
+    assert not draft.exists()
+    ((orphan, why),) = collect(local_storage).items()
+    assert orphan.startswith("activations/whole/shards/00000-")
+    assert why == "not part of the set any more"
+    assert whole.verify() == []

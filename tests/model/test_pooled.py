@@ -1,0 +1,142 @@
+"""A last block at one position gives the outputs and the gradients of the whole model."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from afcore.errors import ModelError
+from afcore.model.blocks import SplitModel, verify_pooled
+from afcore.model.pooled import find_pooled_block
+from tests.model.test_blocks import CONFIGS, build, ragged_batch
+
+NO_CACHE = "its blocks know no key-value cache"
+POSITIONS = {
+    "bert": "first",
+    "roberta": "first",
+    "electra": "first",
+    "distilbert": NO_CACHE,
+    "mpnet": NO_CACHE,
+    "deberta-v2": NO_CACHE,
+    "modernbert": NO_CACHE,
+    "gpt2": "last but padding",
+    "gpt-neox": "last but padding",
+    "llama": "last but padding",
+    "qwen2-sliding": "last but padding",
+}
+POOLED = [name for name, position in POSITIONS.items() if position != NO_CACHE]
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Ragged; the last example's last word has the padding's id."""
+    batch = ragged_batch(9, 5, 1, 9)
+    batch["input_ids"][3, 8] = 0
+    return batch
+
+
+def test_what_is_known_of_each_architecture() -> None:
+    assert {name: SplitModel(build(name)).pooled_reason for name in CONFIGS} == POSITIONS
+
+
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("boundary", [0, 3])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_outputs_and_gradients_are_those_of_the_whole(
+    name: str, boundary: int, attention: str, batch: dict[str, torch.Tensor]
+) -> None:
+    whole, pooled = (SplitModel(build(name), pool=pool) for pool in (False, True))
+    assert whole.pooled is None
+    assert pooled.pooled is not None
+    found = []
+    for split in (whole, pooled):
+        split.model.set_attn_implementation(attention)
+        split.set_training(boundary)
+        split.model.eval()
+        hidden = split.hidden(batch, boundary).detach() if boundary else None
+        logits = split.logits(batch, boundary, hidden)
+        logits.square().sum().backward()
+        named = split.model.named_parameters()
+        found.append((logits, {name: p.grad for name, p in named if p.requires_grad}))
+    (expected, gradients), (logits, ours) = found
+    torch.testing.assert_close(logits, expected)
+    assert gradients
+    assert None not in ours.values()
+    torch.testing.assert_close(ours, gradients, atol=1e-5, rtol=1e-4)
+
+
+def test_all_but_keys_and_values_is_computed_at_one_position(
+    batch: dict[str, torch.Tensor],
+) -> None:
+    split = SplitModel(build("bert"))
+    rows: dict[str, list[int]] = {"below": [], "last": []}
+    for name, block in (("below", split.blocks[-2]), ("last", split.blocks[-1])):
+        block.intermediate.register_forward_hook(
+            lambda _module, given, _output, name=name: rows[name].append(given[0].shape[1])
+        )
+    split.logits(batch)
+    assert rows == {"below": [9], "last": [1]}
+    assert split.pooled is not None
+    attention = split.blocks[-1].attention.self
+    assert split.pooled.idle_first == (attention.query,)
+    assert split.pooled.idle_second == (attention.key, attention.value)
+
+
+def test_dropout_is_drawn(batch: dict[str, torch.Tensor]) -> None:
+    split = SplitModel(build("bert"))
+    split.set_training(3)
+    hidden = split.hidden(batch, 3)
+    one, other = (split.logits(batch, 3, hidden) for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+class _MeanPooler(nn.Module):
+    def __init__(self, pooler: nn.Module) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.pooler(hidden.mean(1, keepdim=True))
+        return pooled
+
+
+def test_a_head_that_reads_every_position_gets_every_position(
+    batch: dict[str, torch.Tensor],
+) -> None:
+    model = build("bert")
+    model.bert.pooler = _MeanPooler(model.bert.pooler)
+    split = SplitModel(model)
+    assert split.pooled is None
+    assert split.pooled_reason == "its head reads more than one position"
+    assert torch.equal(split.logits(batch), model(**batch).logits)
+
+
+def _other_kernel(model: Any) -> None:
+    model.config._attn_implementation = "flex_attention"
+
+
+def _no_padding(model: Any) -> None:
+    model.config.pad_token_id = None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_other_kernel, "its attention is flex_attention"), (_no_padding, "it has no padding token")],
+)
+def test_what_cannot_be_known_is_run_whole(change: Any, reason: str) -> None:
+    model = build("gpt2")
+    whole = SplitModel(model, pool=False)
+    change(model)
+    assert find_pooled_block(model, whole.blocks[-1], lambda hidden: hidden) == (None, reason)
+
+
+def test_a_head_that_turns_out_to_read_elsewhere_is_refused(
+    batch: dict[str, torch.Tensor],
+) -> None:
+    split = SplitModel(build("gpt2"))
+    verify_pooled(split, batch, 1e-4)
+    assert split.pooled is not None
+    object.__setattr__(split.pooled, "position", "first")
+    with pytest.raises(ModelError, match=r"Set training\.pooled_last_block to false"):
+        verify_pooled(split, batch, 1e-4)

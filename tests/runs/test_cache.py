@@ -1,0 +1,157 @@
+"""Which sets runs find, build, share, and do not write."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afcore.activations.sets import list_sets
+from afcore.config import Config, parse_config
+from afcore.runs.epoch import run_epoch
+from afcore.runs.records import EpochPlan, EpochRecord
+from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.storage.objects import Storage
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any]) -> Config:
+    changes = {"freezing.policy": "static", "freezing.depth": 2, "training.epochs": 2}
+    return parse_config(tiny_config, source="test").replace(**changes)
+
+
+def train(config: Config) -> tuple[Run, list[EpochRecord]]:
+    """Every epoch, without a flow around them."""
+    storage = Storage(config.store)
+    record = identify_run(config, storage)
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record)
+        epochs = range(1, config.training.epochs + 1)
+        return run, [run_epoch(run, epoch, lease.number) for epoch in epochs]
+
+
+def losses(records: list[EpochRecord]) -> list[float]:
+    return [record.report.train_loss for record in records]
+
+
+def test_runs_with_one_static_prefix_materialize_once(config: Config) -> None:
+    first = train(config)[1]
+    others = [
+        train(config.replace(**changes))[1]
+        for changes in (
+            {"training.learning_rate": 5e-4},
+            {"training.seed": 7},
+            {"training.epochs": 3, "training.batch_size": 4, "cache.mode": "auto"},
+        )
+    ]
+    assert first[0].report.activation_bytes_written > 0
+    assert first[0].report.materialize_seconds > 0
+    for records in (first[1:], *others):
+        assert [record.report.activation_bytes_written for record in records] == [0] * len(records)
+        assert [record.report.materialize_seconds for record in records] == [0] * len(records)
+    for records in (first, *others):
+        assert {record.report.read_from for record in records} == {"activations@2"}
+    (found,) = list_sets(Storage(config.store))
+    assert len(found.users()) == 4
+
+
+@pytest.mark.parametrize("changes", [{"data.max_length": 24}, {"cache.dtype": "fp32"}])
+def test_what_changes_the_numbers_makes_another_set(
+    config: Config, changes: dict[str, Any]
+) -> None:
+    train(config)
+    assert train(config.replace(**changes))[1][0].report.activation_bytes_written > 0
+
+
+def test_labels_do_not_matter(config: Config, tmp_path: Any) -> None:
+    train(config)
+    relabelled = tmp_path / "other.csv"
+    with open(config.data.train, encoding="utf-8") as file:
+        relabelled.write_text(file.read().replace(",random\n", ",argparse\n"), encoding="utf-8")
+    other = train(config.replace(**{"data.train": str(relabelled), "data.test": None}))[1]
+    assert other[0].report.activation_bytes_written == 0
+
+
+def test_any_lower_set_is_built_upon_and_changes_nothing(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    deeper = config.replace(**{"freezing.depth": 3})
+    alone = train(deeper.replace(store=f"{config.store}-2"))[1]
+    train(config.replace(**{"training.seed": 5}))
+    with caplog.at_level(logging.INFO, logger="afcore"):
+        built_upon = train(deeper)[1]
+    assert "activations@3: writing" in caplog.text
+    assert "from activations@2" in caplog.text
+    assert losses(built_upon) == losses(alone)
+    one, other = (
+        next(s for s in list_sets(Storage(store)) if s.manifest.boundary == 3)
+        for store in (config.store, f"{config.store}-2")
+    )
+    assert one.manifest.key == other.manifest.key
+    assert np.array_equal(one.read_shard(0), other.read_shard(0))
+
+
+def test_int8_builds_upon_its_own_lineage_only(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config.replace(**{"cache.dtype": "int8"})
+    train(config)
+    with caplog.at_level(logging.INFO, logger="afcore"):
+        train(config.replace(**{"freezing.depth": 3}))
+    assert "from tokens" in caplog.text
+    caplog.clear()
+    growing = {"freezing.policy": "linear", "freezing.depth": 3, "training.epochs": 4}
+    with caplog.at_level(logging.INFO, logger="afcore"):
+        train(config.replace(**growing))
+    lineages = {tuple(s.manifest.lineage) for s in list_sets(Storage(config.store))}
+    assert (2,) in lineages
+    assert any(len(lineage) > 1 for lineage in lineages)
+    assert "MB in 1 shards, from activations@" in caplog.text
+
+
+def test_the_size_is_said_before_it_is_written(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="afcore"):
+        train(config)
+    (found,) = list_sets(Storage(config.store))
+    said = f"activations@2: writing {found.manifest.num_bytes / 1e6:.1f} MB"
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_over_the_limit_nothing_is_written_and_the_run_goes_on(
+    config: Config, caplog: pytest.LogCaptureFixture, dtype: str
+) -> None:
+    config = config.replace(**{"cache.dtype": dtype})
+    reading = train(config)[1]
+    (found,) = list_sets(Storage(config.store))
+    size = sum(Storage(config.store).list(found.folder).values())
+    enough = config.replace(**{"cache.max_bytes": size, "store": f"{config.store}-enough"})
+    assert train(enough)[1][0].report.activation_bytes_written == found.manifest.num_bytes
+    limited = config.replace(
+        **{"cache.max_bytes": found.manifest.num_bytes - 1, "store": f"{config.store}-limited"}
+    )
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="afcore"):
+        run, recomputing = train(limited)
+    assert list_sets(Storage(limited.store)) == []
+    assert {record.report.read_from for record in recomputing} == {"tokens"}
+    np.testing.assert_allclose(losses(recomputing), losses(reading), atol=1e-5)
+    plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
+    assert plan is not None
+    (note,) = plan.notes
+    assert "activations@2 not written" in note
+    assert "cache.max_bytes" in note
+    assert note in caplog.text
+
+
+def test_other_sets_count_and_those_that_are_there_are_used(config: Config) -> None:
+    train(config)
+    storage = Storage(config.store)
+    taken = sum(storage.list("activations").values())
+    limited = config.replace(**{"cache.max_bytes": taken + 100})
+    assert train(limited)[1][0].report.read_from == "activations@2"
+    assert train(limited.replace(**{"freezing.depth": 3}))[1][0].report.read_from == "tokens"
+    private = {"freezing.depth": 3, "cache.share": False, "cache.max_bytes": taken + 1000}
+    assert train(config.replace(**private))[1][0].report.read_from == "activations@3"

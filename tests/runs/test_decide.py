@@ -1,0 +1,65 @@
+"""What a run's planner asks the store for, and what it takes off a deadline and a budget."""
+
+from typing import Any
+
+import pytest
+
+from afcore.config import parse_config
+from afcore.planning.scaling import evaluate_seconds
+from afcore.planning.workers import WorkerProfile
+from afcore.runs import decide
+from afcore.runs.cache import RunCache
+from afcore.runs.run import Run, identify_run
+from afcore.storage.objects import Storage
+from tests.planning.test_source import profile as make_profile
+
+GIVEN, WALL, TRAINED = 1e6, 100.0, 30.0
+LINK = WorkerProfile(link_latency_seconds=0.0, link_bytes_per_second=1e9)
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "others_trained"),
+    [("deadline_seconds", 1, 0.0), ("budget_usd", 2, TRAINED)],
+)
+def test_what_is_left_is_worked_out_once(
+    tiny_config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    workers: int,
+    others_trained: float,
+) -> None:
+    tiny_config |= {
+        "mode": "performance",
+        "workers": {"max": 2, limit: GIVEN},
+        "cache": {"mode": "auto"},
+        "prices": {"gpu_hour_usd": 3600.0},  # a dollar a second
+    }
+    config = parse_config(tiny_config, source="test")
+    storage = Storage(config.store)
+    run = Run(storage, identify_run(config, storage))
+    profile = make_profile(store_write=1e6, prefix_block_token=0.1).model_copy(
+        update={"workers": LINK}
+    )
+    storage.put(f"{run.folder}/profile.json", profile.model_dump_json().encode())
+    planner = RunCache(run, run.pretrained(), run.data().train, run.compute).planner
+    asked: list[Run] = []
+    monkeypatch.setattr(decide, "wall_seconds", lambda run: asked.append(run) or WALL)
+    planner.check_limits()
+    assert len(asked) == 1
+    decision, resources = planner.next_epoch(
+        2,
+        boundary=2,
+        read_boundary=0,
+        exists=False,
+        measured=True,
+        builders=2,
+        trained_seconds=TRAINED,
+    )
+    assert len(asked) == 2
+    assert decision is not None
+    assert decision.build_seconds > 0
+    assert resources is not None
+    to_come = evaluate_seconds(profile, planner._run_work(2), 2, last=False)
+    to_come += decision.build_seconds
+    left = GIVEN - WALL - others_trained - workers * to_come
+    assert getattr(resources, limit) == pytest.approx(left, abs=1e-6)

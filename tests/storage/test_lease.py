@@ -1,0 +1,123 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from afcore.errors import AutoFreezeError, LeaseHeldError, StoreUnreachableError
+from afcore.storage import lease as lease_module
+from afcore.storage.lease import Lease, attempts, is_held
+from afcore.storage.objects import Storage
+
+
+def test_one_holder_at_a_time(storage: Storage) -> None:
+    with Lease(storage, "lease", "run x") as first:
+        assert is_held(storage, "lease")
+        with (
+            pytest.raises(LeaseHeldError, match=rf"run x .* process {os.getpid()}"),
+            Lease(storage, "lease", "run x"),
+        ):
+            pass
+        first.check()
+    assert not is_held(storage, "lease")
+    with Lease(storage, "lease", "run x") as second:
+        assert second.number == 2
+    assert list(attempts(storage, "lease")) == [1, 2]
+
+
+def _write(storage: Storage, **changes: object) -> None:
+    row = {
+        "host": lease_module._machine(),
+        "pid": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+        "acquired": time.time() - 7,
+        "beat": time.time(),
+        "released": False,
+    }
+    storage.put("lease/000001.json", json.dumps(row | changes).encode())
+
+
+def test_a_dead_process_of_this_machine_is_succeeded_at_once(local_storage: Storage) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    _write(local_storage, pid=process.pid)
+    with Lease(local_storage, "lease", "run x") as lease:
+        assert lease.number == 2
+        assert lease.seconds() >= 7
+
+
+def test_a_reused_process_id_is_not_the_holder(local_storage: Storage) -> None:
+    _write(local_storage, process_started=1.0)
+    with Lease(local_storage, "lease", "run x"):
+        pass
+
+
+def test_a_silent_holder_elsewhere_is_waited_for_then_succeeded(local_storage: Storage) -> None:
+    _write(local_storage, host="elsewhere")
+    with pytest.raises(LeaseHeldError), Lease(local_storage, "lease", "run x"):
+        pass
+    _write(local_storage, host="elsewhere", beat=time.time() - lease_module.EXPIRY_SECONDS - 1)
+    with Lease(local_storage, "lease", "run x"):
+        pass
+
+
+def test_a_holder_that_was_succeeded_notices(local_storage: Storage) -> None:
+    with Lease(local_storage, "lease", "run x") as lease:
+        local_storage.put("lease/000002.json", local_storage.get("lease/000001.json"))
+        with pytest.raises(AutoFreezeError, match="taken over"):
+            lease.check()
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_lease(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise StoreUnreachableError("away")
+
+    with Lease(local_storage, "lease", "run x") as lease:
+        with monkeypatch.context() as patched:
+            patched.setattr(local_storage, "exists", away)
+            with pytest.raises(StoreUnreachableError):
+                lease.check()
+        lease.check()
+    assert attempts(local_storage, "lease")[1].released
+
+
+def test_the_heart_beats(local_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.01)
+    with Lease(local_storage, "lease", "run x"):
+        first = attempts(local_storage, "lease")[1].beat
+        for _ in range(200):
+            time.sleep(0.01)
+            if attempts(local_storage, "lease")[1].beat > first:
+                break
+        else:
+            pytest.fail("no heartbeat in two seconds")
+
+
+def test_forgetting_earlier_attempts(local_storage: Storage) -> None:
+    with Lease(local_storage, "lease", "run x"):
+        pass
+    with Lease(local_storage, "lease", "run x") as lease:
+        lease.forget_earlier()
+    assert list(attempts(local_storage, "lease")) == [2]
+    with Lease(local_storage, "lease", "run x") as lease:
+        assert lease.number == 3
+
+
+def test_an_unlogged_lease_leaves_nothing(storage: Storage) -> None:
+    _write(storage, host="elsewhere", beat=time.time() - lease_module.EXPIRY_SECONDS - 1)
+    with Lease(storage, "lease", "set x", logged=False) as lease:
+        assert lease.number == 2
+        assert is_held(storage, "lease")
+    assert storage.list("lease") == {}
+
+
+def test_a_row_that_vanishes_while_rows_are_read_is_none(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_storage, "list", lambda prefix: {"lease/000001.json": 9})
+    assert attempts(local_storage, "lease") == {}

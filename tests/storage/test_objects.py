@@ -1,0 +1,169 @@
+"""One contract for every kind of store."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from afcore.errors import StorageFullError, StoreError, StoreUnreachableError
+from afcore.storage.objects import Storage, explain, raise_explained
+
+
+def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
+    storage.put("a/one", b"1")
+    storage.put("a/b/two", b"22")
+    storage.put("a/one", b"111")
+    assert storage.get("a/one") == b"111"
+    assert storage.list("a") == {"a/b/two": 2, "a/one": 3}
+    assert storage.list("nothing") == {}
+    assert storage.exists("a/one")
+    assert not storage.exists("a")
+    storage.delete("a/one")
+    storage.delete("a/one")
+    storage.delete_folder("nothing")
+    with pytest.raises(KeyError):
+        storage.get("a/one")
+    storage.delete_folder("a")
+    assert storage.list("a") == {}
+
+
+@pytest.mark.parametrize(
+    ("stored", "given"), [(b"12345", 5), (b"123", 3), (b"", 0), (b"1234567", 5)]
+)
+def test_an_object_is_read_into_memory_that_is_there(
+    storage: Storage, stored: bytes, given: int
+) -> None:
+    out, pieces = bytearray(5), []
+    storage.put("k", stored, lambda piece: pieces.append(bytes(piece)))
+    assert b"".join(pieces) == stored
+    reads, num_bytes = storage.usage.gets, storage.usage.bytes_read
+    pieces.clear()
+    count = storage.get_into("k", memoryview(out), lambda piece: pieces.append(bytes(piece)))
+    assert count == given
+    assert b"".join(pieces) == stored[:given]
+    assert out[:given] == stored[:given]
+    assert (storage.usage.gets - reads, storage.usage.bytes_read - num_bytes) == (1, given)
+    with pytest.raises(KeyError):
+        storage.get_into("nothing", memoryview(out))
+
+
+def test_among_writers_of_a_new_object_one_wins(storage: Storage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        wins = list(pool.map(lambda i: storage.put_new("k", str(i).encode()), range(8)))
+    assert sum(wins) == 1
+    assert storage.get("k") == str(wins.index(True)).encode()
+
+
+def test_check_leaves_nothing_behind(storage: Storage) -> None:
+    storage.check()
+    assert storage.list("") == {}
+
+
+def test_uris_and_keys_are_inverse(storage: Storage) -> None:
+    assert storage.key(storage.uri("a/b")) == "a/b"
+    with pytest.raises(StoreError, match="not in the store"):
+        storage.key("s3://elsewhere/a")
+
+
+def test_requests_and_bytes_are_counted(local_storage: Storage) -> None:
+    local_storage.put("a", b"12345")
+    local_storage.get("a")
+    usage = local_storage.usage
+    assert (usage.puts, usage.gets, usage.bytes_written, usage.bytes_read) == (1, 1, 5, 5)
+
+
+def test_an_interrupted_write_is_not_seen(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_storage.put("a", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StorageFullError, match="no space left"):
+        local_storage.put("a", b"new")
+    assert local_storage.get("a") == b"old"
+    assert local_storage.list("") == {"a": 3}
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [("nonsense://x", "Protocol not known"), ("/proc/nowhere", "cannot write")],
+)
+def test_a_store_that_cannot_be_used(root: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        Storage(root).check()
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError):
+        Storage(str(tmp_path / "file" / "store")).check()
+
+
+@pytest.mark.s3
+def test_a_missing_bucket(s3_endpoint: str) -> None:
+    with pytest.raises(StoreError, match="bucket"):
+        Storage("s3://no-such-bucket/x").check()
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreUnreachableError, match="cannot reach"):
+        Storage("s3://unreachable/x").check()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "message"),
+    [
+        ("ExpiredToken", 400, StoreError, "ExpiredToken.*Check the credentials"),
+        ("SlowDown", 503, StoreUnreachableError, "SlowDown.*try again later"),
+        ("InternalError", 500, StoreUnreachableError, "InternalError.*try again later"),
+    ],
+)
+def test_an_answer_that_is_an_error_is_one_message(
+    code: str, status: int, kind: type[StoreError], message: str
+) -> None:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = ClientError(answer, "GetObject")
+    with pytest.raises(kind, match=message) as caught:
+        raise_explained(error, "cannot read it")
+    assert type(caught.value) is kind
+
+
+def test_what_is_not_about_the_store_is_raised_as_it_is() -> None:
+    error = ZeroDivisionError("x")
+    with pytest.raises(ZeroDivisionError) as caught:
+        raise_explained(error, "cannot read it")
+    assert caught.value.__cause__ is None
+    error.__cause__ = error
+    assert explain(error, "cannot read it") is error
+
+
+def test_drafts_are_listed_apart(storage: Storage) -> None:
+    storage.put("a/b", b"whole")
+    assert storage.drafts() == {}
+    if storage.protocol == "file":
+        Path(storage.root, "a/b.abc.draft").write_bytes(b"half")
+        assert storage.drafts() == {"a/b.abc.draft": 4}
+    assert list(storage.list("")) == ["a/b"]
+
+
+def test_a_folder_that_comes_into_being_while_listed_is_no_key(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.put("folder/a", b"1")
+    find = storage._fs.find
+
+    def racing(path: str, **options: Any) -> dict[str, Any]:
+        return {path: {"size": 0, "type": "directory"}, **find(path, **options)}
+
+    monkeypatch.setattr(storage._fs, "find", racing)
+    assert storage.list("folder") == {"folder/a": 1}

@@ -1,0 +1,103 @@
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from afcore.errors import AutoFreezeError
+from afcore.freezing.gradient_norm import gradient_norm_test
+from afcore.training.loop import interval_ends
+from tests.training_setup import (
+    make_examples,
+    make_split,
+    make_state,
+    run_epochs,
+    scripted,
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "intervals", "ends"),
+    [(10, 5, [2, 4, 6, 8, 10]), (7, 2, [4, 7]), (3, 5, [1, 2, 3]), (1, 4, [1])],
+)
+def test_the_last_step_always_ends_an_interval(steps: int, intervals: int, ends: list[int]) -> None:
+    assert interval_ends(steps, intervals) == ends
+
+
+def test_decisions_take_effect_at_the_next_step() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    done = run_epochs(state, examples, 2, scripted([1, 1, 2, 3]))
+    assert [step.boundary for epoch in done for step in epoch.steps] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
+    assert [i.decision.boundary_after for e in done for i in e.intervals] == [1, 1, 2, 3]
+    assert [i.statistics.num_steps for e in done for i in e.intervals] == [2, 3, 2, 3]
+    assert state.freeze.boundary == 3
+    assert state.step == 10
+
+
+def test_statistics_of_frozen_blocks_are_zero_and_of_others_not() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    done = run_epochs(state, examples, 2, scripted([2, 2, 2, 2]))
+    norms = [i.statistics.gradient_norms for e in done for i in e.intervals]
+    assert all(norm > 0 for norm in norms[0])
+    for later in norms[1:]:
+        assert later[:2] == (0, 0)
+        assert min(later[2:]) > 0
+
+
+def test_the_papers_policy_runs_and_only_grows() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    policy = partial(gradient_norm_test, percentile=50)
+    done = run_epochs(state, examples, 4, policy)
+    decisions = [i.decision for e in done for i in e.intervals]
+    assert decisions[0] is None
+    after = [d.boundary_after for d in decisions[1:]]
+    assert after == sorted(after)
+    assert after[-1] > 0
+
+
+def test_training_learns() -> None:
+    state, examples = make_state(make_split(0.0)), make_examples()
+    done = run_epochs(state, examples, 15)
+    assert done[-1].mean_loss < 0.7 * done[0].mean_loss
+
+
+def test_a_diverging_loss_stops_the_run() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    with torch.no_grad():
+        state.split.model.classifier.bias[0] = math.nan
+    with pytest.raises(AutoFreezeError, match="training diverged"):
+        run_epochs(state, examples, 1)
+
+
+def test_seconds_add_up() -> None:
+    state, examples = make_state(make_split(), boundary=2), make_examples()
+    (done,) = run_epochs(state, examples, 1)
+    assert done.train_seconds == pytest.approx(
+        done.prefix_seconds + done.suffix_seconds + done.read_seconds
+    )
+    assert min(done.prefix_seconds, done.suffix_seconds, done.read_seconds) > 0
+    tokens = int(examples.lengths.sum())
+    assert (done.prefix_block_tokens, done.suffix_block_tokens) == (2 * tokens, 2 * tokens)
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch() -> None:
+    examples = make_examples()
+    losses = []
+    for micro_batch in (None, 3, 1):
+        state = make_state(make_split(dropout=0.0))
+        done = run_epochs(state, examples, 2, scripted([0, 1, 2, 2]), micro_batch=micro_batch)
+        losses.append([step.loss for epoch in done for step in epoch.steps])
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(losses[2], losses[0], atol=1e-5, rtol=0)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from afcore.training.optimizer import SuffixOptimizer, learning_rate_factor
+from tests.training_setup import make_examples, make_split, make_state, run_epochs
+
+PAPER = [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("linear", 0.0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ("linear", 0.2, [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        ("constant", 0.0, [1.0] * 10),
+        ("constant", 0.3, [1 / 3, 2 / 3, 1.0] + [1.0] * 7),
+        ("steps", 0.0, [1.0] * 3 + [0.7] * 3 + [0.4] * 4),
+    ],
+)
+def test_schedules(schedule: str, warmup: float, expected: list[float]) -> None:
+    factors = [
+        learning_rate_factor(step, 10, schedule=schedule, warmup_ratio=warmup, steps=PAPER)
+        for step in range(10)
+    ]
+    assert factors == pytest.approx(expected)
+
+
+def test_moments_by_name_survive_a_round_trip() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    run_epochs(state, examples, 1)
+    moments = {name: tensor.clone() for name, tensor in state.optimizer.moments().items()}
+    assert len(moments) == 3 * len(list(state.split.model.parameters()))
+    other = SuffixOptimizer(state.split, learning_rate=1e-3, weight_decay=0.01)
+    assert other.moments() == {}
+    other.load_moments(moments)
+    for name, tensor in other.moments().items():
+        assert torch.equal(tensor, moments[name])
+
+
+def test_vectors_are_not_decayed() -> None:
+    split = make_split()
+    split.set_training(0)
+    optimizer = SuffixOptimizer(split, learning_rate=0.1, weight_decay=0.5)
+    before = {name: p.detach().clone() for name, p in split.model.named_parameters()}
+    for parameter in split.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(1.0)
+    for name, parameter in split.model.named_parameters():
+        expected = before[name] * (0.95 if parameter.ndim >= 2 else 1.0)
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_the_rate_is_the_peak_times_the_factor() -> None:
+    split = make_split()
+    split.set_training(0)
+    assert SuffixOptimizer(split, learning_rate=0.1, weight_decay=0).step(0.25) == 0.025

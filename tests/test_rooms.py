@@ -59,3 +59,11 @@ def test_decisions_are_pure() -> None:
 def test_pipelines_are_not_known_to_the_core() -> None:
     for path in ROOT.rglob("*.py"):
         assert not {i for i in imports(path) if i.startswith("pipelines")}, path
+
+
+def test_training_knows_neither_stores_nor_records() -> None:
+    modules = [path for room in ("model", "training") for path in (ROOT / room).glob("*.py")]
+    assert len(modules) >= 12
+    for path in modules:
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("afcore.")}
+        assert not used & {"storage", "runs", "results", "launch"}, path

@@ -1,7 +1,7 @@
 """The configuration tree, from YAML: every key with its unit, range and default, in one place.
 
-Core functions take plain arguments; only :mod:`afcore.runs.run`, :mod:`afcore.runs.epoch` and the
-pipelines see the tree.
+Core functions take plain arguments; the pipelines and the rooms ``runs``, ``launch``, ``measuring``
+and ``peer`` see the tree.
 """
 
 from collections.abc import Iterable

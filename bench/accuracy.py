@@ -34,7 +34,12 @@ def main() -> None:
     parser.add_argument("--agnews", nargs=2, metavar=("TRAIN", "TEST"), help="CSV: text,label")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="trained in this order")
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        default=list(VARIANTS),
+        help="comma-separated, trained in this order",
+    )
     parser.add_argument(
         "--skip-equal",
         action="store_true",
@@ -43,6 +48,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="further settings")
     parser.add_argument("--out", type=Path, default=HERE / "out" / "accuracy")
     arguments = parser.parse_args()
+    if "full" not in arguments.variants:
+        parser.error("--variants: all differences are to full, which is not among them")
+    variants = arguments.variants
+    if arguments.skip_equal and "guarded" not in variants[: variants.index("full")]:
+        parser.error("--skip-equal: name guarded before full in --variants")
     out = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_HOME", str(out / "prefect"))
@@ -67,14 +77,14 @@ def train_all(out: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             for name, data in data_sets(arguments.agnews).items():
-                for variant in arguments.variants.split(","):
+                for variant in arguments.variants:
                     same = equal_to_full(rows, name, seed) if arguments.skip_equal else None
                     if variant == "full" and same:
-                        rows.append({**same, "variant": "full"})
-                        continue
-                    config = configuration(out, {**data, **VARIANTS[variant]}, seed, arguments.set)
-                    report = finetune(config)
-                    rows.append(row(name, variant, seed, report))
+                        rows.append({**same, "variant": "full", "copied": True})
+                    else:
+                        changes = {**data, **VARIANTS[variant]}
+                        report = finetune(configuration(out, changes, seed, arguments.set))
+                        rows.append(row(name, variant, seed, report))
                     print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -83,7 +93,7 @@ def equal_to_full(rows: list[dict[str, Any]], data: str, seed: int) -> dict[str,
     """A training with ``guarded`` that froze nothing: what ``full`` computes, and its statistics.
 
     Its seconds stand for those of ``full`` too, so a speed-up over it leaves out what the
-    statistics cost.
+    statistics cost; the row of ``full`` says ``copied``.
     """
     for r in rows:
         if (r["data"], r["seed"], r["variant"]) == (data, seed, "guarded"):
@@ -136,17 +146,24 @@ def row(data: str, variant: str, seed: int, report: dict[str, Any]) -> dict[str,
 
 def differences(rows: list[dict[str, Any]], variant: str, data: str | None) -> list[float]:
     """Test accuracy minus that of ``full``, in points, for each pair of the same data and seed."""
+    return [found for r, found in _paired(rows, variant) if data in (None, r["data"])]
+
+
+def means_by(rows: list[dict[str, Any]], variant: str, key: str) -> list[float]:
+    """Mean difference of each data set, or of each seed that was trained on every data set."""
+    names = {r["data"] for r in rows}
+    groups: dict[Any, dict[Any, float]] = {}
+    for r, found in _paired(rows, variant):
+        groups.setdefault(r[key], {})[r["data"], r["seed"]] = found
+    whole = [g for g in groups.values() if key == "data" or len(g) == len(names)]
+    return [statistics.mean(group.values()) for group in whole]
+
+
+def _paired(rows: list[dict[str, Any]], variant: str) -> list[tuple[dict[str, Any], float]]:
     full = {(r["data"], r["seed"]): r["test"] for r in rows if r["variant"] == "full"}
     return [
-        100 * (r["test"] - full[r["data"], r["seed"]])
-        for r in rows
-        if r["variant"] == variant and data in (None, r["data"])
+        (r, 100 * (r["test"] - full[r["data"], r["seed"]])) for r in rows if r["variant"] == variant
     ]
-
-
-def means_by_data(rows: list[dict[str, Any]], variant: str) -> list[float]:
-    names = dict.fromkeys(r["data"] for r in rows if r["variant"] == variant)
-    return [statistics.mean(differences(rows, variant, data)) for data in names]
 
 
 def speedups(rows: list[dict[str, Any]], variant: str, data: str | None) -> list[float]:
@@ -165,8 +182,9 @@ def seeds_table(rows: list[dict[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column)
     for r in rows:
+        variant = r["variant"] + (" (copied)" if r.get("copied") else "")
         table.add_row(
-            *(r["data"], str(r["seed"]), r["variant"], f"{100 * r['validation']:.2f} %"),
+            *(r["data"], str(r["seed"]), variant, f"{100 * r['validation']:.2f} %"),
             *(f"{100 * r['test']:.2f} %", f"{r['paid_seconds']:.1f}", str(r["boundaries"])),
         )
     return table
@@ -174,25 +192,38 @@ def seeds_table(rows: list[dict[str, Any]]) -> Table:
 
 def summary_table(rows: list[dict[str, Any]]) -> Table:
     """Mean paired difference to ``full`` with its 95 % interval, and median speed-up."""
-    from afcore.results.paired import paired_difference
-
     table = Table(title="Difference to full, in points of test accuracy", title_justify="left")
-    for column in ("data", "variant", "pairs", "mean difference", "95 % interval", "speed-up"):
+    for column in ("data", "variant", "sample", "mean difference", "95 % interval", "speed-up"):
         table.add_column(column)
-    for data in [*dict.fromkeys(r["data"] for r in rows), None]:
-        for variant in dict.fromkeys(r["variant"] for r in rows if r["variant"] != "full"):
-            found = differences(rows, variant, data)
-            # Seeds of one data set have much in common: data sets are what "all" is a sample of.
-            sample = found if data else means_by_data(rows, variant)
-            difference = paired_difference(sample, [0.0] * len(sample))
-            name = data or "all, by means of the data sets"
-            table.add_row(
-                *(name, variant, str(len(found)), f"{difference.mean:+.2f}"),
-                f"{difference.low:+.2f} to {difference.high:+.2f}",
-                f"{statistics.median(speedups(rows, variant, data)):.2f}x",
-            )
+    variants = [name for name in dict.fromkeys(r["variant"] for r in rows) if name != "full"]
+    for data in dict.fromkeys(r["data"] for r in rows):
+        for variant in variants:
+            add_row(table, rows, data, data, variant, differences(rows, variant, data))
+        table.add_section()
+    # What varies: the data sets, of which these are a sample; or the seeds, on these data sets.
+    for key, name in (("data", "all, over data sets"), ("seed", "all, over seeds")):
+        for variant in variants:
+            add_row(table, rows, name, None, variant, means_by(rows, variant, key))
         table.add_section()
     return table
+
+
+def add_row(
+    table: Table,
+    rows: list[dict[str, Any]],
+    name: str,
+    data: str | None,
+    variant: str,
+    sample: list[float],
+) -> None:
+    from afcore.results.paired import paired_difference
+
+    difference = paired_difference(sample, [0.0] * len(sample))
+    table.add_row(
+        *(name, variant, str(len(sample)), f"{difference.mean:+.2f}"),
+        f"{difference.low:+.2f} to {difference.high:+.2f}",
+        f"{statistics.median(speedups(rows, variant, data)):.2f}x",
+    )
 
 
 def frontier_figure(rows: list[dict[str, Any]]) -> Figure:

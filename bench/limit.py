@@ -8,7 +8,8 @@ At every boundary k, in one process and interleaved:
   the last block at the one position that the head reads, as the product has it.
 * **whole**: the same with the last block at every position, as the model's own code has it.
 * **cached**: the product's epoch (:func:`afcore.training.loop.train_epoch`), fed from an activation
-  set in a store, with the statistics and decisions of the policy, which are not carried out.
+  set in a store, with statistics and decisions where something is left to decide; they are not
+  carried out.
 
 Both train on the same batches in the same order, with dropout, in the same precision. Prints median
 seconds over the repetitions, and the median ratio of an epoch to the limit measured next to it;

@@ -61,7 +61,7 @@ def test_pipelines_are_not_known_to_the_core() -> None:
         assert not {i for i in imports(path) if i.startswith("pipelines")}, path
 
 
-def test_training_knows_neither_stores_nor_records() -> None:
+def test_model_and_training_import_neither_stores_nor_records() -> None:
     modules = [path for room in ("model", "training") for path in (ROOT / room).glob("*.py")]
     assert len(modules) >= 12
     for path in modules:

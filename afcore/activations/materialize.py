@@ -39,7 +39,6 @@ from afcore.model.blocks import Batch, SplitModel
 from afcore.model.forwards import evaluating
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
-from afcore.training.evaluate import INFERENCE_TOKENS
 from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
@@ -107,7 +106,7 @@ class PrefixRunner:
         kept = np.empty((int(first[-1]), width), dtype=STORED_AS[self.dtype])
         given = None if source is None else as_hidden(source, self.dtype)
         with evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
-            for batch_rows in inference_batches(lengths, max_tokens=INFERENCE_TOKENS):
+            for batch_rows in inference_batches(lengths):
                 batch, _ = collate(
                     self.examples, ids[batch_rows], self._pad_token_id, self._compute.device
                 )

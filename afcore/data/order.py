@@ -15,6 +15,7 @@ __all__ = ["Batching", "epoch_batches", "inference_batches", "windowed_batches"]
 Batching = Literal["grouped", "random"]
 
 _WINDOW_BATCHES = 50
+_INFERENCE_TOKENS = 4096
 
 
 def epoch_batches(
@@ -106,7 +107,7 @@ def _batched(
 
 
 def inference_batches(
-    lengths: npt.NDArray[np.int64], *, max_tokens: int
+    lengths: npt.NDArray[np.int64], *, max_tokens: int = _INFERENCE_TOKENS
 ) -> list[npt.NDArray[np.int64]]:
     """Batches for a pass without gradients: sorted by length, longest first.
 

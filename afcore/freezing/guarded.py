@@ -24,6 +24,7 @@ paper's eta compares the norms of two such sums; where they are noise, so is eta
 Where it fails and what it was measured to do: docs/freezing.md.
 """
 
+import math
 from dataclasses import replace
 
 from afcore.freezing.decisions import FreezeDecision, FreezeState, IntervalStatistics
@@ -52,7 +53,8 @@ def guarded_test(
         assert state.quiet is not None
         while after < len(found) - 1 and state.quiet[after] >= patience:
             after += 1
-    decision = FreezeDecision(found, noise_ratio, state.boundary, after)
+    shown = (math.nan,) * state.boundary + found[state.boundary :]
+    decision = FreezeDecision(shown, noise_ratio, state.boundary, after)
     return replace(state, boundary=after), decision
 
 

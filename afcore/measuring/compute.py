@@ -24,7 +24,6 @@ from afcore.freezing.decisions import FreezeState
 from afcore.measuring.fit import fit_seconds
 from afcore.model.blocks import SplitModel
 from afcore.planning.timing import ComputeProfile
-from afcore.training.evaluate import INFERENCE_TOKENS
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
@@ -180,7 +179,7 @@ class _Trial:
         runner = PrefixRunner(
             self._split, self._examples, self._pad_token_id, self._compute, self._hidden_dtype
         )
-        batches = inference_batches(self._examples.lengths, max_tokens=INFERENCE_TOKENS)
+        batches = inference_batches(self._examples.lengths)
         ids = batches[len(batches) // 2]
         num_tokens = int(self._examples.lengths[ids].sum())
         depths = sorted({1, self._split.num_blocks - 1})

@@ -1,1 +1,1 @@
-"""A Hugging Face model: weights, blocks, prefix and suffix, the last block where it is read."""
+"""A Hugging Face model: weights, blocks, prefix and suffix; the suffix compiled, or in part."""

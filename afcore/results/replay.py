@@ -34,7 +34,7 @@ class ReplayedInterval:
         epoch: it belongs to.
         eta: L numbers, the change to the interval before; NaN where there is none.
         half_eta: L numbers, the change from the first half of this interval to its second.
-        coherence: L numbers, of its gradients; 1 is noise, 0 where frozen.
+        coherence: L numbers, of its gradients; 1 is noise, 0 where there are none.
         recorded: boundary after it, in the recorded run.
         replayed: boundary after it, by the policy.
     """

@@ -56,7 +56,7 @@ class IntervalReport(_Report):
     train_loss_error: float = Field(description="standard error of that mean")
     gradient_norms: list[float] = Field(
         description="per block, d_l: L1 norms of the gradients summed over the interval; 0 where "
-        "frozen, as in the next four"
+        "frozen, and where the last block alone trains; as in the next four"
     )
     first_half_norms: list[float] = Field(description="the same over its first half")
     second_half_norms: list[float] = Field(description="the same over its second half")

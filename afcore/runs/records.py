@@ -77,8 +77,9 @@ class EpochPlan(NextEpoch):
 class PartialRecord(_Record):
     """``partial.json``: the state within an epoch, and what was trained of it before it stopped.
 
-    ``sums`` names the gradients that the interval has added up (None: it had just begun, or no
-    policy decides); ``seconds`` are those of training and saving, by attempt.
+    ``sums`` names the gradients that the interval has added up (None: it had just begun, no policy
+    decides, or nothing is left to decide); ``seconds`` are those of training and saving, by
+    attempt.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")

@@ -93,7 +93,7 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     boundary_start = freeze.boundary
     if partial is not None:
         boundary_start = partial.trained.steps[0].boundary
-        if partial.sums is not None:
+        if policy is not None:
             ends = interval_ends(num_steps, config.freezing.intervals_per_epoch)
             training.sums = _load_sums(run, split, partial, ends)
     return OpenState(training, policy, parts, boundary_start, partial)
@@ -162,9 +162,9 @@ def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
 def _load_sums(
     run: Run, split: SplitModel, partial: PartialRecord, ends: list[int]
 ) -> GradientSums:
-    assert partial.sums is not None
     num_done = len(partial.trained.steps)
     before, after = interval_around(ends, num_done)
     sums = GradientSums(split, after - before)
-    sums.load(load_sums(run.storage, run.parts_folder, partial.sums), num_done - before)
+    tensors = load_sums(run.storage, run.parts_folder, partial.sums) if partial.sums else {}
+    sums.load(tensors, num_done - before)
     return sums

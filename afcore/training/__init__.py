@@ -1,1 +1,1 @@
-"""An epoch: its steps, its workers, the statistics of its gradients. Commits nothing."""
+"""Steps, optimizer, statistics, workers, scores of an epoch. Commits nothing."""

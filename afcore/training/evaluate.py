@@ -12,9 +12,8 @@ from afcore.model.blocks import SplitModel
 from afcore.tasks.text_classification import Scores, collate
 from afcore.training.group import ALONE, WorkerGroup
 
-__all__ = ["INFERENCE_TOKENS", "evaluate"]
+__all__ = ["evaluate"]
 
-INFERENCE_TOKENS = 4096
 _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def evaluate(
     done, shown = 0, time.monotonic()
     scores = Scores(num_classes, compute.device)
     with torch.no_grad(), compute.autocast():
-        for together in inference_batches(examples.lengths, max_tokens=INFERENCE_TOKENS):
+        for together in inference_batches(examples.lengths):
             ids = together[group.rank :: group.count]
             if not len(ids):
                 continue

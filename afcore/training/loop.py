@@ -15,6 +15,8 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from afcore.activations.codec import HiddenDtype
 from afcore.compute import Compute
@@ -97,7 +99,7 @@ def train_epoch(
         done: what was trained of this epoch before; changed in place and returned.
 
     Raises:
-        AutoFreezeError: when the loss is no longer finite.
+        AutoFreezeError: when the loss, or a gradient at the end of an interval, is not finite.
     """
     loop = Steps(
         state=state,
@@ -135,6 +137,8 @@ def train_epoch(
         losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
         if number in ends or number % _STEPS_PER_READING == 0:
             losses.read()
+        if number in ends:
+            _check_finite(norms)
         if policy is not None and number in ends:
             decide(sums, policy)
             begin, end = interval_around(ends, number)
@@ -187,6 +191,12 @@ def _sums(state: TrainingState, ends: list[int], num_done: int) -> GradientSums:
     return GradientSums(state.split, after - before)
 
 
+def _check_finite(norms: dict[nn.Parameter, Tensor]) -> None:
+    """Of the last step before a commit: those of earlier ones show in the losses after them."""
+    if norms and not torch.stack(list(norms.values())).isfinite().all():
+        raise diverged("gradients are not finite")
+
+
 def _decide(
     done: TrainedEpoch,
     state: TrainingState,
@@ -212,10 +222,9 @@ def _decide(
         else 0.0,
         validation_losses=validation_losses,
     )
-    if not all(map(math.isfinite, statistics.gradient_norms)):
-        raise diverged("gradients are not finite")
-    before = state.freeze.boundary
-    state.freeze, decision = policy(state.freeze, statistics)
+    before, decision = state.freeze.boundary, None
+    if before < state.split.num_blocks - 1:
+        state.freeze, decision = policy(state.freeze, statistics)
     done.intervals.append(Interval(epoch, time.time(), statistics, decision))
     group.check_same("freeze decision", state.freeze.boundary)
     if decision is not None:

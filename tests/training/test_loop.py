@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from afcore.errors import AutoFreezeError
 from afcore.freezing.gradient_norm import gradient_norm_test
 from afcore.training.loop import interval_ends
 from tests.training_setup import (
+    NUM_BLOCKS,
     make_examples,
     make_split,
     make_state,
@@ -62,9 +64,36 @@ def test_the_papers_policy_runs_and_only_grows() -> None:
     done = run_epochs(state, examples, 4, policy)
     decisions = [i.decision for e in done for i in e.intervals]
     assert decisions[0] is None
-    after = [d.boundary_after for d in decisions[1:]]
+    after = [d.boundary_after for d in decisions if d is not None]
     assert after == sorted(after)
     assert after[-1] > 0
+
+
+def test_no_decision_is_taken_once_only_the_last_block_trains() -> None:
+    state, examples = make_state(make_split(), boundary=NUM_BLOCKS - 1), make_examples()
+    state.freeze = replace(state.freeze, previous=(1.0,) * NUM_BLOCKS)
+    (done,) = run_epochs(state, examples, 1, partial(gradient_norm_test, percentile=50))
+    assert len(done.intervals) > 1
+    assert {interval.decision for interval in done.intervals} == {None}
+    assert state.freeze.previous == (1.0,) * NUM_BLOCKS
+    assert sum(interval.statistics.num_steps for interval in done.intervals) == len(done.steps)
+
+
+@pytest.mark.parametrize("boundary", [0, NUM_BLOCKS - 1])
+def test_a_gradient_that_is_not_finite_is_never_committed(boundary: int) -> None:
+    state, examples = make_state(make_split(), boundary=boundary), make_examples()
+    weight = state.split.model.classifier.weight
+    num_steps = len(run_epochs(state, examples, 1)[0].steps)
+    seen: list[int] = []
+
+    def spoil_the_last(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return gradient * (math.inf if len(seen) == num_steps else 1.0)
+
+    weight.register_hook(spoil_the_last)
+    with pytest.raises(AutoFreezeError, match="gradients are not finite"):
+        run_epochs(state, examples, 1)
+    assert len(seen) == num_steps
 
 
 def test_training_learns() -> None:

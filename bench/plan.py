@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.config import Config
+from afcore.preview import PlanReport, preview_run
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
-from afcore.runs.preview import PlanReport, preview_run
 
 
 def main() -> None:

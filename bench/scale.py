@@ -24,7 +24,7 @@ from afcore.config import Config
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.job import EpochJob
 from afcore.launch.open import check_devices, close_launchers, open_launcher, worker_threads
-from afcore.runs.preview import preview_run
+from afcore.preview import preview_run
 from afcore.runs.records import EpochRecord
 from afcore.runs.run import Run
 

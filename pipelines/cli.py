@@ -155,7 +155,7 @@ def plan(
         _check_writable(report)
         set_defaults()
         from afcore.launch.open import close_launchers
-        from afcore.runs.preview import load_trace, preview_run
+        from afcore.preview import load_trace, preview_run
         from pipelines.plan_table import boundary_table, choices, run_table, workers_table
 
         recorded = load_trace(trace) if trace is not None else None

@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from afcore.planning.alternatives import EpochAlternatives
+from afcore.preview import PlanReport
 from afcore.results.figures import Choice
-from afcore.runs.preview import PlanReport
 
 __all__ = ["boundary_table", "choices", "run_table", "workers_table"]
 

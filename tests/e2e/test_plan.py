@@ -9,9 +9,9 @@ import pytest
 from afcore.config import Config, parse_config
 from afcore.planning.source import SourceDecision
 from afcore.planning.timing import Profile, read_seconds
+from afcore.preview import PlanReport
 from afcore.runs import decide
 from afcore.runs.epoch import run_epoch
-from afcore.runs.preview import PlanReport
 from afcore.runs.records import EpochPlan, EpochRecord
 from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
 from afcore.storage.objects import Storage
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr("afcore.runs.preview._BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr("afcore.preview._BUDGET_SECONDS", 0.1)
     monkeypatch.setattr("afcore.runs.decide._RUN_BUDGET_SECONDS", 0.1)
 
 

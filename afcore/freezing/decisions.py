@@ -28,6 +28,7 @@ class IntervalStatistics:
         total_steps: steps of the whole training.
         learning_rate: mean over the interval.
         epoch: it belongs to, from 1.
+        num_epochs: of the whole training.
         train_loss: mean over the interval's steps; in epoch 1 of examples never seen before.
         train_loss_error: its standard error.
         validation_losses: of the epochs before this one, in order.
@@ -43,6 +44,7 @@ class IntervalStatistics:
     total_steps: int
     learning_rate: float
     epoch: int
+    num_epochs: int
     train_loss: float
     train_loss_error: float
     validation_losses: tuple[float, ...]

@@ -17,7 +17,7 @@ paper's eta compares the norms of two such sums; where they are noise, so is eta
 2. The loss on unseen examples is *settled* once it has not fallen, by more than its standard error,
    below its best for ``patience`` intervals. In epoch 1 every training example is new, so the
    training loss itself is that loss. Later it is the validation loss: settled when an epoch did
-   not improve on the best before it.
+   not improve on the best before it, and another epoch is still to come after this one.
 3. When the loss is settled, the boundary moves up over the blocks, from the bottom, that have been
    quiet in ``patience`` intervals one after the other.
 
@@ -90,5 +90,7 @@ def _watch_loss(state: FreezeState, statistics: IntervalStatistics) -> FreezeSta
 
 
 def _validation_settled(statistics: IntervalStatistics) -> bool:
+    """Never in the last epoch: what freezes there is read by no later one, so little is saved."""
     losses = statistics.validation_losses
-    return len(losses) >= 2 and min(losses) < losses[-1]
+    worse = len(losses) >= 2 and min(losses) < losses[-1]
+    return worse and statistics.epoch < statistics.num_epochs

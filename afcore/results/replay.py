@@ -103,7 +103,9 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
         validation_losses = tuple(
             epoch.validation["loss"] for epoch in report.epochs if epoch.epoch < interval.epoch
         )
-        statistics = _statistics(interval, total_steps, state.boundary, validation_losses)
+        statistics = _statistics(
+            interval, len(report.epochs), total_steps, state.boundary, validation_losses
+        )
         coherences = coherence(statistics)
         state, _ = policy(state, statistics)
         recorded = after.get(interval.step, recorded)
@@ -154,6 +156,7 @@ def eta_noise(intervals: Sequence[ReplayedInterval]) -> EtaNoise:
 
 def _statistics(
     interval: IntervalReport,
+    num_epochs: int,
     total_steps: int,
     boundary: int,
     validation_losses: tuple[float, ...],
@@ -173,6 +176,7 @@ def _statistics(
         total_steps=total_steps,
         learning_rate=interval.learning_rate,
         epoch=interval.epoch,
+        num_epochs=num_epochs,
         train_loss=interval.train_loss,
         train_loss_error=interval.train_loss_error,
         validation_losses=validation_losses,

@@ -116,7 +116,9 @@ def train_epoch(
         done=done or TrainedEpoch(),
     )
     total_steps = num_epochs * len(batches)
-    decide = partial(_decide, loop.done, state, epoch, total_steps, validation_losses, group)
+    decide = partial(
+        _decide, loop.done, state, epoch, num_epochs, total_steps, validation_losses, group
+    )
     ends = interval_ends(len(batches), intervals_per_epoch)
     sums = _sums(state, ends, len(loop.done.steps))
     losses = Losses(loop.done, group)
@@ -201,6 +203,7 @@ def _decide(
     done: TrainedEpoch,
     state: TrainingState,
     epoch: int,
+    num_epochs: int,
     total_steps: int,
     validation_losses: tuple[float, ...],
     group: WorkerGroup,
@@ -216,6 +219,7 @@ def _decide(
         total_steps=total_steps,
         learning_rate=float(np.mean([step.learning_rate for step in steps])),
         epoch=epoch,
+        num_epochs=num_epochs,
         train_loss=float(np.mean(losses)),
         train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
         if len(losses) > 1

@@ -12,7 +12,7 @@ def interval(
     loss: float = 1.0,
     validation_losses: tuple[float, ...] = (),
 ) -> IntervalStatistics:
-    """Of a training of 100 steps; the loss has a standard error of 0.1."""
+    """Of a training of 100 steps and 4 epochs; the loss has a standard error of 0.1."""
     given = tuple(norms)
     ones = (1.0,) * len(given)
     squared_sums = ones if coherences is None else tuple(coherences)
@@ -21,6 +21,7 @@ def interval(
         total_steps=100,
         learning_rate=1.0,
         epoch=epoch,
+        num_epochs=4,
         train_loss=loss,
         train_loss_error=0.1,
         validation_losses=validation_losses,

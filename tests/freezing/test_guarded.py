@@ -83,6 +83,14 @@ def test_later_it_is_the_validation_loss(validation_losses: tuple[float, ...], a
     assert (new.boundary, new.steady) == (after, 1)
 
 
+@pytest.mark.parametrize(("epoch", "after"), [(3, 3), (4, 0)])
+def test_a_worse_validation_loss_counts_only_while_an_epoch_is_left(epoch: int, after: int) -> None:
+    state = FreezeState(quiet=(9,) * 4, best_loss=1.0, steady=1)
+    given = interval([1.0] * 4, epoch=epoch, loss=5.0, validation_losses=(1.0, 0.9, 0.95))
+    new, _ = guarded_test(state, given, **RULE)
+    assert new.boundary == after
+
+
 def test_what_settled_in_epoch_1_stays_settled() -> None:
     state = FreezeState(quiet=(9,) * 4, best_loss=1.0, steady=2)
     improving = interval([1.0] * 4, epoch=3, loss=5.0, validation_losses=(1.0, 0.9))

@@ -5,7 +5,7 @@ paper's rule) and ``guarded`` train on the same batches; differences to ``full``
 seeds. Every training is a run of the product, so the bench can be killed and started again with the
 same ``--out``: what is finished is not trained again.
 
-    python bench/accuracy.py --agnews train.csv test.csv --seeds 3 --out bench/out/accuracy
+    python bench/accuracy.py --agnews train.csv test.csv --seeds 0,1,2 --out bench/out/accuracy
 """
 
 import argparse
@@ -32,8 +32,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--agnews", nargs=2, metavar=("TRAIN", "TEST"), help="CSV: text,label")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(seed) for seed in text.split(",")],
+        default=[0, 1, 2],
+        help="comma-separated",
+    )
     parser.add_argument(
         "--variants",
         type=lambda text: text.split(","),
@@ -75,7 +79,7 @@ def train_all(out: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with ephemeral_server():
         from pipelines.finetune import finetune
 
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        for seed in arguments.seeds:
             for name, data in data_sets(arguments.agnews).items():
                 for variant in arguments.variants:
                     same = equal_to_full(rows, name, seed) if arguments.skip_equal else None

@@ -234,7 +234,7 @@ def frontier_figure(rows: list[dict[str, Any]]) -> Figure:
     """Accuracy lost against speed-up, a panel a data set."""
     names = list(dict.fromkeys(r["data"] for r in rows))
     figure = Figure(figsize=(4 * len(names), 4), layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
     for axes, data in zip(panels, names, strict=True):
         for variant in dict.fromkeys(r["variant"] for r in rows):
             gained = differences(rows, variant, data)

@@ -246,7 +246,7 @@ def frontier_figure(rows: list[dict[str, Any]]) -> Figure:
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set(title=data, xlabel="speed-up over full")
     panels[0].set_ylabel("test accuracy minus full's, points")
-    panels[-1].legend()
+    panels[0].legend(loc="lower right")
     return figure
 
 

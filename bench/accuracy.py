@@ -148,35 +148,40 @@ def row(data: str, variant: str, seed: int, report: dict[str, Any]) -> dict[str,
     }
 
 
+def with_full(
+    rows: list[dict[str, Any]], variant: str, data: str | None = None
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each training of a variant, on one data set or all, beside that of ``full`` it pairs with."""
+    full = {(r["data"], r["seed"]): r for r in rows if r["variant"] == "full"}
+    return [
+        (r, full[r["data"], r["seed"]])
+        for r in rows
+        if r["variant"] == variant and data in (None, r["data"])
+    ]
+
+
 def differences(rows: list[dict[str, Any]], variant: str, data: str | None) -> list[float]:
     """Test accuracy minus that of ``full``, in points, for each pair of the same data and seed."""
-    return [found for r, found in _paired(rows, variant) if data in (None, r["data"])]
+    return [_points(*pair) for pair in with_full(rows, variant, data)]
 
 
 def means_by(rows: list[dict[str, Any]], variant: str, key: str) -> list[float]:
     """Mean difference of each data set, or of each seed that was trained on every data set."""
-    names = {r["data"] for r in rows}
-    groups: dict[Any, dict[Any, float]] = {}
-    for r, found in _paired(rows, variant):
-        groups.setdefault(r[key], {})[r["data"], r["seed"]] = found
-    whole = [g for g in groups.values() if key == "data" or len(g) == len(names)]
-    return [statistics.mean(group.values()) for group in whole]
-
-
-def _paired(rows: list[dict[str, Any]], variant: str) -> list[tuple[dict[str, Any], float]]:
-    full = {(r["data"], r["seed"]): r["test"] for r in rows if r["variant"] == "full"}
-    return [
-        (r, 100 * (r["test"] - full[r["data"], r["seed"]])) for r in rows if r["variant"] == variant
-    ]
+    num_data_sets = len({r["data"] for r in rows})
+    groups: dict[Any, list[float]] = {}
+    for pair in with_full(rows, variant):
+        groups.setdefault(pair[0][key], []).append(_points(*pair))
+    whole = [g for g in groups.values() if key == "data" or len(g) == num_data_sets]
+    return [statistics.mean(group) for group in whole]
 
 
 def speedups(rows: list[dict[str, Any]], variant: str, data: str | None) -> list[float]:
-    full = {(r["data"], r["seed"]): r["paid_seconds"] for r in rows if r["variant"] == "full"}
-    return [
-        full[r["data"], r["seed"]] / r["paid_seconds"]
-        for r in rows
-        if r["variant"] == variant and data in (None, r["data"])
-    ]
+    pairs = with_full(rows, variant, data)
+    return [full["paid_seconds"] / r["paid_seconds"] for r, full in pairs]
+
+
+def _points(r: dict[str, Any], full: dict[str, Any]) -> float:
+    return 100 * (r["test"] - full["test"])
 
 
 def seeds_table(rows: list[dict[str, Any]]) -> Table:

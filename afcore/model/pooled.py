@@ -77,7 +77,10 @@ class PooledBlock:
         return (columns * shown).argmax(1)
 
     def at(self, positions: Tensor | None) -> Callable[..., Tensor]:
-        """A ``forward`` for the block: [b, s, h] in, [b, s, h] out, zeros where nobody looks.
+        """A ``forward`` for the block: [b, s, h] in.
+
+        Out come [b, 1, h] of the first position, which the head finds there as well; of others
+        [b, s, h], each in its place and zeros where nobody looks.
 
         Args:
             positions: [b], as :meth:`positions` gives them.
@@ -86,12 +89,13 @@ class PooledBlock:
 
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             given = self.by_name(args, kwargs)
-            hidden: Tensor = given["hidden_states"]
             with _leaving_out(self.idle_first):
                 seen = self.keys_and_values(whole, given)
             with _leaving_out(self.idle_second):
                 pooled = self.one_position(whole, given, positions, seen)
-            return _spread(pooled, positions, hidden.shape[1])
+            if positions is None:
+                return pooled
+            return _spread(pooled, positions, given["hidden_states"].shape[1])
 
         return forward
 
@@ -322,9 +326,7 @@ def _take(values: Tensor | None, positions: Tensor | None, dim: int, count: int)
     return values.gather(dim, index)
 
 
-def _spread(pooled: Tensor, positions: Tensor | None, num_columns: int) -> Tensor:
+def _spread(pooled: Tensor, positions: Tensor, num_columns: int) -> Tensor:
     """[b, 1, h] to [b, s, h], each in its place and zeros elsewhere."""
-    if positions is None:
-        return nn.functional.pad(pooled, (0, 0, 0, num_columns - 1))
     zeros = pooled.new_zeros(len(pooled), num_columns, pooled.shape[2])
     return zeros.scatter(1, positions.view(-1, 1, 1).expand_as(pooled), pooled)

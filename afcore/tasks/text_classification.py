@@ -31,15 +31,14 @@ def collate(
         ``input_ids`` and ``attention_mask``, [b, s] int64; labels, [b] int64.
     """
     lengths = examples.lengths[ids]
-    input_ids = np.full((len(ids), int(lengths.max())), pad_token_id, dtype=np.int64)
-    mask = np.zeros_like(input_ids)
-    for row, (example, length) in enumerate(zip(ids, lengths, strict=True)):
-        start = examples.offsets[example]
-        input_ids[row, :length] = examples.tokens[start : start + length]
-        mask[row, :length] = 1
+    column = np.arange(int(lengths.max()))
+    mask = column < lengths[:, None]
+    # All at once: columns behind the last token of all are padding, and read the last one.
+    at = np.minimum(examples.offsets[ids][:, None] + column, len(examples.tokens) - 1)
+    input_ids = np.where(mask, examples.tokens[at], pad_token_id).astype(np.int64, copy=False)
     batch = {
         "input_ids": to_device(torch.from_numpy(input_ids), device),
-        "attention_mask": to_device(torch.from_numpy(mask), device),
+        "attention_mask": to_device(torch.from_numpy(mask.astype(np.int64)), device),
     }
     return batch, to_device(torch.from_numpy(examples.labels[ids]), device)
 

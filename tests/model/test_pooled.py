@@ -70,13 +70,18 @@ def test_all_but_keys_and_values_is_computed_at_one_position(
     batch: dict[str, torch.Tensor],
 ) -> None:
     split = SplitModel(build("bert"))
-    rows: dict[str, list[int]] = {"below": [], "last": []}
-    for name, block in (("below", split.blocks[-2]), ("last", split.blocks[-1])):
-        block.intermediate.register_forward_hook(
+    rows: dict[str, list[int]] = {"below": [], "last": [], "pooler": []}
+    modules = (
+        split.blocks[-2].intermediate,
+        split.blocks[-1].intermediate,
+        split.model.bert.pooler,
+    )
+    for name, module in zip(rows, modules, strict=True):
+        module.register_forward_hook(
             lambda _module, given, _output, name=name: rows[name].append(given[0].shape[1])
         )
     split.logits(batch)
-    assert rows == {"below": [9], "last": [1]}
+    assert rows == {"below": [9], "last": [1], "pooler": [1]}
     assert split.pooled is not None
     attention = split.blocks[-1].attention.self
     assert split.pooled.idle_first == (attention.query,)
@@ -137,6 +142,6 @@ def test_a_head_that_turns_out_to_read_elsewhere_is_refused(
     split = SplitModel(build("gpt2"))
     verify_pooled(split, batch, 1e-4)
     assert split.pooled is not None
-    object.__setattr__(split.pooled, "position", "first")
+    object.__setattr__(split.pooled, "position", "last")
     with pytest.raises(ModelError, match=r"Set training\.pooled_last_block to false"):
         verify_pooled(split, batch, 1e-4)

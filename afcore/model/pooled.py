@@ -6,14 +6,17 @@ keys and values are needed at every position, and all the rest of the block (att
 feed-forward part) at one. Outputs and gradients are those of the whole block, for about a fifth of
 its work. Once all other blocks are frozen and read from the cache, it is all that an epoch does.
 
-No model code is edited or copied. The block's own ``forward`` runs twice, each time with a
-key-value cache of ours: on all positions, up to where attention hands its keys and values to the
-cache; then on the one position, where the cache hands out the keys and values of all. Queries of
-all positions, and in the second run keys and values, are left out where layers of their own make
-them.
+No model code is edited or copied. The block's own ``forward`` runs twice, each time with an
+attention kernel of ours: on all positions, up to where attention is asked for, which tells keys
+and values; then on the one position, where attention meets these. Queries of all positions, and in
+the second run keys and values, are left out where layers of their own make them.
+
+Where keys and values are made of the block's input by linear layers and by nothing else (BERT and
+its like: no norm before, no rotation after), the block runs on the one position only, and attention
+meets the input itself (:func:`afcore.model.attention.attend_to_hidden`): a tenth of what is left.
 
 Which position a head reads is found by its gradient, and that the outputs are the same is tried;
-blocks that know no cache, and heads that read more than one position, are run whole.
+blocks that ask for no kernel, and heads that read more than one position, are run whole.
 """
 
 import inspect
@@ -26,15 +29,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from afcore.model.attention import KERNEL, attend_to_hidden, attention_kernel, replaced_kernel
 from afcore.model.forwards import evaluating, first_output, largest_difference, replaced_forwards
 
 __all__ = ["PooledBlock", "find_pooled_block"]
 
-_CACHE_NAMES = ("past_key_values", "layer_past")
-_KERNELS = ("sdpa", "eager")  # with others, what a mask means for a single query is not known
 _TOLERANCE = 1e-5
+_NO_WAY = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
 Position = Literal["first", "last", "last but padding"]
+_Attention = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,21 @@ class PooledBlock:
         position: ``first``; ``last`` that the attention mask shows; or ``last but padding``: the
             last token whose id is not the padding's.
         pad_token_id: of the model.
-        cache_name: of the block's argument.
         signature: of the block's ``forward``.
         idle_first: layers that keys and values of all positions do not depend on.
         idle_second: layers that the output at the one position does not depend on, once keys and
             values are given.
+        projections: the layers that make keys and values of the block's input; None where more
+            than they does.
     """
 
     block: nn.Module
     position: Position
     pad_token_id: int
-    cache_name: str
     signature: inspect.Signature
     idle_first: tuple[nn.Linear, ...] = ()
     idle_second: tuple[nn.Linear, ...] = ()
+    projections: tuple[nn.Linear, nn.Linear] | None = None
 
     def positions(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """[b] int64, the position that the head reads of each example; None: the first of all.
@@ -89,10 +94,9 @@ class PooledBlock:
 
         def forward(*args: Any, **kwargs: Any) -> Tensor:
             given = self.by_name(args, kwargs)
-            with _leaving_out(self.idle_first):
-                seen = self.keys_and_values(whole, given)
+            attention = self._attention(whole, given)
             with _leaving_out(self.idle_second):
-                pooled = self.one_position(whole, given, positions, seen)
+                pooled = self.one_position(whole, given, positions, attention)
             if positions is None:
                 return pooled
             return _spread(pooled, positions, given["hidden_states"].shape[1])
@@ -107,32 +111,49 @@ class PooledBlock:
                 named |= named.pop(name, {})
         return named
 
+    def _attention(self, whole: Callable[..., Any], given: dict[str, Any]) -> _Attention:
+        if self.projections is not None:
+            return _meeting_hidden(given["hidden_states"], *self.projections)
+        with _leaving_out(self.idle_first):
+            return _meeting(*self.keys_and_values(whole, given))
+
     def keys_and_values(
         self, whole: Callable[..., Any], given: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Of all positions; runs the block up to its cache.
+        """Of all positions, [b, g, s, d] each; runs the block up to its attention.
 
         Raises:
-            TypeError: when it does not use its cache.
+            TypeError: when it asks for no kernel.
         """
-        cache = _Catch()
+
+        def catch(
+            _module: nn.Module, _query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+        ) -> Any:
+            raise _Caught(key, value)
+
         try:
-            whole(**given | {self.cache_name: cache})
-        except _Caught:
-            return cache.seen
-        raise TypeError("it does not use its key-value cache")
+            with replaced_kernel(catch):
+                whole(**given)
+        except _Caught as caught:
+            return caught.seen
+        raise TypeError("its attention is out of reach")
 
     def one_position(
         self,
         whole: Callable[..., Any],
         given: dict[str, Any],
         positions: Tensor | None,
-        seen: tuple[Tensor, Tensor],
+        attention: _Attention,
     ) -> Tensor:
-        """[b, 1, h]: what the block puts out there, ``seen`` being keys and values of all."""
+        """[b, 1, h]: what the block puts out there, with this attention of one query."""
         hidden = given["hidden_states"]
         some = {name: _select(name, value, positions, hidden) for name, value in given.items()}
-        return first_output(whole(**some | {self.cache_name: _HandOut(*seen)}))
+        if positions is not None and some.get("attention_mask") is None:
+            # Without one, attention is causal, which a single query does not know the place for.
+            columns = torch.arange(hidden.shape[1], device=hidden.device)
+            some["attention_mask"] = (columns <= positions.unsqueeze(1))[:, None, None]
+        with replaced_kernel(attention):
+            return first_output(whole(**some))
 
 
 def find_pooled_block(
@@ -149,19 +170,16 @@ def find_pooled_block(
         How, and the position; or None, and why not.
     """
     signature = inspect.signature(block.forward)
-    cache_name = next((name for name in _CACHE_NAMES if name in signature.parameters), None)
     pad_token_id = model.config.pad_token_id
-    if cache_name is None:
-        return None, "its blocks know no key-value cache"
     if pad_token_id is None:
         return None, "it has no padding token"
-    if model.config._attn_implementation not in _KERNELS:
+    if model.config._attn_implementation != KERNEL:
         return None, f"its attention is {model.config._attn_implementation}"
     batch = _padded_batch(pad_token_id, next(model.parameters()).device)
     with evaluating(model):
         whole, is_read = _run_whole(model, block, batch)
         for position in get_args(Position):
-            pooled = PooledBlock(block, position, pad_token_id, cache_name, signature)
+            pooled = PooledBlock(block, position, pad_token_id, signature)
             if _is_only(pooled.positions(batch), is_read):
                 return _tried(model, pooled, batch, whole, wrap)
     return None, "its head reads more than one position"
@@ -176,18 +194,23 @@ def _tried(
 ) -> tuple[PooledBlock | None, str]:
     try:
         pooled = _idling(model, pooled, batch)
-        forward = pooled.at(pooled.positions(batch))
-        with (
-            torch.no_grad(),
-            replaced_forwards({pooled.block: lambda *args, **kw: wrap(forward(*args, **kw))}),
-        ):
-            logits = model(**batch).logits
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except _NO_WAY as error:
         return None, f"its block cannot be run at one position: {error}"
-    difference = largest_difference(logits, whole)
-    if not difference <= _TOLERANCE:
-        return None, f"its block at one position differs from the whole by {difference:.1e}"
-    return pooled, pooled.position
+    reason = ""
+    for way in [pooled, replace(pooled, projections=None)] if pooled.projections else [pooled]:
+        forward = way.at(way.positions(batch))
+        replaced = {way.block: lambda *args, forward=forward, **kw: wrap(forward(*args, **kw))}
+        try:
+            with torch.no_grad(), replaced_forwards(replaced):
+                logits = model(**batch).logits
+        except _NO_WAY as error:
+            reason = f"its block cannot be run at one position: {error}"
+            continue
+        difference = largest_difference(logits, whole)
+        if difference <= _TOLERANCE:
+            return way, way.position
+        reason = f"its block at one position differs from the whole by {difference:.1e}"
+    return None, reason
 
 
 def _padded_batch(pad_token_id: int, device: torch.device) -> dict[str, Tensor]:
@@ -221,47 +244,72 @@ def _run_whole(model: Any, block: nn.Module, batch: dict[str, Tensor]) -> tuple[
 
 
 def _idling(model: Any, pooled: PooledBlock, batch: dict[str, Tensor]) -> PooledBlock:
-    """The same with its idle layers, found by gradients: what gets none is not needed."""
+    """The same with its idle layers (those without gradient) and what makes keys and values."""
     whole = pooled.block.forward
     positions = pooled.positions(batch)
-    idle: list[tuple[nn.Linear, ...]] = []
+    found: list[PooledBlock] = []
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = pooled.by_name(args, kwargs)
         with _noting_linears(pooled.block) as ran:
-            seen = pooled.keys_and_values(whole, given)
-        idle.append(_without_gradient(seen[0].sum() + seen[1].sum(), ran))
-        seen = (seen[0].detach(), seen[1].detach())
-        with _noting_linears(pooled.block) as ran:
-            output = pooled.one_position(whole, given, positions, seen)
-        idle.append(_without_gradient(output.sum(), ran))
+            key, value = pooled.keys_and_values(whole, given)
+        first = _without_gradient(key.sum() + value.sum(), ran)
+        makers = [_maker(seen, given["hidden_states"], ran) for seen in (key, value)]
+        with _noting_linears(pooled.block) as ran_again:
+            attention = _meeting(key.detach(), value.detach())
+            output = pooled.one_position(whole, given, positions, attention)
+        second = _without_gradient(output.sum(), ran_again)
+        projections = (makers[0], makers[1]) if makers[0] and makers[1] else None
+        found.append(replace(pooled, idle_first=first, idle_second=second, projections=projections))
         return whole(*args, **kwargs)
 
     with torch.enable_grad(), replaced_forwards({pooled.block: forward}):
         model(**batch)
-    first, second = idle
-    return replace(pooled, idle_first=first, idle_second=second)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class _Ran:
+    layer: nn.Linear
+    given: Tensor
+    output: Tensor
 
 
 @contextmanager
-def _noting_linears(block: nn.Module) -> Iterator[list[nn.Linear]]:
+def _noting_linears(block: nn.Module) -> Iterator[list[_Ran]]:
     """The linear layers of a block that run, in their order."""
-    ran: list[nn.Linear] = []
+    ran: list[_Ran] = []
+
+    def note(layer: nn.Linear, given: tuple[Tensor, ...], output: Tensor) -> None:
+        ran.append(_Ran(layer, given[0], output))
+
     with ExitStack() as stack:
         for layer in block.modules():
             if isinstance(layer, nn.Linear):
-                handle = layer.register_forward_hook(lambda module, *_: ran.append(module))
-                stack.callback(handle.remove)
+                stack.callback(layer.register_forward_hook(note).remove)
         yield ran
 
 
-def _without_gradient(output: Tensor, layers: list[nn.Linear]) -> tuple[nn.Linear, ...]:
+def _without_gradient(output: Tensor, ran: list[_Ran]) -> tuple[nn.Linear, ...]:
     """Of layers that ran, those that ``output`` does not depend on."""
-    if not layers:
+    if not ran:
         return ()
-    weights = [layer.weight for layer in layers]
-    gradients = torch.autograd.grad(output, weights, allow_unused=True)
-    return tuple(n for n, gradient in zip(layers, gradients, strict=True) if gradient is None)
+    weights = [one.layer.weight for one in ran]
+    gradients = torch.autograd.grad(output, weights, allow_unused=True, retain_graph=True)
+    return tuple(one.layer for one, grad in zip(ran, gradients, strict=True) if grad is None)
+
+
+def _maker(seen: Tensor, hidden: Tensor, ran: list[_Ran]) -> nn.Linear | None:
+    """The layer that makes keys or values [b, g, s, d] of ``hidden``, if it alone does.
+
+    They are its output in another view: of the same memory, so that nothing came in between.
+    """
+    lying = seen.transpose(1, 2).flatten(2)
+    for one in ran:
+        alone = type(one.layer) is nn.Linear and one.given is hidden
+        if alone and one.output.data_ptr() == seen.data_ptr() and torch.equal(lying, one.output):
+            return one.layer
+    return None
 
 
 def _leaving_out(layers: tuple[nn.Linear, ...]) -> AbstractContextManager[None]:
@@ -284,23 +332,42 @@ def _is_only(positions: Tensor | None, is_read: Tensor) -> bool:
 class _Caught(Exception):  # noqa: N818  # nothing went wrong
     """Ends a block's run once its keys and values are known."""
 
-
-class _Catch:
-    """A key-value cache that keeps the first keys and values it is given, and asks for no more."""
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> None:
-        self.seen = (keys, values)
-        raise _Caught
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        super().__init__()
+        self.seen = (key, value)
 
 
-class _HandOut:
-    """A key-value cache that answers with the keys and values of all positions."""
+def _meeting(key: Tensor, value: Tensor) -> _Attention:
+    """Attention that meets these, whatever keys and values the block has."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self._seen = (keys, values)
+    def attention(
+        module: nn.Module, query: Tensor, _key: Tensor, _value: Tensor, *rest: Any, **settings: Any
+    ) -> Any:
+        return kernel(module, query, key, value, *rest, **settings)
 
-    def update(self, _keys: Tensor, _values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return self._seen
+    kernel = attention_kernel()
+    return attention
+
+
+def _meeting_hidden(hidden: Tensor, key: nn.Linear, value: nn.Linear) -> _Attention:
+    """Attention that meets hidden states, of which these layers would make keys and values."""
+
+    def attention(
+        _module: nn.Module,
+        query: Tensor,
+        _key: Tensor,
+        _value: Tensor,
+        mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        position_bias: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        if position_bias is not None:
+            raise TypeError("its attention has a bias of positions")
+        return attend_to_hidden(query, hidden, key, value, mask, dropout, scaling), None
+
+    return attention
 
 
 def _select(name: str, value: Any, positions: Tensor | None, hidden: Tensor) -> Any:

@@ -1,5 +1,6 @@
 """A last block at one position gives the outputs and the gradients of the whole model."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,21 +12,22 @@ from afcore.model.blocks import SplitModel, verify_pooled
 from afcore.model.pooled import find_pooled_block
 from tests.model.test_blocks import CONFIGS, build, ragged_batch
 
-NO_CACHE = "its blocks know no key-value cache"
+NO_KERNEL = "its attention is eager"
 POSITIONS = {
     "bert": "first",
     "roberta": "first",
     "electra": "first",
-    "distilbert": NO_CACHE,
-    "mpnet": NO_CACHE,
-    "deberta-v2": NO_CACHE,
-    "modernbert": NO_CACHE,
+    "distilbert": "first",
+    "mpnet": NO_KERNEL,
+    "deberta-v2": NO_KERNEL,
+    "modernbert": "first",
     "gpt2": "last but padding",
     "gpt-neox": "last but padding",
     "llama": "last but padding",
     "qwen2-sliding": "last but padding",
 }
-POOLED = [name for name, position in POSITIONS.items() if position != NO_CACHE]
+POOLED = [name for name, position in POSITIONS.items() if position != NO_KERNEL]
+WITHOUT_KEYS = {"bert", "roberta", "electra", "distilbert"}
 
 
 @pytest.fixture
@@ -42,16 +44,18 @@ def test_what_is_known_of_each_architecture() -> None:
 
 @pytest.mark.parametrize("name", POOLED)
 @pytest.mark.parametrize("boundary", [0, 3])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("with_keys", [False, True])
 def test_outputs_and_gradients_are_those_of_the_whole(
-    name: str, boundary: int, attention: str, batch: dict[str, torch.Tensor]
+    name: str, boundary: int, with_keys: bool, batch: dict[str, torch.Tensor]
 ) -> None:
     whole, pooled = (SplitModel(build(name), pool=pool) for pool in (False, True))
     assert whole.pooled is None
     assert pooled.pooled is not None
+    assert (pooled.pooled.projections is not None) == (name in WITHOUT_KEYS)
+    if with_keys:
+        pooled.pooled = dataclasses.replace(pooled.pooled, projections=None)
     found = []
     for split in (whole, pooled):
-        split.model.set_attn_implementation(attention)
         split.set_training(boundary)
         split.model.eval()
         hidden = split.hidden(batch, boundary).detach() if boundary else None
@@ -86,6 +90,15 @@ def test_all_but_keys_and_values_is_computed_at_one_position(
     attention = split.blocks[-1].attention.self
     assert split.pooled.idle_first == (attention.query,)
     assert split.pooled.idle_second == (attention.key, attention.value)
+    assert split.pooled.projections == (attention.key, attention.value)
+
+
+@pytest.mark.parametrize("name", [n for n in POOLED if POSITIONS[n] != "first"])
+def test_nothing_after_the_position_is_seen_without_padding(name: str) -> None:
+    split = SplitModel(build(name))
+    batch = ragged_batch(9, 9)
+    batch["input_ids"][1, 6:] = 0  # three words that have the padding's id
+    torch.testing.assert_close(split.logits(batch), split.model(**batch).logits)
 
 
 def test_dropout_is_drawn(batch: dict[str, torch.Tensor]) -> None:

@@ -31,7 +31,8 @@ class IntervalStatistics:
         num_epochs: of the whole training.
         train_loss: mean over the interval's steps; in epoch 1 of examples never seen before.
         train_loss_error: its standard error.
-        validation_losses: of the epochs before this one, in order.
+        validation_losses: of the epochs so far, in order; this one's is among them when the
+            interval is its last.
     """
 
     gradient_norms: tuple[float, ...]
@@ -69,15 +70,16 @@ class FreezeState:
         previous: L numbers, the last interval's ``d_l`` per step; None before the first interval
             (``gradient_norm``).
         quiet: L numbers, intervals that each block has been quiet for (``guarded``).
-        best_loss: least mean training loss of an interval of epoch 1 (``guarded``).
-        steady: intervals since ``best_loss`` was last undercut (``guarded``).
+        losses: mean training loss of each interval of epoch 1 and its standard error
+            (``guarded``).
+        settled: whether the loss on unseen examples has stopped falling (``guarded``).
     """
 
     boundary: int = 0
     previous: tuple[float, ...] | None = None
     quiet: tuple[int, ...] | None = None
-    best_loss: float | None = None
-    steady: int = 0
+    losses: tuple[tuple[float, float], ...] = ()
+    settled: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ paper's eta compares the norms of two such sums; where they are noise, so is eta
 **Rule.** After every interval:
 
 1. A block is *quiet* when its coherence is at most ``noise_ratio``.
-2. The loss on unseen examples is *settled* once it has not fallen, by more than its standard error,
-   below its best for ``patience`` intervals. In epoch 1 every training example is new, so the
-   training loss itself is that loss. Later it is the validation loss: settled when an epoch did
-   not improve on the best before it, and another epoch is still to come after this one.
-3. When the loss is settled, the boundary moves up over the blocks, from the bottom, that have been
+2. The loss on unseen examples *settles* at the end of an epoch, when two more are to come at least.
+   At the end of epoch 1, in which every training example is new, it takes two signs. The training
+   loss has been flat: its mean over the last ``patience`` intervals is not significantly below
+   that over the ``patience`` before (one-sided, 5 %). And the validation loss is no lower than that
+   mean: what the last steps learned does not show on other text. Later it takes one: the validation
+   loss is no lower than the best before.
+3. Once the loss is settled, the boundary moves up over the blocks, from the bottom, that have been
    quiet in ``patience`` intervals one after the other.
 
 Where it fails and what it was measured to do: docs/freezing.md.
@@ -30,6 +32,9 @@ from dataclasses import replace
 from afcore.freezing.decisions import FreezeDecision, FreezeState, IntervalStatistics
 
 __all__ = ["coherence", "guarded_test"]
+
+_SIGNIFICANT = 1.645
+"""Standard errors that a normal variable exceeds with a probability of 5 %."""
 
 
 def guarded_test(
@@ -47,11 +52,12 @@ def guarded_test(
         The new state, and the decision; its ``eta`` is the coherence of each block.
     """
     found = coherence(statistics)
-    state = replace(_watch_loss(state, statistics), quiet=_count_quiet(state, found, noise_ratio))
+    quiet = _count_quiet(state, found, noise_ratio)
+    state = replace(state, quiet=quiet, losses=_losses(state, statistics))
+    state = replace(state, settled=state.settled or _settles(state, statistics, patience))
     after = state.boundary
-    if state.steady >= patience or _validation_settled(statistics):
-        assert state.quiet is not None
-        while after < len(found) - 1 and state.quiet[after] >= patience:
+    if state.settled:
+        while after < len(found) - 1 and quiet[after] >= patience:
             after += 1
     shown = (math.nan,) * state.boundary + found[state.boundary :]
     decision = FreezeDecision(shown, noise_ratio, state.boundary, after)
@@ -78,19 +84,37 @@ def _count_quiet(
     )
 
 
-def _watch_loss(state: FreezeState, statistics: IntervalStatistics) -> FreezeState:
-    """Only in epoch 1: later the training examples have been seen."""
+def _losses(state: FreezeState, statistics: IntervalStatistics) -> tuple[tuple[float, float], ...]:
+    """Only of epoch 1: later the training examples have been seen."""
     if statistics.epoch > 1:
-        return state
-    loss, best = statistics.train_loss, state.best_loss
-    if best is None:
-        return replace(state, best_loss=loss)
-    fell = loss < best - statistics.train_loss_error
-    return replace(state, best_loss=min(best, loss), steady=0 if fell else state.steady + 1)
+        return state.losses
+    return (*state.losses, (statistics.train_loss, statistics.train_loss_error))
 
 
-def _validation_settled(statistics: IntervalStatistics) -> bool:
-    """Never in the last epoch: what freezes there is read by no later one, so little is saved."""
-    losses = statistics.validation_losses
-    worse = len(losses) >= 2 and min(losses) < losses[-1]
-    return worse and statistics.epoch < statistics.num_epochs
+def _settles(state: FreezeState, statistics: IntervalStatistics, patience: int) -> bool:
+    """At the end of an epoch, and not of the last two.
+
+    What freezes for one epoch alone is read only there, with the learning rate near zero: it saves
+    little, and cost accuracy when it was tried.
+    """
+    epoch, losses = statistics.epoch, statistics.validation_losses
+    if len(losses) < epoch or epoch > statistics.num_epochs - 2:
+        return False
+    if epoch > 1:
+        return losses[-1] >= min(losses[:-1])
+    return _is_flat(state.losses, patience) and losses[0] >= _mean(state.losses[-patience:])[0]
+
+
+def _is_flat(losses: tuple[tuple[float, float], ...], patience: int) -> bool:
+    """Whether the last ``patience`` intervals are not significantly below those before."""
+    if len(losses) < 2 * patience:
+        return False
+    before, error_before = _mean(losses[-2 * patience : -patience])
+    after, error_after = _mean(losses[-patience:])
+    return before - after <= _SIGNIFICANT * math.hypot(error_before, error_after)
+
+
+def _mean(losses: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+    """Of means with standard errors: their mean, and its standard error."""
+    means, errors = zip(*losses, strict=True)
+    return sum(means) / len(means), math.hypot(*errors) / len(errors)

@@ -291,8 +291,13 @@ def possible_traces(
         deepest = resolve_depth(policy, num_blocks, depth)
         schedule = [math.floor(deepest * done / count) for done in range(count)]
         return {"as scheduled": _by_epoch(schedule, intervals)}
-    # `guarded` counts intervals from the second on; the paper's rule compares the second with it.
-    undecided = min(count, 1 + (patience if policy == "guarded" else 1))
+    # The paper's rule compares the second interval with the first. `guarded` decides when an epoch
+    # ends that is not one of the last two, and the first only if it is long enough.
+    undecided = 2
+    if policy == "guarded":
+        undecided = intervals if intervals >= 2 * patience else 2 * intervals
+        undecided = undecided if undecided <= count - 2 * intervals else count
+    undecided = min(count, undecided)
     earliest = [0] * undecided + [deepest] * (count - undecided)
     return {
         "nothing freezes": _by_epoch(never, intervals),

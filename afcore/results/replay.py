@@ -91,6 +91,7 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
     recorded = report.epochs[0].boundary_start
     previous: IntervalReport | None = None
     rows: list[ReplayedInterval] = []
+    last_steps = {interval.epoch: interval.step for interval in report.intervals}
     for interval in report.intervals:
         if state.boundary < recorded:
             return Replay(
@@ -100,9 +101,8 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
                 "statistics of the blocks between. Record a run with --set mode=freeze --set "
                 "freezing.policy=none to replay to the end.",
             )
-        validation_losses = tuple(
-            epoch.validation["loss"] for epoch in report.epochs if epoch.epoch < interval.epoch
-        )
+        known = interval.epoch - (interval.step < last_steps[interval.epoch])
+        validation_losses = tuple(epoch.validation["loss"] for epoch in report.epochs[:known])
         statistics = _statistics(
             interval, len(report.epochs), total_steps, state.boundary, validation_losses
         )

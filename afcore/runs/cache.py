@@ -131,7 +131,7 @@ class RunCache:
             exists=exists,
             measured=self._measured,
             builders=self._group.count,
-            trained_seconds=trained.train_seconds,
+            worked_seconds=trained.train_seconds + trained.evaluate_seconds,
             scale=scale,
             max_set_bytes=self._room_bytes(),
         )

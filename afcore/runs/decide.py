@@ -18,7 +18,7 @@ from afcore.measuring.profile import measure_profile
 from afcore.model.blocks import SplitModel
 from afcore.planning.forecast import forecast_run, possible_traces
 from afcore.planning.resources import ResourceDecision, choose_resources
-from afcore.planning.scaling import RunWork, evaluate_seconds, forecast_epoch_on
+from afcore.planning.scaling import RunWork, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import Profile, Work
 from afcore.prices import resolve_prices
@@ -87,7 +87,7 @@ class EpochPlanner:
         exists: bool,
         measured: bool,
         builders: int = 1,
-        trained_seconds: float = 0.0,
+        worked_seconds: float = 0.0,
         scale: float = 1.0,
         max_set_bytes: int | None = None,
     ) -> tuple[SourceDecision | None, ResourceDecision | None]:
@@ -100,7 +100,7 @@ class EpochPlanner:
             exists: whether the store has the set at ``boundary``.
             measured: whether measurements decide what is read; else the configuration has.
             builders: workers of the epoch before, which would build a set.
-            trained_seconds: they have trained for so long.
+            worked_seconds: they have trained and evaluated for so long.
             scale: of the profile's seconds.
             max_set_bytes: a larger set is not built.
 
@@ -109,7 +109,7 @@ class EpochPlanner:
         """
         config = self._run.config
         decision, build_seconds = None, 0.0
-        spent = self._spent(epoch, builders, trained_seconds)
+        spent = self._spent(epoch, builders, worked_seconds)
         if measured:
             work = self._work(epoch)
             # As many workers as would be chosen if the set were there.
@@ -169,22 +169,18 @@ class EpochPlanner:
         )
 
     def _spent(
-        self, epoch: int, num_workers: int, trained_seconds: float
+        self, epoch: int, num_workers: int, worked_seconds: float
     ) -> tuple[float, float] | None:
-        """Seconds and dollars, once the epoch before ``epoch`` has been evaluated.
+        """Seconds and dollars so far, the epoch before ``epoch`` and its evaluation included.
 
-        That one has trained on ``num_workers``. None where nobody asks: without a limit.
+        That one was on ``num_workers``. None where nobody asks: without a limit.
         """
         run, limits = self._run, self._run.config.workers
         if limits.deadline_seconds is None and limits.budget_usd is None:
             return None
-        to_come = 0.0
-        if epoch > 1:
-            work = self._run_work(epoch)
-            to_come = evaluate_seconds(self.profile, work, num_workers, last=False)
-        wall = wall_seconds(run) + to_come
+        wall = wall_seconds(run)
         epochs = [record.report for record in epoch_records(run, epoch - 1)]
-        others = (num_workers - 1) * (trained_seconds + to_come)
+        others = (num_workers - 1) * worked_seconds
         _, outside_usd = cost_outside(run, epochs, wall, others)
         return wall, outside_usd + sum(report.cost_usd for report in epochs)
 

@@ -4,9 +4,9 @@ Each step is skipped when its result is already there, so a retry repeats nothin
 committed::
 
     plan.json        where to read from, on how many workers: recorded before anything is trained
-    checkpoint.json  training done: parts first, this record after them
+    checkpoint.json  trained and evaluated: parts first, this record after them
     (set)            the activation set at the new boundary, when it pays
-    report.json      evaluation done: the epoch is
+    report.json      the epoch is done
 
 An epoch that is stopped within its training commits ``partial.json``, the state after that step,
 and goes on from it. The calls are every worker's; the first alone commits.
@@ -71,7 +71,7 @@ def run_epoch(
     stop: Callable[[], bool] = lambda: False,
     launched: float | None = None,
 ) -> EpochRecord:
-    """Train, checkpoint, materialize and evaluate epoch ``epoch``, counted from 1.
+    """Train, evaluate, checkpoint and materialize epoch ``epoch``, counted from 1.
 
     Args:
         run: the caller holds its lease.
@@ -155,14 +155,14 @@ class _Epoch:
         if group.count > 1:
             group.check_same("code or data", [code_digest(), self._data.train.digest])
         if checkpoint is None:
-            checkpoint, split, cache = self._train(plan)
+            checkpoint, cache = self._train(plan)
         else:
             _log.info("epoch %d: training was committed before; going on after it", epoch)
             split = run.architecture()
             load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
             cache = self._cache(split)
         read_from = self._materialize(cache, checkpoint)
-        report = self._evaluated(split, cache, checkpoint, resumed)
+        report = self._complete(cache, checkpoint, resumed)
 
         def finish() -> EpochRecord:
             decided = checkpoint.next
@@ -178,7 +178,7 @@ class _Epoch:
 
         return self._by_first("report", EpochRecord, finish)
 
-    def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, SplitModel, RunCache]:
+    def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, RunCache]:
         """Train as planned and commit the checkpoint; or as much of both as there is time for."""
         run, group = self._run, self._group
         num_steps = math.ceil(len(self._data.train) / run.config.training.batch_size)
@@ -202,7 +202,7 @@ class _Epoch:
         )
         # What follows is added to the record, which has what was built for the epoch's start.
         cache.seconds, cache.bytes_written = 0.0, 0
-        return checkpoint, state.training.split, cache
+        return checkpoint, cache
 
     def _make_plan(self, cache: RunCache, state: OpenState) -> EpochPlan:
         before = read_record(
@@ -250,6 +250,7 @@ class _Epoch:
             policy=state.policy,
             intervals_per_epoch=config.freezing.intervals_per_epoch,
             validation_losses=_validation_losses(run, self._epoch) if deciding else (),
+            validate=partial(self._evaluate, state.training.split),
             learning_rate_factor=partial(
                 learning_rate_factor,
                 schedule=config.training.schedule,
@@ -296,9 +297,9 @@ class _Epoch:
             suffix_seconds=trained.suffix_seconds,
             checkpoint_seconds=time.perf_counter() - clock + earlier,
             materialize_seconds=cache.seconds,
-            evaluate_seconds=0.0,
+            evaluate_seconds=trained.evaluate_seconds,
             train_loss=trained.mean_loss,
-            validation={},
+            validation=trained.validation,
             activation_bytes_written=cache.bytes_written,
             activation_bytes_read=trained.activation_bytes_read,
             order=plan.order,
@@ -348,24 +349,23 @@ class _Epoch:
         cache.open_or_build(reference, checkpoint.parts)
         return reference
 
-    def _evaluated(
-        self, split: SplitModel, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
-    ) -> EpochReport:
-        """The epoch's report with what came after the training."""
-        run, usage, trained = self._run, self._run.storage.usage, checkpoint.report
-        clock = time.perf_counter()
-        validation = evaluate(
+    def _evaluate(self, split: SplitModel) -> dict[str, float]:
+        return evaluate(
             split,
             self._data.validation,
-            num_classes=len(run.record.label_names),
-            pad_token_id=run.record.pad_token_id,
-            compute=run.compute,
+            num_classes=len(self._run.record.label_names),
+            pad_token_id=self._run.record.pad_token_id,
+            compute=self._run.compute,
             group=self._group,
         )
+
+    def _complete(
+        self, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
+    ) -> EpochReport:
+        """The epoch's report with what came after its checkpoint."""
+        run, usage, trained = self._run, self._run.storage.usage, checkpoint.report
         report = trained.model_copy(
             update={
-                "validation": validation,
-                "evaluate_seconds": time.perf_counter() - clock,
                 "materialize_seconds": trained.materialize_seconds + cache.seconds,
                 "activation_bytes_written": trained.activation_bytes_written + cache.bytes_written,
                 "resumed": resumed,

@@ -53,7 +53,7 @@ def lost_seconds(
     kept: dict[int, float] = {}
     for record, checkpoint in zip(records, checkpoints, strict=True):
         done, trained = record.report, checkpoint.report
-        after = done.materialize_seconds - trained.materialize_seconds + done.evaluate_seconds
+        after = done.materialize_seconds - trained.materialize_seconds
         for attempt, seconds in (*checkpoint.seconds.items(), (done.attempt, after)):
             kept[attempt] = kept.get(attempt, 0.0) + seconds
     rows = attempts(run.storage, lease_folder(run.record.run_id))

@@ -1,7 +1,8 @@
 """The loop of one epoch: steps, statistics, decisions. Commits nothing.
 
 At the end of every interval the policy decides, and when the boundary grew the optimizer drops what
-froze and keeps the rest's moments.
+froze and keeps the rest's moments. The epoch's last decision knows how the model does on the
+validation split.
 
 Each worker runs this loop over the same batches, on its share of each
 (:mod:`afcore.training.group`).
@@ -60,6 +61,7 @@ def train_epoch(
     policy: FreezePolicy | None,
     intervals_per_epoch: int,
     validation_losses: tuple[float, ...] = (),
+    validate: Callable[[], dict[str, float]] | None = None,
     learning_rate_factor: Callable[[int, int], float],
     max_grad_norm: float,
     hidden_dtype: HiddenDtype,
@@ -86,6 +88,7 @@ def train_epoch(
         policy: decides at the end of each interval; None keeps no statistics.
         intervals_per_epoch: decisions per epoch.
         validation_losses: of the epochs before this one, for the policy.
+        validate: called after the last step; its ``loss`` is the policy's for the last decision.
         learning_rate_factor: from (step counted from 0, total steps).
         max_grad_norm: clipping; 0 for none.
         hidden_dtype: hidden states at the boundary are rounded to it.
@@ -116,9 +119,7 @@ def train_epoch(
         done=done or TrainedEpoch(),
     )
     total_steps = num_epochs * len(batches)
-    decide = partial(
-        _decide, loop.done, state, epoch, num_epochs, total_steps, validation_losses, group
-    )
+    decide = partial(_decide, loop.done, state, epoch, num_epochs, total_steps, group)
     ends = interval_ends(len(batches), intervals_per_epoch)
     sums = _sums(state, ends, len(loop.done.steps))
     losses = Losses(loop.done, group)
@@ -141,8 +142,8 @@ def train_epoch(
             losses.read()
         if number in ends:
             _check_finite(norms)
-        if policy is not None and number in ends:
-            decide(sums, policy)
+        if policy is not None and number in ends and number < len(batches):
+            decide(sums, policy, validation_losses)
             begin, end = interval_around(ends, number)
             sums.begin(end - begin)
             if state.freeze.boundary != boundary:
@@ -156,9 +157,21 @@ def train_epoch(
             progress.show(number, loop.done.steps, state)
         if stopping:
             break
-    state.sums = sums if len(loop.done.steps) < len(batches) else None
     group.pending_stop()
-    return loop.finish()
+    done = loop.finish()
+    if len(done.steps) < len(batches):
+        state.sums = sums
+        return done
+    state.sums = None
+    if validate is not None:
+        clock = time.perf_counter()
+        done.validation = validate()
+        done.evaluate_seconds = time.perf_counter() - clock
+        validation_losses = (*validation_losses, done.validation["loss"])
+    if policy is not None:
+        decide(sums, policy, validation_losses)
+        loop.drop_frozen()
+    return done
 
 
 class _Progress:
@@ -205,10 +218,10 @@ def _decide(
     epoch: int,
     num_epochs: int,
     total_steps: int,
-    validation_losses: tuple[float, ...],
     group: WorkerGroup,
     sums: GradientSums,
     policy: FreezePolicy,
+    validation_losses: tuple[float, ...],
 ) -> None:
     steps = done.steps[-sums.num_steps :]
     losses = [step.loss for step in steps]

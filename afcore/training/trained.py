@@ -61,6 +61,8 @@ class TrainedEpoch:
     activation_bytes_read: int = 0
     bytes_reduced: int = 0
     num_passes: int = 0
+    evaluate_seconds: float = 0.0
+    validation: dict[str, float] = field(default_factory=dict)
     steps: list[StepLog] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
 

@@ -38,61 +38,77 @@ def test_quiet_blocks_freeze_from_the_bottom(
     quiet: tuple[int, ...],
     after: int,
 ) -> None:
-    state = FreezeState(boundary, quiet=quiet_before, best_loss=1.0, steady=1)
-    new, decision = guarded_test(state, interval([1.0] * 4, coherences=coherences), **RULE)
+    state = FreezeState(boundary, quiet=quiet_before, settled=True)
+    given = interval([1.0] * 4, coherences=coherences, epoch=2)
+    new, decision = guarded_test(state, given, **RULE)
     assert decision is not None
     assert (decision.boundary_before, decision.boundary_after) == (boundary, after)
     shown = [math.nan] * boundary + coherences[boundary:]
     assert decision.eta == pytest.approx(shown, nan_ok=True)
     assert decision.threshold == 1.1
-    assert new == FreezeState(after, quiet=quiet, best_loss=1.0, steady=2)
+    assert new == FreezeState(after, quiet=quiet, settled=True)
+
+
+def after_epoch_1(losses: list[float], validation_loss: float) -> FreezeState:
+    """Every block is quiet; each loss has a standard error of 0.1, the mean of two 0.0707."""
+    state = FreezeState()
+    for number, loss in enumerate(losses, start=1):
+        known = (validation_loss,) if number == len(losses) else ()
+        given = interval([1.0] * 4, loss=loss, validation_losses=known)
+        state, _ = guarded_test(state, given, **RULE)
+    return state
 
 
 @pytest.mark.parametrize(
-    ("losses", "steady"),
+    ("losses", "validation_loss", "settled"),
     [
-        ([2.0], 0),
-        ([2.0, 1.5, 1.2], 0),  # falling by more than the error of 0.1
-        ([2.0, 1.95], 1),  # not by more
-        ([2.0, 1.95, 1.88], 2),  # nor below the best so far
-        ([2.0, 1.95, 1.8], 0),
-        ([2.0, 2.5, 1.9], 2),  # exactly the error is no fall
-        ([2.0, 2.5, 1.85], 0),
+        ([2.0, 1.0, 1.0, 1.0, 1.0], 1.0, True),
+        ([2.0, 1.0, 1.0, 1.0, 1.0], 0.99, False),  # validation is still getting better
+        ([2.0, 1.1, 1.1, 1.0, 1.0], 1.2, True),  # falling by 0.1, one standard error
+        ([2.0, 1.2, 1.1, 1.0, 0.96], 1.2, False),  # by 0.17, significant from 0.1645 on
+        ([2.0, 1.2, 1.1, 1.0, 0.98], 1.2, True),  # by 0.16
+        ([1.0, 1.0, 1.2, 1.2], 1.2, True),  # rising
+        ([1.0, 1.0, 1.0], 1.2, False),  # too few to tell
     ],
 )
-def test_the_loss_of_epoch_1_is_settled_when_it_stops_falling(
-    losses: list[float], steady: int
+def test_at_the_end_of_epoch_1_it_takes_two_signs(
+    losses: list[float], validation_loss: float, settled: bool
 ) -> None:
+    state = after_epoch_1(losses, validation_loss)
+    assert state.losses == tuple((loss, 0.1) for loss in losses)
+    assert (state.settled, state.boundary) == (settled, 3 if settled else 0)
+
+
+def test_nothing_settles_before_the_epoch_ends() -> None:
     state = FreezeState()
-    for loss in losses:
-        state, _ = guarded_test(state, interval([1.0] * 4, loss=loss), **RULE)
-    assert state.steady == steady
-    assert state.best_loss == min(losses)
-    assert state.boundary == (3 if steady >= 2 else 0)
+    for _ in range(9):
+        state, _ = guarded_test(state, interval([1.0] * 4), **RULE)
+    assert (state.settled, state.boundary) == (False, 0)
 
 
 @pytest.mark.parametrize(
-    ("validation_losses", "after"),
-    [((1.0,), 0), ((1.0, 0.9), 0), ((1.0, 0.9, 0.95), 3), ((1.0, 1.1, 0.9), 0)],
+    ("epoch", "validation_losses", "settled"),
+    [
+        (2, (1.0,), False),  # the epoch is not over
+        (2, (1.0, 0.9), False),
+        (2, (1.0, 1.0), True),
+        (2, (1.0, 1.1), True),
+        (3, (1.0, 0.9, 1.1), False),  # one epoch is left, of four
+        (4, (1.0, 0.9, 0.8, 0.9), False),
+    ],
 )
-def test_later_it_is_the_validation_loss(validation_losses: tuple[float, ...], after: int) -> None:
-    state = FreezeState(quiet=(9,) * 4, best_loss=1.0, steady=1)
+def test_later_it_is_the_validation_loss(
+    epoch: int, validation_losses: tuple[float, ...], settled: bool
+) -> None:
     # The training loss of examples that were seen before says nothing.
-    given = interval([1.0] * 4, epoch=2, loss=5.0, validation_losses=validation_losses)
+    state = FreezeState(quiet=(9,) * 4, losses=((1.0, 0.1),))
+    given = interval([1.0] * 4, epoch=epoch, loss=5.0, validation_losses=validation_losses)
     new, _ = guarded_test(state, given, **RULE)
-    assert (new.boundary, new.steady) == (after, 1)
+    assert (new.settled, new.boundary, new.losses) == (settled, 3 if settled else 0, state.losses)
 
 
-@pytest.mark.parametrize(("epoch", "after"), [(3, 3), (4, 0)])
-def test_a_worse_validation_loss_counts_only_while_an_epoch_is_left(epoch: int, after: int) -> None:
-    state = FreezeState(quiet=(9,) * 4, best_loss=1.0, steady=1)
-    given = interval([1.0] * 4, epoch=epoch, loss=5.0, validation_losses=(1.0, 0.9, 0.95))
-    new, _ = guarded_test(state, given, **RULE)
-    assert new.boundary == after
-
-
-def test_what_settled_in_epoch_1_stays_settled() -> None:
-    state = FreezeState(quiet=(9,) * 4, best_loss=1.0, steady=2)
+def test_what_settled_stays_settled() -> None:
+    state = FreezeState(quiet=(9,) * 4, settled=True)
     improving = interval([1.0] * 4, epoch=3, loss=5.0, validation_losses=(1.0, 0.9))
     new, _ = guarded_test(state, improving, **RULE)
     assert new.boundary == 3

@@ -142,6 +142,19 @@ def test_the_trace_of_a_recorded_run() -> None:
     assert recorded_trace(bare) == [[0], [1]]
 
 
-def test_guarded_waits_for_its_patience() -> None:
-    found = possible_traces("guarded", num_blocks=4, depth=None, patience=2, epochs=1, intervals=5)
-    assert found["all freezes at once"] == [[0, 0, 0, 3, 3]]
+@pytest.mark.parametrize(
+    ("epochs", "intervals", "first"),
+    [
+        (3, 4, 1),
+        (3, 3, None),  # too few intervals to see in epoch 1 that the loss is flat
+        (4, 3, 2),
+        (2, 4, None),  # what freezes, freezes for two epochs at least
+    ],
+)
+def test_guarded_freezes_between_epochs(epochs: int, intervals: int, first: int | None) -> None:
+    found = possible_traces(
+        "guarded", num_blocks=4, depth=None, patience=2, epochs=epochs, intervals=intervals
+    )
+    frozen_from = epochs if first is None else first
+    expected = [[0] * intervals] * frozen_from + [[3] * intervals] * (epochs - frozen_from)
+    assert found["all freezes at once"] == expected

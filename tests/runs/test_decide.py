@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from afcore.config import parse_config
-from afcore.planning.scaling import evaluate_seconds
 from afcore.planning.workers import WorkerProfile
 from afcore.runs import decide
 from afcore.runs.cache import RunCache
@@ -13,20 +12,20 @@ from afcore.runs.run import Run, identify_run
 from afcore.storage.objects import Storage
 from tests.planning.test_source import profile as make_profile
 
-GIVEN, WALL, TRAINED = 1e6, 100.0, 30.0
+GIVEN, WALL, WORKED = 1e6, 100.0, 30.0
 LINK = WorkerProfile(link_latency_seconds=0.0, link_bytes_per_second=1e9)
 
 
 @pytest.mark.parametrize(
-    ("limit", "workers", "others_trained"),
-    [("deadline_seconds", 1, 0.0), ("budget_usd", 2, TRAINED)],
+    ("limit", "workers", "others_worked"),
+    [("deadline_seconds", 1, 0.0), ("budget_usd", 2, WORKED)],
 )
 def test_what_is_left_is_worked_out_once(
     tiny_config: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     limit: str,
     workers: int,
-    others_trained: float,
+    others_worked: float,
 ) -> None:
     tiny_config |= {
         "mode": "performance",
@@ -53,13 +52,11 @@ def test_what_is_left_is_worked_out_once(
         exists=False,
         measured=True,
         builders=2,
-        trained_seconds=TRAINED,
+        worked_seconds=WORKED,
     )
     assert len(asked) == 2
     assert decision is not None
     assert decision.build_seconds > 0
     assert resources is not None
-    to_come = evaluate_seconds(profile, planner._run_work(2), 2, last=False)
-    to_come += decision.build_seconds
-    left = GIVEN - WALL - others_trained - workers * to_come
+    left = GIVEN - WALL - others_worked - workers * decision.build_seconds
     assert getattr(resources, limit) == pytest.approx(left, abs=1e-6)

@@ -48,6 +48,38 @@ def test_decisions_take_effect_at_the_next_step() -> None:
     assert state.step == 10
 
 
+def test_the_last_decision_of_an_epoch_knows_its_validation_loss() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    evaluated: list[int] = []
+
+    def validate() -> dict[str, float]:
+        evaluated.append(state.step)
+        return {"loss": 0.5, "accuracy": 0.25}
+
+    (done,) = run_epochs(
+        state, examples, 1, scripted([1, 3]), validate=validate, validation_losses=(0.75,)
+    )
+    assert evaluated == [len(done.steps)]
+    assert done.validation == {"loss": 0.5, "accuracy": 0.25}
+    known = [interval.statistics.validation_losses for interval in done.intervals]
+    assert known == [(0.75,), (0.75, 0.5)]
+    frozen = state.split.frozen_parts(3)
+    left = {id(p) for p in state.optimizer.parameters}
+    assert not any(
+        id(p) in left for part in frozen for p in state.split.part_parameters(part).values()
+    )
+
+
+def test_an_epoch_that_is_stopped_is_not_evaluated() -> None:
+    state, examples = make_state(make_split()), make_examples()
+    stop = iter([False, True])
+    (done,) = run_epochs(
+        state, examples, 1, scripted([0]), validate=lambda: {}["never"], stop=lambda: next(stop)
+    )
+    assert len(done.steps) == 2
+    assert done.validation == {}
+
+
 def test_statistics_of_frozen_blocks_are_zero_and_of_others_not() -> None:
     state, examples = make_state(make_split()), make_examples()
     done = run_epochs(state, examples, 2, scripted([2, 2, 2, 2]))

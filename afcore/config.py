@@ -183,8 +183,8 @@ class FreezingConfig(_Section):
     patience: int = Field(
         2,
         ge=1,
-        description="for `guarded`: intervals that a block's gradients must be noise, and the loss "
-        "on unseen examples not fall, before it freezes",
+        description="for `guarded`: intervals that a block's gradients must be noise before it "
+        "freezes; at the end of epoch 1 the loss is compared over so many",
     )
     noise_ratio: float = Field(
         1.1,

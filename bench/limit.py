@@ -5,15 +5,17 @@ At every boundary k, in one process and interleaved:
 * **limit**: forward of the blocks from k on and the head, loss, backward, clipping, AdamW. Hidden
   states and masks lie in memory, padded, a tensor a batch. Nothing else: no cache, no flow, no
   statistics, no log. Written out here, for BERT, without the product's way of splitting a model;
-  the last block at the one position that the head reads, as the product has it.
+  the last block at the one position that the head reads.
 * **whole**: the same with the last block at every position, as the model's own code has it.
+* **least**: the same with the last block at one position and without keys and values, as the
+  product has it (:mod:`afcore.model.attention`).
 * **cached**: the product's epoch (:func:`afcore.training.loop.train_epoch`), fed from an activation
   set in a store, with statistics and decisions where something is left to decide; they are not
   carried out.
 
-Both train on the same batches in the same order, with dropout, in the same precision. Prints median
-seconds over the repetitions, and the median ratio of an epoch to the limit measured next to it;
-opening the set (once an epoch) stands beside it.
+All train on the same batches in the same order, with dropout, in the same precision. Prints median
+seconds over the repetitions, and the median ratios of an epoch to the limit, and to the least,
+measured next to it; opening the set (once an epoch) stands beside it.
 
     python bench/limit.py --train train.csv --set data.limit=3000 --out bench/out
     python bench/limit.py --limit 200 --boundaries 1,5 --repeats 2
@@ -42,6 +44,7 @@ from afcore.data.prepare import PreparedData
 from afcore.feed import HiddenFeed
 from afcore.freezing.choose import choose_policy
 from afcore.freezing.decisions import FreezePolicy, FreezeState
+from afcore.model.attention import attend_to_hidden
 from afcore.model.blocks import SplitModel
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
@@ -53,6 +56,7 @@ from afcore.training.trained import TrainedEpoch, TrainingState
 
 HERE = Path(__file__).parent
 GOAL = 1.10
+ALONE = ("whole", "limit", "least")
 WARM_UP_STEPS = 5  # they pay for what is allocated once
 
 
@@ -104,12 +108,13 @@ def measure(run: Run, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     cells = [Cell(run, data, boundary) for boundary in boundaries]
     for cell in cells:
         cell.check()
-        cell.limit(WARM_UP_STEPS)
-        cell.whole(WARM_UP_STEPS)
+        for way in ALONE:
+            cell.suffix_alone(way, WARM_UP_STEPS)
         cell.cached(WARM_UP_STEPS)
     for repeat in range(arguments.repeats):
         for cell in cells:
-            for epoch in (cell.whole, cell.limit, cell.cached)[:: -1 if repeat % 2 else 1]:
+            epochs = [partial(cell.suffix_alone, way) for way in ALONE]
+            for epoch in [*epochs, cell.cached][:: -1 if repeat % 2 else 1]:
                 epoch()
     return [cell.row() for cell in cells]
 
@@ -147,8 +152,7 @@ class Cell:
         )
         self.optimizer = SuffixOptimizer(self.split, **settings)
         self.policy = held(run, boundary)
-        self.limit_seconds: list[float] = []
-        self.whole_seconds: list[float] = []
+        self.alone_seconds: dict[str, list[float]] = {way: [] for way in ALONE}
         self.cached_seconds: list[float] = []
         self.trained = TrainedEpoch()
 
@@ -159,26 +163,19 @@ class Cell:
         batch, _ = collate(self.data.train, ids, self.run.record.pad_token_id, self.compute.device)
         with torch.no_grad(), self.compute.autocast():
             ours = self.split.logits(batch, self.boundary, prepared.hidden)
-            for pooled in (True, False):
-                alone = suffix_logits(self.split, self.boundary, prepared, pooled)
+            for way in ALONE:
+                alone = suffix_logits(self.split, self.boundary, prepared, way)
                 torch.testing.assert_close(alone, ours)
 
-    def limit(self, num_steps: int | None = None) -> None:
+    def suffix_alone(self, way: str, num_steps: int | None = None) -> None:
         """An epoch of the suffix alone, or a few steps that do not count."""
-        self._suffix_alone(True, num_steps, self.limit_seconds)
-
-    def whole(self, num_steps: int | None = None) -> None:
-        """The same with the whole last block."""
-        self._suffix_alone(False, num_steps, self.whole_seconds)
-
-    def _suffix_alone(self, pooled: bool, num_steps: int | None, taken: list[float]) -> None:
         max_grad_norm = self.run.config.training.max_grad_norm
         self.split.set_training(self.boundary)
         self.compute.synchronize()
         clock = time.perf_counter()
         for prepared in self.prepared[:num_steps]:
             with self.compute.autocast():
-                logits = suffix_logits(self.split, self.boundary, prepared, pooled)
+                logits = suffix_logits(self.split, self.boundary, prepared, way)
             torch.nn.functional.cross_entropy(logits, prepared.labels).backward()
             if max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
@@ -186,7 +183,7 @@ class Cell:
             self.adamw.zero_grad(set_to_none=True)
         self.compute.synchronize()
         if num_steps is None:
-            taken.append(time.perf_counter() - clock)
+            self.alone_seconds[way].append(time.perf_counter() - clock)
 
     def cached(self, num_steps: int | None = None) -> None:
         """The product's epoch, or a few steps that do not count."""
@@ -224,18 +221,19 @@ class Cell:
         return {
             "boundary": self.boundary,
             "num_steps": len(self.batches),
-            "limit_seconds": self.limit_seconds,
-            "whole_seconds": self.whole_seconds,
+            **{f"{way}_seconds": seconds for way, seconds in self.alone_seconds.items()},
             "cached_seconds": self.cached_seconds,
             "cached_read_seconds": self.trained.read_seconds,
             "open_seconds": self.open_seconds,
             "set_bytes": self.set_bytes,
-            # Of neighbours in time, so that what else the machine does weighs on both.
-            "ratio": statistics.median(
-                cached / limit
-                for cached, limit in zip(self.cached_seconds, self.limit_seconds, strict=True)
-            ),
+            "ratio": self._ratio("limit"),
+            "ratio_to_least": self._ratio("least"),
         }
+
+    def _ratio(self, way: str) -> float:
+        """Of neighbours in time, so that what else the machine does weighs on both."""
+        pairs = zip(self.cached_seconds, self.alone_seconds[way], strict=True)
+        return statistics.median(cached / alone for cached, alone in pairs)
 
     def _prepare(self, ids: Any) -> Prepared:
         batch, labels = collate(
@@ -257,33 +255,37 @@ class Cell:
         return caught[0]
 
 
-def suffix_logits(split: SplitModel, boundary: int, batch: Prepared, pooled: bool) -> Tensor:
+def suffix_logits(split: SplitModel, boundary: int, batch: Prepared, way: str) -> Tensor:
     """BERT from ``boundary`` on, by hand: blocks, pooler, dropout, classifier."""
     model, hidden = split.model, batch.hidden
-    for block in split.blocks[boundary : -1 if pooled else None]:
+    for block in split.blocks[boundary : None if way == "whole" else -1]:
         output = block(hidden, batch.mask)
         hidden = output[0] if isinstance(output, tuple) else output
-    if pooled:
-        hidden = first_position(split.blocks[-1], hidden, batch.mask)
+    if way != "whole":
+        hidden = first_position(split.blocks[-1], hidden, batch.mask, way)
     logits: Tensor = model.classifier(model.dropout(model.bert.pooler(hidden)))
     return logits.float()
 
 
-def first_position(block: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+def first_position(block: Any, hidden: Tensor, mask: Tensor | None, way: str) -> Tensor:
     """[b, 1, h], what a block of BERT puts out for the first token."""
     attention, first = block.attention.self, hidden[:, :1]
+    mask = None if mask is None else mask[:, :, :1]
+    dropout = attention.dropout.p if attention.training else 0.0
 
     def heads(values: Tensor) -> Tensor:
         return values.view(*values.shape[:2], -1, attention.attention_head_size).transpose(1, 2)
 
-    context = torch.nn.functional.scaled_dot_product_attention(
-        heads(attention.query(first)),
-        heads(attention.key(hidden)),
-        heads(attention.value(hidden)),
-        attn_mask=None if mask is None else mask[:, :, :1],
-        dropout_p=attention.dropout.p if attention.training else 0.0,
-    )
-    attended = block.attention.output(context.transpose(1, 2).flatten(2), first)
+    query = heads(attention.query(first))
+    if way == "least":
+        layers = attention.key, attention.value
+        context = attend_to_hidden(query, hidden, *layers, mask, dropout, None)
+    else:
+        key, value = heads(attention.key(hidden)), heads(attention.value(hidden))
+        context = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout
+        ).transpose(1, 2)
+    attended = block.attention.output(context.flatten(2), first)
     return block.feed_forward_chunk(attended)
 
 
@@ -312,6 +314,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
         "MB",
         "cached / limit",
         f"goal {GOAL:.2f}",
+        "least s",
+        "cached / least",
     ):
         found.add_column(column, justify="right")
     for row in rows:
@@ -326,26 +330,29 @@ def table(rows: list[dict[str, Any]]) -> Table:
             f"{row['set_bytes'] / 1e6:.1f}",
             f"{row['ratio']:.3f}",
             "met" if row["ratio"] <= GOAL else "not met",
+            f"{statistics.median(row['least_seconds']):.3f}",
+            f"{row['ratio_to_least']:.3f}",
         )
     return found
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Median seconds of both, a pair a boundary, with every repetition as a point."""
+    """Median seconds of all, side by side at each boundary, with every repetition as a point."""
     found = Figure(figsize=(8, 4), layout="constrained")
     axes = found.subplots()
     for offset, name, color in (
-        (-0.27, "whole_seconds", "#d8dee9"),
-        (0.0, "limit_seconds", "#5e81ac"),
-        (0.27, "cached_seconds", "#bf616a"),
+        (-0.3, "whole_seconds", "#d8dee9"),
+        (-0.1, "limit_seconds", "#5e81ac"),
+        (0.1, "least_seconds", "#88c0d0"),
+        (0.3, "cached_seconds", "#bf616a"),
     ):
         at = [row["boundary"] + offset for row in rows]
         medians = [statistics.median(row[name]) for row in rows]
-        axes.bar(at, medians, width=0.27, color=color, label=name.removesuffix("_seconds"))
+        axes.bar(at, medians, width=0.2, color=color, label=name.removesuffix("_seconds"))
         for x, row in zip(at, rows, strict=True):
             axes.scatter([x] * len(row[name]), row[name], color="black", s=8, zorder=3)
     for row in rows:
-        above_cached = (row["boundary"] + 0.27, 1.02 * max(row["cached_seconds"]))
+        above_cached = (row["boundary"] + 0.3, 1.02 * max(row["cached_seconds"]))
         axes.annotate(f"{row['ratio']:.2f}x", above_cached, ha="center", va="bottom")
     axes.set(xlabel="boundary", ylabel="seconds an epoch", title="A cached epoch and its limit")
     axes.set_xticks([row["boundary"] for row in rows])

@@ -253,12 +253,12 @@ def _draw_run_folder(axes: Axes, stages: Stages) -> None:
         "what an epoch commits; started again, it skips what is there",
         muted=True,
     )
-    actions = ("train", "build", "evaluate")
+    actions = ("train, evaluate", "build", "add up")
     captions = (
         ("where to read from,", "before training"),
-        ("weights and moments,", "decisions, losses"),
+        ("weights and moments,", "decisions, scores"),
         ("at the new boundary,", "when it pays"),
-        ("validation scores:", "the epoch is done"),
+        ("what it took:", "the epoch is done"),
     )
     for number, (record, lines) in enumerate(zip(stages.records, captions, strict=True)):
         left = 32 + 232 * number

@@ -13,8 +13,10 @@ that a head meets vectors of ``h`` instead of ``h / a``; so it is for one query,
 (DeepSeek-V2, arXiv 2405.04434, 2.1.2, absorbs its up-projections in the same way.)
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -27,25 +29,43 @@ KERNEL = "sdpa"
 """The only one: with others, what a mask means for a single query is not known."""
 
 
-def attention_kernel() -> Callable[..., Any]:
-    """The kernel that models get now."""
-    kernel: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[KERNEL]
-    return kernel
+_replacement: ContextVar[Callable[..., Any] | None] = ContextVar("replacement", default=None)
+_lock = threading.Lock()
+_replaced = {"count": 0}
+_known: dict[str, Callable[..., Any]] = {}  # what models got before
 
 
 @contextmanager
 def replaced_kernel(function: Callable[..., Any]) -> Iterator[None]:
-    """Let models that ask for the kernel get the given function.
+    """Let models that this thread runs get the given function when they ask for the kernel.
 
     Args:
         function: from (module, query, key, value, mask, **settings), as Transformers calls it.
     """
-    kernel = attention_kernel()
-    ALL_ATTENTION_FUNCTIONS[KERNEL] = function
+    with _lock:
+        _known[KERNEL] = attention_kernel()
+        ALL_ATTENTION_FUNCTIONS[KERNEL] = _dispatch
+        _replaced["count"] += 1
+    token = _replacement.set(function)
     try:
         yield
     finally:
-        ALL_ATTENTION_FUNCTIONS[KERNEL] = kernel
+        _replacement.reset(token)
+        with _lock:
+            _replaced["count"] -= 1
+            if not _replaced["count"]:
+                ALL_ATTENTION_FUNCTIONS[KERNEL] = _known[KERNEL]
+
+
+def attention_kernel() -> Callable[..., Any]:
+    """What models get where nothing is replaced."""
+    kernel: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[KERNEL]
+    return _known[KERNEL] if kernel is _dispatch else kernel
+
+
+def _dispatch(*args: Any, **settings: Any) -> Any:
+    """The table of kernels is the process's; another thread must not see what this one replaced."""
+    return (_replacement.get() or _known[KERNEL])(*args, **settings)
 
 
 def attend_to_hidden(

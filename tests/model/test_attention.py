@@ -1,10 +1,15 @@
 """Attention of one query without keys and values is that with them; kernels come back."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from afcore.model.attention import attend_to_hidden, attention_kernel, replaced_kernel
+from afcore.model.attention import KERNEL, attend_to_hidden, replaced_kernel
 
 HEADS, WIDTH, HIDDEN = 4, 8, 24
 
@@ -64,11 +69,33 @@ def test_dropped_positions_take_their_share_of_the_bias_along() -> None:
     torch.testing.assert_close(many.mean(0), torch.ones_like(shares), atol=0.1, rtol=0)
 
 
+def ask() -> object:
+    """As a model does."""
+    return ALL_ATTENTION_FUNCTIONS[KERNEL](None, 1)
+
+
 def test_the_kernel_comes_back() -> None:
     def raising(*_: object) -> None:
         raise ValueError("within")
 
-    before = attention_kernel()
+    before = ALL_ATTENTION_FUNCTIONS[KERNEL]
     with pytest.raises(ValueError, match="within"), replaced_kernel(raising):
-        attention_kernel()()
-    assert attention_kernel() is before
+        ask()
+    assert ALL_ATTENTION_FUNCTIONS[KERNEL] is before
+
+
+def test_threads_do_not_see_what_others_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, KERNEL, lambda *_: "the kernel")
+    before, barrier = ALL_ATTENTION_FUNCTIONS[KERNEL], threading.Barrier(3, timeout=30)
+
+    def run(number: int | None) -> object:
+        replaced = replaced_kernel(lambda *_: number) if number is not None else nullcontext()
+        with replaced:
+            barrier.wait()
+            found = ask()
+            barrier.wait()
+        return found
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(run, [1, 2, None])) == [1, 2, "the kernel"]
+    assert ALL_ATTENTION_FUNCTIONS[KERNEL] is before

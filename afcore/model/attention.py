@@ -30,9 +30,14 @@ KERNEL = "sdpa"
 
 
 _replacement: ContextVar[Callable[..., Any] | None] = ContextVar("replacement", default=None)
-_lock = threading.Lock()
-_replaced = {"count": 0}
-_known: dict[str, Callable[..., Any]] = {}  # what models got before
+
+
+class _Table:
+    """The process's table of kernels, while something in it is replaced."""
+
+    lock = threading.Lock()
+    kernel: Callable[..., Any]  # what it held before
+    num_replaced = 0
 
 
 @contextmanager
@@ -42,30 +47,30 @@ def replaced_kernel(function: Callable[..., Any]) -> Iterator[None]:
     Args:
         function: from (module, query, key, value, mask, **settings), as Transformers calls it.
     """
-    with _lock:
-        _known[KERNEL] = attention_kernel()
+    with _Table.lock:
+        _Table.kernel = attention_kernel()
         ALL_ATTENTION_FUNCTIONS[KERNEL] = _dispatch
-        _replaced["count"] += 1
+        _Table.num_replaced += 1
     token = _replacement.set(function)
     try:
         yield
     finally:
         _replacement.reset(token)
-        with _lock:
-            _replaced["count"] -= 1
-            if not _replaced["count"]:
-                ALL_ATTENTION_FUNCTIONS[KERNEL] = _known[KERNEL]
+        with _Table.lock:
+            _Table.num_replaced -= 1
+            if not _Table.num_replaced:
+                ALL_ATTENTION_FUNCTIONS[KERNEL] = _Table.kernel
 
 
 def attention_kernel() -> Callable[..., Any]:
     """What models get where nothing is replaced."""
     kernel: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[KERNEL]
-    return _known[KERNEL] if kernel is _dispatch else kernel
+    return _Table.kernel if kernel is _dispatch else kernel
 
 
 def _dispatch(*args: Any, **settings: Any) -> Any:
     """The table of kernels is the process's; another thread must not see what this one replaced."""
-    return (_replacement.get() or _known[KERNEL])(*args, **settings)
+    return (_replacement.get() or _Table.kernel)(*args, **settings)
 
 
 def attend_to_hidden(

@@ -128,16 +128,16 @@ class Steps:
             return round_hidden(hidden, self._dtype)
 
     def change_boundary(self) -> None:
-        """Train what is above the new boundary; let go of what was kept for the rest."""
+        """Train what is above the new boundary, and nothing else."""
         self.drop_frozen()
         self._compiler.compile(self._state.freeze.boundary)
         self._suffix.wrap()
-        self._compute.release_memory()
 
     def drop_frozen(self) -> None:
-        """What is below the boundary requires no gradients, and the optimizer forgets it."""
+        """What is below the boundary requires no gradients; what was kept for it is let go."""
         self._split.set_training(self._state.freeze.boundary)
         self._state.optimizer.drop_frozen()
+        self._compute.release_memory()
 
     def finish(self) -> TrainedEpoch:
         """Release what is compiled; add up the seconds."""

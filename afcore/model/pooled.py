@@ -340,12 +340,13 @@ class _Caught(Exception):  # noqa: N818  # nothing went wrong
 def _meeting(key: Tensor, value: Tensor) -> _Attention:
     """Attention that meets these, whatever keys and values the block has."""
 
+    kernel = attention_kernel()
+
     def attention(
         module: nn.Module, query: Tensor, _key: Tensor, _value: Tensor, *rest: Any, **settings: Any
     ) -> Any:
         return kernel(module, query, key, value, *rest, **settings)
 
-    kernel = attention_kernel()
     return attention
 
 

@@ -339,7 +339,6 @@ class _Caught(Exception):  # noqa: N818  # nothing went wrong
 
 def _meeting(key: Tensor, value: Tensor) -> _Attention:
     """Attention that meets these, whatever keys and values the block has."""
-
     kernel = attention_kernel()
 
     def attention(

@@ -385,10 +385,10 @@ def figure(measured: list[Measurement]) -> Figure:
             for name, seconds in measurement.seconds.items()
         }
         colors = ["#bf616a" if name.startswith("ours") else "#5e81ac" for name in speeds]
-        axes.bar(list(speeds), list(speeds.values()), color=colors)
+        axes.bar(range(len(speeds)), list(speeds.values()), color=colors)
+        axes.set_xticks(range(len(speeds)), list(speeds), rotation=30, ha="right", fontsize=7)
         axes.set_title(measurement.name, fontsize=9)
         axes.set_ylabel("GB/s")
-        axes.tick_params(axis="x", rotation=30, labelsize=7)
     return found
 
 

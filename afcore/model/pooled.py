@@ -196,21 +196,35 @@ def _tried(
         pooled = _idling(model, pooled, batch)
     except _NO_WAY as error:
         return None, f"its block cannot be run at one position: {error}"
-    reason = ""
-    for way in [pooled, replace(pooled, projections=None)] if pooled.projections else [pooled]:
-        forward = way.at(way.positions(batch))
-        replaced = {way.block: lambda *args, forward=forward, **kw: wrap(forward(*args, **kw))}
-        try:
-            with torch.no_grad(), replaced_forwards(replaced):
-                logits = model(**batch).logits
-        except _NO_WAY as error:
-            reason = f"its block cannot be run at one position: {error}"
-            continue
-        difference = largest_difference(logits, whole)
-        if difference <= _TOLERANCE:
+    ways = [pooled, replace(pooled, projections=None)] if pooled.projections else [pooled]
+    for way in ways:
+        reason = _fault(model, way, batch, whole, wrap)
+        if not reason:
             return way, way.position
-        reason = f"its block at one position differs from the whole by {difference:.1e}"
     return None, reason
+
+
+def _fault(
+    model: Any,
+    pooled: PooledBlock,
+    batch: dict[str, Tensor],
+    whole: Tensor,
+    wrap: Callable[[Tensor], Any],
+) -> str:
+    """Why the model does not give the logits ``whole`` this way; empty: it does."""
+    forward = pooled.at(pooled.positions(batch))
+    try:
+        with (
+            torch.no_grad(),
+            replaced_forwards({pooled.block: lambda *args, **kw: wrap(forward(*args, **kw))}),
+        ):
+            logits = model(**batch).logits
+    except _NO_WAY as error:
+        return f"its block cannot be run at one position: {error}"
+    difference = largest_difference(logits, whole)
+    if difference <= _TOLERANCE:
+        return ""
+    return f"its block at one position differs from the whole by {difference:.1e}"
 
 
 def _padded_batch(pad_token_id: int, device: torch.device) -> dict[str, Tensor]:

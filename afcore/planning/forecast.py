@@ -293,11 +293,10 @@ def possible_traces(
         return {"as scheduled": _by_epoch(schedule, intervals)}
     # The paper's rule compares the second interval with the first. `guarded` decides when an epoch
     # ends that is not one of the last two, and the first only if it is long enough.
-    undecided = 2
+    undecided = min(count, 2)
     if policy == "guarded":
-        undecided = intervals if intervals >= 2 * patience else 2 * intervals
-        undecided = undecided if undecided <= count - 2 * intervals else count
-    undecided = min(count, undecided)
+        first = 1 if intervals >= 2 * patience else 2
+        undecided = first * intervals if first <= epochs - 2 else count
     earliest = [0] * undecided + [deepest] * (count - undecided)
     return {
         "nothing freezes": _by_epoch(never, intervals),

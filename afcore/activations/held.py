@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from afcore.activations.arrays import bytes_of, checksum
+from afcore.activations.held_batches import HeldBatches
 from afcore.activations.layout import RaggedLayout
 from afcore.errors import StorageFullError
 from afcore.planning.tiers import Budgets, Tier, choose_window, place
@@ -43,6 +44,7 @@ class HeldShards:
         on_device: [t + 1, w] rows of the device tier, the last one of zeros (what padding is
             gathered from). uint16 is seen as int16, as CUDA gathers no uint16.
         device_first: the first of these rows, by shard.
+        evaluated: batches of the validation split, beside the set.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class HeldShards:
         self.host: dict[int, _Rows] = {}
         self.on_device: Tensor | None = None
         self.device_first: dict[int, int] = {}
+        self.evaluated = HeldBatches()
         self._device = device
         self._store_is_local = store_is_local
         self._layout: RaggedLayout | None = None
@@ -141,6 +144,13 @@ class HeldShards:
     def bytes_by_tier(self) -> dict[str, int]:
         """Bytes of the set by where they are read from, empty tiers left out."""
         return {tier: self._tier_bytes(tier) for tier in dict.fromkeys(self.tiers)}
+
+    @property
+    def room_bytes(self) -> int:
+        """Left of the budget of the memory that the device computes in."""
+        if self._device.type == "cuda":
+            return self.budgets.device_bytes - self._tier_bytes("device memory")
+        return self.budgets.host_bytes - self._tier_bytes("host memory")
 
     def _is_laid_out_as(self, layout: RaggedLayout) -> bool:
         known = self._layout

@@ -177,7 +177,13 @@ def forecast_workers(
         startup_seconds=_workers(profile, num_workers).start_seconds(num_workers),
         materialize_seconds=_build(profile, work, build),
         checkpoint_seconds=_checkpoint_seconds(profile, boundaries, first=first),
-        evaluate_seconds=evaluate_seconds(profile, work, num_workers, last=last),
+        evaluate_seconds=evaluate_seconds(
+            profile,
+            work,
+            num_workers,
+            held_boundary=0 if first or build else read_boundary,
+            last=last,
+        ),
         allreduce_bytes=_allreduce_bytes(profile, boundaries[0], num_workers),
         set_bytes_written=written,
         cost_usd=0.0,
@@ -247,12 +253,30 @@ def build_seconds_on(
     return share * build_seconds(slower, work, boundary, read_boundary)
 
 
-def evaluate_seconds(profile: Profile, work: RunWork, num_workers: int, *, last: bool) -> float:
-    """Scoring the validation split; after the last epoch the test split too."""
-    compute = profile.compute
-    tokens = math.ceil((work.validation_tokens + (work.test_tokens if last else 0)) / num_workers)
-    per_token = compute.inference_token + compute.num_blocks * compute.inference_block_token
-    return tokens * per_token * _workers(profile, num_workers).slowdown(num_workers)
+def evaluate_seconds(
+    profile: Profile, work: RunWork, num_workers: int, *, held_boundary: int = 0, last: bool
+) -> float:
+    """Scoring the validation split; after the last epoch the test split too.
+
+    Args:
+        profile: as measured.
+        work: of the training.
+        num_workers: N.
+        held_boundary: of what an earlier evaluation held of the validation split, if it was this
+            process's, which lives on; 0: nothing.
+        last: whether the test split is scored.
+    """
+    compute, workers = profile.compute, _workers(profile, num_workers)
+    block = compute.inference_block_token
+    from_tokens = compute.inference_token + compute.num_blocks * block
+    lives_on = num_workers == 1 and workers.startup_here_seconds is not None
+    validation = from_tokens
+    if held_boundary and lives_on:
+        validation = (compute.num_blocks - held_boundary) * block
+    seconds = math.ceil(work.validation_tokens / num_workers) * validation
+    if last:
+        seconds += math.ceil(work.test_tokens / num_workers) * from_tokens
+    return seconds * workers.slowdown(num_workers)
 
 
 def _workers(profile: Profile, num_workers: int) -> WorkerProfile:

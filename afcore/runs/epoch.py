@@ -159,7 +159,8 @@ class _Epoch:
         else:
             _log.info("epoch %d: training was committed before; going on after it", epoch)
             split = run.architecture()
-            load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+            if checkpoint.materialize:
+                load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
             cache = self._cache(split)
         read_from = self._materialize(cache, checkpoint)
         report = self._complete(cache, checkpoint, resumed)
@@ -250,7 +251,7 @@ class _Epoch:
             policy=state.policy,
             intervals_per_epoch=config.freezing.intervals_per_epoch,
             validation_losses=_validation_losses(run, self._epoch) if deciding else (),
-            validate=partial(self._evaluate, state.training.split),
+            validate=partial(self._evaluate, state.training.split, plan.read_from),
             learning_rate_factor=partial(
                 learning_rate_factor,
                 schedule=config.training.schedule,
@@ -349,14 +350,23 @@ class _Epoch:
         cache.open_or_build(reference, checkpoint.parts)
         return reference
 
-    def _evaluate(self, split: SplitModel) -> dict[str, float]:
+    def _evaluate(self, split: SplitModel, read_from: SetReference | None) -> dict[str, float]:
+        """On the validation split; below the set that the epoch read, nothing runs twice."""
+        validation, group, held = self._data.validation, self._group, None
+        if read_from is not None:
+            held = self._held.evaluated
+            held.open(
+                (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
+            )
         return evaluate(
             split,
-            self._data.validation,
+            validation,
             num_classes=len(self._run.record.label_names),
             pad_token_id=self._run.record.pad_token_id,
             compute=self._run.compute,
-            group=self._group,
+            group=group,
+            boundary=read_from.boundary if read_from is not None else 0,
+            held=held,
         )
 
     def _complete(

@@ -1,10 +1,15 @@
-"""Score a model on a split: the whole model, in eval mode, in length-sorted batches."""
+"""Score a model on a split: the whole model, in eval mode, in length-sorted batches.
+
+What the frozen prefix puts out is computed in the first evaluation that it is held for, and found
+in the next ones.
+"""
 
 import logging
 import time
 
 import torch
 
+from afcore.activations.held_batches import HeldBatches
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
@@ -26,21 +31,41 @@ def evaluate(
     pad_token_id: int,
     compute: Compute,
     group: WorkerGroup = ALONE,
+    boundary: int = 0,
+    held: HeldBatches | None = None,
 ) -> dict[str, float]:
     """Accuracy, macro F1 and loss of the whole model, over the examples of all workers together.
 
     Each worker scores a part of every batch. Leaves the model in eval mode.
+
+    Args:
+        split: the model.
+        examples: to score it on.
+        num_classes: c.
+        pad_token_id: of the tokenizer.
+        compute: device and precision.
+        group: the workers, each of which calls this.
+        boundary: the blocks below it are those that ``held`` is open for.
+        held: what they put out for these examples, as far as it is held; None: run them.
     """
     split.model.eval()
     done, shown = 0, time.monotonic()
     scores = Scores(num_classes, compute.device)
     with torch.no_grad(), compute.autocast():
-        for together in inference_batches(examples.lengths):
+        for number, together in enumerate(inference_batches(examples.lengths)):
             ids = together[group.rank :: group.count]
             if not len(ids):
                 continue
             batch, labels = collate(examples, ids, pad_token_id, compute.device)
-            scores.add(split.logits(batch), labels)
+            if held is None:
+                logits = split.logits(batch)
+            else:
+                hidden = held.get(number)
+                if hidden is None:
+                    hidden = split.hidden(batch, boundary)
+                    held.put(number, hidden)
+                logits = split.logits(batch, boundary, hidden)
+            scores.add(logits, labels)
             done += len(together)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()

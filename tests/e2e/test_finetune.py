@@ -8,8 +8,10 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 import transformers
 
+from afcore.activations.held_batches import HeldBatches
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError
@@ -125,8 +127,15 @@ def test_modes_read_and_write_as_they_should(config: Config) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-4), ("bf16", 5e-2)])
 def test_caching_changes_what_is_computed_but_not_what_is_learnt(
-    config: Config, dtype: str, tolerance: float
+    config: Config, dtype: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    evaluated, put = [], HeldBatches.put
+
+    def note(held: HeldBatches, number: int, hidden: torch.Tensor) -> None:
+        evaluated.append(number)
+        put(held, number, hidden)
+
+    monkeypatch.setattr(HeldBatches, "put", note)
     static = {
         "freezing.policy": "static",
         "freezing.depth": 2,
@@ -139,6 +148,10 @@ def test_caching_changes_what_is_computed_but_not_what_is_learnt(
     assert {e.read_from for e in cached.epochs} == {"activations@2"}
     losses = [[epoch.train_loss for epoch in run.epochs] for run in (freeze, cached)]
     np.testing.assert_allclose(losses[1], losses[0], atol=tolerance)
+    scored = [[epoch.validation["loss"] for epoch in run.epochs] for run in (freeze, cached)]
+    np.testing.assert_allclose(scored[1], scored[0], atol=tolerance)
+    assert evaluated, "what the prefix puts out for the validation split is held"
+    assert len(evaluated) == len(set(evaluated)), "and computed in the first of two epochs alone"
 
 
 def test_runs_with_the_same_prefix_share_its_set(config: Config) -> None:

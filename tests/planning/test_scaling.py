@@ -119,6 +119,28 @@ def test_a_set_is_opened_by_each_and_gathered_by_all() -> None:
     assert forecast([3], 4, read_boundary=3).read_seconds == pytest.approx(0.125 + 1.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        # 100 tokens x (0.4 + 4 x 2 ms), or one block of four.
+        ({"read_boundary": 0}, 0.84),
+        ({"read_boundary": 3}, 0.2),
+        ({"read_boundary": 3, "last": True}, 0.2 + 0.42),
+        ({"read_boundary": 3, "first": True}, 0.84),
+        ({"read_boundary": 3, "build": Build(3, 0, 1)}, 0.84),
+    ],
+)
+def test_an_evaluation_finds_the_prefix_of_one_before(
+    changes: dict[str, object], seconds: float
+) -> None:
+    assert forecast([3], 1, **changes).evaluate_seconds == pytest.approx(seconds)
+    launched = with_workers(startup_here_seconds=None)  # ends with its epoch
+    from_tokens = 0.84 + (0.42 if "last" in changes else 0.0)
+    found = forecast([3], 1, **changes, profile=launched)
+    assert found.evaluate_seconds == pytest.approx(from_tokens)
+    assert forecast([3], 2, **changes).evaluate_seconds == pytest.approx(from_tokens / 2)
+
+
 def test_micro_batches_repeat_what_a_pass_costs() -> None:
     once, thrice = forecast([0], 2), forecast([0], 2, accumulation=3)
     assert thrice.suffix_seconds - once.suffix_seconds == pytest.approx(10 * 2 * (0.1 + 0.5))
@@ -166,8 +188,9 @@ def test_those_who_built_a_set_are_paid_for_it() -> None:
     built = forecast([3], 1, read_boundary=3, build=Build(3, 0, 4), prices=PER_SECOND)
     read = forecast([3], 1, read_boundary=3, prices=PER_SECOND)
     assert built.materialize_seconds == pytest.approx(8.4)  # one shard: three workers wait
-    assert built.seconds == pytest.approx(read.seconds + 8.4)
-    assert built.cost_usd == pytest.approx(read.cost_usd + 4 * 8.4)
+    evaluated = 0.84 - 0.2  # of the prefix, for the first time
+    assert built.seconds == pytest.approx(read.seconds + 8.4 + evaluated)
+    assert built.cost_usd == pytest.approx(read.cost_usd + 4 * 8.4 + evaluated)
     assert (built.set_bytes_written, read.set_bytes_written) == (2000, 0)
 
 

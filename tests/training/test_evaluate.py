@@ -1,0 +1,69 @@
+import pytest
+
+from afcore.activations.held_batches import HeldBatches
+from afcore.data.order import inference_batches
+from afcore.data.prepare import Examples
+from afcore.model.blocks import SplitModel
+from afcore.training.evaluate import evaluate
+from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split
+
+
+def scores(
+    split: SplitModel, examples: Examples, boundary: int = 0, held: HeldBatches | None = None
+) -> dict[str, float]:
+    return evaluate(
+        split,
+        examples,
+        num_classes=3,
+        pad_token_id=0,
+        compute=CPU_FP32,
+        boundary=boundary,
+        held=held,
+    )
+
+
+def count_runs(split: SplitModel) -> list[int]:
+    """How often each block computes; handing through is none."""
+    runs = [0] * NUM_BLOCKS
+    for index, block in enumerate(split.blocks[:-1]):  # the last one runs at one position
+
+        def count(*_: object, index: int = index) -> None:
+            runs[index] += 1
+
+        block.attention.register_forward_hook(count)  # type: ignore[operator, union-attr]
+    return runs
+
+
+@pytest.mark.parametrize("boundary", [1, 3])
+def test_the_prefix_runs_once_and_no_score_changes(boundary: int) -> None:
+    split, examples = make_split(), make_examples(500)
+    batches = len(inference_batches(examples.lengths))
+    assert batches > 1
+    expected = scores(split, examples)
+    runs, held = count_runs(split), HeldBatches()
+    held.open(("weights",), 10**9)
+    for evaluations in (1, 2, 3):
+        assert scores(split, examples, boundary, held) == expected
+        assert runs[:3] == [batches] * boundary + [evaluations * batches] * (3 - boundary)
+
+
+def test_what_there_is_no_room_for_is_computed_again() -> None:
+    split, examples = make_split(), make_examples(500)
+    batches = inference_batches(examples.lengths)
+    expected = scores(split, examples)
+    runs, held = count_runs(split), HeldBatches()
+    held.open(("weights",), len(batches[0]) * int(examples.lengths.max()) * 32 * 4)
+    assert scores(split, examples, 3, held) == expected
+    assert scores(split, examples, 3, held) == expected
+    assert runs[0] == 2 * len(batches) - 1, "one batch was held"
+
+
+def test_other_weights_find_nothing() -> None:
+    split, examples = make_split(), make_examples(500)
+    held = HeldBatches()
+    held.open(("weights",), 10**9)
+    scores(split, examples, 1, held)
+    held.open(("weights",), 10**9)
+    assert held.get(0) is not None
+    held.open(("others",), 10**9)
+    assert held.get(0) is None

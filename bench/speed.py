@@ -4,8 +4,8 @@ Instead means mode full (nothing freezes, the same batches), and Hugging Face's 
 default order of examples and in its fastest. Runs ``autofreeze compare`` with fresh Prefect and
 MLflow databases, as a newcomer would, and reads its report. Prints, beside the table: what the time
 is made of, speed-ups seed by seed with their ceiling (if everything but the suffix cost nothing)
-and goal, what surrounds the training, and, where a mode of our own comes first, the time from process
-start to the first step, databases migrated.
+and goal, what surrounds the training, and, where a mode of our own comes first, the time from
+process start to the first step, databases migrated.
 
     python bench/speed.py --train train.csv --test test.csv --seeds 3 --epochs 4 --out bench/out
     python bench/speed.py --set data.limit=100 --seeds 2 --epochs 2     # a try

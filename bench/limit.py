@@ -113,7 +113,7 @@ def measure(run: Run, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         cell.cached(WARM_UP_STEPS)
     for repeat in range(arguments.repeats):
         for cell in cells:
-            print(f"round {repeat + 1} of {arguments.repeats}, boundary {cell.boundary}", flush=True)
+            print(f"round {repeat + 1}/{arguments.repeats}, boundary {cell.boundary}", flush=True)
             epochs = [partial(cell.suffix_alone, way) for way in ALONE]
             for epoch in [*epochs, cell.cached][:: -1 if repeat % 2 else 1]:
                 epoch()

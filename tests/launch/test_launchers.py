@@ -223,6 +223,6 @@ def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Pa
 def test_sigterm_to_one_worker_stops_all(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         os.kill(worker_pids(tmp_path)[0], signal.SIGTERM)
-        process.communicate(timeout=120)
-    assert process.returncode == 143
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}

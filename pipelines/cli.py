@@ -241,7 +241,7 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
         for row in rows:
             table.add_row(*row)
         _wide().print(table)
-        _console.print(f"{len(rows)} activation sets in {store}")
+        _console.print(f"activation sets in {store}: {len(rows)}")
 
 
 @cache_app.command("verify")

@@ -34,8 +34,8 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
     runs = [run for run in _read_runs(path) if run.intervals]
     if not runs:
         raise ConfigError(
-            f"{path} has no statistics to replay: mode full keeps none. Record a run with --set "
-            "mode=freeze --set freezing.policy=none --report FILE."
+            f"{path} has no statistics to replay: mode full and policy static keep none. Record a "
+            "run with --set mode=freeze --set freezing.policy=none --report FILE."
         )
     freezing = _freezing(policy, settings).freezing
     for run in runs:

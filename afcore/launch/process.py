@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from afcore.errors import StoppedError
 from afcore.interrupt import stop_requested
 from afcore.launch.endings import ending_of
 from afcore.launch.job import EpochJob
@@ -21,7 +22,8 @@ def work(job: EpochJob, address: LineAddress, rank: int) -> bool:
     function itself joins the process group by ``env://``.
 
     Returns:
-        Whether it returned.
+        Whether it ended in order: it returned, or all stopped together. A worker that did not makes
+        the launcher end the others, who may still be about to commit.
     """
     send = connect(address, rank)
     if job.threads is not None:
@@ -33,7 +35,7 @@ def work(job: EpochJob, address: LineAddress, rank: int) -> bool:
         send(ending)
         if not ending.ours:
             _let_others_go_first()
-        return False
+        return isinstance(error, StoppedError)
     send(ending_of(None))
     return True
 

@@ -28,16 +28,15 @@ from pydantic import BaseModel
 from afcore.activations.held import HeldShards
 from afcore.activations.kept import hold_shards, release_shards
 from afcore.activations.sets import ActivationSet
-from afcore.cost import Usage, cost_usd
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import code_digest
 from afcore.errors import StoppedError
 from afcore.feed import HiddenFeed
 from afcore.model.blocks import SplitModel
-from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
+from afcore.runs.epoch_report import epoch_cost, predictions, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
     EpochPlan,
@@ -174,7 +173,7 @@ class _Epoch:
             )
             self._commit("report", record)
             _collect(run, epoch)
-            _show(run, report)
+            show_epoch(run, report)
             return record
 
         return self._by_first("report", EpochRecord, finish)
@@ -313,7 +312,7 @@ class _Epoch:
             **measured,
         )
         decided = cache.next_epoch(training.freeze.boundary, saved, plan.read_from, trained, epoch)
-        report = report.model_copy(update=_predictions(cache, plan, decided, trained, report))
+        report = report.model_copy(update=predictions(cache, plan, decided, trained, report))
         build = cache.should_build(
             training.freeze.boundary,
             plan.read_from,
@@ -352,9 +351,10 @@ class _Epoch:
 
     def _evaluate(self, split: SplitModel, read_from: SetReference | None) -> dict[str, float]:
         """On the validation split; below the set that the epoch read, nothing runs twice."""
-        validation, group, held = self._data.validation, self._group, None
+        validation, group = self._data.validation, self._group
+        boundary, held = 0, None
         if read_from is not None:
-            held = self._held.evaluated
+            boundary, held = read_from.boundary, self._held.evaluated
             held.open(
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
@@ -365,7 +365,7 @@ class _Epoch:
             pad_token_id=self._run.record.pad_token_id,
             compute=self._run.compute,
             group=group,
-            boundary=read_from.boundary if read_from is not None else 0,
+            boundary=boundary,
             held=held,
         )
 
@@ -384,7 +384,7 @@ class _Epoch:
         )
         requests = (usage.puts - self._usage.puts, usage.gets - self._usage.gets)
         puts, gets = (sum(each) for each in zip(*self._group.gather(requests), strict=True))
-        return report.model_copy(update={"cost_usd": _cost(run, report, puts, gets)})
+        return report.model_copy(update={"cost_usd": epoch_cost(run, report, puts, gets)})
 
     def _cache(self, split: SplitModel) -> RunCache:
         run = self._run
@@ -414,35 +414,6 @@ def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
     return tuple(record.report.validation["loss"] for record in records)
 
 
-def _predictions(
-    cache: RunCache,
-    plan: EpochPlan,
-    decided: NextEpoch | None,
-    trained: TrainedEpoch,
-    report: EpochReport,
-) -> dict[str, Any]:
-    """What was predicted of the epoch, and of the set that is built at its end."""
-    predicted: dict[str, Any] = {}
-    if plan.resources is not None:
-        predicted = {
-            "resources": plan.resources.text(),
-            "predicted_seconds": plan.resources.forecast.seconds,
-            "predicted_cost_usd": plan.resources.forecast.cost_usd,
-        }
-    if plan.decision is None:
-        return predicted
-    built_first = plan.decision.build_seconds if report.epoch == 1 else 0.0
-    built_last = decided.decision.build_seconds if decided and decided.decision else 0.0
-    return predicted | {
-        "decision": plan.decision.text(),
-        "predicted_train_seconds": plan.decision.forecast.train_seconds,
-        "predicted_materialize_seconds": built_first + built_last,
-        "prediction_error": cache.planner.error(
-            report.epoch, plan.decision, trained, report.train_seconds, report.num_workers
-        ),
-    }
-
-
 def _order(
     run: Run,
     epoch: int,
@@ -465,18 +436,6 @@ def _order(
     return windowed_batches(lengths, shards, window_shards=plan.window_shards, **settings)
 
 
-def _cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
-    worker_seconds = report.num_workers * report.seconds
-    usage = Usage(
-        worker_seconds,
-        bytes_stored=report.activation_bytes_written,
-        puts=puts,
-        gets=gets,
-        egress_bytes=report.store_bytes_read,
-    )
-    return cost_usd(usage, resolve_prices(run.config.prices))
-
-
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
     best = best_epoch([record.report for record in epoch_records(run, epoch)])
@@ -488,16 +447,3 @@ def _collect(run: Run, epoch: int) -> None:
         run.storage, run.parts_folder, [record.parts for record in kept if record is not None]
     )
     _log.info("kept checkpoints %s, freed %.1f MB", sorted({best.epoch, epoch}), freed / 1e6)
-
-
-def _show(run: Run, report: EpochReport) -> None:
-    _log.info(
-        "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
-        "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "
-        "validation accuracy %.4f",
-        *(report.epoch, run.config.training.epochs, report.read_from),
-        *(report.boundary_start, report.boundary_end, report.train_seconds),
-        *(report.checkpoint_seconds, report.materialize_seconds, report.evaluate_seconds),
-        *(report.activation_bytes_written / 1e6, report.activation_bytes_read / 1e6),
-        report.validation["accuracy"],
-    )

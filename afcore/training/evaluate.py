@@ -45,7 +45,7 @@ def evaluate(
         pad_token_id: of the tokenizer.
         compute: device and precision.
         group: the workers, each of which calls this.
-        boundary: the blocks below it are those that ``held`` is open for.
+        boundary: the blocks below it are those that ``held`` is open for; 0 without it.
         held: what they put out for these examples, as far as it is held; None: run them.
     """
     split.model.eval()
@@ -57,15 +57,11 @@ def evaluate(
             if not len(ids):
                 continue
             batch, labels = collate(examples, ids, pad_token_id, compute.device)
-            if held is None:
-                logits = split.logits(batch)
-            else:
-                hidden = held.get(number)
-                if hidden is None:
-                    hidden = split.hidden(batch, boundary)
-                    held.put(number, hidden)
-                logits = split.logits(batch, boundary, hidden)
-            scores.add(logits, labels)
+            hidden = held.get(number) if held is not None else None
+            if held is not None and hidden is None:
+                hidden = split.hidden(batch, boundary)
+                held.put(number, hidden)
+            scores.add(split.logits(batch, boundary, hidden), labels)
             done += len(together)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()

@@ -204,7 +204,11 @@ class FreezingConfig(_Section):
 
 
 class CacheConfig(_Section):
-    """Activation sets of the frozen prefix; used by mode `cached`."""
+    """Activation sets of the frozen prefix; for the modes `cached`, `performance`, `efficiency`.
+
+    `cache.dtype` also rounds what the prefix puts out in mode `freeze`, so that both train on the
+    same numbers.
+    """
 
     dtype: Literal["bf16", "fp32", "int8"] = Field(
         "bf16",

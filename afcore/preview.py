@@ -85,7 +85,8 @@ def preview_run(
     config = config.replace(mode="cached" if set(modes) - {"full"} else "full")
     run = Run(storage, identify_run(config, storage))
     split, data = run.pretrained(), run.data()
-    _check_trace(recorded, split.num_blocks)
+    if recorded is not None:
+        _check_trace(recorded, split.num_blocks, config.training.epochs)
     cache = RunCache(run, split, data.train, run.compute)
     with as_worker(config.workers):
         profile = measure_profile(
@@ -120,7 +121,7 @@ def load_trace(path: Path) -> list[list[int]]:
     """The boundaries of a recorded run: of a comparison's, the first that froze.
 
     Raises:
-        ConfigError: when the file is no report.
+        ConfigError: when the file is no report, or nothing in it froze.
     """
     return recorded_trace(load_recorded(path))
 
@@ -174,8 +175,13 @@ def _notes(run: Run, work: RunWork) -> list[str]:
     return notes
 
 
-def _check_trace(recorded: list[list[int]] | None, num_blocks: int) -> None:
-    deepest = max((max(boundaries) for boundaries in recorded or []), default=0)
+def _check_trace(recorded: list[list[int]], num_blocks: int, num_epochs: int) -> None:
+    if len(recorded) != num_epochs:
+        raise ConfigError(
+            f"--trace: has {len(recorded)} epochs, but training.epochs is {num_epochs}. Give a run "
+            f"of as many, or plan for {len(recorded)}: --set training.epochs={len(recorded)}."
+        )
+    deepest = max(max(boundaries) for boundaries in recorded)
     if deepest >= num_blocks:
         raise ConfigError(
             f"--trace: has boundary {deepest}, but the model has {num_blocks} blocks, of which at "

@@ -51,11 +51,10 @@ from gpu_tiers import (  # noqa: E402
     host_feed,
     row_numbers,
     store_feed,
-    to_device,
 )
 
 from afcore.activations.codec import round_hidden  # noqa: E402
-from afcore.compute import Compute, choose_compute  # noqa: E402
+from afcore.compute import Compute, choose_compute, to_device  # noqa: E402
 from afcore.data.order import epoch_batches, inference_batches  # noqa: E402
 from afcore.model.blocks import SplitModel  # noqa: E402
 from afcore.model.compile import SuffixCompiler, check_compiler  # noqa: E402

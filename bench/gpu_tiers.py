@@ -20,6 +20,7 @@ import zarr
 from torch import Tensor
 
 from afcore.activations.layout import RaggedLayout, plan_layout
+from afcore.compute import to_device
 
 TIERS = ("device", "host", "disk", "store")
 _BATCHES_AHEAD = 2
@@ -105,13 +106,6 @@ def store_feed(rows: Tensor, lengths: Ids, device: torch.device, folder: Path) -
         return _copied(own, lengths, device)
 
     return feed
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy without waiting."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _write(store: object, name: str, rows: Ids) -> zarr.Array:

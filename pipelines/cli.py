@@ -293,8 +293,8 @@ def cache_gc(
             line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
             _console.print(line, markup=False, soft_wrap=True)
         freed = sum(removal.num_bytes for removal in removals) / 1e6
-        verb = "would be freed" if dry_run else "freed"
-        _console.print(f"{len(removals)} deleted, {freed:.1f} MB {verb}")
+        done = ("would be deleted", "would be freed") if dry_run else ("deleted", "freed")
+        _console.print(f"{len(removals)} {done[0]}, {freed:.1f} MB {done[1]}")
 
 
 def main() -> None:

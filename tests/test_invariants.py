@@ -140,7 +140,7 @@ def test_invariant_6_batches_and_rates_are_the_same_in_every_mode() -> None:
 
 def test_invariant_7_no_pickle_and_no_remote_code() -> None:
     banned = {"pickle", "joblib", "dill", "cloudpickle", "shelve"}
-    checked = 0
+    checked, loaded = 0, set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = {
@@ -154,10 +154,15 @@ def test_invariant_7_no_pickle_and_no_remote_code() -> None:
                 assert called not in ("torch.load", "torch.save"), path
                 given = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 if called.endswith(".from_pretrained"):
-                    assert given["trust_remote_code"] == "False"
+                    assert given["trust_remote_code"] == "False", path
+                    loaded.add(called)
                 if called.endswith("Classification.from_pretrained"):
-                    assert given["use_safetensors"] == "True"
+                    assert given["use_safetensors"] == "True", path
     assert checked > 50
+    assert loaded >= {
+        "AutoTokenizer.from_pretrained",
+        "AutoModelForSequenceClassification.from_pretrained",
+    }
 
 
 def test_invariant_8_secrets_stay_in_the_environment(

@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from afcore.activations import kept
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.launch.epoch import launch_epoch
+from afcore.launch.job import EpochJob
 from afcore.launch.open import close_launchers
+from afcore.launch.torchrun import LaunchWithTorchrun
 from afcore.runs.records import CheckpointRecord, EpochPlan
 from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
 from afcore.runs.spent import wall_seconds
@@ -73,6 +76,22 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
         found = load(run.storage.get(f"{run.parts_folder}/{digest}.safetensors"))
         tensors |= {f"{part}/{name}": tensor for name, tensor in found.items()}
     return tensors
+
+
+@pytest.mark.slow
+def test_what_this_process_held_is_let_go_before_workers_start(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_bytes = []
+    run = LaunchWithTorchrun.run
+
+    def watched(launcher: LaunchWithTorchrun, job: EpochJob) -> None:
+        kept_bytes.append(sum(held.host_bytes for held in kept._all_held))
+        run(launcher, job)
+
+    monkeypatch.setattr(LaunchWithTorchrun, "run", watched)
+    train(config, tmp_path / "store", [1, 1, 2])
+    assert kept_bytes == [0]
 
 
 @pytest.mark.slow

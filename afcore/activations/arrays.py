@@ -13,13 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 import zarr
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 from zarr.storage import MemoryStore
 
+from afcore.errors import StoreUnreachableError
 from afcore.storage.objects import Storage
 
 __all__ = ["bytes_of", "check_metadata", "checksum", "read_array", "write_array"]
 
 _CHUNK = "c/0/0"
+# The client asks again until an answer begins; a connection that breaks after that is ours to mend.
+_again = retry(
+    retry=retry_if_exception_type(StoreUnreachableError),
+    stop=stop_after_attempt(5),
+    wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
+    reraise=True,
+)
 
 
 def write_array(storage: Storage, folder: str, rows: npt.NDArray[Any]) -> str:
@@ -41,7 +50,7 @@ def read_array(
     dtype: npt.DTypeLike,
     out: npt.NDArray[Any] | None = None,
 ) -> tuple[npt.NDArray[Any], str]:
-    """Read an array whose shape and type are known.
+    """Read an array whose shape and type are known; up to five times when a connection breaks.
 
     Args:
         storage: where.
@@ -56,15 +65,23 @@ def read_array(
     Raises:
         FileNotFoundError: when there is no chunk.
         ValueError: when it is smaller.
+        StoreUnreachableError: when the store does not answer.
     """
-    rows, sums = np.empty(shape, dtype) if out is None else out, xxhash.xxh3_64()
+    rows = np.empty(shape, dtype) if out is None else out
     try:
-        count = storage.get_into(f"{folder}/{_CHUNK}", bytes_of(rows), sums.update)
+        count, label = _read_chunk(storage, f"{folder}/{_CHUNK}", bytes_of(rows))
     except KeyError:
         raise FileNotFoundError(folder) from None
     if count != rows.nbytes:
         raise ValueError(f"{count} bytes, expected {rows.nbytes}")
-    return rows, sums.hexdigest()
+    return rows, label
+
+
+@_again
+def _read_chunk(storage: Storage, key: str, out: memoryview) -> tuple[int, str]:
+    """How many bytes were read, and their checksum."""
+    sums = xxhash.xxh3_64()
+    return storage.get_into(key, out, sums.update), sums.hexdigest()
 
 
 def check_metadata(

@@ -57,8 +57,12 @@ def collect_garbage(
 
     Returns:
         What was (or would be) deleted.
+
+    Raises:
+        StoreError: when there is no such store, or it cannot be used.
     """
     storage = Storage(store)
+    storage.check_there()
     sets = list_sets(storage)
     removed = []
     for found, why in _choose_sets(storage, sets, max_idle_seconds, max_bytes):

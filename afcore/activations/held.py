@@ -18,7 +18,7 @@ from afcore.activations.arrays import bytes_of, checksum
 from afcore.activations.held_batches import HeldBatches
 from afcore.activations.layout import RaggedLayout
 from afcore.errors import StorageFullError
-from afcore.planning.tiers import Budgets, Tier, choose_window, place
+from afcore.planning.tiers import Budgets, Tier, choose_window, place, window_bytes
 
 __all__ = ["HeldShards"]
 
@@ -85,7 +85,7 @@ class HeldShards:
         self._clear()
         self._layout, self._row_bytes, self.random_access = layout, row_bytes, random_access
         self._num_rows = np.bincount(layout.shard, weights=layout.lengths).astype(np.int64)
-        sizes = [int(rows) * row_bytes for rows in self._num_rows]
+        sizes = self._shard_bytes
         self.window = choose_window(sizes, self.budgets)
         self.tiers = place(sizes, self.budgets, None if random_access else self.window)
         if random_access:
@@ -147,10 +147,28 @@ class HeldShards:
 
     @property
     def room_bytes(self) -> int:
-        """Left of the budget of the memory that the device computes in."""
+        """Left of the budget of the memory that the device computes in; windows keep their part."""
         if self._device.type == "cuda":
             return self.budgets.device_bytes - self._tier_bytes("device memory")
-        return self.budgets.host_bytes - self._tier_bytes("host memory")
+        streamed = 0 if self.random_access else window_bytes(self._shard_bytes, self.window)
+        return self.budgets.host_bytes - self._tier_bytes("host memory") - streamed
+
+    @property
+    def host_bytes(self) -> int:
+        """Host memory that is taken now."""
+        shards = sum(
+            rows.nbytes for shard, rows in self.host.items() if self.tiers[shard] == "host memory"
+        )
+        return shards + (self.evaluated.num_bytes if self._device.type != "cuda" else 0)
+
+    @property
+    def file_bytes(self) -> int:
+        """Disk that is taken now."""
+        return self._file.num_bytes if self._file is not None else 0
+
+    @property
+    def _shard_bytes(self) -> list[int]:
+        return [int(rows) * self._row_bytes for rows in self._num_rows]
 
     def _is_laid_out_as(self, layout: RaggedLayout) -> bool:
         known = self._layout
@@ -195,7 +213,7 @@ class _RowsFile:
     """A file without a name, with a place for each of some shards; gone with its last user."""
 
     def __init__(self, first_byte: dict[int, int], num_bytes: int) -> None:
-        self._first_byte = first_byte
+        self._first_byte, self.num_bytes = first_byte, num_bytes
         self._file = tempfile.TemporaryFile(prefix="autofreeze-")  # noqa: SIM115
         try:
             # Taken now: a disk that fills up later would kill a process that has it mapped.

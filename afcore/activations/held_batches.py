@@ -27,7 +27,12 @@ class HeldBatches:
         """
         if name != self._name:
             self._name, self._batches = name, {}
-        self._room_bytes = room_bytes - sum(h.nbytes for h in self._batches.values())
+        self._room_bytes = room_bytes - self.num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Held now."""
+        return sum(hidden.nbytes for hidden in self._batches.values())
 
     def get(self, number: int) -> Tensor | None:
         """[b, s, h] of a batch, or None when it is not held."""

@@ -4,18 +4,21 @@ import contextlib
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 
 import psutil
 import torch
 
 from afcore.activations.held import HeldShards
+from afcore.memory import available_memory
 from afcore.planning.tiers import Budgets, room_beside
 
 __all__ = ["hold_shards", "measure_budgets", "release_shards"]
 
 _kept: tuple[object, HeldShards] | None = None
 _keeping = threading.Lock()
+_all_held: weakref.WeakSet[HeldShards] = weakref.WeakSet()  # the kept one, and those in use
 
 
 @contextlib.contextmanager
@@ -60,6 +63,7 @@ def hold_shards(
             needed_bytes,
         )
         held = HeldShards(budgets, device, store_is_local)
+        _all_held.add(held)
     try:
         yield held
     finally:
@@ -85,18 +89,22 @@ def measure_budgets(
 ) -> Budgets:
     """One worker's part of the budgets as given; those that are None are half of what is free.
 
-    Of a GPU this is asked before the model is on it, and again when it is: what this process has
-    taken counts as free, and ``needed_bytes``, which the training takes of it, do not.
+    This is asked before anything is held, and again when it is: what this process holds counts as
+    free. Of a GPU, so does all that it has taken, and ``needed_bytes``, which the training takes of
+    it, do not.
     """
+    here = list(_all_held)
     if device.type != "cuda":
         device_bytes = 0
     elif device_bytes is None:
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         device_bytes = room_beside(free, needed_bytes)
     if host_bytes is None:
-        host_bytes = room_beside(psutil.virtual_memory().available)
+        held_bytes = sum(held.host_bytes for held in here)
+        host_bytes = room_beside(available_memory() + held_bytes)
     if store_is_local:
         disk_bytes = sys.maxsize
     elif disk_bytes is None:
-        disk_bytes = room_beside(psutil.disk_usage(tempfile.gettempdir()).free)
+        file_bytes = sum(held.file_bytes for held in here)
+        disk_bytes = room_beside(psutil.disk_usage(tempfile.gettempdir()).free + file_bytes)
     return Budgets(device_bytes, host_bytes // num_sharing, disk_bytes // num_sharing)

@@ -17,8 +17,13 @@ __all__ = ["describe_sets", "duration", "last_use", "live_users", "verify_sets"]
 
 
 def describe_sets(store: str) -> list[tuple[str, ...]]:
-    """One row a set: key, boundary, lineage, dtype, examples, MB, age, last use, users."""
+    """One row a set: key, boundary, lineage, dtype, examples, MB, age, last use, users.
+
+    Raises:
+        StoreError: when there is no such store, or it cannot be read.
+    """
     storage = Storage(store)
+    storage.check_there()
     now = time.time()
     rows: list[tuple[str, ...]] = []
     for found in list_sets(storage):
@@ -40,8 +45,14 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
 
 
 def verify_sets(store: str) -> tuple[int, list[str]]:
-    """Read everything; the number of sets and what is wrong, one line each."""
-    sets = list_sets(Storage(store))
+    """Read everything; the number of sets and what is wrong, one line each.
+
+    Raises:
+        StoreError: when there is no such store, or it cannot be read.
+    """
+    storage = Storage(store)
+    storage.check_there()
+    sets = list_sets(storage)
     return len(sets), [problem for found in sets for problem in found.verify()]
 
 

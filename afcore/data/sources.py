@@ -75,12 +75,17 @@ def _load(source: str, split: str) -> Any:
     try:
         if match := _FILE.search(source):
             return _load_file(source, match[1])
+        if "://" in source:
+            raise DataError(
+                f"cannot tell the format of the data {source!r}: its name must end in "
+                f".{', .'.join(_FORMATS)}, perhaps compressed (.gz, .bz2, .xz, .zst)."
+            )
         name, colon, named_split = source.rpartition(":")
-        if colon:
-            source, split = name, named_split
-        if source == "docstrings":
-            return datasets.Dataset.from_list(docstring_rows(split))
-        return datasets.load_dataset(source, split=split)
+        if not colon:
+            name, named_split = source, split
+        if name == "docstrings":
+            return datasets.Dataset.from_list(docstring_rows(named_split))
+        return datasets.load_dataset(name, split=named_split)
     except DataError:
         raise
     except Exception as error:

@@ -3,8 +3,10 @@
 import logging
 import time
 
+from afcore.activations.kept import release_shards
 from afcore.config import Config
 from afcore.errors import AutoFreezeError, WorkerLostError
+from afcore.launch.here import LaunchHere
 from afcore.launch.job import EpochJob
 from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
 from afcore.planning.resources import worker_counts
@@ -55,6 +57,9 @@ def launch_epoch(
         worker_threads(workers),
         launched=time.time(),
     )
+    if not isinstance(launcher, LaunchHere):  # the workers need the memory
+        release_shards()
+        run.compute.release_memory()
     began, kept = time.perf_counter(), seconds_kept(run, epoch, attempt)
     try:
         launcher.run(job)

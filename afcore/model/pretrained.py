@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from afcore.errors import ModelError
@@ -74,7 +75,7 @@ def load_classifier(name: str, label_names: list[str], pad_token_id: int, seed: 
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"model {name!r} cannot be loaded: {_first_line(error)}. Give a hub id or a folder "
             "with config.json and safetensors weights."

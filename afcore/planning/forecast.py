@@ -227,7 +227,7 @@ def forecast_run(
         read_boundary = decision.read_boundary if decision else 0
         build = None
         if decision and decision.build_seconds:
-            build = Build(start, before if before <= start else 0, builders)
+            build = Build(start, before, builders)
         chosen = choose_resources(profile, work, start, read_boundary, **choices)
         forecast = forecast_workers(
             profile,

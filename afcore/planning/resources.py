@@ -9,7 +9,6 @@ No I/O, no torch.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -35,7 +34,6 @@ __all__ = [
     "worker_counts",
 ]
 
-ResourceMode = Literal["performance", "efficiency"]
 _MOST_PARTIAL_PLANS = 4096
 
 

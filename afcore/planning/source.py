@@ -95,8 +95,6 @@ def choose_source(
         build_workers: that build the set, at the end of the epoch before.
     """
     profile = profile.scaled(scale)
-    if read_boundary > boundary:  # a freeze was taken back
-        read_boundary = 0
     read_boundaries: dict[Source, int] = {"tokens": 0}
     if read_boundary:
         read_boundaries["current"] = read_boundary

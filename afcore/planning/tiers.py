@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Budgets", "Tier", "choose_window", "place", "room_beside"]
+__all__ = ["Budgets", "Tier", "choose_window", "place", "room_beside", "window_bytes"]
 
 Tier = Literal["device memory", "host memory", "local disk", "object store"]
 _SHARE_OF_FREE = 0.5
@@ -53,12 +53,16 @@ def place(shard_bytes: Sequence[int], budgets: Budgets, window: int | None) -> l
         budgets: of them, host memory first gives up what the windows need.
         window: shards in a window, None: no windows.
     """
-    stream_bytes = _WINDOWS_AT_ONCE * window * max(shard_bytes) if window else 0
-    host_bytes = max(0, budgets.host_bytes - stream_bytes)
+    host_bytes = max(0, budgets.host_bytes - window_bytes(shard_bytes, window))
     ends = _fill(shard_bytes, budgets.device_bytes, host_bytes, budgets.disk_bytes)
     names: tuple[Tier, ...] = ("device memory", "host memory", "local disk", "object store")
     counts = [end - start for start, end in zip((0, *ends), (*ends, len(shard_bytes)), strict=True)]
     return [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+
+
+def window_bytes(shard_bytes: Sequence[int], window: int | None) -> int:
+    """Of host memory, what the windows need that are there at once; 0 without windows."""
+    return _WINDOWS_AT_ONCE * window * max(shard_bytes) if window else 0
 
 
 def _fill(shard_bytes: Sequence[int], *room_bytes: int) -> list[int]:

@@ -34,7 +34,7 @@ def load_recorded(path: Path) -> RunReport:
         raise ConfigError(f"--trace {path}: cannot be read: {error}") from error
     except ValueError as error:
         raise ConfigError(f"--trace {path}: is no report of autofreeze run or compare") from error
-    frozen = [run for run in runs if run.mode != "full"]
-    if not frozen:
-        raise ConfigError(f"--trace {path}: holds runs in mode full only, which freeze nothing")
-    return frozen[0]
+    for run in runs:
+        if any(epoch.boundary_end for epoch in run.epochs):
+            return run
+    raise ConfigError(f"--trace {path}: in none of its {len(runs)} runs did a block freeze")

@@ -50,11 +50,11 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._mlflow = mlflow
         artifacts = None
-        if uri.startswith("sqlite:///"):
-            folder = Path(uri.removeprefix("sqlite:///")).parent
-            folder.mkdir(parents=True, exist_ok=True)
-            artifacts = (folder / "mlartifacts").as_uri()
         try:
+            if uri.startswith("sqlite:///"):
+                folder = Path(uri.removeprefix("sqlite:///")).parent
+                folder.mkdir(parents=True, exist_ok=True)
+                artifacts = (folder / "mlartifacts").as_uri()
             self._client = mlflow.MlflowClient(uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment_id = (
@@ -129,10 +129,11 @@ class Tracker:
                 ("train/learning_rate", step.learning_rate, step.time, step.step),
             ]
         decisions = {decision.step: decision for decision in checkpoint.decisions}
+        boundary = checkpoint.report.boundary_start
         for interval, time in zip(checkpoint.intervals, checkpoint.interval_times, strict=True):
             decision = decisions.get(interval.step)
-            after = decision.boundary_after if decision else checkpoint.report.boundary_start
-            metrics.append(("freeze/boundary", after, time, interval.step))
+            boundary = decision.boundary_after if decision else boundary
+            metrics.append(("freeze/boundary", boundary, time, interval.step))
             for block, eta in enumerate(decision.eta if decision else []):
                 if eta is not None:
                     metrics.append((f"freeze/eta_block_{block:02d}", eta, time, interval.step))

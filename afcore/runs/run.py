@@ -6,7 +6,11 @@
     activations/<key>/              activation sets (shared by all runs)
     runs/<run id>/lease/            who works or worked on it
                   run.json          what it is; which training counts
-                  <training id>/epochs/001/plan.json        where to read from
+                  <training id>/profile.json                what was measured before epoch 1
+                                epochs/000/next.json        epoch 1, decided before it has workers
+                                       001/plan.json        where to read from
+                                           partial.json     where it was stopped
+                                           lost.json        tries that workers were lost in
                                            checkpoint.json  after training
                                            report.json      after evaluation
                                 parts/      checkpoint parts by content

@@ -122,7 +122,8 @@ class Lease:
             released=False,
         )
         self.number = newest + 1
-        if not self._storage.put_new(self._key(self.number), _encode(self._attempt)):
+        created = self._storage.put_new(self._key(self.number), _encode(self._attempt))
+        if not created and not self._is_ours():
             raise LeaseHeldError(f"{self._what} was taken up by another process just now")
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -139,8 +140,10 @@ class Lease:
         if not self._lost and self._logged:
             self._write(released=True)
         elif not self._lost:
-            self.forget_earlier()
-            self._storage.delete(self._key(self.number))
+            with contextlib.suppress(LeaseLostError):
+                self.check()
+                self.forget_earlier()
+                self._storage.delete(self._key(self.number))
 
     def check(self) -> None:
         """Make sure, before something irreversible, that nobody took over.
@@ -163,8 +166,12 @@ class Lease:
     def forget_earlier(self) -> None:
         """Begin the count of attempts anew with this one."""
         for number in attempts(self._storage, self._folder):
-            if number != self.number:
+            if number < self.number:
                 self._storage.delete(self._key(number))
+
+    def _is_ours(self) -> bool:
+        """Whether the row that was there already is what we wrote, and only the answer was lost."""
+        return attempts(self._storage, self._folder).get(self.number) == self._attempt
 
     def _beat(self) -> None:
         while not self._stopping.wait(BEAT_SECONDS):

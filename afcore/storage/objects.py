@@ -166,9 +166,16 @@ class Storage:
         return count
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this name."""
+        """Whether there is an object of this name.
+
+        Raises:
+            StoreError: when the store cannot be asked; that is not a no.
+        """
         with self._explained("read", key):
-            return bool(self._fs.isfile(self._full(key)))
+            try:
+                return bool(self._fs.info(self._full(key))["type"] == "file")
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def list(self, prefix: str) -> dict[str, int]:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
@@ -241,6 +248,15 @@ class Storage:
             raise StoreError(f"store {self.root}: read back other bytes than were written")
         self.delete(key)
 
+    def check_there(self) -> None:
+        """For who only looks: list the root, which the other methods take for empty if missing.
+
+        Raises:
+            StoreError: when there is none, or it cannot be listed.
+        """
+        with self._explained("list", ""):
+            self._fs.ls(self._path, detail=False)
+
     @property
     def _is_local(self) -> bool:
         return self.protocol == "file"
@@ -253,8 +269,12 @@ class Storage:
             with open(path, "rb", buffering=0) as file:
                 return _read_pieces(file, out, seen)
         if self.protocol == "s3":
-            with self._s3_reader.open(path) as body:
-                return _read_pieces(body, out, seen)
+            body, size = self._s3_reader.open(path)
+            with body:
+                done = _read_pieces(body, out, seen)
+            if done < min(size, len(out)):
+                raise ConnectionResetError(f"the connection ended after {done} of {size} bytes")
+            return done
         data: bytes = self._fs.cat_file(path, start=0, end=len(out))
         out[: len(data)] = data
         seen(out[: len(data)])
@@ -338,7 +358,7 @@ def explain(error: Exception, what: str) -> Exception:
             return StoreError(f"{what}: not allowed ({text}). Check the rights on the store.")
         if isinstance(cause, FileNotFoundError) or "NoSuchBucket" in text:
             return StoreError(f"{what}: {text or 'not found'}. Does the bucket or folder exist?")
-        if isinstance(cause, ConnectionError | TimeoutError) or "Connect" in name:
+        if isinstance(cause, ConnectionError | TimeoutError) or "Connect" in name or _broke(cause):
             return StoreUnreachableError(
                 f"{what}: cannot reach the store ({text}). Check the endpoint."
             )
@@ -347,6 +367,12 @@ def explain(error: Exception, what: str) -> Exception:
     if isinstance(error, OSError):
         return StoreError(f"{what}: {' '.join(str(error).split())}")
     return error
+
+
+def _broke(error: BaseException) -> bool:
+    """Whether it is botocore's or urllib3's word for a connection that broke in the middle."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint(("HTTPClientError", "IncompleteReadError", "ProtocolError"))
 
 
 def _explain_s3(error: Any, what: str) -> StoreError:

@@ -28,6 +28,8 @@ class S3Reader:
             "max_pool_connections": _CONNECTIONS,
             # Shards have checksums of their own.
             "response_checksum_validation": "when_required",
+            "connect_timeout": file_system.connect_timeout,
+            "read_timeout": file_system.read_timeout,
         }
         if file_system.anon:
             settings["signature_version"] = UNSIGNED
@@ -41,16 +43,19 @@ class S3Reader:
         config = Config(**settings | file_system.config_kwargs)
         self._client = session.create_client("s3", config=config, **options)
 
-    def open(self, path: str) -> Any:
-        """The body of the object ``bucket/key``, a stream with ``readinto``; to be closed.
+    def open(self, path: str) -> tuple[Any, int]:
+        """The body of the object ``bucket/key``, a stream with ``readinto`` to be closed; its size.
+
+        A stream ends without a word where a connection does: compare the size.
 
         Raises:
             FileNotFoundError: when there is none.
         """
         bucket, _, key = path.partition("/")
         try:
-            return self._client.get_object(Bucket=bucket, Key=key)["Body"]
+            answer = self._client.get_object(Bucket=bucket, Key=key)
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
                 raise FileNotFoundError(path) from None
             raise
+        return answer["Body"], answer["ContentLength"]

@@ -101,9 +101,6 @@ class Steps:
             with contextlib.nullcontext() if last else self._suffix.accumulating():
                 losses.append(self._backward(batch, labels, hidden, part, len(ids)))
         self.done.num_passes += len(losses)
-        num_tokens = int(self._examples.lengths[ids].sum())
-        self.done.prefix_block_tokens += num_tokens * (boundary - self._read_boundary)
-        self.done.suffix_block_tokens += num_tokens * (self._split.num_blocks - boundary)
         return sum(losses[1:], start=losses[0])
 
     def _backward(

@@ -56,8 +56,6 @@ class TrainedEpoch:
     suffix_seconds: float = 0.0
     read_seconds: float = 0.0
     train_seconds: float = 0.0
-    prefix_block_tokens: int = 0
-    suffix_block_tokens: int = 0
     activation_bytes_read: int = 0
     bytes_reduced: int = 0
     num_passes: int = 0

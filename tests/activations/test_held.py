@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from afcore.activations import held as held_module
+from afcore.activations import kept
 from afcore.activations.arrays import checksum
 from afcore.activations.held import HeldShards
 from afcore.activations.kept import hold_shards, measure_budgets, release_shards
@@ -112,6 +113,38 @@ SETTINGS: dict[str, Any] = {
     "device": CPU,
     "store_is_local": True,
 }
+
+
+def test_what_windows_need_is_no_room() -> None:
+    layout = make_layout()
+    sizes = [layout.num_rows(shard) * 2 * WIDTH for shard in range(layout.num_shards)]
+    held = HeldShards(Budgets(0, sum(sizes) - 1, 0))
+    held.fit(layout, 2 * WIDTH)
+    assert held.window is not None
+    resident = held.bytes_by_tier().get("host memory", 0)
+    windows = 2 * held.window * max(sizes)
+    assert windows > 0
+    assert held.room_bytes == sum(sizes) - 1 - resident - windows
+
+
+def test_what_is_held_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 10_000
+    monkeypatch.setattr(kept, "available_memory", lambda: free)
+    settings = SETTINGS | {"host_bytes": None}
+    release_shards()
+    with hold_shards(**settings) as held:
+        assert held.budgets.host_bytes == free // 2
+        held.fit(layout := make_layout(), 2 * WIDTH)
+        fill(held, layout)
+        held.evaluated.open(("validation",), held.room_bytes)
+        held.evaluated.put(0, torch.zeros(10))
+        taken = int(LENGTHS.sum()) * 2 * WIDTH + 40
+        assert held.host_bytes == taken
+        free -= taken
+        assert measure_budgets(None, None, None, CPU, True).host_bytes == held.budgets.host_bytes
+    release_shards()
+    del held
+    assert measure_budgets(None, None, None, CPU, True).host_bytes == free // 2
 
 
 def test_what_is_held_is_kept_for_the_next_and_for_nobody_else() -> None:

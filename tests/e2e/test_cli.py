@@ -89,6 +89,13 @@ def _no_blocks(tree: dict[str, Any], folder: Path) -> None:
     tree["model"]["name"] = str(copy)
 
 
+def _cut_weights(tree: dict[str, Any], folder: Path) -> None:
+    copy = shutil.copytree(tree["model"]["name"], folder / "cut")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    tree["model"]["name"] = str(copy)
+
+
 def _csv(key: str, content: str) -> Callable[[dict[str, Any], Path], None]:
     def change(tree: dict[str, Any], folder: Path) -> None:
         (folder / "data.csv").write_text(content)
@@ -134,6 +141,10 @@ def _memory_store(tree: dict[str, Any], _folder: Path) -> None:
 
 MISTAKES = {
     "missing file": (_set("data", "train", "nowhere.csv"), "cannot load the data 'nowhere.csv'"),
+    "data of no known format": (
+        _set("data", "train", "s3://bucket/reviews"),
+        "cannot tell the format of the data 's3://bucket/reviews'",
+    ),
     "missing column": (_csv("train", "body,label\nx,1\n"), "no column 'text', only body, label"),
     "empty file": (_csv("train", ""), "cannot load the data"),
     "no rows": (_csv("train", "text,label\n"), "has no rows"),
@@ -146,6 +157,7 @@ MISTAKES = {
         "there is no such folder",
     ),
     "model folder without weights": (_no_weights, "cannot be loaded"),
+    "weights of which a part is missing": (_cut_weights, "cannot be loaded"),
     "model without blocks": (_no_blocks, "no row of transformer blocks"),
     "package that is not installed": (_set("model", "name", "package:nothing/x"), "not installed"),
     "unknown key": (_set("training", "epoch", 3), "did you mean 'training.epochs'?"),
@@ -155,6 +167,10 @@ MISTAKES = {
     "store that cannot be written": (_unwritable_store, "cannot write"),
     "store of no known kind": (_store("gopher://x/y"), "Protocol not known"),
     "tracking that cannot be used": (_set("tracking", "uri", "nonsense://x"), "tracking.uri"),
+    "tracking where no folder can be": (
+        _set("tracking", "uri", "sqlite:////proc/nowhere/mlflow.db"),
+        "tracking.uri",
+    ),
     "more workers than devices": (_workers(max=512, batch_size=512), "but this machine has"),
     "workers that do not divide the batch": (
         _workers(max=3),
@@ -305,6 +321,9 @@ def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Pa
         (["run", "{config}", "--report", "/proc/nowhere/r.json"], "cannot be written"),
         (["run", "{config}", "--set", "training.epochs"], "not of the form"),
         (["cache", "gc", "--max-gb", "1", "--max-bytes", "9"], "give one of them"),
+        (["cache", "ls", "--store", "/no/store"], "cannot list /no/store"),
+        (["cache", "verify", "--store", "/no/store"], "cannot list /no/store"),
+        (["cache", "gc", "--store", "/no/store"], "cannot list /no/store"),
     ],
 )
 def test_mistakes_on_the_command_line(
@@ -346,7 +365,7 @@ def test_the_cache_is_listed_and_shrunk(tmp_path: Path, capfd: pytest.CaptureFix
     assert autofreeze(*shrink, "--dry-run") == 0
     out = capfd.readouterr().out
     assert "activations/older: least recently used" in out
-    assert "1 deleted, 0.0 MB would be freed" in out
+    assert "1 would be deleted, 0.0 MB would be freed" in out
     assert storage.list("activations/older")
     assert autofreeze(*shrink) == 0
     assert not storage.list("activations/older")

@@ -35,7 +35,8 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
     config = write_config(tmp_path / "c.yaml", tiny_config)
     report, trace = tmp_path / "out" / "plan.json", tmp_path / "trace.json"
     trace.write_text(make_report().model_dump_json(by_alias=True))
-    assert autofreeze("plan", config, "--report", report, "--trace", trace) == 0
+    two = ("--set", "training.epochs=2")
+    assert autofreeze("plan", config, "--report", report, "--trace", trace, *two) == 0
     out = capsys.readouterr().out
     for shown in ("3 of 4", "all freezes at once", "as recorded", "US$"):
         assert shown in out
@@ -95,6 +96,15 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     assert message in error
 
 
+def test_a_trace_of_another_number_of_epochs_is_refused(
+    tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config, trace = write_config(tmp_path / "c.yaml", tiny_config), tmp_path / "trace.json"
+    trace.write_text(make_report().model_dump_json(by_alias=True))
+    assert autofreeze("plan", config, "--trace", trace) == 2
+    assert "has 2 epochs, but training.epochs is 3" in capfd.readouterr().err
+
+
 def test_a_trace_of_a_deeper_model_is_refused(
     tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +112,8 @@ def test_a_trace_of_a_deeper_model_is_refused(
     deep = make_report().epochs[0].model_copy(update={"boundary_start": 11})
     report = make_report().model_copy(update={"epochs": [deep], "intervals": []})
     trace.write_text(report.model_dump_json(by_alias=True))
-    assert autofreeze("plan", config, "--trace", trace) == 2
+    one = ("--set", "training.epochs=1")
+    assert autofreeze("plan", config, "--trace", trace, *one) == 2
     assert "has boundary 11, but the model has 4 blocks" in capfd.readouterr().err
 
 

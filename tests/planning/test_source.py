@@ -175,12 +175,6 @@ def test_with_nothing_frozen_there_is_nothing_to_read() -> None:
     assert choose(boundary=0).totals.keys() == {"tokens"}
 
 
-def test_a_freeze_taken_back_leaves_its_set() -> None:
-    found = choose(boundary=1, read_boundary=3, exists=True, epochs_left=4)
-    assert found.totals.keys() == {"tokens", "set"}
-    assert (found.source, found.read_boundary) == ("set", 1)
-
-
 def test_work_counts_padding() -> None:
     lengths = np.array([1, 4, 2, 3])
     work = Work.of(lengths, [np.array([0, 1]), np.array([2, 3])], hidden_bytes=8)

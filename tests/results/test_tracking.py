@@ -32,8 +32,10 @@ def records() -> tuple[CheckpointRecord, EpochRecord]:
         next=None,
         report=report.epochs[0],
         decisions=report.decisions,
-        intervals=[report.intervals[0].model_copy(update={"step": step}) for step in (5, 10, 20)],
-        interval_times=[1000.0, 1001.0, 1002.0],
+        intervals=[
+            report.intervals[0].model_copy(update={"step": step}) for step in (5, 10, 15, 20)
+        ],
+        interval_times=[1000.0, 1001.0, 1002.0, 1003.0],
         steps=[StepLog(step, 1000.0 + step, 1 / step, 1e-3, 0) for step in (1, 2, 3)],
     )
     return checkpoint, EpochRecord(report=report.epochs[0], next=None, finished=1010.0)
@@ -53,7 +55,7 @@ def test_a_training_goes_on_in_its_run_without_double_steps(uri: str) -> None:
         for name in client.get_run(run_id).data.metrics
     }
     assert history["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
-    assert history["freeze/boundary"] == [(5, 0), (10, 1), (20, 2)]
+    assert history["freeze/boundary"] == [(5, 0), (10, 1), (15, 1), (20, 2)]
     assert history["freeze/eta_block_03"] == [(10, 0.4), (20, 0.4)]
     assert history["freeze/eta_block_00"] == [(10, 0.1)]
     assert history["validation/accuracy"] == [(1, 0.6)]

@@ -86,6 +86,31 @@ def test_a_store_that_is_away_for_a_moment_costs_no_lease(
     assert attempts(local_storage, "lease")[1].released
 
 
+def test_an_answer_that_was_lost_costs_no_lease(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_new = local_storage.put_new
+
+    def lost(key: str, data: bytes) -> bool:
+        return put_new(key, data) and put_new(key, data)  # as a client that asks again
+
+    monkeypatch.setattr(local_storage, "put_new", lost)
+    with Lease(local_storage, "lease", "run x") as lease:
+        lease.check()
+    assert attempts(local_storage, "lease")[1].released
+
+
+def test_another_s_row_is_no_answer_that_was_lost(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_storage, "put_new", lambda *_: _write(local_storage))
+    with (
+        pytest.raises(LeaseHeldError, match="taken up by another"),
+        Lease(local_storage, "lease", "run x"),
+    ):
+        pass
+
+
 def test_the_heart_beats(local_storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.01)
     with Lease(local_storage, "lease", "run x"):
@@ -114,6 +139,13 @@ def test_an_unlogged_lease_leaves_nothing(storage: Storage) -> None:
         assert lease.number == 2
         assert is_held(storage, "lease")
     assert storage.list("lease") == {}
+
+
+def test_one_that_was_overtaken_unawares_leaves_its_successor_alone(storage: Storage) -> None:
+    with Lease(storage, "lease", "set x", logged=False):
+        storage.put("lease/000002.json", storage.get("lease/000001.json"))
+    assert is_held(storage, "lease")
+    assert list(attempts(storage, "lease")) == [1, 2]
 
 
 def test_a_row_that_vanishes_while_rows_are_read_is_none(

@@ -116,8 +116,11 @@ def test_a_missing_bucket(s3_endpoint: str) -> None:
 @pytest.mark.usefixtures("s3_endpoint")
 def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    storage = Storage("s3://unreachable/x")
     with pytest.raises(StoreUnreachableError, match="cannot reach"):
-        Storage("s3://unreachable/x").check()
+        storage.check()
+    with pytest.raises(StoreUnreachableError, match="cannot reach"):
+        storage.exists("a")  # which is not a no
 
 
 @pytest.mark.parametrize(

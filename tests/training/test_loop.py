@@ -149,8 +149,6 @@ def test_seconds_add_up() -> None:
         done.prefix_seconds + done.suffix_seconds + done.read_seconds
     )
     assert min(done.prefix_seconds, done.suffix_seconds, done.read_seconds) > 0
-    tokens = int(examples.lengths.sum())
-    assert (done.prefix_block_tokens, done.suffix_block_tokens) == (2 * tokens, 2 * tokens)
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch() -> None:

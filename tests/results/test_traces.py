@@ -1,0 +1,34 @@
+"""Which run of a report is taken for a trace."""
+
+from pathlib import Path
+
+import pytest
+
+from afcore.errors import ConfigError
+from afcore.results.report import CompareReport, RunReport
+from afcore.results.traces import load_recorded
+from tests.reports import make_report
+
+
+def written(path: Path, *runs: RunReport) -> Path:
+    report = CompareReport(schema=1, runs=list(runs), speedup={}, wall_speedup={})
+    path.write_text(report.model_dump_json(by_alias=True))
+    return path
+
+
+def unfrozen(mode: str) -> RunReport:
+    report = make_report(mode)
+    flat = {"boundary_start": 0, "boundary_end": 0}
+    epochs = [epoch.model_copy(update=flat) for epoch in report.epochs]
+    return report.model_copy(update={"epochs": epochs, "decisions": []})
+
+
+def test_of_a_comparison_the_first_that_froze(tmp_path: Path) -> None:
+    runs = (unfrozen("hf_trainer"), unfrozen("full"), unfrozen("freeze"), make_report("cached"))
+    assert load_recorded(written(tmp_path / "r.json", *runs)).mode == "cached"
+
+
+def test_where_nothing_froze(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.json", unfrozen("full"), unfrozen("cached"))
+    with pytest.raises(ConfigError, match="in none of its 2 runs did a block freeze"):
+        load_recorded(path)

@@ -6,6 +6,8 @@ import psutil
 
 __all__ = ["available_memory"]
 
+_FILES = ("active_file", "inactive_file")
+
 
 def available_memory(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
@@ -27,14 +29,14 @@ def available_memory(
             taken = int((folder / used).read_text())
             lines = (folder / "memory.stat").read_text().splitlines()
             statistics = dict(line.split() for line in lines)
-            free.append(most - taken + int(statistics.get(cached, 0)))
+            free.append(most - taken + sum(int(statistics.get(name, 0)) for name in cached))
         except (OSError, ValueError):  # no such group here, or "max": no limit
             continue
     return max(0, min(free))
 
 
-def _groups(root: Path, membership: Path) -> list[tuple[Path, str, str, str]]:
-    """Each group around this process: its folder, and what limit, use and cache are called there.
+def _groups(root: Path, membership: Path) -> list[tuple[Path, str, str, tuple[str, ...]]]:
+    """Each group around this process: its folder, and what limit, use and files are called there.
 
     A container may see its own group as the root, whatever path it is listed under.
     """
@@ -46,10 +48,11 @@ def _groups(root: Path, membership: Path) -> list[tuple[Path, str, str, str]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            top, names = root, ("memory.max", "memory.current", "inactive_file")
+            top, names = root, ("memory.max", "memory.current", _FILES)
         elif "memory" in controllers.split(","):
             top = root / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            cached = tuple(f"total_{name}" for name in _FILES)
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", cached)
         else:
             continue
         folder = top / path.lstrip("/")

@@ -236,12 +236,15 @@ def add_row(
 
 
 def frontier_figure(rows: list[dict[str, Any]]) -> Figure:
-    """Accuracy lost against speed-up, a panel a data set."""
+    """Accuracy lost against speed-up, a panel a data set; full, at 1 and 0, is a ring."""
     names = list(dict.fromkeys(r["data"] for r in rows))
     figure = Figure(figsize=(4 * len(names), 4), layout="constrained")
     panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
     for axes, data in zip(panels, names, strict=True):
-        for variant in dict.fromkeys(r["variant"] for r in rows):
+        axes.scatter(1, 0, s=180, facecolors="none", edgecolors="black", label="full")
+        for variant in [name for name in VARIANTS if any(r["variant"] == name for r in rows)]:
+            if variant == "full":
+                continue
             gained = differences(rows, variant, data)
             faster = speedups(rows, variant, data)
             points = axes.scatter(faster, gained, alpha=0.5)
@@ -251,7 +254,7 @@ def frontier_figure(rows: list[dict[str, Any]]) -> Figure:
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set(title=data, xlabel="speed-up over full")
     panels[0].set_ylabel("test accuracy minus full's, points")
-    panels[0].legend(loc="lower right")
+    panels[0].legend()
     return figure
 
 

@@ -14,8 +14,8 @@ def group(folder: Path, files: dict[str, object]) -> None:
         (folder / name).write_text(f"{content}\n")
 
 
-def v2(folder: Path, limit: object, used: int, cached: int = 0) -> None:
-    statistics = f"anon 5\ninactive_file {cached}"
+def v2(folder: Path, limit: object, used: int, cached: int = 100) -> None:
+    statistics = f"anon 5\ninactive_file {cached - 100}\nactive_file 100"
     group(folder, {"memory.max": limit, "memory.current": used, "memory.stat": statistics})
 
 
@@ -30,7 +30,7 @@ def test_the_narrowest_limit_around_counts(tmp_path: Path, membership: Path) -> 
     root = tmp_path / "sys"
     v2(root / "slice" / "pod", 5000, 3000, 400)
     assert available_memory(root, membership) == 2400
-    v2(root / "slice", 9000, 8000)
+    v2(root / "slice", 9000, 8100)
     assert available_memory(root, membership) == 1000
     v2(root, 100, 300)  # as a container sees its own group; more is taken than may be
     assert available_memory(root, membership) == 0
@@ -42,7 +42,7 @@ def test_version_1(tmp_path: Path, membership: Path) -> None:
     own = {
         "memory.limit_in_bytes": 7000,
         "memory.usage_in_bytes": 5000,
-        "memory.stat": "inactive_file 1\ntotal_inactive_file 600",
+        "memory.stat": "inactive_file 1\ntotal_inactive_file 400\ntotal_active_file 200",
     }
     group(root / "memory", own)
     assert available_memory(root, membership) == 2600

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 import zarr
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 from zarr.storage import MemoryStore
 
 from afcore.errors import StoreUnreachableError
@@ -22,8 +22,8 @@ from afcore.storage.objects import Storage
 __all__ = ["bytes_of", "check_metadata", "checksum", "read_array", "write_array"]
 
 _CHUNK = "c/0/0"
-# The client asks again until an answer begins; a connection that breaks after that is ours to mend.
-_again = retry(
+# The client asks again until an answer begins, but not when a connection breaks after that.
+_again = Retrying(
     retry=retry_if_exception_type(StoreUnreachableError),
     stop=stop_after_attempt(5),
     wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
@@ -69,7 +69,7 @@ def read_array(
     """
     rows = np.empty(shape, dtype) if out is None else out
     try:
-        count, label = _read_chunk(storage, f"{folder}/{_CHUNK}", bytes_of(rows))
+        count, label = _again(_read_chunk, storage, f"{folder}/{_CHUNK}", bytes_of(rows))
     except KeyError:
         raise FileNotFoundError(folder) from None
     if count != rows.nbytes:
@@ -77,7 +77,6 @@ def read_array(
     return rows, label
 
 
-@_again
 def _read_chunk(storage: Storage, key: str, out: memoryview) -> tuple[int, str]:
     """How many bytes were read, and their checksum."""
     sums = xxhash.xxh3_64()

@@ -156,10 +156,9 @@ class HeldShards:
     @property
     def host_bytes(self) -> int:
         """Host memory that is taken now."""
-        shards = sum(
-            rows.nbytes for shard, rows in self.host.items() if self.tiers[shard] == "host memory"
-        )
-        return shards + (self.evaluated.num_bytes if self._device.type != "cuda" else 0)
+        shards = list(self.host.items())
+        held = sum(rows.nbytes for shard, rows in shards if self.tiers[shard] == "host memory")
+        return held + (self.evaluated.num_bytes if self._device.type != "cuda" else 0)
 
     @property
     def file_bytes(self) -> int:

@@ -18,7 +18,8 @@ __all__ = ["hold_shards", "measure_budgets", "release_shards"]
 
 _kept: tuple[object, HeldShards] | None = None
 _keeping = threading.Lock()
-_all_held: weakref.WeakSet[HeldShards] = weakref.WeakSet()  # the kept one, and those in use
+# The kept one and those in use, each with the number of workers that hold as much.
+_all_held: weakref.WeakKeyDictionary[HeldShards, int] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def hold_shards(
             needed_bytes,
         )
         held = HeldShards(budgets, device, store_is_local)
-        _all_held.add(held)
+        _all_held[held] = num_sharing
     try:
         yield held
     finally:
@@ -86,25 +87,27 @@ def measure_budgets(
     store_is_local: bool,
     num_sharing: int = 1,
     needed_bytes: int = 0,
+    *,
+    held_is_free: bool = False,
 ) -> Budgets:
     """One worker's part of the budgets as given; those that are None are half of what is free.
 
-    This is asked before anything is held, and again when it is: what this process holds counts as
-    free. Of a GPU, so does all that it has taken, and ``needed_bytes``, which the training takes of
-    it, do not.
+    Of a GPU this is asked before the model is on it, and again when it is: what this process has
+    taken counts as free, and ``needed_bytes``, which the training takes of it, do not. Of host
+    memory and disk, what is held counts as free if ``held_is_free``: for who plans meanwhile.
     """
-    here = list(_all_held)
+    held = list(_all_held.items()) if held_is_free else []
     if device.type != "cuda":
         device_bytes = 0
     elif device_bytes is None:
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         device_bytes = room_beside(free, needed_bytes)
     if host_bytes is None:
-        held_bytes = sum(held.host_bytes for held in here)
+        held_bytes = sum(shards.host_bytes * count for shards, count in held)
         host_bytes = room_beside(available_memory() + held_bytes)
     if store_is_local:
         disk_bytes = sys.maxsize
     elif disk_bytes is None:
-        file_bytes = sum(held.file_bytes for held in here)
+        file_bytes = sum(shards.file_bytes * count for shards, count in held)
         disk_bytes = room_beside(psutil.disk_usage(tempfile.gettempdir()).free + file_bytes)
     return Budgets(device_bytes, host_bytes // num_sharing, disk_bytes // num_sharing)

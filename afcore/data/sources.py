@@ -75,13 +75,13 @@ def _load(source: str, split: str) -> Any:
     try:
         if match := _FILE.search(source):
             return _load_file(source, match[1])
-        if "://" in source:
+        if "://" in source and not source.startswith("hf://"):
             raise DataError(
                 f"cannot tell the format of the data {source!r}: its name must end in "
                 f".{', .'.join(_FORMATS)}, perhaps compressed (.gz, .bz2, .xz, .zst)."
             )
         name, colon, named_split = source.rpartition(":")
-        if not colon:
+        if not colon or named_split.startswith("//"):
             name, named_split = source, split
         if name == "docstrings":
             return datasets.Dataset.from_list(docstring_rows(named_split))

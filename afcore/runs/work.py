@@ -69,6 +69,7 @@ def place_set(run: Run, num_bytes: int) -> Reading:
         run.storage.protocol == "file",
         run.config.workers.max if run.config.workers.ray_address is None else 1,
         training_bytes(run),
+        held_is_free=True,
     )
     whole, rest = divmod(num_bytes, SHARD_BYTES)
     shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)

@@ -43,19 +43,16 @@ class S3Reader:
         config = Config(**settings | file_system.config_kwargs)
         self._client = session.create_client("s3", config=config, **options)
 
-    def open(self, path: str) -> tuple[Any, int]:
-        """The body of the object ``bucket/key``, a stream with ``readinto`` to be closed; its size.
-
-        A stream ends without a word where a connection does: compare the size.
+    def open(self, path: str) -> Any:
+        """The body of the object ``bucket/key``, a stream with ``readinto``; to be closed.
 
         Raises:
             FileNotFoundError: when there is none.
         """
         bucket, _, key = path.partition("/")
         try:
-            answer = self._client.get_object(Bucket=bucket, Key=key)
+            return self._client.get_object(Bucket=bucket, Key=key)["Body"]
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
                 raise FileNotFoundError(path) from None
             raise
-        return answer["Body"], answer["ContentLength"]

@@ -80,3 +80,26 @@ def test_what_is_not_there(source: str) -> None:
 def test_docstrings_with_a_named_split() -> None:
     train, test = (load_rows(f"docstrings:{s}", "x", "text", "label") for s in ("train", "test"))
     assert not set(train.texts) & set(test.texts)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "split"),
+    [
+        ("user/set", "user/set", "train"),
+        ("user/set:test", "user/set", "test"),
+        ("hf://datasets/user/set", "hf://datasets/user/set", "train"),
+        ("hf://datasets/user/set:test", "hf://datasets/user/set", "test"),
+    ],
+)
+def test_what_the_hub_is_asked_for(
+    source: str, name: str, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load_dataset(path: str, split: str) -> datasets.Dataset:
+        asked.append((path, split))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    load(source)
+    assert asked == [(name, split)]

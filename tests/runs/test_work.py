@@ -63,7 +63,7 @@ def test_what_device_memory_holds_is_gathered_there(
     three = 3 * SHARD_BYTES
     assert work.place_set(run, three).bytes_by_tier == {"host memory": three}
     budgets = Budgets(SHARD_BYTES, 2 * SHARD_BYTES, 0)
-    monkeypatch.setattr(work, "measure_budgets", lambda *_: budgets)
+    monkeypatch.setattr(work, "measure_budgets", lambda *_, **__: budgets)
     reading = work.place_set(run, three)
     assert reading.bytes_by_tier == {"device memory": SHARD_BYTES, "host memory": 2 * SHARD_BYTES}
     assert reading.store_bytes == 0

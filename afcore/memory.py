@@ -6,7 +6,7 @@ import psutil
 
 __all__ = ["available_memory"]
 
-_FILES = ("active_file", "inactive_file")
+_FILES: tuple[str, ...] = ("active_file", "inactive_file")
 
 
 def available_memory(

@@ -6,13 +6,13 @@
     activations/<key>/              activation sets (shared by all runs)
     runs/<run id>/lease/            who works or worked on it
                   run.json          what it is; which training counts
-                  <training id>/profile.json                what was measured before epoch 1
-                                epochs/000/next.json        epoch 1, decided before it has workers
-                                       001/plan.json        where to read from
+                  <training id>/epochs/001/plan.json        where to read from
                                            partial.json     where it was stopped
                                            lost.json        tries that workers were lost in
                                            checkpoint.json  after training
                                            report.json      after evaluation
+                                       000/next.json        epoch 1, decided before it has workers
+                                profile.json  what was measured before epoch 1
                                 parts/      checkpoint parts by content
                                 activations/  sets of this run alone (cache.share: false)
                                 result.json   the run is done

@@ -87,7 +87,7 @@ class HeldShards:
         self._num_rows = np.bincount(layout.shard, weights=layout.lengths).astype(np.int64)
         sizes = self._shard_bytes
         self.window = choose_window(sizes, self.budgets)
-        self.tiers = place(sizes, self.budgets, None if random_access else self.window)
+        self.tiers = place(sizes, self.budgets, self._streamed)
         if random_access:
             self.tiers = ["local disk" if tier == "object store" else tier for tier in self.tiers]
         self.device_first = self._first("device memory")
@@ -150,7 +150,7 @@ class HeldShards:
         """Left of the budget of the memory that the device computes in; windows keep their part."""
         if self._device.type == "cuda":
             return self.budgets.device_bytes - self._tier_bytes("device memory")
-        streamed = 0 if self.random_access else window_bytes(self._shard_bytes, self.window)
+        streamed = window_bytes(self._shard_bytes, self._streamed)
         return self.budgets.host_bytes - self._tier_bytes("host memory") - streamed
 
     @property
@@ -164,6 +164,11 @@ class HeldShards:
     def file_bytes(self) -> int:
         """Disk that is taken now."""
         return self._file.num_bytes if self._file is not None else 0
+
+    @property
+    def _streamed(self) -> int | None:
+        """Shards in a window of those that are streamed; None: nothing is."""
+        return None if self.random_access else self.window
 
     @property
     def _shard_bytes(self) -> list[int]:
@@ -190,8 +195,8 @@ class HeldShards:
         return first
 
     def _tier_bytes(self, tier: Tier) -> int:
-        here = [rows for rows, of in zip(self._num_rows, self.tiers, strict=True) if of == tier]
-        return int(sum(here)) * self._row_bytes
+        sizes = zip(self._shard_bytes, self.tiers, strict=True)
+        return sum(size for size, of in sizes if of == tier)
 
     def _put_on_device(self, shard: int, rows: _Rows) -> None:
         stored = torch.from_numpy(rows.view(np.int16) if rows.dtype == np.uint16 else rows)

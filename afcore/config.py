@@ -4,6 +4,7 @@ Core functions take plain arguments; the pipelines and the rooms ``runs``, ``lau
 and ``peer`` see the tree.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -129,7 +130,12 @@ class DataConfig(_Section):
 class TrainingConfig(_Section):
     """Optimization (AdamW)."""
 
-    epochs: int = Field(4, ge=1, description="passes over the training set")
+    epochs: float = Field(
+        4,
+        gt=0,
+        description="passes over the training set, the schedule compressed to them; the last may "
+        "be a part of one (`0.5`: half of the examples, once)",
+    )
     batch_size: int = Field(16, ge=1, description="examples per step, over all workers")
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
     schedule: Literal["linear", "constant", "steps"] = Field(
@@ -160,6 +166,11 @@ class TrainingConfig(_Section):
         "model allows it: the same outputs and gradients for less work; false computes it whole, "
         "and draws other dropout",
     )
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that are begun."""
+        return math.ceil(self.epochs)
 
 
 class FreezingConfig(_Section):

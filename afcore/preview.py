@@ -86,7 +86,7 @@ def preview_run(
     run = Run(storage, identify_run(config, storage))
     split, data = run.pretrained(), run.data()
     if recorded is not None:
-        _check_trace(recorded, split.num_blocks, config.training.epochs)
+        _check_trace(recorded, split.num_blocks, config.training.num_epochs)
     cache = RunCache(run, split, data.train, run.compute)
     with as_worker(config.workers):
         profile = measure_profile(
@@ -108,7 +108,7 @@ def preview_run(
         model=config.model.name,
         num_blocks=split.num_blocks,
         train_examples=len(data.train),
-        epochs=config.training.epochs,
+        epochs=config.training.num_epochs,
         profile=profile,
         boundaries=forecast_boundaries(profile, work),
         workers=weigh_workers(profile, work, resources, prices, caches=caches) if several else [],
@@ -135,7 +135,7 @@ def _forecasts(
     resources: Resources,
     cacheable: bool,
 ) -> list[RunForecast]:
-    freezing, epochs = config.freezing, config.training.epochs
+    freezing, epochs = config.freezing, config.training.num_epochs
     shape = {
         "num_blocks": profile.compute.num_blocks,
         "patience": freezing.patience,

@@ -90,7 +90,7 @@ def train(config: Config) -> Row:
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
         run = begin_run(storage, record)
-        numbers = range(1, config.training.epochs + 1)
+        numbers = range(1, config.training.num_epochs + 1)
         records = [run_epoch(run, epoch, lease.number) for epoch in numbers]
     checkpoints = [
         read_record(storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)

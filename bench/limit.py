@@ -48,10 +48,11 @@ from afcore.model.attention import attend_to_hidden
 from afcore.model.blocks import SplitModel
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
+from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
 from afcore.training.loop import train_epoch
-from afcore.training.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.trained import TrainedEpoch, TrainingState
 
 HERE = Path(__file__).parent
@@ -196,18 +197,12 @@ class Cell:
             self.data.train,
             self.batches[:num_steps],
             epoch=1,
-            num_epochs=training.epochs,
+            schedule=training_schedule(training, len(self.data.train)),
             seed=training.seed,
             pad_token_id=self.run.record.pad_token_id,
             compute=self.compute,
             policy=self.policy,
             intervals_per_epoch=self.run.config.freezing.intervals_per_epoch,
-            learning_rate_factor=partial(
-                learning_rate_factor,
-                schedule=training.schedule,
-                warmup_ratio=training.warmup_ratio,
-                steps=training.steps,
-            ),
             max_grad_norm=training.max_grad_norm,
             hidden_dtype=self.run.config.cache.dtype,
             read_boundary=self.boundary,

@@ -190,7 +190,7 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
 def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
     config, record = run.config, run.record
     checkpoint_uri = f"pretrained:{config.model.name}"
-    for epoch in range(1, config.training.epochs + 1):
+    for epoch in range(1, config.training.num_epochs + 1):
         lease.check()
         done = train_epoch(
             config.store,

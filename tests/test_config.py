@@ -21,7 +21,7 @@ def parse(**changes: object) -> Config:
         ("training.strategy", 1, "unknown key 'training.strategy'"),
         ("epochs", 1, "unknown key 'epochs'; did you mean 'training.epochs'?"),
         ("freezing.percentil", 1, "did you mean 'freezing.percentile'?"),
-        ("training.epochs", 0, "training.epochs: got 0; input should be greater than or equal"),
+        ("training.epochs", 0, "training.epochs: got 0; input should be greater than 0"),
         ("training.learning_rate", "fast", "training.learning_rate: got 'fast'"),
         ("training.learning_rate", float("nan"), "training.learning_rate: got nan"),
         ("data.validation", 1.5, "data.validation: got 1.5"),

@@ -65,7 +65,7 @@ def train(config: Config, store: Path, counts: list[int], **settings: Any) -> Ru
 def checkpoints(run: Run) -> list[CheckpointRecord]:
     found = [
         read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-        for epoch in range(1, run.config.training.epochs + 1)
+        for epoch in range(1, run.config.training.num_epochs + 1)
     ]
     return [record for record in found if record is not None]
 

@@ -16,6 +16,7 @@ from afcore.freezing.decisions import FreezePolicy, FreezeState, IntervalStatist
 from afcore.model.blocks import SplitModel
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.schedule import Schedule
 from afcore.training.trained import TrainedEpoch, TrainingState
 
 CPU_FP32 = Compute(torch.device("cpu"), "fp32")
@@ -88,13 +89,12 @@ def run_epochs(
     for epoch in range(1, epochs + 1):
         read_boundary, hidden_feed = feed(epoch, state) if feed else (0, None)
         settings: dict[str, Any] = {
-            "num_epochs": epochs,
+            "schedule": Schedule(epochs, len(order(epoch))),
             "seed": 0,
             "pad_token_id": 0,
             "compute": compute,
             "policy": policy,
             "intervals_per_epoch": 2,
-            "learning_rate_factor": lambda step, total: 1 - step / total,
             "max_grad_norm": 1.0,
             "hidden_dtype": "fp32",
             "read_boundary": read_boundary,

@@ -27,6 +27,7 @@ from afcore.planning.timing import ComputeProfile
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.schedule import Schedule
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import TrainedEpoch, TrainingState
 
@@ -110,7 +111,7 @@ class _Trial:
         self._hidden_dtype: HiddenDtype = hidden_dtype
         self._max_grad_norm = max_grad_norm
         # What has no gradient is skipped, so one optimizer serves every boundary.
-        self._optimizer = SuffixOptimizer(self._split, learning_rate=1.0, weight_decay=0.0)
+        self._optimizer = SuffixOptimizer(self._split, learning_rate=0.0, weight_decay=0.0)
 
     def steps(
         self, sample: Batches, budget_seconds: float
@@ -137,13 +138,12 @@ class _Trial:
             self._examples,
             [ids],
             epoch=1,
-            num_epochs=1,
+            schedule=Schedule(1, 1, "constant"),
             seed=0,
             pad_token_id=self._pad_token_id,
             compute=self._compute,
             policy=None,
             intervals_per_epoch=1,
-            learning_rate_factor=lambda step, total_steps: 0.0,
             max_grad_norm=self._max_grad_norm,
             hidden_dtype=self._hidden_dtype,
         )
@@ -162,7 +162,7 @@ class _Trial:
         def update() -> None:
             if self._max_grad_norm:
                 clip_gradients(norms_of_gradients(parameters), self._max_grad_norm)
-            self._optimizer.step(0.0)
+            self._optimizer.step(1.0)
 
         fill()
         norms = norms_of_gradients(parameters)

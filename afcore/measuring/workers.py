@@ -33,6 +33,7 @@ from afcore.storage.objects import Storage
 from afcore.training.group import WorkerGroup, join_group
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.schedule import Schedule
 from afcore.training.trained import TrainingState
 
 __all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
@@ -132,7 +133,7 @@ def probe(job: EpochJob) -> None:
         sample = sample_batches(batches_of(run, examples, 1), examples.lengths)
         split.set_training(0)
         # What has no gradient is skipped, so one optimizer serves every boundary.
-        optimizer = SuffixOptimizer(split, learning_rate=1.0, weight_decay=0.0)
+        optimizer = SuffixOptimizer(split, learning_rate=0.0, weight_decay=0.0)
         points: Points = []
         micro_batch = run.config.workers.micro_batch
         for boundary in (0, split.num_blocks - 1):
@@ -163,13 +164,12 @@ def _steps(
         examples,
         batches,
         epoch=1,
-        num_epochs=1,
+        schedule=Schedule(1, len(batches), "constant"),
         seed=0,
         pad_token_id=run.record.pad_token_id,
         compute=run.compute,
         policy=None,
         intervals_per_epoch=1,
-        learning_rate_factor=lambda step, total_steps: 0.0,
         max_grad_norm=run.config.training.max_grad_norm,
         hidden_dtype=run.config.cache.dtype,
         group=group,

@@ -12,7 +12,6 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -37,8 +36,8 @@ from afcore.data.prepare import Examples, PreparedData
 from afcore.errors import AutoFreezeError
 from afcore.results.report import EpochReport
 from afcore.runs.records import best_epoch
+from afcore.runs.work import training_schedule
 from afcore.tasks.text_classification import Scores
-from afcore.training.optimizer import learning_rate_factor
 
 __all__ = ["Fitted", "fit"]
 
@@ -87,16 +86,16 @@ def fit(
     Raises:
         AutoFreezeError: when training diverged.
     """
-    watch = _Watch(compute, training.epochs)
+    watch = _Watch(compute, training.num_epochs)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         trainer = _make_trainer(
             model, tokenizer, data, _arguments(training, compute, sampling, folder), watch
         )
-        total_steps = math.ceil(len(data.train) / training.batch_size) * training.epochs
+        schedule = training_schedule(training, len(data.train))
         # Given before training, the Trainer uses it: its own schedules know no steps, and warm up
         # from a learning rate of 0.
         trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            trainer.create_optimizer(), _factor(training, total_steps)
+            trainer.create_optimizer(), schedule.factor
         )
         trainer.train()
         trainer.remove_callback(watch)
@@ -274,16 +273,6 @@ class _Watch(TrainerCallback):
         self._compute.synchronize()
         before, self._clock = self._clock, time.perf_counter()
         return self._clock - before
-
-
-def _factor(training: TrainingConfig, total_steps: int) -> Callable[[int], float]:
-    return partial(
-        learning_rate_factor,
-        total_steps=total_steps,
-        schedule=training.schedule,
-        warmup_ratio=training.warmup_ratio,
-        steps=training.steps,
-    )
 
 
 def _scores(prediction: EvalPrediction, num_classes: int) -> dict[str, float]:

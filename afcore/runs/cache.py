@@ -113,7 +113,7 @@ class RunCache:
         epoch: int,
     ) -> NextEpoch | None:
         """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
-        if epoch >= self._run.config.training.epochs:
+        if epoch >= self._run.config.training.num_epochs:
             return None
         read_boundary = current.boundary if current else 0
         exists, scale = False, 1.0
@@ -180,7 +180,7 @@ class RunCache:
         None when it may, when it is there, or when nobody would want it.
         """
         wanted = boundary > (current.boundary if current else 0)
-        if not self.allowed or not wanted or epoch >= self._run.config.training.epochs:
+        if not self.allowed or not wanted or epoch >= self._run.config.training.num_epochs:
             return None
         reference = self.next_source(boundary, weights, current)
         room = self._room_bytes()

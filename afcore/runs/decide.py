@@ -120,7 +120,7 @@ class EpochPlanner:
                 boundary=boundary,
                 read_boundary=read_boundary,
                 exists=exists,
-                epochs_left=config.training.epochs - epoch + 1,
+                epochs_left=config.training.num_epochs - epoch + 1,
                 reading=place_set(self._run, work.set_bytes),
                 statistics=self._decides,
                 scale=scale,
@@ -161,9 +161,9 @@ class EpochPlanner:
             min_workers=config.workers.min,
             micro_batch=config.workers.micro_batch,
             memory=device_memory(self._run, self._split),
-            epochs_left=config.training.epochs - epoch + 1,
+            epochs_left=config.training.num_epochs - epoch + 1,
             first=epoch == 1,
-            last=epoch == config.training.epochs,
+            last=epoch == config.training.num_epochs,
             deadline_seconds=left[0],
             budget_usd=left[1],
         )
@@ -222,7 +222,7 @@ class EpochPlanner:
             num_blocks=self._split.num_blocks,
             depth=freezing.depth,
             patience=freezing.patience,
-            epochs=config.training.epochs,
+            epochs=config.training.num_epochs,
             intervals=freezing.intervals_per_epoch,
         )
         forecasts = [

@@ -14,7 +14,6 @@ and goes on from it. The calls are every worker's; the first alone commits.
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +27,8 @@ from pydantic import BaseModel
 from afcore.activations.held import HeldShards
 from afcore.activations.kept import hold_shards, release_shards
 from afcore.activations.sets import ActivationSet
-from afcore.data.order import epoch_batches, windowed_batches
+from afcore.data.order import windowed_batches
+from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.errors import StoppedError
 from afcore.feed import HiddenFeed
@@ -49,11 +49,11 @@ from afcore.runs.records import (
 )
 from afcore.runs.run import Run, check_lease, read_record
 from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
-from afcore.runs.work import training_bytes
+from afcore.runs.work import batches_of, training_bytes, training_schedule
 from afcore.training.evaluate import evaluate
 from afcore.training.group import ALONE, WorkerGroup
 from afcore.training.loop import train_epoch
-from afcore.training.optimizer import learning_rate_factor
+from afcore.training.schedule import Schedule
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["decide_first_epoch", "run_epoch"]
@@ -98,7 +98,7 @@ def run_epoch(
         needed_bytes=training_bytes(run),
     ) as held:
         record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
-    if epoch == run.config.training.epochs:
+    if epoch == run.config.training.num_epochs:
         release_shards()
     return record
 
@@ -181,14 +181,15 @@ class _Epoch:
     def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, RunCache]:
         """Train as planned and commit the checkpoint; or as much of both as there is time for."""
         run, group = self._run, self._group
-        num_steps = math.ceil(len(self._data.train) / run.config.training.batch_size)
+        schedule = training_schedule(run.config.training, len(self._data.train))
+        num_steps = schedule.steps_in(self._epoch)
         state = open_state(run, self._epoch, num_steps)
         cache = self._cache(state.training.split)
         if self._launched is not None:
             self._launch_seconds = time.time() - self._launched
         if plan is None:
             plan = self._by_first("plan", EpochPlan, lambda: self._make_plan(cache, state))
-        trained, measured = self._train_steps(plan, state, cache)
+        trained, measured = self._train_steps(plan, state, cache, schedule)
         if len(trained.steps) < num_steps:
             if group.is_first:
                 check_lease(run, self._attempt)
@@ -222,7 +223,7 @@ class _Epoch:
         return plan
 
     def _train_steps(
-        self, plan: EpochPlan, state: OpenState, cache: RunCache
+        self, plan: EpochPlan, state: OpenState, cache: RunCache, schedule: Schedule
     ) -> tuple[TrainedEpoch, dict[str, Any]]:
         """Train, and what of the report is known only here."""
         run, config, data = self._run, self._run.config, self._data
@@ -241,9 +242,9 @@ class _Epoch:
         trained = train_epoch(
             state.training,
             data.train,
-            _order(run, self._epoch, plan, data.train.lengths, activation_set),
+            _order(run, self._epoch, plan, data.train, activation_set),
             epoch=self._epoch,
-            num_epochs=config.training.epochs,
+            schedule=schedule,
             seed=config.training.seed,
             pad_token_id=run.record.pad_token_id,
             compute=run.compute,
@@ -251,12 +252,6 @@ class _Epoch:
             intervals_per_epoch=config.freezing.intervals_per_epoch,
             validation_losses=_validation_losses(run, self._epoch) if deciding else (),
             validate=partial(self._evaluate, state.training.split, plan.read_from),
-            learning_rate_factor=partial(
-                learning_rate_factor,
-                schedule=config.training.schedule,
-                warmup_ratio=config.training.warmup_ratio,
-                steps=config.training.steps,
-            ),
             max_grad_norm=config.training.max_grad_norm,
             hidden_dtype=config.cache.dtype,
             read_boundary=plan.read_from.boundary if plan.read_from else 0,
@@ -317,7 +312,7 @@ class _Epoch:
             training.freeze.boundary,
             plan.read_from,
             decided.decision if decided else None,
-            epochs_left=run.config.training.epochs - epoch,
+            epochs_left=run.config.training.num_epochs - epoch,
         )
         refusal = cache.refused(training.freeze.boundary, saved, plan.read_from, epoch)
         record = CheckpointRecord(
@@ -418,22 +413,24 @@ def _order(
     run: Run,
     epoch: int,
     plan: EpochPlan,
-    lengths: npt.NDArray[np.int64],
+    examples: Examples,
     activation_set: ActivationSet | None,
 ) -> list[npt.NDArray[np.int64]]:
     """The epoch's batches, in the order that its plan says."""
-    config = run.config
-    settings: dict[str, Any] = {
-        "batch_size": config.training.batch_size,
-        "seed": config.training.seed,
-        "epoch": epoch,
-        "batching": config.data.batching,
-    }
     if plan.window_shards is None:
-        return epoch_batches(lengths, **settings)
+        return batches_of(run, examples, epoch)
     assert activation_set is not None
-    shards = activation_set.layout.shard
-    return windowed_batches(lengths, shards, window_shards=plan.window_shards, **settings)
+    config = run.config
+    whole = windowed_batches(
+        examples.lengths,
+        activation_set.layout.shard,
+        window_shards=plan.window_shards,
+        batch_size=config.training.batch_size,
+        seed=config.training.seed,
+        epoch=epoch,
+        batching=config.data.batching,
+    )
+    return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
 
 
 def _collect(run: Run, epoch: int) -> None:

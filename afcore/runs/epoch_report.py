@@ -64,7 +64,7 @@ def show_epoch(run: Run, report: EpochReport) -> None:
         "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
         "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "
         "validation accuracy %.4f",
-        *(report.epoch, run.config.training.epochs, report.read_from),
+        *(report.epoch, run.config.training.num_epochs, report.read_from),
         *(report.boundary_start, report.boundary_end, report.train_seconds),
         *(report.checkpoint_seconds, report.materialize_seconds, report.evaluate_seconds),
         *(report.activation_bytes_written / 1e6, report.activation_bytes_read / 1e6),

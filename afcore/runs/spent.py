@@ -84,6 +84,6 @@ def note_lost_try(run: Run, epoch: int, lost: LostTry) -> None:
 
 
 def _lost_tries(run: Run) -> list[LostTry]:
-    keys = [run.epoch_key(e, "lost") for e in range(1, run.config.training.epochs + 1)]
+    keys = [run.epoch_key(e, "lost") for e in range(1, run.config.training.num_epochs + 1)]
     found = [read_record(run.storage, key, LostTries) for key in keys]
     return [lost for tries in found if tries is not None for lost in tries.tries]

@@ -1,5 +1,6 @@
 """What an epoch of a run goes through, from where it reads, and what it may use."""
 
+import math
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ from afcore.activations.codec import row_bytes
 from afcore.activations.kept import measure_budgets
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
-from afcore.config import CHOOSING_MODES, Config
+from afcore.config import CHOOSING_MODES, Config, TrainingConfig
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.model.blocks import SplitModel
@@ -21,6 +22,7 @@ from afcore.planning.resources import MemoryModel, activation_bytes
 from afcore.planning.tiers import choose_window, place
 from afcore.planning.timing import Reading, Work
 from afcore.runs.run import Run
+from afcore.training.schedule import Schedule
 
 __all__ = [
     "batches_of",
@@ -29,6 +31,7 @@ __all__ = [
     "place_set",
     "resources_of",
     "training_bytes",
+    "training_schedule",
 ]
 
 _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
@@ -37,13 +40,14 @@ _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and 
 def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
     """Of epoch ``epoch``, where memory holds what it reads."""
     config = run.config
-    return epoch_batches(
+    whole = epoch_batches(
         examples.lengths,
         batch_size=config.training.batch_size,
         seed=config.training.seed,
         epoch=epoch,
         batching=config.data.batching,
     )
+    return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
 
 
 def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
@@ -95,6 +99,17 @@ def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources
         memory=memory,
         deadline_seconds=workers.deadline_seconds,
         budget_usd=workers.budget_usd,
+    )
+
+
+def training_schedule(training: TrainingConfig, num_examples: int) -> Schedule:
+    """How long a training on ``num_examples`` lasts, and its learning rate."""
+    return Schedule(
+        epochs=training.epochs,
+        steps_per_epoch=math.ceil(num_examples / training.batch_size),
+        kind=training.schedule,
+        warmup_ratio=training.warmup_ratio,
+        steps=training.steps,
     )
 
 

@@ -27,6 +27,7 @@ from afcore.freezing.decisions import FreezePolicy, IntervalStatistics
 from afcore.model.compile import Backend
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.group import ALONE, WorkerGroup
+from afcore.training.schedule import Schedule
 from afcore.training.steps import Losses, Steps, diverged
 from afcore.training.trained import Interval, StepLog, TrainedEpoch, TrainingState
 
@@ -54,7 +55,7 @@ def train_epoch(
     batches: list[npt.NDArray[np.int64]],
     *,
     epoch: int,
-    num_epochs: int,
+    schedule: Schedule,
     seed: int,
     pad_token_id: int,
     compute: Compute,
@@ -62,7 +63,6 @@ def train_epoch(
     intervals_per_epoch: int,
     validation_losses: tuple[float, ...] = (),
     validate: Callable[[], dict[str, float]] | None = None,
-    learning_rate_factor: Callable[[int, int], float],
     max_grad_norm: float,
     hidden_dtype: HiddenDtype,
     read_boundary: int = 0,
@@ -81,7 +81,7 @@ def train_epoch(
         batches: of example ids, as :func:`afcore.data.order.epoch_batches` gives them; whole ones,
             whatever the number of workers.
         epoch: 1-based.
-        num_epochs: of the whole training.
+        schedule: of the whole training.
         seed: of the training; a step's dropout depends on it, the step and the worker alone.
         pad_token_id: of the tokenizer.
         compute: device and precision.
@@ -89,7 +89,6 @@ def train_epoch(
         intervals_per_epoch: decisions per epoch.
         validation_losses: of the epochs before this one, for the policy.
         validate: called after the last step; its ``loss`` is the policy's for the last decision.
-        learning_rate_factor: from (step counted from 0, total steps).
         max_grad_norm: clipping; 0 for none.
         hidden_dtype: hidden states at the boundary are rounded to it.
         read_boundary: boundary of the feed's set, at most the state's; 0 for tokens.
@@ -118,12 +117,11 @@ def train_epoch(
         compile_backend=compile_backend,
         done=done or TrainedEpoch(),
     )
-    total_steps = num_epochs * len(batches)
-    decide = partial(_decide, loop.done, state, epoch, num_epochs, total_steps, group)
+    decide = partial(_decide, loop.done, state, epoch, schedule, group)
     ends = interval_ends(len(batches), intervals_per_epoch)
     sums = _sums(state, ends, len(loop.done.steps))
     losses = Losses(loop.done, group)
-    progress = _Progress(epoch, num_epochs, len(batches), len(loop.done.steps))
+    progress = _Progress(epoch, schedule.num_epochs, len(batches), len(loop.done.steps))
     for number, ids, hidden in loop.shares():
         compute.seed(seed, epoch, number, group.rank)
         boundary = state.freeze.boundary
@@ -135,7 +133,7 @@ def train_epoch(
             sums.add(norms)
         if max_grad_norm:
             clip_gradients(norms, max_grad_norm)
-        rate = state.optimizer.step(learning_rate_factor(state.step, total_steps))
+        rate = state.optimizer.step(schedule.factor(state.step))
         state.step += 1
         losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
         if number in ends or number % _STEPS_PER_READING == 0:
@@ -216,8 +214,7 @@ def _decide(
     done: TrainedEpoch,
     state: TrainingState,
     epoch: int,
-    num_epochs: int,
-    total_steps: int,
+    schedule: Schedule,
     group: WorkerGroup,
     sums: GradientSums,
     policy: FreezePolicy,
@@ -229,10 +226,10 @@ def _decide(
         **sums.finish(),
         num_steps=len(steps),
         step=state.step,
-        total_steps=total_steps,
+        total_steps=schedule.total_steps,
         learning_rate=float(np.mean([step.learning_rate for step in steps])),
         epoch=epoch,
-        num_epochs=num_epochs,
+        num_epochs=schedule.num_epochs,
         train_loss=float(np.mean(losses)),
         train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
         if len(losses) > 1

@@ -1,40 +1,13 @@
-"""AdamW on what trains: learning-rate schedules, dropping what froze, moments by name."""
-
-from collections.abc import Sequence
-from typing import Literal
+"""AdamW on what trains: dropping what froze, taking in what thawed, moments by name."""
 
 import torch
 from torch import Tensor, nn
 
 from afcore.model.blocks import SplitModel
 
-__all__ = ["SuffixOptimizer", "learning_rate_factor"]
+__all__ = ["SuffixOptimizer"]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-def learning_rate_factor(
-    step: int,
-    total_steps: int,
-    *,
-    schedule: Literal["linear", "constant", "steps"],
-    warmup_ratio: float,
-    steps: Sequence[tuple[float, float]],
-) -> float:
-    """Factor on the peak learning rate for a step, counted from 0.
-
-    Rises linearly over ``warmup_ratio * total_steps`` steps; then ``linear`` falls to 0 at the
-    end, ``constant`` stays, and ``steps`` takes the factor of the last pair (share of all steps,
-    factor) reached.
-    """
-    warmup = round(warmup_ratio * total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == "linear":
-        return (total_steps - step) / max(1, total_steps - warmup)
-    if schedule == "steps":
-        return [factor for share, factor in steps if step >= share * total_steps][-1]
-    return 1.0
 
 
 class SuffixOptimizer:

@@ -25,6 +25,7 @@ from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
 from afcore.freezing.decisions import FreezeState
 from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.schedule import Schedule
 from afcore.storage.objects import Storage
 from afcore.planning.tiers import Budgets
 from afcore.training.trained import TrainingState
@@ -67,6 +68,7 @@ window = held.window
 feed = HiddenFeed(found, runner, held, window)
 batches = windowed_batches(lengths, found.layout.shard, window_shards=window, batch_size=64,
                            seed=0, epoch=1, batching="grouped")
+schedule = Schedule(1, len(batches), "constant")
 peak, done = [before], threading.Event()
 def watch():
     while not done.wait(0.02):
@@ -74,8 +76,8 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 trained = train_epoch(
-    state, examples, batches, epoch=1, num_epochs=1, seed=0, pad_token_id=0, compute=compute,
-    policy=None, intervals_per_epoch=1, learning_rate_factor=lambda step, total: 1.0,
+    state, examples, batches, epoch=1, schedule=schedule, seed=0, pad_token_id=0, compute=compute,
+    policy=None, intervals_per_epoch=1,
     max_grad_norm=1.0, hidden_dtype="bf16", read_boundary=1, feed=feed,
 )
 done.set()

@@ -15,10 +15,11 @@ from afcore.model.blocks import SplitModel
 from afcore.peer.hf_trainer import Fitted, fit
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
+from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import train_epoch
-from afcore.training.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.trained import TrainingState
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_state
 
@@ -65,19 +66,12 @@ def test_in_our_order_it_ends_with_our_weights(
         DATA.train,
         np.split(np.arange(40), 5),
         epoch=1,
-        num_epochs=1,
+        schedule=training_schedule(training, 40),
         seed=0,
         pad_token_id=0,
         compute=CPU_FP32,
         policy=None,
         intervals_per_epoch=1,
-        learning_rate_factor=lambda step, total: learning_rate_factor(
-            step,
-            total,
-            schedule=training.schedule,
-            warmup_ratio=training.warmup_ratio,
-            steps=training.steps,
-        ),
         max_grad_norm=training.max_grad_norm,
         hidden_dtype="fp32",
     )

@@ -26,7 +26,7 @@ def train(config: Config) -> tuple[Run, list[EpochRecord]]:
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
         run = begin_run(storage, record)
-        epochs = range(1, config.training.epochs + 1)
+        epochs = range(1, config.training.num_epochs + 1)
         return run, [run_epoch(run, epoch, lease.number) for epoch in epochs]
 
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from afcore.training.optimizer import SuffixOptimizer, learning_rate_factor
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.schedule import learning_rate_factor
 from tests.training_setup import make_examples, make_split, make_state, run_epochs
 
 PAPER = [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)]

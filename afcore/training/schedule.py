@@ -1,0 +1,79 @@
+"""How long a training lasts and at which learning rate: a pure function of its steps.
+
+Durations are in epochs and need not be whole: the schedule is compressed to what is asked for, and
+the last epoch has the first batches of its order only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Schedule", "learning_rate_factor"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of a training and the factor on its peak learning rate.
+
+    Attributes:
+        epochs: passes over the training set, above 0; the last may be a part of one.
+        steps_per_epoch: of a whole one, at least 1.
+        kind: how the learning rate goes on after the warm-up.
+        warmup_ratio: share of all steps with a rising learning rate.
+        steps: for ``kind="steps"``: pairs (share of all steps, factor).
+    """
+
+    epochs: float
+    steps_per_epoch: int
+    kind: Literal["linear", "constant", "steps"] = "linear"
+    warmup_ratio: float = 0.0
+    steps: Sequence[tuple[float, float]] = ()
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that are begun."""
+        return math.ceil(self.epochs)
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole training."""
+        return math.ceil(round(self.epochs * self.steps_per_epoch, 6))
+
+    def steps_in(self, epoch: int) -> int:
+        """Of epoch ``epoch``, counted from 1."""
+        return min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
+
+    def factor(self, step: int) -> float:
+        """On the peak learning rate, for a step counted from 0."""
+        return learning_rate_factor(
+            step,
+            self.total_steps,
+            schedule=self.kind,
+            warmup_ratio=self.warmup_ratio,
+            steps=self.steps,
+        )
+
+
+def learning_rate_factor(
+    step: int,
+    total_steps: int,
+    *,
+    schedule: Literal["linear", "constant", "steps"],
+    warmup_ratio: float,
+    steps: Sequence[tuple[float, float]],
+) -> float:
+    """Factor on the peak learning rate for a step, counted from 0.
+
+    Rises linearly over ``warmup_ratio * total_steps`` steps; then ``linear`` falls to 0 at the
+    end, ``constant`` stays, and ``steps`` takes the factor of the last pair (share of all steps,
+    factor) reached.
+    """
+    warmup = round(warmup_ratio * total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "linear":
+        return (total_steps - step) / max(1, total_steps - warmup)
+    if schedule == "steps":
+        return [factor for share, factor in steps if step >= share * total_steps][-1]
+    return 1.0

@@ -114,17 +114,18 @@ def load_weights(
 def load_moments(
     storage: Storage,
     folder: str,
-    optimizer: SuffixOptimizer,
     digests: Mapping[str, ContentDigest],
-) -> None:
-    """Put a checkpoint's optimizer moments into the optimizer.
+) -> dict[str, Tensor]:
+    """A checkpoint's optimizer moments, as :meth:`SuffixOptimizer.moments` gives them.
 
     Raises:
         IntegrityError: when a part is missing or damaged.
     """
+    moments: dict[str, Tensor] = {}
     for part, digest in digests.items():
         if part.startswith(_MOMENTS):
-            optimizer.load_moments(_load(storage, folder, part, digest))
+            moments.update(_load(storage, folder, part, digest))
+    return moments
 
 
 def collect_parts(

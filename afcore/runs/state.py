@@ -25,6 +25,7 @@ __all__ = [
     "open_state",
 ]
 
+_THAW_SHARE = 0.1  # of an epoch
 _log = logging.getLogger(__name__)
 
 
@@ -87,8 +88,10 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
         split,
         learning_rate=config.training.learning_rate,
         weight_decay=config.training.weight_decay,
+        moments=load_moments(run.storage, run.parts_folder, parts),
+        step=step,
+        thaw_steps=round(_THAW_SHARE * num_steps),
     )
-    load_moments(run.storage, run.parts_folder, optimizer, parts)
     training = TrainingState(split, optimizer, freeze, step)
     boundary_start = freeze.boundary
     if partial is not None:

@@ -1,5 +1,7 @@
 """AdamW on what trains: dropping what froze, taking in what thawed, moments by name."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -17,21 +19,43 @@ class SuffixOptimizer:
         split: its parameters that require gradients are optimized.
         learning_rate: peak.
         weight_decay: on matrices; not on biases and norms (vectors).
+        moments: of an earlier training, as :meth:`moments` gives them.
+        step: steps done since the training began. What has no moments by then has thawed: its rate
+            rises over ``thaw_steps`` updates of its own.
+        thaw_steps: see there.
     """
 
-    def __init__(self, split: SplitModel, *, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        split: SplitModel,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        moments: Mapping[str, Tensor] | None = None,
+        step: int = 0,
+        thaw_steps: int = 0,
+    ) -> None:
         self._names = dict(split.model.named_parameters())
         self._learning_rate = learning_rate
-        trained = [p for p in self._names.values() if p.requires_grad]
-        # Without decay all are one group: each is an update of its own, which takes time.
-        decayed = [p for p in trained if p.ndim >= 2 and weight_decay]
-        groups = [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim < 2 or not weight_decay], "weight_decay": 0.0},
-        ]
+        self._step = step
+        self._thaw_steps = thaw_steps
+        known = moments or {}
+        # One group for all that is alike: each is an update of its own, which takes time.
+        groups: dict[tuple[int, float], list[nn.Parameter]] = {}
+        for name, parameter in self._names.items():
+            if parameter.requires_grad:
+                begun = step - int(known.get(f"{name}/step", torch.zeros(())).item())
+                decay = weight_decay if parameter.ndim >= 2 else 0.0
+                groups.setdefault((begun, decay), []).append(parameter)
         self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=learning_rate, fused=True
+            [
+                {"params": parameters, "begun": begun, "weight_decay": decay}
+                for (begun, decay), parameters in groups.items()
+            ],
+            lr=learning_rate,
+            fused=True,
         )
+        self._load_moments(known)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -41,8 +65,11 @@ class SuffixOptimizer:
     def step(self, factor: float) -> float:
         """Update with ``factor`` times the peak learning rate, clear gradients; return the rate."""
         rate = self._learning_rate * factor
+        self._step += 1
         for group in self._adamw.param_groups:
-            group["lr"] = rate
+            updates = self._step - group["begun"]
+            thawing = group["begun"] > 0 and updates < self._thaw_steps
+            group["lr"] = rate * updates / self._thaw_steps if thawing else rate
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         return rate
@@ -64,8 +91,7 @@ class SuffixOptimizer:
             for moment in _MOMENTS
         }
 
-    def load_moments(self, moments: dict[str, Tensor]) -> None:
-        """Take over what :meth:`moments` gave."""
+    def _load_moments(self, moments: Mapping[str, Tensor]) -> None:
         for name, parameter in self._names.items():
             if parameter.requires_grad and f"{name}/{_MOMENTS[0]}" in moments:
                 self._adamw.state[parameter] = {

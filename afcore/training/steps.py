@@ -7,6 +7,7 @@ does so with its share of every batch.
 
 import contextlib
 import itertools
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,10 +27,13 @@ from afcore.model.blocks import Batch
 from afcore.model.compile import Backend, SuffixCompiler
 from afcore.tasks.text_classification import classification_loss, collate
 from afcore.training.group import Suffix, WorkerGroup
+from afcore.training.head import HeadFeatures, solve_head
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
 __all__ = ["Losses", "Steps", "diverged"]
+
+_log = logging.getLogger(__name__)
 
 
 class Steps:
@@ -86,14 +90,10 @@ class Steps:
 
     def backward(self, ids: npt.NDArray[np.int64], hidden: Tensor | None) -> Tensor:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
-        boundary, share = self._state.freeze.boundary, self._group.share(ids)
-        batch, labels = collate(self._examples, share, self._pad_token_id, self._compute.device)
-        self.watch.lap("read")
-        if boundary:
-            hidden = self._run_prefix(batch, boundary, hidden)
+        batch, labels, hidden = self._inputs(ids, hidden)
         self.watch.lap("prefix")
-        size = self._micro_batch or len(share)
-        starts = range(0, len(share), size)
+        size = self._micro_batch or len(labels)
+        starts = range(0, len(labels), size)
         losses = []
         for start in starts:
             part = slice(start, start + size)
@@ -102,6 +102,17 @@ class Steps:
                 losses.append(self._backward(batch, labels, hidden, part, len(ids)))
         self.done.num_passes += len(losses)
         return sum(losses[1:], start=losses[0])
+
+    def _inputs(
+        self, ids: npt.NDArray[np.int64], hidden: Tensor | None
+    ) -> tuple[Batch, Tensor, Tensor | None]:
+        """This worker's share of a batch, its labels, and hidden states at the boundary."""
+        boundary, share = self._state.freeze.boundary, self._group.share(ids)
+        batch, labels = collate(self._examples, share, self._pad_token_id, self._compute.device)
+        self.watch.lap("read")
+        if boundary:
+            hidden = self._run_prefix(batch, boundary, hidden)
+        return batch, labels, hidden
 
     def _backward(
         self, batch: Batch, labels: Tensor, hidden: Tensor | None, part: slice, batch_size: int
@@ -123,6 +134,45 @@ class Steps:
             rounding = partial(round_block, dtype=self._dtype)
             hidden = self._split.hidden(batch, boundary, self._read_boundary, hidden, rounding)
             return round_hidden(hidden, self._dtype)
+
+    def solve_head(self, num_classes: int) -> None:
+        """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
+
+        One pass over the epoch's batches, each worker on its share. A model whose logits are not
+        those of one linear layer at one position keeps the head that it has.
+        """
+        found = HeadFeatures(self._split, num_classes)
+        self._split.model.eval()
+        features, labels = [], []
+        for _, ids, hidden in self.shares():
+            batch, answers, hidden = self._inputs(ids, hidden)
+            with self._compute.autocast():
+                some = found.take(batch, self._state.freeze.boundary, hidden)
+            if some is None:
+                _log.info("head: begins as it was drawn; its last layer was not found")
+                break
+            features.append(some)
+            labels.append(answers.cpu())
+            self.watch.lap("prefix")
+        else:
+            self._solve_together(found, torch.cat(features), torch.cat(labels))
+        self._split.set_training(self._state.freeze.boundary)
+        self.watch.lap("suffix")
+
+    def _solve_together(self, found: HeadFeatures, features: Tensor, labels: Tensor) -> None:
+        """The first worker solves; the others take what it found."""
+        assert found.layer is not None
+        shares = self._group.gather((features, labels))
+        state = None
+        if self._group.is_first:
+            objective = solve_head(
+                found.layer,
+                torch.cat([share[0] for share in shares]),
+                torch.cat([share[1] for share in shares]),
+            )
+            state = {name: value.cpu() for name, value in found.layer.state_dict().items()}
+            _log.info("head: solved on %d examples, objective %.3f", len(labels), objective)
+        found.layer.load_state_dict(self._group.tell(state))
 
     def change_boundary(self) -> None:
         """Train what is above the new boundary, and nothing else."""

@@ -31,9 +31,8 @@ def test_moments_by_name_survive_a_round_trip() -> None:
     run_epochs(state, examples, 1)
     moments = {name: tensor.clone() for name, tensor in state.optimizer.moments().items()}
     assert len(moments) == 3 * len(list(state.split.model.parameters()))
-    other = SuffixOptimizer(state.split, learning_rate=1e-3, weight_decay=0.01)
-    assert other.moments() == {}
-    other.load_moments(moments)
+    assert SuffixOptimizer(state.split, learning_rate=1e-3, weight_decay=0.01).moments() == {}
+    other = SuffixOptimizer(state.split, learning_rate=1e-3, weight_decay=0.01, moments=moments)
     for name, tensor in other.moments().items():
         assert torch.equal(tensor, moments[name])
 
@@ -55,3 +54,42 @@ def test_the_rate_is_the_peak_times_the_factor() -> None:
     split = make_split()
     split.set_training(0)
     assert SuffixOptimizer(split, learning_rate=0.1, weight_decay=0).step(0.25) == 0.025
+
+
+def test_what_thawed_enters_with_a_warm_up_and_the_rest_goes_on() -> None:
+    split = make_split()
+    split.set_training(2)
+    first = SuffixOptimizer(split, learning_rate=0.1, weight_decay=0.0)
+    frozen = split.part_parameters("block.001")
+    trained = split.part_parameters("block.003")
+    for parameter in trained.values():
+        parameter.grad = torch.ones_like(parameter)
+    for _ in range(7):
+        first.step(1.0)
+    split.set_training(1)
+
+    second = SuffixOptimizer(
+        split,
+        learning_rate=0.1,
+        weight_decay=0.0,
+        moments=first.moments(),
+        step=7,
+        thaw_steps=4,
+    )
+
+    moved = []
+    for _ in range(5):
+        before = {name: p.detach().clone() for name, p in (frozen | trained).items()}
+        for parameter in (frozen | trained).values():
+            parameter.grad = torch.ones_like(parameter)
+        second.step(1.0)
+        moved.append(
+            tuple(
+                float((before[name] - parameter.detach()).abs().mean())
+                for name, parameter in (next(iter(frozen.items())), next(iter(trained.items())))
+            )
+        )
+    # Equal gradients: Adam moves by its rate.
+    thawed, kept = (pytest.approx(values, rel=1e-3) for values in zip(*moved, strict=True))
+    assert [0.025, 0.05, 0.075, 0.1, 0.1] == thawed
+    assert kept.expected[1:] == pytest.approx(kept.expected[1:])

@@ -25,7 +25,6 @@ Section: doc
 
 Package: zsh
 Description: shell with lots of   features
-Homepage: https://www.zsh.org/
 Section: contrib/shells
 
 Package: zsh-static-old

@@ -111,20 +111,40 @@ class DataConfig(_Section):
     )
     test: Uri | None = Field(None, description="the same; read for scoring once, at the end")
     validation: Uri | Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.1, description="the same, or the fraction of the training set held out"
+        0.1,
+        description="the same, or the fraction of the training set held out: the rows whose text "
+        "has a hash below it, so that no other row and no seed changes a row's side",
     )
     text: str = Field("text", description="column with the text")
     label: str = Field("label", description="column with the label")
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="column of the training set with what a row is a part of (author, source, "
+        "file): rows of one group are held out together, by the hash of the group",
+    )
     max_length: int = Field(128, ge=2, description="longest example, in tokens; cut beyond")
     limit: int | None = Field(
-        None, ge=2, description="training examples used, validation included (a fixed sample)"
+        None,
+        ge=2,
+        description="training examples used, validation included (a sample by hash, the same "
+        "for every seed)",
     )
-    test_limit: int | None = Field(None, ge=1, description="test examples used (a fixed sample)")
+    test_limit: int | None = Field(None, ge=1, description="test examples used (such a sample)")
     batching: Literal["grouped", "random"] = Field(
         "grouped",
         description="`grouped`: similar lengths share a batch, within shuffled windows; "
         "`random`: a plain shuffle",
     )
+
+    @model_validator(mode="after")
+    def _group_decides(self) -> "DataConfig":
+        if self.group is not None and isinstance(self.validation, str):
+            raise ValueError(
+                f"group {self.group!r} decides which rows are held out, and none are where "
+                f"validation is {self.validation!r}. Leave one of them out"
+            )
+        return self
 
 
 class TrainingConfig(_Section):

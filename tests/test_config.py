@@ -37,6 +37,12 @@ def test_says_what_is_wrong_and_what_is_allowed(key: str, value: object, message
     assert message in str(caught.value)
 
 
+def test_a_group_needs_rows_to_be_held_out() -> None:
+    assert parse(**{"data.group": "author"}).data.group == "author"
+    with pytest.raises(ConfigError, match="data: group 'author' decides which rows are held out"):
+        parse(**{"data.group": "author", "data.validation": "other.csv"})
+
+
 @pytest.mark.parametrize("key", ["store", "tracking.uri", "data.train", "data.validation"])
 def test_a_password_in_a_uri_is_refused_and_not_repeated(key: str) -> None:
     with pytest.raises(ConfigError, match="through the environment") as caught:

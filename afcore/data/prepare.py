@@ -16,13 +16,13 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from afcore.data.sources import Rows, load_rows
+from afcore.data.split import held_out
 from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
 from afcore.errors import DataError
 from afcore.storage.objects import Storage
 
 __all__ = ["Examples", "PreparedData", "open_prepared", "prepare"]
 
-_SPLIT_SEED = 0
 _TOKENIZE_ROWS = 10_000
 _log = logging.getLogger(__name__)
 
@@ -75,17 +75,21 @@ def prepare(
     test: str | None,
     text: str,
     label: str,
+    group: str | None,
     max_length: int,
     limit: int | None,
     test_limit: int | None,
 ) -> PreparedData:
     """Load, split and tokenize; what was prepared before from the same rows is opened.
 
+    The arguments are the keys of ``data`` in the configuration. The name covers each split's rows,
+    so whatever decides the split needs no part in it.
+
     Raises:
-        DataError: for data that cannot be read, one class only, or a label in validation or test
-            that training never saw.
+        DataError: for data that cannot be read, one class only, too little to hold out validation,
+            or a label in validation or test that training never saw.
     """
-    train_rows = load_rows(train, "train", text, label, limit)
+    train_rows = load_rows(train, "train", text, label, limit, group)
     # All of them: a rare label may be held out whole.
     known = set(train_rows.labels)
     if isinstance(validation, str):
@@ -143,14 +147,24 @@ def _key(digest: RecipeDigest, name: str) -> str:
 
 
 def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
-    """Split ``fraction`` off, at least one row; the same rows for every seed."""
-    count = len(rows.texts)
-    num_held_out = max(1, round(count * fraction))
-    if num_held_out >= count:
-        raise DataError(f"data {rows.source!r}: {count} rows are too few to hold out validation")
-    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
-    held_out, kept = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
-    return _pick(rows, kept), _pick(rows, held_out)
+    """(rows to train on, rows to validate on), at least one each: by group, else by text."""
+    keys, what = (rows.texts, "text") if rows.groups is None else (rows.groups, "group")
+    if len(set(keys)) < 2:
+        raise DataError(
+            f"data {rows.source!r}: {len(keys)} rows with {len(set(keys))} different {what} are "
+            f"too few to hold out validation, as rows of one {what} stay together. Give other data "
+            "with data.validation."
+        )
+    held = held_out(keys, fraction)
+    train, validation = _pick(rows, np.flatnonzero(~held)), _pick(rows, np.flatnonzero(held))
+    if num_twice := len(set(train.texts) & set(validation.texts)):
+        _log.warning(
+            "data %r: %d texts are both trained and validated on, as they stand in groups of "
+            "either side; validation is too good by as much. Remove the copies.",
+            rows.source,
+            num_twice,
+        )
+    return train, validation
 
 
 def _pick(rows: Rows, ids: npt.NDArray[np.int64]) -> Rows:

@@ -8,29 +8,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
-import numpy as np
 
 from afcore.data.docstrings import docstring_rows
+from afcore.data.split import sampled
 from afcore.errors import DataError
 
 __all__ = ["Rows", "load_rows"]
 
 _FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
 _FILE = re.compile(rf"\.({'|'.join(_FORMATS)})(\.(gz|bz2|xz|zst))?$")
-_SAMPLE_SEED = 0
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts and their labels (as strings), in the source's order."""
+    """Texts, their labels and groups (as strings), in the source's order; or no groups."""
 
     source: str
     texts: list[str]
     labels: list[str]
+    groups: list[str] | None = None
 
 
 def load_rows(
-    source: str, split: str, text_column: str, label_column: str, limit: int | None = None
+    source: str,
+    split: str,
+    text_column: str,
+    label_column: str,
+    limit: int | None = None,
+    group_column: str | None = None,
 ) -> Rows:
     """Load a data set.
 
@@ -41,32 +46,34 @@ def load_rows(
         split: the split to take when ``source`` does not name one.
         text_column: column of the texts.
         label_column: column of the labels: strings, integers or a ``ClassLabel``.
-        limit: at most so many rows, a sample that is the same for every seed.
+        limit: at most so many rows, a sample by :func:`afcore.data.split.sampled`.
+        group_column: column of the groups: strings or integers.
 
     Raises:
-        DataError: when the source cannot be read, is empty, or lacks a column, text or label.
+        DataError: when the source cannot be read, is empty, or lacks a column, text, label or
+            group.
     """
     table = _load(source, split)
     if table.num_rows == 0:
         raise DataError(f"data {source!r} has no rows")
-    for column in (text_column, label_column):
-        if column not in table.column_names:
+    for key, column in (("text", text_column), ("label", label_column), ("group", group_column)):
+        if column is not None and column not in table.column_names:
             raise DataError(
                 f"data {source!r} has no column {column!r}, only {', '.join(table.column_names)}. "
-                "Name the columns with data.text and data.label."
+                f"Name the column with data.{key}."
             )
     if limit is not None and limit < table.num_rows:
-        order = np.random.default_rng(_SAMPLE_SEED).permutation(table.num_rows)
-        table = table.select(np.sort(order[:limit]))
-    texts, labels = table[text_column], table[label_column]
-    names = getattr(table.features[label_column], "names", None)
+        table = table.select(sampled(_strings(table, text_column), limit))
     rows = Rows(
         source,
-        ["" if text is None else str(text) for text in texts],
-        [_label(label, names) for label in labels],
+        _strings(table, text_column),
+        _strings(table, label_column),
+        None if group_column is None else _strings(table, group_column),
     )
     _refuse_blank(source, text_column, rows.texts)
     _refuse_blank(source, label_column, rows.labels)
+    if group_column is not None and rows.groups is not None:
+        _refuse_blank(source, group_column, rows.groups)
     return rows
 
 
@@ -114,12 +121,18 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
-def _label(label: Any, names: list[str] | None) -> str:
-    if label is None:
+def _strings(table: Any, column: str) -> list[str]:
+    names = getattr(table.features[column], "names", None)
+    return [_string(value, names) for value in table[column]]
+
+
+def _string(value: Any, names: list[str] | None) -> str:
+    """What is missing is blank, and a ``ClassLabel`` is its name."""
+    if value is None:
         return ""
-    if names is not None and isinstance(label, int) and 0 <= label < len(names):
-        return names[label]
-    return str(label)
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return str(value)
 
 
 def _refuse_blank(source: str, column: str, values: list[str]) -> None:

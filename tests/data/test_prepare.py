@@ -1,10 +1,12 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from afcore.data.prepare import open_prepared, prepare
+from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
+from afcore.data.split import held_out
 from afcore.errors import DataError
 from afcore.storage.objects import Storage
 from tests.conftest import write_csv
@@ -14,6 +16,7 @@ SETTINGS: dict[str, Any] = {
     "test": None,
     "text": "text",
     "label": "label",
+    "group": None,
     "max_length": 32,
     "limit": None,
     "test_limit": None,
@@ -38,14 +41,80 @@ def test_examples_are_the_tokenizers_tokens(
     assert (first[0], first[-1]) == (2, 3)
 
 
+def prepared(
+    storage: Storage, tokenizer: Any, path: Path, rows: list[dict[str, str]], **changes: Any
+) -> PreparedData:
+    return prepare(
+        storage, tokenizer, train=str(write_csv(path / "rows.csv", rows)), **SETTINGS | changes
+    )
+
+
+def inputs(examples: Examples) -> list[tuple[int, ...]]:
+    pairs = itertools.pairwise(examples.offsets)
+    return [tuple(examples.tokens[start:end].tolist()) for start, end in pairs]
+
+
 def test_validation_is_held_out_of_train(
     local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     rows = [{"text": f"word {i}", "label": str(i % 10)} for i in range(100)]
-    path = write_csv(tmp_path / "t.csv", rows)
-    data = prepare(local_storage, tiny_tokenizer, train=str(path), **SETTINGS)
-    assert (len(data.train), len(data.validation), data.test) == (90, 10, None)
+    data = prepared(local_storage, tiny_tokenizer, tmp_path, rows)
+    # sha256 of "validation", a line feed and the text is below 0.1 for eight of the hundred.
+    assert (len(data.train), len(data.validation), data.test) == (92, 8, None)
     assert data.label_names == [str(i) for i in range(10)]
+    validated = [f"word {i}" for i in (3, 43, 48, 69, 70, 94, 97, 99)]
+    assert inputs(data.validation) == [tuple(tiny_tokenizer(t)["input_ids"]) for t in validated]
+
+
+def test_rows_that_come_move_none(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{"text": f"word {i}", "label": str(i % 10)} for i in range(300)]
+    some = prepared(local_storage, tiny_tokenizer, tmp_path, rows[100:])
+    more = prepared(local_storage, tiny_tokenizer, tmp_path, rows)
+    assert len(some.train) + len(some.validation) == 200
+    assert set(inputs(some.validation)) < set(inputs(more.validation))
+    assert set(inputs(some.train)) < set(inputs(more.train))
+
+
+def test_a_text_is_on_one_side_whatever_its_labels(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{"text": f"word {i}", "label": label} for label in "ab" for i in range(50)]
+    data = prepared(local_storage, tiny_tokenizer, tmp_path, rows)
+    assert not set(inputs(data.train)) & set(inputs(data.validation))
+    assert len(data.validation) == 2 * len(set(inputs(data.validation)))
+
+
+def test_a_group_is_on_one_side(
+    local_storage: Storage,
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [{"text": f"word {i}", "label": str(i % 2), "of": str(i // 7)} for i in range(210)]
+    data = prepared(local_storage, tiny_tokenizer, tmp_path, rows, group="of", validation=0.2)
+    held = held_out([row["of"] for row in rows], 0.2)
+    validated = [row["text"] for row, is_held in zip(rows, held, strict=True) if is_held]
+    assert inputs(data.validation) == [tuple(tiny_tokenizer(t)["input_ids"]) for t in validated]
+    assert len(validated) % 7 == 0
+    assert "both trained and validated on" not in caplog.text
+    twice = [*rows, {"text": validated[0], "label": "0", "of": rows[int(held.argmin())]["of"]}]
+    prepared(local_storage, tiny_tokenizer, tmp_path, twice, group="of", validation=0.2)
+    assert "1 texts are both trained and validated on" in caplog.text
+
+
+def test_one_text_or_one_group_cannot_be_split(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{"text": "t", "label": label, "of": "g"} for label in "xyxy"]
+    with pytest.raises(DataError, match="4 rows with 1 different text are too few"):
+        prepared(local_storage, tiny_tokenizer, tmp_path, rows)
+    rows = [{"text": f"t{i}", "label": label, "of": "g"} for i, label in enumerate("xyxy")]
+    with pytest.raises(DataError, match="4 rows with 1 different group are too few"):
+        prepared(local_storage, tiny_tokenizer, tmp_path, rows, group="of")
+    two = prepared(local_storage, tiny_tokenizer, tmp_path, rows[:2], validation=1e-9)
+    assert (len(two.train), len(two.validation)) == (1, 1)
 
 
 def test_prepared_once_and_opened_afterwards(
@@ -83,7 +152,10 @@ def test_labels_that_cannot_be_learnt(
     message: str,
 ) -> None:
     paths = {
-        name: write_csv(tmp_path / f"{name}.csv", [{"text": "t", "label": x} for x in labels])
+        name: write_csv(
+            tmp_path / f"{name}.csv",
+            [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)],
+        )
         for name, labels in (("train", train * 5 if len(train) > 1 else train), ("test", test))
     }
     with pytest.raises(DataError, match=message):

@@ -54,6 +54,28 @@ def test_a_limit_is_a_fixed_sample_in_order(tmp_path: Path) -> None:
     assert load(path, limit=1000) == load(path)
 
 
+def test_a_sample_goes_by_text_and_keeps_its_rows_when_others_come(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"t{i:03d},{i % 2}\n" for i in range(100)))
+    some, more = load(path, limit=20), load(path, limit=21)
+    assert set(some) < set(more)
+    path.write_text("text,label\nnew,0\n" + "".join(f"t{i:03d},{i % 2}\n" for i in range(100)))
+    assert len(set(some) - set(load(path, limit=20))) <= 1
+
+
+def test_groups_are_read_and_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,file\nx,1,7\ny,0,8\n")
+    assert load_rows(str(path), "train", "text", "label").groups is None
+    rows = load_rows(str(path), "train", "text", "label", group_column="file")
+    assert rows.groups == ["7", "8"]
+    with pytest.raises(DataError, match=r"no column 'of'.* Name the column with data\.group"):
+        load_rows(str(path), "train", "text", "label", group_column="of")
+    path.write_text("text,label,file\nx,1,a\ny,0,\n")
+    with pytest.raises(DataError, match="column 'file' is empty in 1 of 2"):
+        load_rows(str(path), "train", "text", "label", group_column="file")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,0 +1,65 @@
+"""Which rows validate, and which make a sample: by a hash of what a row says, not where it is.
+
+So a row stays on its side when others come, equal rows are on one side, and every seed, machine and
+order of the source gives the same. :mod:`afcore.data.prepare` says what the key of a row is.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["held_out", "sampled"]
+
+# Different ones, and none for a user's own hash of the text: independent choices.
+_VALIDATION = "validation"
+_SAMPLE = "sample"
+
+
+def held_out(keys: Sequence[str], fraction: float) -> npt.NDArray[np.bool_]:
+    """Rows to validate on: those whose key's hash, as a number in [0, 1), is below ``fraction``.
+
+    Where that is no row, the key with the smallest hash validates; where it is all of them, the key
+    with the largest hash trains. Only there does a row's side depend on others.
+
+    Args:
+        keys: [n] of each row, its text or its group; at least two different ones.
+        fraction: of the keys, between 0 and 1; the share of rows that comes out is near it when
+            there are many keys, and may be far from it when there are few.
+
+    Returns:
+        [n] bool.
+    """
+    digests = {key: _digest(_VALIDATION, key) for key in dict.fromkeys(keys)}
+    assert len(digests) > 1
+    held = {key for key, digest in digests.items() if _number(digest) < fraction}
+    if not held:
+        held.add(min(digests, key=digests.__getitem__))
+    if len(held) == len(digests):
+        held.remove(max(digests, key=digests.__getitem__))
+    return np.fromiter((key in held for key in keys), dtype=np.bool_, count=len(keys))
+
+
+def sampled(texts: Sequence[str], count: int) -> npt.NDArray[np.int64]:
+    """A sample: the ``count`` rows with the smallest hash of their text, equal texts in order.
+
+    The sample of ``count`` rows is part of the sample of more. A row that comes into the source
+    pushes one out at most.
+
+    Returns:
+        [min(count, n)] row numbers, ascending.
+    """
+    digests = [_digest(_SAMPLE, text) for text in texts]
+    rows = heapq.nsmallest(count, range(len(texts)), key=lambda row: (digests[row], row))
+    return np.sort(np.asarray(rows, dtype=np.int64))
+
+
+def _digest(salt: str, key: str) -> bytes:
+    return hashlib.sha256(f"{salt}\n{key}".encode()).digest()
+
+
+def _number(digest: bytes) -> float:
+    """The first eight bytes as a number in [0, 1)."""
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -60,6 +60,7 @@ def test_every_policy_has_a_table_of_its_own_keys() -> None:
         "gradient_norm": ["percentile"],
         "static": ["depth"],
         "linear": ["depth"],
+        "annealed": ["t_0"],
         "none": [],
     }
 
@@ -80,6 +81,7 @@ def test_every_field_of_the_report_has_a_row(model: type[BaseModel]) -> None:
         ("data.validation", ("text or number, above 0 and below 1", "`0.1`")),
         ("training.warmup_ratio", ("number, at least 0 and below 1", "`0.0`")),
         ("freezing.depth", ("integer, at least 0; or null", "none")),
+        ("freezing.t_0", ("number, above 0 and at most 1", "`0.5`")),
         ("cache.mode", ("`auto`, `on`, `off`", "`auto`")),
     ],
 )

@@ -2,6 +2,7 @@
 
 from typing import TypeAlias
 
+from afcore.freezing.annealed import Annealed
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.guarded import Guarded
 from afcore.freezing.linear import Linear
@@ -15,6 +16,7 @@ Policy: TypeAlias = (
     | GradientNorm
     | Static
     | Linear
+    | Annealed
     | NoFreezing
 )
 

@@ -92,7 +92,7 @@ def test_a_plan_contains_what_is_decided(kind: type[FreezePolicy], seed: int) ->
             assert min(at_ends) <= boundary <= max(at_ends), (epoch, number)
 
 
-@pytest.mark.parametrize("name", ["guarded", "gradient_norm", "linear"])
+@pytest.mark.parametrize("name", ["guarded", "gradient_norm", "linear", "annealed"])
 def test_the_recorded_intervals_make_policies_freeze(name: str) -> None:
     """Else what the plan contains would be nothing."""
     (kind,) = [kind for kind in KINDS if _name(kind) == name]

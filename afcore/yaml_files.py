@@ -85,18 +85,20 @@ def _explain(problem: Any, kind: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"missing key {path!r}; it has no default"
     if problem["type"] == "union_tag_invalid":
-        chooser, allowed = (
-            problem["ctx"]["discriminator"].strip("'"),
-            problem["ctx"]["expected_tags"],
+        chooser = problem["ctx"]["discriminator"].strip("'")
+        allowed = problem["ctx"]["expected_tags"]
+        return (
+            f"{path}.{chooser}: got {_shown(problem['input'][chooser])}; input should be {allowed}"
         )
-        return f"{path}.{chooser}: got {problem['input'][chooser]!r}; input should be {allowed}"
     message = problem["msg"].removeprefix("Value error, ")
     if message == SECRET_MESSAGE or isinstance(problem["input"], dict):
         return f"{path}: {message}" if path else message
-    got = repr(problem["input"])
-    if USERINFO.search(got):
-        got = "a URI with a password"
-    return f"{path}: got {got}; {message[:1].lower()}{message[1:]}"
+    return f"{path}: got {_shown(problem['input'])}; {message[:1].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    got = repr(value)
+    return "a URI with a password" if USERINFO.search(got) else got
 
 
 def _find(location: list[str], kind: type[BaseModel]) -> _Place:

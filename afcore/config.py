@@ -1,11 +1,13 @@
 """The configuration tree, from YAML: every key with its unit, range and default, in one place.
 
+The section ``freezing`` is the policy itself (:mod:`afcore.freezing`), whose file has its keys.
+
 Core functions take plain arguments; the pipelines and the rooms ``runs``, ``launch``, ``measuring``
 and ``peer`` see the tree.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,6 +22,7 @@ from pydantic import (
 )
 
 from afcore.errors import ConfigError
+from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 
 __all__ = [
@@ -31,7 +34,6 @@ __all__ = [
     "CacheConfig",
     "Config",
     "DataConfig",
-    "FreezingConfig",
     "ModelConfig",
     "PricesConfig",
     "TrackingConfig",
@@ -83,6 +85,13 @@ def _ordered_steps(steps: list[tuple[float, float]]) -> list[tuple[float, float]
 def _on_or_off(value: object) -> object:
     """YAML reads a bare `on` as true and `off` as false."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _named_policy(section: object) -> object:
+    """A section that names no policy is the default one's."""
+    if not isinstance(section, dict):
+        return section
+    return {"policy": DEFAULT_POLICY.model_fields["policy"].default, **section}
 
 
 Uri = Annotated[str, AfterValidator(_without_secret)]
@@ -191,47 +200,6 @@ class TrainingConfig(_Section):
     def num_epochs(self) -> int:
         """Epochs that are begun."""
         return math.ceil(self.epochs)
-
-
-class FreezingConfig(_Section):
-    """Which blocks stop training, and when."""
-
-    policy: Literal["guarded", "gradient_norm", "static", "linear", "none"] = Field(
-        "guarded",
-        description="blocks whose gradients are noise; the paper's test; a fixed number of blocks; "
-        "a schedule; or nothing (statistics are recorded all the same)",
-    )
-    intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
-    percentile: float = Field(
-        50.0, ge=0, le=100, description="for `gradient_norm`: percentile of eta that is the limit"
-    )
-    depth: int | None = Field(
-        None,
-        ge=0,
-        description="blocks frozen: from the start (`static`; default half of them), at most "
-        "(`linear`; default all but one)",
-    )
-    patience: int = Field(
-        2,
-        ge=1,
-        description="for `guarded`: intervals that a block's gradients must be noise before it "
-        "freezes; at the end of epoch 1 the loss is compared over so many",
-    )
-    noise_ratio: float = Field(
-        1.1,
-        gt=0,
-        description="for `guarded`: largest coherence of an interval's gradients taken for noise; "
-        "1 is noise, the number of steps is full agreement",
-    )
-
-    @property
-    def keeps_statistics(self) -> bool:
-        """Whether gradients are added up; the policy ``none`` keeps them for replays."""
-        return self.policy != "static"
-
-    def policy_arguments(self) -> dict[str, Any]:
-        """Arguments of :func:`afcore.freezing.choose.choose_policy`."""
-        return self.model_dump(exclude={"intervals_per_epoch"})
 
 
 class CacheConfig(_Section):
@@ -394,7 +362,9 @@ class Config(_Section):
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    freezing: FreezingConfig = Field(default_factory=FreezingConfig)
+    freezing: Annotated[Policy, Field(discriminator="policy"), BeforeValidator(_named_policy)] = (
+        Field(default_factory=DEFAULT_POLICY)
+    )
     cache: CacheConfig = Field(default_factory=CacheConfig)
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
     store: Annotated[Uri, AfterValidator(_absolute)] = Field(
@@ -423,17 +393,20 @@ class Config(_Section):
     def replace(self, **changes: Any) -> "Config":
         """Copy with dotted keys changed, e.g. ``replace(**{"training.seed": 1})``.
 
+        With another ``freezing.policy`` the keys that it does not have are left behind.
+
         Raises:
             ConfigError: for an unknown key or a value that is not allowed.
         """
         tree = self.model_dump()
-        for key, value in changes.items():
-            _set(tree, key, value, source="replace")
+        _change(tree, changes, source="replace")
         return parse_config(tree, source="replace")
 
 
 def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply ``key.path=value`` overrides (values are YAML too).
+
+    With another ``freezing.policy`` the file's keys that it does not have are left behind.
 
     Raises:
         ConfigError: when the file cannot be read or anything in it is not allowed.
@@ -443,15 +416,16 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
         "the configuration",
         "Give the path of a YAML file, e.g. pipelines/configs/quickstart.yaml.",
     )
+    changes: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override!r} is not of the form key.path=value")
         try:
-            value = yaml.safe_load(text)
+            changes[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML") from error
-        _set(tree, key.strip(), value, source="--set")
+    _change(tree, changes, source="--set")
     return parse_config(tree, source=path)
 
 
@@ -462,6 +436,28 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         ConfigError: naming each offending key, what was got and what is allowed.
     """
     return parse(Config, tree, source)
+
+
+def _change(tree: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:
+    if "freezing.policy" in changes:
+        _leave_behind(tree, changes["freezing.policy"])
+    for key, value in changes.items():
+        _set(tree, key, value, source)
+
+
+def _leave_behind(tree: dict[str, Any], policy: object) -> None:
+    """Drop what another policy than ``policy`` was configured with.
+
+    A key that neither of them has stays, and is refused.
+    """
+    kinds = {kind.model_fields["policy"].default: kind for kind in get_args(Policy)}
+    section = _named_policy(tree.get("freezing"))
+    if not isinstance(section, dict) or not isinstance(policy, str):
+        return
+    before, after = kinds.get(section["policy"]), kinds.get(policy)
+    if before and after:
+        left = before.model_fields.keys() - after.model_fields
+        tree["freezing"] = {key: value for key, value in section.items() if key not in left}
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:

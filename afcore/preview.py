@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.config import Config
 from afcore.errors import ConfigError
+from afcore.freezing.none import NoFreezing
 from afcore.launch.open import as_worker, check_devices
 from afcore.measuring.profile import measure_profile
 from afcore.planning.alternatives import EpochAlternatives, weigh_workers
@@ -20,7 +21,6 @@ from afcore.planning.forecast import (
     RunWork,
     forecast_boundaries,
     forecast_run,
-    possible_traces,
     recorded_trace,
 )
 from afcore.planning.timing import Profile
@@ -47,7 +47,8 @@ class PlanReport(BaseModel):
         profile: what was measured.
         boundaries: an epoch at each boundary.
         workers: an epoch at each boundary by number of workers; empty where there is but one.
-        runs: each mode, at both ends of what the policy may decide, or along a given trace.
+        runs: each mode, at both ends of what the policy may decide (mode ``full`` alone, where it
+            does not know them), and along a given trace.
         notes: what a reader should know.
     """
 
@@ -135,15 +136,10 @@ def _forecasts(
     resources: Resources,
     cacheable: bool,
 ) -> list[RunForecast]:
-    freezing, epochs = config.freezing, config.training.num_epochs
-    shape = {
-        "num_blocks": profile.compute.num_blocks,
-        "patience": freezing.patience,
-        "epochs": epochs,
-        "intervals": freezing.intervals_per_epoch,
-    }
-    never = possible_traces("none", depth=None, **shape)
-    decided = possible_traces(freezing.policy, depth=freezing.depth, **shape)
+    freezing = config.freezing
+    shape = profile.compute.num_blocks, config.training.num_epochs
+    never = NoFreezing(intervals_per_epoch=freezing.intervals_per_epoch).possible_traces(*shape)
+    decided = dict(freezing.possible_traces(*shape) or {})
     if recorded is not None:
         decided["as recorded"] = recorded
     return [
@@ -167,6 +163,13 @@ def _notes(run: Run, work: RunWork) -> list[str]:
         "Predicted are training, cache building, checkpoints and evaluation; not what is around "
         "the epochs: loading, orchestration, tracking, publishing."
     ]
+    policy, shape = run.config.freezing, (run.record.num_blocks, run.config.training.num_epochs)
+    if run.config.mode != "full" and policy.possible_traces(*shape) is None:
+        notes.append(
+            f"There is no forecast for freezing.policy {policy.policy!r}: what it may "
+            "decide is not known beforehand. Give the report of a run with --trace to follow its "
+            "boundaries."
+        )
     if run.record.uncacheable:
         notes.append(f"Nothing can be cached: {run.record.uncacheable}.")
     if work.existing:

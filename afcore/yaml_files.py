@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -59,56 +59,124 @@ def parse(kind: type[_Kind], tree: dict[str, Any], source: object) -> _Kind:
         raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from error
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where in a tree of sections a problem is.
+
+    ``section`` is the one that the last of the ``keys`` is, or would be, in (None: no section); of
+    several ``kinds`` by the value of its key ``chooser``.
+    """
+
+    keys: list[str]
+    section: type[BaseModel] | None
+    chooser: str = ""
+    kinds: dict[str, type[BaseModel]] = field(default_factory=dict)
+
+    def beside(self, name: str) -> str:
+        """Path of a key that stands beside the last one."""
+        return ".".join((*self.keys[:-1], name))
+
+
 def _explain(problem: Any, kind: type[BaseModel]) -> str:
-    # pydantic names the member of a union in `loc`; only names of keys help the reader.
-    location = [str(part) for part in problem["loc"]]
-    path = ".".join(part for part in location if not _UNION_MEMBER.fullmatch(part))
+    place = _find([str(part) for part in problem["loc"]], kind)
+    path = ".".join(place.keys)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {path!r}; {_nearest(location, kind)}"
+        return f"unknown key {path!r}; {_nearest(place, kind)}"
     if problem["type"] == "missing":
         return f"missing key {path!r}; it has no default"
+    if problem["type"] == "union_tag_invalid":
+        chooser = problem["ctx"]["discriminator"].strip("'")
+        allowed = problem["ctx"]["expected_tags"]
+        return (
+            f"{path}.{chooser}: got {_shown(problem['input'][chooser])}; input should be {allowed}"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     if message == SECRET_MESSAGE or isinstance(problem["input"], dict):
         return f"{path}: {message}" if path else message
-    got = repr(problem["input"])
-    if USERINFO.search(got):
-        got = "a URI with a password"
-    return f"{path}: got {got}; {message[:1].lower()}{message[1:]}"
+    return f"{path}: got {_shown(problem['input'])}; {message[:1].lower()}{message[1:]}"
 
 
-def _nearest(location: Sequence[str], kind: type[BaseModel]) -> str:
+def _shown(value: object) -> str:
+    got = repr(value)
+    return "a URI with a password" if USERINFO.search(got) else got
+
+
+def _find(location: list[str], kind: type[BaseModel]) -> _Place:
+    """Follow keys alone: pydantic puts the member of a union between them."""
+    keys, parts, place = list[str](), list(location), _Place([], kind)
+    while parts:
+        keys.append(parts.pop(0))
+        found = place.section.model_fields.get(keys[-1]) if place.section else None
+        if not parts or found is None:
+            break
+        if isinstance(found.discriminator, str):
+            kinds = _kinds(found.annotation, found.discriminator)
+            place = _Place(keys, kinds[parts.pop(0)], found.discriminator, kinds)
+            continue
+        if get_origin(found.annotation) is dict:  # of sections, by names of the user's
+            keys.append(parts.pop(0))
+        place = _Place(keys, next(iter(_sections(found.annotation)), None))
+        if place.section is None:
+            break
+    keys += [part for part in parts if not _UNION_MEMBER.fullmatch(part)]
+    return replace(place, keys=keys)
+
+
+def _nearest(place: _Place, kind: type[BaseModel]) -> str:
+    """What may have been meant by an unknown key."""
+    if place.kinds and (said := _nearest_of_kinds(place)):
+        return said
+    leaf, wanted = place.keys[-1], ".".join(place.keys)
     known = {".".join(path): path for path in _keys(kind)}
-    wanted, above = ".".join(location), location[:-1]
-    siblings = [".".join((*above, name)) for name in _fields_at(kind, above)]
-    for candidates in (siblings, list(known)):
+    siblings = [place.beside(name) for name in place.section.model_fields] if place.section else []
+    for candidates in [] if place.kinds else [siblings, list(known)]:
         if found := difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.6):
             return f"did you mean {found[0]!r}?"
-    same_leaf = [key for key, path in known.items() if path[-1] == location[-1]]
+    same_leaf = [key for key, path in known.items() if path[-1] == leaf]
     if same_leaf:
         return f"did you mean {same_leaf[0]!r}?"
     return f"known here: {', '.join(siblings or sorted(kind.model_fields))}"
 
 
-def _fields_at(annotation: Any, path: Sequence[str]) -> list[str]:
-    """Names of the fields of the section that a path leads to."""
-    candidates = (annotation, *get_args(annotation))
-    section = next(
-        (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+def _nearest_of_kinds(place: _Place) -> str | None:
+    """The same in a section of several kinds, of which another may have the key."""
+    assert place.section is not None
+    chosen = place.section.model_fields[place.chooser].default
+    owners: dict[str, list[str]] = {}
+    for tag, kind in place.kinds.items():
+        for name in kind.model_fields:
+            owners.setdefault(name, []).append(tag)
+    leaf = place.keys[-1]
+    matches = difflib.get_close_matches(leaf, owners, n=1, cutoff=0.6)
+    if not matches:
+        return None
+    meant, having = place.beside(matches[0]), owners[matches[0]]
+    if chosen in having:
+        return f"did you mean {meant!r}?"
+    return ("it" if matches[0] == leaf else f"did you mean {meant!r}? It") + (
+        f" is for {place.beside(place.chooser)} {' and '.join(map(repr, having))}; {chosen!r} has "
+        f"{', '.join(place.section.model_fields)}"
     )
-    if section is None:
-        return []
-    if get_origin(annotation) is dict:  # of sections, by names of the user's
-        return _fields_at(section, path[1:])
-    if not path:
-        return list(section.model_fields)
-    field = section.model_fields.get(path[0])
-    return _fields_at(field.annotation, path[1:]) if field else []
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The models among what a value may be."""
+    found = [annotation]
+    for one in found:
+        found += get_args(one)
+    return [one for one in found if isinstance(one, type) and issubclass(one, BaseModel)]
+
+
+def _kinds(annotation: Any, chooser: str) -> dict[str, type[BaseModel]]:
+    """Sections of which one is chosen, by the value of its key ``chooser``."""
+    return {one.model_fields[chooser].default: one for one in _sections(annotation)}
 
 
 def _keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     keys = []
-    for name, field in section.model_fields.items():
+    for name, found in section.model_fields.items():
         keys.append((*prefix, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, (*prefix, name))
+        if get_origin(found.annotation) is not dict:
+            for inner in _sections(found.annotation):
+                keys += _keys(inner, (*prefix, name))
     return keys

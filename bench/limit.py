@@ -42,8 +42,7 @@ from afcore.config import load_config
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import PreparedData
 from afcore.feed import HiddenFeed
-from afcore.freezing.choose import choose_policy
-from afcore.freezing.decisions import FreezePolicy, FreezeState
+from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
 from afcore.model.blocks import SplitModel
 from afcore.runs.cache import RunCache
@@ -153,7 +152,7 @@ class Cell:
             self.parameters, lr=settings["learning_rate"], weight_decay=0.0, fused=True
         )
         self.optimizer = SuffixOptimizer(self.split, **settings)
-        self.policy = held(run, boundary)
+        self.policy = Held(policy="held", rule=config.freezing, boundary=boundary)
         self.alone_seconds: dict[str, list[float]] = {way: [] for way in ALONE}
         self.cached_seconds: list[float] = []
         self.trained = TrainedEpoch()
@@ -285,16 +284,16 @@ def first_position(block: Any, hidden: Tensor, mask: Tensor | None, way: str) ->
     return block.feed_forward_chunk(attended)
 
 
-def held(run: Run, boundary: int) -> FreezePolicy:
-    """The policy, decisions and all, but the boundary stays."""
-    settings = run.config.freezing.policy_arguments()
-    policy, _ = choose_policy(num_blocks=run.record.num_blocks, **settings)
+class Held(FreezePolicy):
+    """Another policy, decisions and all, but the boundary stays."""
 
-    def decide(state: FreezeState, interval: Any) -> Any:
-        after, decision = policy(state, interval)
-        return dataclasses.replace(after, boundary=boundary), decision
+    rule: FreezePolicy
+    boundary: int
 
-    return decide
+    def decide(self, state: FreezeState, statistics: Any) -> Any:
+        """As the other does."""
+        after, decision = self.rule.decide(state, statistics)
+        return dataclasses.replace(after, boundary=self.boundary), decision
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from afcore.cluster import load_cluster, load_workload
-from afcore.planning.forecast import possible_traces
+from afcore.freezing.gradient_norm import GradientNorm
 from afcore.planning.simulate import Simulation, simulate
 from afcore.prices import resolve_prices
 from afcore.results.figures import simulation_figure
@@ -65,9 +65,7 @@ def _ratios() -> str:
     name, workload = CASES["paper"]
     found = simulate_file(name, TRACE, workload)[0]
     cluster, job = load_cluster(name), load_workload(workload)
-    ends = possible_traces(
-        "gradient_norm", num_blocks=job.num_blocks, depth=None, patience=1, epochs=4, intervals=5
-    )
+    ends = GradientNorm().possible_traces(job.num_blocks, num_epochs=4)
     prices = resolve_prices(cluster.prices)
     earliest = simulate(cluster, job, ends["all freezes at once"], job.num_blocks, prices)
     rows = [

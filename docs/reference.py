@@ -10,6 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from afcore.config import Config
+from afcore.freezing.policy import FreezePolicy
+from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.results.report import CompareReport, RunReport
 
 __all__ = ["pages"]
@@ -125,18 +127,48 @@ def _configuration_page() -> str:
     for name, field in schema["properties"].items():
         if "$ref" in _without_default(field):
             sections.append((name, _resolve(field, schema)))
+        elif "oneOf" in field:
+            sections.append((name, {}))
     for name, section in sections:
+        if name == "freezing":
+            lines += _freezing(schema)
+            continue
         lines += [f"## `{name}`" if name else "## Top level", "", f"{section['description']}", ""]
-        lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
-        for key, field in section["properties"].items():
-            if "$ref" in _without_default(field):
-                continue
-            path = f"{name}.{key}" if name else key
-            default = _default(field) if key not in section.get("required", ()) else "required"
-            cells = (f"`{path}`", _value(field, schema), default, field["description"])
-            lines.append(_row(cells))
-        lines.append("")
+        lines += _rows(name, section, schema)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _freezing(schema: dict[str, Any]) -> list[str]:
+    """The keys of all policies, then those of each."""
+    shared = FreezePolicy.model_json_schema()
+    names = [kind.model_fields["policy"].default for kind in get_args(Policy)]
+    shared["required"].remove("policy")
+    shared["properties"]["policy"] = {
+        "enum": names,
+        "default": DEFAULT_POLICY.model_fields["policy"].default,
+        "description": "the policy; keys of its own are below, and those of others are refused",
+    }
+    lines = ["## `freezing`", "", _plain(shared["description"]), ""]
+    lines += _rows("freezing", shared, schema)
+    for name, kind in zip(names, get_args(Policy), strict=True):
+        own = kind.model_json_schema()
+        for key in shared["properties"]:
+            del own["properties"][key]
+        said = own["description"].split("\n\n")[0]
+        lines += [f"### `freezing` with `policy: {name}`", "", _plain(said), ""]
+        lines += _rows("freezing", own, schema) if own["properties"] else []
+    return lines
+
+
+def _rows(name: str, section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, field in section["properties"].items():
+        if "$ref" in _without_default(field) or "oneOf" in field:
+            continue
+        path = f"{name}.{key}" if name else key
+        default = _default(field) if key not in section.get("required", ()) else "required"
+        lines.append(_row((f"`{path}`", _value(field, schema), default, field["description"])))
+    return [*lines, ""]
 
 
 def _report_page() -> str:

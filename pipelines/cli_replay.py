@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from afcore.config import Config, parse_config
+from afcore.config import parse_config
 from afcore.errors import ConfigError
-from afcore.freezing.choose import choose_policy
+from afcore.freezing.policy import FreezePolicy
 from afcore.results.replay import EtaNoise, Replay, eta_noise, replay
 from afcore.results.report import RunReport
 from afcore.results.traces import read_reports
@@ -37,13 +37,12 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
             f"{path} has no statistics to replay: mode full and policy static keep none. Record a "
             "run with --set mode=freeze --set freezing.policy=none --report FILE."
         )
-    freezing = _freezing(policy, settings).freezing
+    chosen = _parsed(policy, settings)
     for run in runs:
         try:
-            chosen, state = choose_policy(num_blocks=run.num_blocks, **freezing.policy_arguments())
+            done = replay(run, chosen)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        done = replay(run, chosen, state)
         title = f"{run.mode}, seed {run.seed}: recorded boundary, and that of {policy}"
         console.print(_table(title, done, run.num_blocks))
         if done.ended_early:
@@ -63,7 +62,7 @@ def _read_runs(path: Path) -> list[RunReport]:
         ) from error
 
 
-def _freezing(policy: str, settings: Iterable[str]) -> Config:
+def _parsed(policy: str, settings: Iterable[str]) -> FreezePolicy:
     section: dict[str, Any] = {"policy": policy}
     for setting in settings:
         key, separator, value = setting.partition("=")
@@ -71,7 +70,7 @@ def _freezing(policy: str, settings: Iterable[str]) -> Config:
             raise ConfigError(f"--set {setting!r} is not of the form key=value")
         section[key.strip().removeprefix("freezing.")] = value.strip()
     tree = {"model": {"name": "-"}, "data": {"train": "-"}, "freezing": section}
-    return parse_config(tree, source="replay")
+    return parse_config(tree, source="replay").freezing
 
 
 def _table(title: str, done: Replay, num_blocks: int) -> Table:

@@ -1,6 +1,6 @@
 """A report with every kind of row, for tests of what is made from reports."""
 
-from afcore.freezing.decisions import PER_BLOCK
+from afcore.freezing.policy import PER_BLOCK
 from afcore.results.report import (
     DataReport,
     DecisionReport,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from afcore.compute import Compute, choose_compute
-from afcore.freezing.decisions import FreezeState
+from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.training.trained import TrainingState
 from tests.training_setup import make_examples, make_split, make_state, run_epochs, scripted
 
@@ -88,9 +88,10 @@ def test_on_a_gpu_memory_falls_as_blocks_freeze() -> None:
     state = make_state(split)
     used = []
 
-    def policy(freeze: FreezeState, statistics: object) -> tuple[FreezeState, None]:
-        used.append(torch.cuda.memory_allocated())
-        return FreezeState(3), None
+    class Measuring(FreezePolicy):
+        def decide(self, state: FreezeState, statistics: object) -> tuple[FreezeState, None]:
+            used.append(torch.cuda.memory_allocated())
+            return FreezeState(3), None
 
-    run_epochs(state, examples, 2, policy, compute=choose_compute("auto"))
+    run_epochs(state, examples, 2, Measuring(policy="measuring"), compute=choose_compute("auto"))
     assert used[-1] < 0.7 * used[0]

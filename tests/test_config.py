@@ -1,9 +1,14 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from afcore.config import Config, load_config, parse_config
 from afcore.errors import ConfigError
+from afcore.freezing.guarded import Guarded
+from afcore.freezing.linear import Linear
+from afcore.freezing.policy import FreezePolicy
+from afcore.freezing.static import Static
 from pipelines.cli import _shares
 
 MINIMAL = {"model": {"name": "m"}, "data": {"train": "t.csv"}}
@@ -20,13 +25,39 @@ def parse(**changes: object) -> Config:
         ("training.epoch", 1, "unknown key 'training.epoch'; did you mean 'training.epochs'?"),
         ("training.strategy", 1, "unknown key 'training.strategy'"),
         ("epochs", 1, "unknown key 'epochs'; did you mean 'training.epochs'?"),
-        ("freezing.percentil", 1, "did you mean 'freezing.percentile'?"),
+        (
+            "freezing.percentil",
+            1,
+            "unknown key 'freezing.percentil'; did you mean 'freezing.percentile'? It is for "
+            "freezing.policy 'gradient_norm'; 'guarded' has policy, intervals_per_epoch, patience, "
+            "noise_ratio",
+        ),
+        (
+            "freezing.depth",
+            1,
+            "unknown key 'freezing.depth'; it is for freezing.policy 'static' and 'linear'; "
+            "'guarded' has policy, intervals_per_epoch, patience, noise_ratio",
+        ),
+        (
+            "freezing.patienc",
+            1,
+            "unknown key 'freezing.patienc'; did you mean 'freezing.patience'?",
+        ),
+        ("freezing.epochs", 1, "unknown key 'freezing.epochs'; did you mean 'training.epochs'?"),
+        (
+            "freezing.zzz",
+            1,
+            "known here: freezing.policy, freezing.intervals_per_epoch, freezing.patience",
+        ),
+        ("freezing.patience", 0, "freezing.patience: got 0; input should be greater than or equal"),
+        ("freezing.policy", "magic", "freezing.policy: got 'magic'; input should be 'guarded', 'g"),
+        ("freezing.policy", None, "freezing.policy: got None; input should be 'guarded', 'grad"),
+        ("freezing", 3, "freezing: got 3"),
         ("training.epochs", 0, "training.epochs: got 0; input should be greater than 0"),
         ("training.learning_rate", "fast", "training.learning_rate: got 'fast'"),
         ("training.learning_rate", float("nan"), "training.learning_rate: got nan"),
         ("data.validation", 1.5, "data.validation: got 1.5"),
         ("mode", "fast", "mode: got 'fast'; input should be 'full', 'freeze', 'cached'"),
-        ("freezing.percentile", 101, "freezing.percentile: got 101"),
         ("training.steps", [[0.5, 1.0]], "shares of the steps must start at 0.0"),
         ("training", 3, "training: got 3"),
     ],
@@ -41,6 +72,73 @@ def test_a_group_needs_rows_to_be_held_out() -> None:
     assert parse(**{"data.group": "author"}).data.group == "author"
     with pytest.raises(ConfigError, match="data: group 'author' decides which rows are held out"):
         parse(**{"data.group": "author", "data.validation": "other.csv"})
+
+
+@pytest.mark.parametrize(
+    ("freezing", "kind"), [(None, Guarded), ({}, Guarded), ({"policy": "static"}, Static)]
+)
+def test_a_section_is_its_policy(
+    freezing: dict[str, object] | None, kind: type[FreezePolicy]
+) -> None:
+    tree = MINIMAL if freezing is None else {**MINIMAL, "freezing": freezing}
+    config = parse_config(tree, source="test")
+    assert type(config.freezing) is kind
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+GIVEN = {"patience": 3, "intervals_per_epoch": 7}
+
+
+@pytest.mark.parametrize(
+    ("freezing", "changes", "expected"),
+    [
+        (GIVEN, {"policy": "static"}, Static(intervals_per_epoch=7)),
+        (GIVEN, {"policy": "static", "depth": 2}, Static(intervals_per_epoch=7, depth=2)),
+        (GIVEN, {"depth": 2, "policy": "static"}, Static(intervals_per_epoch=7, depth=2)),
+        (GIVEN, {"policy": "guarded"}, Guarded(intervals_per_epoch=7, patience=3)),
+        ({"policy": "static", "depth": 2}, {"policy": "linear"}, Linear(depth=2)),
+        ({}, {"policy": "static"}, Static()),
+    ],
+)
+def test_another_policy_leaves_behind_what_it_does_not_have(
+    tmp_path: Path,
+    freezing: dict[str, object],
+    changes: dict[str, object],
+    expected: FreezePolicy,
+) -> None:
+    dotted = {f"freezing.{key}": value for key, value in changes.items()}
+    tree = {**MINIMAL, "freezing": freezing}
+    assert parse_config(tree, source="test").replace(**dotted).freezing == expected
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(tree))
+    overrides = [f"{key}={value}" for key, value in dotted.items()]
+    assert load_config(str(path), overrides).freezing == expected
+
+
+@pytest.mark.parametrize(
+    ("freezing", "changes", "message"),
+    [
+        # Given with the policy, it is not left behind but wrong.
+        (
+            GIVEN,
+            {"policy": "static", "patience": 3},
+            "unknown key 'freezing.patience'; it is for freezing.policy 'guarded'; 'static' has "
+            "policy, intervals_per_epoch, depth",
+        ),
+        ({"patients": 3}, {"policy": "static"}, "unknown key 'freezing.patients'"),
+        (GIVEN, {"policy": "magic"}, "freezing.policy: got 'magic'"),
+        (GIVEN, {"policy": "gradient_norm", "percentile": 101}, "freezing.percentile: got 101;"),
+    ],
+)
+def test_what_another_policy_does_not_excuse(
+    tmp_path: Path, freezing: dict[str, object], changes: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({**MINIMAL, "freezing": freezing}))
+    overrides = [f"freezing.{key}={value}" for key, value in changes.items()]
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path), overrides)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["store", "tracking.uri", "data.train", "data.validation"])

@@ -1,8 +1,10 @@
 """The generated pages say what the code says."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -11,6 +13,7 @@ from afcore.config import Config
 from afcore.results.report import CompareReport, EpochReport, RunReport, TotalsReport
 from tests.conftest import load_script
 
+ROW = re.compile(r"^\| `freezing\.(\w+)` \|", flags=re.M)
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -21,10 +24,11 @@ def reference() -> ModuleType:
 
 def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        candidates = (field.annotation, *get_args(field.annotation))
+        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        for inner in sections:
             yield from leaves(inner, f"{prefix}{name}.")
-        else:
+        if not sections:
             yield prefix + name
 
 
@@ -43,6 +47,24 @@ def test_every_configuration_key_has_a_row() -> None:
     assert [key for key in keys if f"\n| `{key}` | " not in page] == []
 
 
+def test_every_policy_has_a_table_of_its_own_keys() -> None:
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    _, shared, *policies = re.split(r"^##+ `freezing`", page.partition("## `cache`")[0], flags=re.M)
+
+    assert ROW.findall(shared) == ["policy", "intervals_per_epoch"]
+    assert {
+        re.search(r"`policy: (\w+)`", text)[1]: ROW.findall(text)  # type: ignore[index]
+        for text in policies
+    } == {
+        "guarded": ["patience", "noise_ratio"],
+        "gradient_norm": ["percentile"],
+        "static": ["depth"],
+        "linear": ["depth"],
+        "annealed": ["t_0"],
+        "none": [],
+    }
+
+
 @pytest.mark.parametrize("model", [RunReport, EpochReport, TotalsReport, CompareReport])
 def test_every_field_of_the_report_has_a_row(model: type[BaseModel]) -> None:
     page = (DOCS / "report.md").read_text(encoding="utf-8")
@@ -59,6 +81,7 @@ def test_every_field_of_the_report_has_a_row(model: type[BaseModel]) -> None:
         ("data.validation", ("text or number, above 0 and below 1", "`0.1`")),
         ("training.warmup_ratio", ("number, at least 0 and below 1", "`0.0`")),
         ("freezing.depth", ("integer, at least 0; or null", "none")),
+        ("freezing.t_0", ("number, above 0 and at most 1", "`0.5`")),
         ("cache.mode", ("`auto`, `on`, `off`", "`auto`")),
     ],
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import transformers
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
-from afcore.freezing.decisions import FreezePolicy, FreezeState, IntervalStatistics
+from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.blocks import SplitModel
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
@@ -55,18 +55,24 @@ def make_state(split: SplitModel, boundary: int = 0) -> TrainingState:
     return TrainingState(split, optimizer, FreezeState(boundary))
 
 
-def scripted(boundaries: list[int]) -> FreezePolicy:
-    """A policy that takes given decisions, one an interval: decisions replayed."""
-    from afcore.freezing.decisions import FreezeDecision
+class Scripted(FreezePolicy):
+    """Takes given decisions, one an interval: decisions replayed."""
 
-    script = iter(boundaries)
+    policy: Literal["scripted"] = "scripted"
+    boundaries: list[int]
 
-    def policy(state: FreezeState, statistics: IntervalStatistics) -> tuple[FreezeState, Any]:
-        after = next(script)
+    def decide(
+        self, state: FreezeState, statistics: IntervalStatistics
+    ) -> tuple[FreezeState, FreezeDecision | None]:
+        number = state.memory.get("decided", 0)
+        after = self.boundaries[number]
         eta = (0.0,) * len(statistics.gradient_norms)
-        return FreezeState(after), FreezeDecision(eta, 0.0, state.boundary, after)
+        decision = FreezeDecision(eta, 0.0, state.boundary, after)
+        return FreezeState(after, memory={"decided": number + 1}), decision
 
-    return policy
+
+def scripted(boundaries: list[int]) -> FreezePolicy:
+    return Scripted(boundaries=boundaries)
 
 
 def grouped_batches(examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:

@@ -2,21 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from afcore.freezing.decisions import FreezeDecision, FreezeState, IntervalStatistics
+from afcore.freezing.policy import (
+    FreezeDecision,
+    FreezePolicy,
+    FreezeState,
+    IntervalStatistics,
+    by_epoch,
+)
 
-__all__ = ["gradient_norm_test", "relative_change"]
+__all__ = ["GradientNorm", "relative_change"]
 
 _PRACTICALLY_INFINITE = 1e290
 
 
-def gradient_norm_test(
-    state: FreezeState, statistics: IntervalStatistics, *, percentile: float
-) -> tuple[FreezeState, FreezeDecision | None]:
-    """The paper's test: freeze, from the bottom, blocks whose gradient changes least.
+class GradientNorm(FreezePolicy):
+    """The paper's rule: freeze, from the bottom, blocks whose gradient changes least.
 
     ``eta_l = |d_l(previous) - d_l(now)| / d_l(previous)``. The threshold is the given percentile
     of eta over the blocks still training; the new first trainable block is the first one, from
@@ -26,25 +31,42 @@ def gradient_norm_test(
     not divide evenly. Silent in the paper: 0/0 counts as 0, x/0 as infinity; numpy's linear
     percentile.
 
-    Args:
-        state: before the decision.
-        statistics: of the interval that just ended.
-        percentile: 0 to 100; the paper's N is 50.
-
-    Returns:
-        The new state, and the decision unless this was the first interval.
+    Memory: ``previous``, L numbers, the last interval's ``d_l`` per step.
     """
-    now = tuple(norm / statistics.num_steps for norm in statistics.gradient_norms)
-    if state.previous is None:
-        return replace(state, previous=now), None
-    start = state.boundary
-    eta = [math.nan] * len(now)
-    for block in range(start, len(now)):
-        eta[block] = relative_change(state.previous[block], now[block])
-    threshold = _percentile(eta[start:], percentile)
-    after = next(block for block in range(start, len(now)) if eta[block] >= threshold)
-    decision = FreezeDecision(tuple(eta), threshold, start, after)
-    return FreezeState(boundary=after, previous=now), decision
+
+    policy: Literal["gradient_norm"] = "gradient_norm"
+    percentile: float = Field(
+        50.0, ge=0, le=100, description="percentile of eta that is the limit; the paper's N"
+    )
+
+    def decide(
+        self, state: FreezeState, statistics: IntervalStatistics
+    ) -> tuple[FreezeState, FreezeDecision | None]:
+        """None at the first interval: there is nothing to compare it with."""
+        now = [norm / statistics.num_steps for norm in statistics.gradient_norms]
+        previous = state.memory.get("previous")
+        memory = {"previous": now}
+        start = state.boundary
+        if previous is None:
+            return FreezeState(start, memory=memory), None
+        eta = [math.nan] * len(now)
+        for block in range(start, len(now)):
+            eta[block] = relative_change(previous[block], now[block])
+        threshold = _percentile(eta[start:], self.percentile)
+        after = next(block for block in range(start, len(now)) if eta[block] >= threshold)
+        decision = FreezeDecision(tuple(eta), threshold, start, after)
+        return FreezeState(after, memory=memory), decision
+
+    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+        """The second interval is the first that is compared with one before."""
+        intervals = self.intervals_per_epoch
+        count = num_epochs * intervals
+        undecided = min(count, 2)
+        earliest = [0] * undecided + [num_blocks - 1] * (count - undecided)
+        return {
+            "nothing freezes": by_epoch([0] * count, intervals),
+            "all freezes at once": by_epoch(earliest, intervals),
+        }
 
 
 def relative_change(before: float, now: float) -> float:

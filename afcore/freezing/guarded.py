@@ -27,41 +27,100 @@ Where it fails and what it was measured to do: docs/freezing.md.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import Literal
 
-from afcore.freezing.decisions import FreezeDecision, FreezeState, IntervalStatistics
+from pydantic import Field
 
-__all__ = ["coherence", "guarded_test"]
+from afcore.freezing.policy import (
+    FreezeDecision,
+    FreezePolicy,
+    FreezeState,
+    IntervalStatistics,
+    by_epoch,
+)
+
+__all__ = ["Guarded", "coherence"]
 
 _SIGNIFICANT = 1.645
 """Standard errors that a normal variable exceeds with a probability of 5 %."""
 
 
-def guarded_test(
-    state: FreezeState, statistics: IntervalStatistics, *, patience: int, noise_ratio: float
-) -> tuple[FreezeState, FreezeDecision | None]:
-    """Freeze, from the bottom, blocks that are quiet, if the loss on unseen examples is settled.
+class Guarded(FreezePolicy):
+    """Blocks whose gradients are noise, once the loss on unseen text has stopped falling.
 
-    Args:
-        state: before the decision.
-        statistics: of the interval that just ended.
-        patience: intervals, at least 1.
-        noise_ratio: largest coherence that counts as noise, about 1.
-
-    Returns:
-        The new state, and the decision; its ``eta`` is the coherence of each block.
+    Memory: ``quiet``, L numbers, intervals that each block has been quiet for; ``losses``, the mean
+    training loss of each interval of epoch 1 with its standard error; ``settled``, whether the loss
+    on unseen examples has stopped falling.
     """
-    found = coherence(statistics)
-    quiet = _count_quiet(state, found, noise_ratio)
-    state = replace(state, quiet=quiet, losses=_losses(state, statistics))
-    state = replace(state, settled=state.settled or _settles(state, statistics, patience))
-    after = state.boundary
-    if state.settled:
-        while after < len(found) - 1 and quiet[after] >= patience:
-            after += 1
-    shown = (math.nan,) * state.boundary + found[state.boundary :]
-    decision = FreezeDecision(shown, noise_ratio, state.boundary, after)
-    return replace(state, boundary=after), decision
+
+    policy: Literal["guarded"] = "guarded"
+    patience: int = Field(
+        2,
+        ge=1,
+        description="intervals that a block's gradients must be noise before it freezes; at the "
+        "end of epoch 1 the loss is compared over so many",
+    )
+    noise_ratio: float = Field(
+        1.1,
+        gt=0,
+        description="largest coherence of an interval's gradients taken for noise; 1 is noise, the "
+        "number of steps is full agreement",
+    )
+
+    def decide(
+        self, state: FreezeState, statistics: IntervalStatistics
+    ) -> tuple[FreezeState, FreezeDecision | None]:
+        """``eta`` of the decision is the coherence of each block."""
+        memory = state.memory
+        found = coherence(statistics)
+        quiet = [
+            count + 1 if value <= self.noise_ratio else 0
+            for count, value in zip(memory.get("quiet", [0] * len(found)), found, strict=True)
+        ]
+        losses = memory.get("losses", [])
+        if statistics.epoch == 1:  # later the training examples have been seen
+            losses = [*losses, [statistics.train_loss, statistics.train_loss_error]]
+        settled = memory.get("settled", False) or self._settles(losses, statistics)
+        after = state.boundary
+        if settled:
+            while after < len(found) - 1 and quiet[after] >= self.patience:
+                after += 1
+        shown = (math.nan,) * state.boundary + found[state.boundary :]
+        decision = FreezeDecision(shown, self.noise_ratio, state.boundary, after)
+        kept = {"quiet": quiet, "losses": losses, "settled": settled}
+        return FreezeState(after, memory=kept), decision
+
+    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+        """It freezes when an epoch ends that is not one of the last two.
+
+        And when the first ends only if that is long enough.
+        """
+        intervals = self.intervals_per_epoch
+        count = num_epochs * intervals
+        first = 1 if intervals >= 2 * self.patience else 2
+        undecided = first * intervals if first <= num_epochs - 2 else count
+        earliest = [0] * undecided + [num_blocks - 1] * (count - undecided)
+        return {
+            "nothing freezes": by_epoch([0] * count, intervals),
+            "all freezes at once": by_epoch(earliest, intervals),
+        }
+
+    def _settles(
+        self, train_losses: Sequence[Sequence[float]], statistics: IntervalStatistics
+    ) -> bool:
+        """At the end of an epoch, and not of the last two.
+
+        What freezes for one epoch alone is read only there, with the learning rate near zero: it
+        saves little, and cost accuracy when it was tried.
+        """
+        epoch, losses = statistics.epoch, statistics.validation_losses
+        if len(losses) < epoch or epoch > statistics.num_epochs - 2:
+            return False
+        if epoch > 1:
+            return losses[-1] >= min(losses[:-1])
+        flat = _is_flat(train_losses, self.patience)
+        return flat and losses[0] >= _mean(train_losses[-self.patience :])[0]
 
 
 def coherence(statistics: IntervalStatistics) -> tuple[float, ...]:
@@ -74,38 +133,7 @@ def coherence(statistics: IntervalStatistics) -> tuple[float, ...]:
     )
 
 
-def _count_quiet(
-    state: FreezeState, coherences: tuple[float, ...], noise_ratio: float
-) -> tuple[int, ...]:
-    before = state.quiet or (0,) * len(coherences)
-    return tuple(
-        count + 1 if value <= noise_ratio else 0
-        for count, value in zip(before, coherences, strict=True)
-    )
-
-
-def _losses(state: FreezeState, statistics: IntervalStatistics) -> tuple[tuple[float, float], ...]:
-    """Only of epoch 1: later the training examples have been seen."""
-    if statistics.epoch > 1:
-        return state.losses
-    return (*state.losses, (statistics.train_loss, statistics.train_loss_error))
-
-
-def _settles(state: FreezeState, statistics: IntervalStatistics, patience: int) -> bool:
-    """At the end of an epoch, and not of the last two.
-
-    What freezes for one epoch alone is read only there, with the learning rate near zero: it saves
-    little, and cost accuracy when it was tried.
-    """
-    epoch, losses = statistics.epoch, statistics.validation_losses
-    if len(losses) < epoch or epoch > statistics.num_epochs - 2:
-        return False
-    if epoch > 1:
-        return losses[-1] >= min(losses[:-1])
-    return _is_flat(state.losses, patience) and losses[0] >= _mean(state.losses[-patience:])[0]
-
-
-def _is_flat(losses: tuple[tuple[float, float], ...], patience: int) -> bool:
+def _is_flat(losses: Sequence[Sequence[float]], patience: int) -> bool:
     """Whether the last ``patience`` intervals are not significantly below those before."""
     if len(losses) < 2 * patience:
         return False
@@ -114,7 +142,7 @@ def _is_flat(losses: tuple[tuple[float, float], ...], patience: int) -> bool:
     return before - after <= _SIGNIFICANT * math.hypot(error_before, error_after)
 
 
-def _mean(losses: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+def _mean(losses: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Of means with standard errors: their mean, and its standard error."""
     means, errors = zip(*losses, strict=True)
     return sum(means) / len(means), math.hypot(*errors) / len(errors)

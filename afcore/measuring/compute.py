@@ -20,7 +20,7 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
-from afcore.freezing.decisions import FreezeState
+from afcore.freezing.policy import FreezeState
 from afcore.measuring.fit import fit_seconds
 from afcore.model.blocks import SplitModel
 from afcore.planning.timing import ComputeProfile

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.data.prepare import Examples
-from afcore.freezing.decisions import FreezeState
+from afcore.freezing.policy import FreezeState
 from afcore.launch.job import EpochJob
 from afcore.launch.open import open_launcher, worker_threads
 from afcore.measuring.compute import padded_tokens, sample_batches

@@ -1,11 +1,10 @@
 """What a training would take for given boundaries: epoch after epoch of :mod:`.timing`.
 
 A **trace** says which boundary is in force in each interval of each epoch. What a policy will
-decide is not known beforehand, so a forecast is made for the two ends of what it may: nothing
-freezes, and all but the last block freeze at the first decision. No I/O, no torch.
+decide is not known beforehand, so a forecast is made for the ends of what it may, which the policy
+itself knows (``possible_traces`` of :mod:`afcore.freezing.policy`). No I/O, no torch.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +12,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from afcore.cost import Prices
-from afcore.freezing.choose import resolve_depth
 from afcore.planning.resources import MemoryModel, ResourceDecision, choose_resources
 from afcore.planning.scaling import (
     Build,
@@ -35,7 +33,6 @@ __all__ = [
     "Trace",
     "forecast_boundaries",
     "forecast_run",
-    "possible_traces",
     "recorded_trace",
 ]
 
@@ -259,51 +256,6 @@ def forecast_run(
     )
 
 
-def possible_traces(
-    policy: str,
-    *,
-    num_blocks: int,
-    depth: int | None,
-    patience: int,
-    epochs: int,
-    intervals: int,
-) -> dict[str, list[list[int]]]:
-    """Traces by what they are: one where the policy leaves no choice, else both ends.
-
-    Args:
-        policy: ``freezing.policy``; one that is not known here may freeze anything after its second
-            interval.
-        num_blocks: L.
-        depth: ``freezing.depth``.
-        patience: ``freezing.patience``.
-        epochs: of the training.
-        intervals: of an epoch.
-    """
-    count = epochs * intervals
-    never = [0] * count
-    if policy == "none":
-        return {"nothing freezes": _by_epoch(never, intervals)}
-    if policy == "static":
-        boundary = resolve_depth(policy, num_blocks, depth)
-        return {"as configured": _by_epoch([boundary] * count, intervals)}
-    deepest = num_blocks - 1
-    if policy == "linear":
-        deepest = resolve_depth(policy, num_blocks, depth)
-        schedule = [math.floor(deepest * done / count) for done in range(count)]
-        return {"as scheduled": _by_epoch(schedule, intervals)}
-    # The paper's rule compares the second interval with the first. `guarded` decides when an epoch
-    # ends that is not one of the last two, and the first only if it is long enough.
-    undecided = min(count, 2)
-    if policy == "guarded":
-        first = 1 if intervals >= 2 * patience else 2
-        undecided = first * intervals if first <= epochs - 2 else count
-    earliest = [0] * undecided + [deepest] * (count - undecided)
-    return {
-        "nothing freezes": _by_epoch(never, intervals),
-        "all freezes at once": _by_epoch(earliest, intervals),
-    }
-
-
 def recorded_trace(report: RunReport) -> list[list[int]]:
     """The trace that a run had."""
     after = {decision.step: decision.boundary_after for decision in report.decisions}
@@ -384,7 +336,3 @@ def _planned_epoch(
         worker_seconds=forecast.worker_seconds,
         cost_usd=forecast.cost_usd,
     )
-
-
-def _by_epoch(boundaries: list[int], intervals: int) -> list[list[int]]:
-    return [boundaries[i : i + intervals] for i in range(0, len(boundaries), intervals)]

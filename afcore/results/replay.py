@@ -12,14 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afcore.freezing.decisions import (
-    PER_BLOCK,
-    FreezePolicy,
-    FreezeState,
-    IntervalStatistics,
-)
 from afcore.freezing.gradient_norm import relative_change
 from afcore.freezing.guarded import coherence
+from afcore.freezing.policy import PER_BLOCK, FreezePolicy, IntervalStatistics
 from afcore.results.report import IntervalReport, RunReport
 
 __all__ = ["EtaNoise", "Replay", "ReplayedInterval", "eta_noise", "replay"]
@@ -78,14 +73,17 @@ class EtaNoise:
     later_coherence: float
 
 
-def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Replay:
+def replay(report: RunReport, policy: FreezePolicy) -> Replay:
     """Run a policy over the recorded intervals.
 
     Args:
         report: of the recorded run.
         policy: to replay.
-        state: its first state.
+
+    Raises:
+        ValueError: where the policy leaves no block of the run's model to train.
     """
+    state = policy.begin(report.num_blocks)
     total_steps = sum(epoch.num_steps for epoch in report.epochs)
     after = {decision.step: decision.boundary_after for decision in report.decisions}
     recorded = report.epochs[0].boundary_start
@@ -107,7 +105,7 @@ def replay(report: RunReport, policy: FreezePolicy, state: FreezeState) -> Repla
             interval, len(report.epochs), total_steps, state.boundary, validation_losses
         )
         coherences = coherence(statistics)
-        state, _ = policy(state, statistics)
+        state, _ = policy.decide(state, statistics)
         recorded = after.get(interval.step, recorded)
         rows.append(
             ReplayedInterval(

@@ -16,7 +16,7 @@ from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
 from afcore.measuring.profile import measure_profile
 from afcore.model.blocks import SplitModel
-from afcore.planning.forecast import forecast_run, possible_traces
+from afcore.planning.forecast import forecast_run
 from afcore.planning.resources import ResourceDecision, choose_resources
 from afcore.planning.scaling import RunWork, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
@@ -201,6 +201,8 @@ class EpochPlanner:
     def check_limits(self) -> None:
         """Refuse a deadline or a budget that not even the best freezing could keep.
 
+        Of a policy that does not know what it may decide, nothing is refused.
+
         Raises:
             ConfigError: with the best that can be reached.
         """
@@ -210,20 +212,20 @@ class EpochPlanner:
         spent = self._spent(1, 1, 0.0)  # what preparing took counts
         if spent is None:
             return
+        traces = self._possible_traces()
+        if traces is None:
+            _log.info(
+                "whether workers.%s can be kept is not known beforehand: there is no forecast for "
+                "freezing.policy %r",
+                "budget_usd" if workers.deadline_seconds is None else "deadline_seconds",
+                config.freezing.policy,
+            )
+            return
         deadline, budget = self._left(spent)
         resources = dataclasses.replace(
             resources_of(config, device_memory(self._run, self._split)),
             deadline_seconds=deadline,
             budget_usd=budget,
-        )
-        freezing = config.freezing
-        traces = possible_traces(
-            freezing.policy,
-            num_blocks=self._split.num_blocks,
-            depth=freezing.depth,
-            patience=freezing.patience,
-            epochs=config.training.num_epochs,
-            intervals=freezing.intervals_per_epoch,
         )
         forecasts = [
             forecast_run(
@@ -254,6 +256,10 @@ class EpochPlanner:
                 f"${best.cost_usd + spent[1]:.4f}, if blocks freeze as early as they may. Give it "
                 "more, more workers, or fewer epochs."
             )
+
+    def _possible_traces(self) -> dict[str, list[list[int]]] | None:
+        config = self._run.config
+        return config.freezing.possible_traces(self._split.num_blocks, config.training.num_epochs)
 
     def _run_work(self, epoch: int) -> RunWork:
         work, (validation_tokens, test_tokens) = self._work(epoch), self._scored_tokens

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
-from afcore.freezing.decisions import PER_BLOCK, FreezeState
+from afcore.freezing.policy import PER_BLOCK, FreezeState
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.results.report import DecisionReport, EpochReport, IntervalReport

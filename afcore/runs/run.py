@@ -34,7 +34,6 @@ from afcore.config import CACHING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
-from afcore.freezing.choose import choose_policy
 from afcore.model.blocks import Batch, SplitModel, unused_parameters, verify_pooled, verify_split
 from afcore.model.compile import check_compiler
 from afcore.model.pretrained import (
@@ -194,7 +193,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     _check_length(config, model, tokenizer)
     split = SplitModel(model, pool=config.training.pooled_last_block)
     try:
-        choose_policy(num_blocks=split.num_blocks, **config.freezing.policy_arguments())
+        config.freezing.begin(split.num_blocks)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     uncacheable = None

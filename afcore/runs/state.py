@@ -5,8 +5,7 @@ import time
 from dataclasses import dataclass
 
 from afcore.digest import ContentDigest
-from afcore.freezing.choose import choose_policy
-from afcore.freezing.decisions import FreezePolicy, FreezeState
+from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.blocks import SplitModel
 from afcore.runs.checkpoint import load_moments, load_sums, load_weights, save_checkpoint, save_sums
 from afcore.runs.records import CheckpointRecord, EpochRecord, PartialRecord
@@ -157,9 +156,8 @@ def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
     """
     if run.config.mode == "full":
         return None, FreezeState()
-    freezing = run.config.freezing
-    policy, state = choose_policy(num_blocks=run.record.num_blocks, **freezing.policy_arguments())
-    return policy if freezing.keeps_statistics else None, state
+    policy = run.config.freezing
+    return policy if policy.keeps_statistics else None, policy.begin(run.record.num_blocks)
 
 
 def _load_sums(

@@ -23,7 +23,7 @@ from afcore.activations.codec import HiddenDtype
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.feed import HiddenFeed
-from afcore.freezing.decisions import FreezePolicy, IntervalStatistics
+from afcore.freezing.policy import FreezePolicy, IntervalStatistics
 from afcore.model.compile import Backend
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.group import ALONE, WorkerGroup
@@ -238,7 +238,7 @@ def _decide(
     )
     before, decision = state.freeze.boundary, None
     if before < state.split.num_blocks - 1:
-        state.freeze, decision = policy(state.freeze, statistics)
+        state.freeze, decision = policy.decide(state.freeze, statistics)
     done.intervals.append(Interval(epoch, time.time(), statistics, decision))
     group.check_same("freeze decision", state.freeze.boundary)
     if decision is not None:

@@ -108,6 +108,10 @@ def _set(section: str, key: str, value: object) -> Callable[[dict[str, Any], Pat
     return lambda tree, _: tree[section].update({key: value})
 
 
+def _static_depth(depth: int) -> Callable[[dict[str, Any], Path], None]:
+    return lambda tree, _: tree.update({"freezing": {"policy": "static", "depth": depth}})
+
+
 def _store(uri: str) -> Callable[[dict[str, Any], Path], None]:
     return lambda tree, _: tree.update({"store": uri})
 
@@ -163,7 +167,7 @@ MISTAKES = {
     "unknown key": (_set("training", "epoch", 3), "did you mean 'training.epochs'?"),
     "value out of range": (_set("training", "batch_size", 0), "training.batch_size: got 0"),
     "too long for the model": (_set("data", "max_length", 512), "positions for 64 tokens only"),
-    "too deep": (_set("freezing", "depth", 4), "at most 3 can be frozen"),
+    "too deep": (_static_depth(4), "at most 3 can be frozen"),
     "store that cannot be written": (_unwritable_store, "cannot write"),
     "store of no known kind": (_store("gopher://x/y"), "Protocol not known"),
     "tracking that cannot be used": (_set("tracking", "uri", "nonsense://x"), "tracking.uri"),

@@ -72,7 +72,7 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
         ({}, ["--trace", "{config}"], "is no report of autofreeze run or compare"),
         ({}, ["--set", "prices.gpu=aws/abacus"], "no price is known of 'aws/abacus'; known are"),
         ({}, ["--figure", "plan.png"], "with one worker there is nothing to choose from"),
-        ({"freezing": {"depth": 9}}, [], "at most 3 can be frozen"),
+        ({}, ["--set", "freezing.policy=static", "--set", "freezing.depth=9"], "at most 3 can be"),
     ],
 )
 def test_a_mistake_gets_one_message_and_exit_code_2(

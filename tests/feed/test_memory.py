@@ -23,7 +23,7 @@ from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.freezing.decisions import FreezeState
+from afcore.freezing.policy import FreezeState
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
 from afcore.storage.objects import Storage

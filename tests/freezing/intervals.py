@@ -1,6 +1,6 @@
 """Statistics written out by hand."""
 
-from afcore.freezing.decisions import IntervalStatistics
+from afcore.freezing.policy import IntervalStatistics
 
 
 def interval(

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from afcore.freezing.decisions import FreezeState
-from afcore.freezing.gradient_norm import gradient_norm_test
+from afcore.freezing.gradient_norm import GradientNorm
+from afcore.freezing.policy import FreezeState
 from tests.freezing.intervals import interval
 
 INF, NAN = math.inf, math.nan
@@ -37,7 +37,7 @@ INF, NAN = math.inf, math.nan
         (0, [10, 10, 10, 10], [9, 8, 7, 6], 0, [0.1, 0.2, 0.3, 0.4], 0.1, 0),
     ],
 )
-def test_gradient_norm_test(
+def test_blocks_that_change_least_freeze_from_the_bottom(
     boundary: int,
     before: list[float],
     now: list[float],
@@ -46,23 +46,36 @@ def test_gradient_norm_test(
     threshold: float,
     after: int,
 ) -> None:
-    state = FreezeState(boundary, tuple(map(float, before)))
-    new, decision = gradient_norm_test(state, interval(now), percentile=percentile)
+    state = FreezeState(boundary, memory={"previous": before})
+    new, decision = GradientNorm(percentile=percentile).decide(state, interval(now))
     assert decision is not None
     assert decision.eta == pytest.approx(eta, nan_ok=True)
     assert decision.threshold == pytest.approx(threshold)
     assert (decision.boundary_before, decision.boundary_after) == (boundary, after)
-    assert new == FreezeState(after, tuple(map(float, now)))
+    assert new == FreezeState(after, memory={"previous": now})
 
 
 def test_no_decision_at_the_first_interval() -> None:
-    state, decision = gradient_norm_test(FreezeState(), interval([1, 2]), percentile=50)
+    state, decision = GradientNorm().decide(FreezeState(), interval([1, 2]))
     assert decision is None
-    assert state == FreezeState(0, (1.0, 2.0))
+    assert state == FreezeState(0, memory={"previous": [1.0, 2.0]})
 
 
 def test_unequal_intervals_are_compared_per_step() -> None:
-    state, _ = gradient_norm_test(FreezeState(), interval([4, 8], num_steps=4), percentile=50)
-    _, decision = gradient_norm_test(state, interval([5, 20], num_steps=5), percentile=50)
+    policy = GradientNorm()
+    state, _ = policy.decide(FreezeState(), interval([4, 8], num_steps=4))
+    _, decision = policy.decide(state, interval([5, 20], num_steps=5))
     assert decision is not None
     assert decision.eta == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "intervals", "earliest"),
+    [(2, 2, [[0, 0], [3, 3]]), (1, 3, [[0, 0, 3]]), (1, 1, [[0]])],
+)
+def test_what_a_plan_knows(epochs: int, intervals: int, earliest: list[list[int]]) -> None:
+    found = GradientNorm(intervals_per_epoch=intervals).possible_traces(4, epochs)
+    assert found == {
+        "nothing freezes": [[0] * intervals] * epochs,
+        "all freezes at once": earliest,
+    }

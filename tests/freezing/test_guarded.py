@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from afcore.freezing.decisions import FreezeState
-from afcore.freezing.guarded import coherence, guarded_test
+from afcore.freezing.guarded import Guarded, coherence
+from afcore.freezing.policy import FreezeState
 from afcore.training.gradients import GradientSums, norms_of_gradients
 from tests.freezing.intervals import interval
 from tests.training_setup import make_split
 
-RULE = {"patience": 2, "noise_ratio": 1.1}
+RULE = Guarded(patience=2, noise_ratio=1.1)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_quiet_blocks_freeze_from_the_bottom(
     quiet: tuple[int, ...],
     after: int,
 ) -> None:
-    state = FreezeState(boundary, quiet=quiet_before, settled=True)
+    state = FreezeState(boundary, memory={"quiet": list(quiet_before), "settled": True})
     given = interval([1.0] * 4, coherences=coherences, epoch=2)
-    new, decision = guarded_test(state, given, **RULE)
+    new, decision = RULE.decide(state, given)
     assert decision is not None
     assert (decision.boundary_before, decision.boundary_after) == (boundary, after)
     shown = [math.nan] * boundary + coherences[boundary:]
     assert decision.eta == pytest.approx(shown, nan_ok=True)
     assert decision.threshold == 1.1
-    assert new == FreezeState(after, quiet=quiet, settled=True)
+    assert new == FreezeState(after, memory={"quiet": list(quiet), "losses": [], "settled": True})
 
 
 def after_epoch_1(losses: list[float], validation_loss: float) -> FreezeState:
@@ -55,7 +55,7 @@ def after_epoch_1(losses: list[float], validation_loss: float) -> FreezeState:
     for number, loss in enumerate(losses, start=1):
         known = (validation_loss,) if number == len(losses) else ()
         given = interval([1.0] * 4, loss=loss, validation_losses=known)
-        state, _ = guarded_test(state, given, **RULE)
+        state, _ = RULE.decide(state, given)
     return state
 
 
@@ -75,15 +75,15 @@ def test_at_the_end_of_epoch_1_it_takes_two_signs(
     losses: list[float], validation_loss: float, settled: bool
 ) -> None:
     state = after_epoch_1(losses, validation_loss)
-    assert state.losses == tuple((loss, 0.1) for loss in losses)
-    assert (state.settled, state.boundary) == (settled, 3 if settled else 0)
+    assert state.memory["losses"] == [[loss, 0.1] for loss in losses]
+    assert (state.memory["settled"], state.boundary) == (settled, 3 if settled else 0)
 
 
 def test_nothing_settles_before_the_epoch_ends() -> None:
     state = FreezeState()
     for _ in range(9):
-        state, _ = guarded_test(state, interval([1.0] * 4), **RULE)
-    assert (state.settled, state.boundary) == (False, 0)
+        state, _ = RULE.decide(state, interval([1.0] * 4))
+    assert (state.memory["settled"], state.boundary) == (False, 0)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,17 @@ def test_later_it_is_the_validation_loss(
     epoch: int, validation_losses: tuple[float, ...], settled: bool
 ) -> None:
     # The training loss of examples that were seen before says nothing.
-    state = FreezeState(quiet=(9,) * 4, losses=((1.0, 0.1),))
+    state = FreezeState(memory={"quiet": [9] * 4, "losses": [[1.0, 0.1]]})
     given = interval([1.0] * 4, epoch=epoch, loss=5.0, validation_losses=validation_losses)
-    new, _ = guarded_test(state, given, **RULE)
-    assert (new.settled, new.boundary, new.losses) == (settled, 3 if settled else 0, state.losses)
+    new, _ = RULE.decide(state, given)
+    assert (new.memory["settled"], new.boundary) == (settled, 3 if settled else 0)
+    assert new.memory["losses"] == [[1.0, 0.1]]
 
 
 def test_what_settled_stays_settled() -> None:
-    state = FreezeState(quiet=(9,) * 4, settled=True)
+    state = FreezeState(memory={"quiet": [9] * 4, "settled": True})
     improving = interval([1.0] * 4, epoch=3, loss=5.0, validation_losses=(1.0, 0.9))
-    new, _ = guarded_test(state, improving, **RULE)
+    new, _ = RULE.decide(state, improving)
     assert new.boundary == 3
 
 
@@ -128,3 +129,20 @@ def test_equal_gradients_agree_and_random_ones_do_not() -> None:
     found = coherence(replace(interval([1.0]), **sums.finish()))
     assert found[0] == pytest.approx(8.0)
     assert found[1:] == pytest.approx([1.0] * (len(found) - 1), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "intervals", "first"),
+    [
+        (3, 4, 1),
+        (3, 3, None),  # too few intervals to see in epoch 1 that the loss is flat
+        (4, 3, 2),
+        (2, 4, None),  # what freezes, freezes for two epochs at least
+    ],
+)
+def test_what_a_plan_knows(epochs: int, intervals: int, first: int | None) -> None:
+    found = Guarded(patience=2, intervals_per_epoch=intervals).possible_traces(4, epochs)
+    frozen_from = epochs if first is None else first
+    expected = [[0] * intervals] * frozen_from + [[3] * intervals] * (epochs - frozen_from)
+    assert found["nothing freezes"] == [[0] * intervals] * epochs
+    assert found["all freezes at once"] == expected

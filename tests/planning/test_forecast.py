@@ -10,7 +10,6 @@ from afcore.planning.forecast import (
     RunWork,
     forecast_boundaries,
     forecast_run,
-    possible_traces,
     recorded_trace,
 )
 from afcore.results.report import DecisionReport
@@ -91,35 +90,6 @@ def test_an_epoch_at_each_boundary() -> None:
     assert rows[3].build_seconds == pytest.approx(8.4)
 
 
-@pytest.mark.parametrize(
-    ("policy", "depth", "traces"),
-    [
-        ("none", None, {"nothing freezes": [[0, 0], [0, 0]]}),
-        ("static", None, {"as configured": [[2, 2], [2, 2]]}),
-        ("static", 0, {"as configured": [[0, 0], [0, 0]]}),
-        # After 1, 2 and 3 of 4 intervals: floor(3 / 4), floor(6 / 4), floor(9 / 4).
-        ("linear", None, {"as scheduled": [[0, 0], [1, 2]]}),
-        (
-            "gradient_norm",
-            None,
-            {"nothing freezes": [[0, 0], [0, 0]], "all freezes at once": [[0, 0], [3, 3]]},
-        ),
-    ],
-)
-def test_what_a_policy_may_decide(
-    policy: str, depth: int | None, traces: dict[str, list[list[int]]]
-) -> None:
-    found = possible_traces(policy, num_blocks=4, depth=depth, patience=1, epochs=2, intervals=2)
-    assert found == traces
-
-
-def test_one_interval_leaves_nothing_to_freeze() -> None:
-    found = possible_traces(
-        "gradient_norm", num_blocks=4, depth=None, patience=2, epochs=1, intervals=1
-    )
-    assert found["all freezes at once"] == [[0]]
-
-
 def test_the_trace_of_a_recorded_run() -> None:
     report = make_report()
     interval = report.intervals[0]
@@ -140,21 +110,3 @@ def test_the_trace_of_a_recorded_run() -> None:
     assert recorded_trace(changed) == [[0, 0], [1, 2]]
     bare = report.model_copy(update={"intervals": [], "decisions": []})
     assert recorded_trace(bare) == [[0], [1]]
-
-
-@pytest.mark.parametrize(
-    ("epochs", "intervals", "first"),
-    [
-        (3, 4, 1),
-        (3, 3, None),  # too few intervals to see in epoch 1 that the loss is flat
-        (4, 3, 2),
-        (2, 4, None),  # what freezes, freezes for two epochs at least
-    ],
-)
-def test_guarded_freezes_between_epochs(epochs: int, intervals: int, first: int | None) -> None:
-    found = possible_traces(
-        "guarded", num_blocks=4, depth=None, patience=2, epochs=epochs, intervals=intervals
-    )
-    frozen_from = epochs if first is None else first
-    expected = [[0] * intervals] * frozen_from + [[3] * intervals] * (epochs - frozen_from)
-    assert found["all freezes at once"] == expected

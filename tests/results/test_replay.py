@@ -1,13 +1,12 @@
 """Replaying policies on recorded statistics."""
 
 import math
-from functools import partial
 
 import pytest
 
-from afcore.freezing.decisions import PER_BLOCK, FreezeState
-from afcore.freezing.gradient_norm import gradient_norm_test
-from afcore.freezing.schedules import linear_schedule
+from afcore.freezing.gradient_norm import GradientNorm
+from afcore.freezing.linear import Linear
+from afcore.freezing.policy import PER_BLOCK
 from afcore.results.replay import eta_noise, replay
 from afcore.results.report import DecisionReport, IntervalReport, RunReport
 from tests.reports import make_report
@@ -45,9 +44,7 @@ INTERVALS = [
 
 
 def test_the_paper_s_rule_decides_as_it_would_have() -> None:
-    done = replay(
-        recorded(INTERVALS, []), partial(gradient_norm_test, percentile=50), FreezeState()
-    )
+    done = replay(recorded(INTERVALS, []), GradientNorm())
     assert done.ended_early is None
     assert [row.replayed for row in done.intervals] == [0, 2, 3]
     assert [row.recorded for row in done.intervals] == [0, 0, 0]
@@ -57,8 +54,7 @@ def test_the_paper_s_rule_decides_as_it_would_have() -> None:
 
 
 def test_another_percentile_decides_otherwise() -> None:
-    policy = partial(gradient_norm_test, percentile=100)
-    done = replay(recorded(INTERVALS, []), policy, FreezeState())
+    done = replay(recorded(INTERVALS, []), GradientNorm(percentile=100))
     assert [row.replayed for row in done.intervals] == [0, 3, 3]
 
 
@@ -66,16 +62,14 @@ def test_it_stops_where_a_block_was_frozen_that_the_policy_trains() -> None:
     froze = DecisionReport(
         step=10, epoch=1, eta=[], threshold=0.2, boundary_before=0, boundary_after=2
     )
-    late = partial(linear_schedule, depth=1)
-    done = replay(recorded(INTERVALS, [froze]), late, FreezeState())
+    done = replay(recorded(INTERVALS, [froze]), Linear(depth=1))
     assert [row.recorded for row in done.intervals] == [0, 2]
     assert done.ended_early is not None
     assert "2 blocks frozen and the policy 0" in done.ended_early
 
 
 def test_noise_is_the_change_inside_an_interval() -> None:
-    policy = partial(gradient_norm_test, percentile=50)
-    noise = eta_noise(replay(recorded(INTERVALS, []), policy, FreezeState()).intervals)
+    noise = eta_noise(replay(recorded(INTERVALS, []), GradientNorm()).intervals)
     # etas 0.1 0.2 0.3 0.4 against 0.25; 0 0 0 0.5 against 0
     assert noise.num_values == 8
     assert noise.median_eta == pytest.approx(0.15)
@@ -87,11 +81,9 @@ def test_noise_is_the_change_inside_an_interval() -> None:
 
 def test_halves_of_unlike_length_are_compared_by_step() -> None:
     odd = INTERVALS[0].model_copy(update={"num_steps": 5})  # sums 4 and 6 over 2 and 3 steps
-    policy = partial(gradient_norm_test, percentile=50)
-    assert replay(recorded([odd], []), policy, FreezeState()).intervals[0].half_eta == (0.0,) * 4
+    assert replay(recorded([odd], []), GradientNorm()).intervals[0].half_eta == (0.0,) * 4
 
 
 def test_one_interval_has_no_noise() -> None:
-    policy = partial(gradient_norm_test, percentile=50)
-    found = replay(recorded(INTERVALS[:1], []), policy, FreezeState())
+    found = replay(recorded(INTERVALS[:1], []), GradientNorm())
     assert eta_noise(found.intervals).num_values == 0

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from afcore.errors import DataError, StoppedError, UserError
-from afcore.freezing.decisions import FreezeState
+from afcore.freezing.policy import FreezeState
 from afcore.results.tracking import Tracker, flat_parameters
 from afcore.runs.records import CheckpointRecord, EpochRecord
 from afcore.training.trained import StepLog

@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 
 from afcore.config import parse_config
+from afcore.errors import ConfigError
+from afcore.freezing.gradient_norm import GradientNorm
+from afcore.freezing.policy import FreezePolicy
 from afcore.planning.workers import WorkerProfile
 from afcore.runs import decide
 from afcore.runs.cache import RunCache
@@ -60,3 +63,30 @@ def test_what_is_left_is_worked_out_once(
     assert resources is not None
     left = GIVEN - WALL - others_worked - workers * decision.build_seconds
     assert getattr(resources, limit) == pytest.approx(left, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("limit", "given"), [("deadline_seconds", 0.001), ("budget_usd", 0.000001)]
+)
+def test_without_a_forecast_no_limit_is_refused_beforehand(
+    tiny_config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: str,
+    given: float,
+) -> None:
+    tiny_config |= {"mode": "performance", "workers": {"max": 2, limit: given}}
+    config = parse_config(tiny_config, source="test")
+    storage = Storage(config.store)
+    run = Run(storage, identify_run(config, storage))
+    profile = make_profile().model_copy(update={"workers": LINK})
+    storage.put(f"{run.folder}/profile.json", profile.model_dump_json().encode())
+    planner = RunCache(run, run.pretrained(), run.data().train, run.compute).planner
+    monkeypatch.setattr(decide, "wall_seconds", lambda run: 0.0)
+    with pytest.raises(ConfigError, match=f"workers.{limit}"):
+        planner.check_limits()
+    monkeypatch.setattr(GradientNorm, "possible_traces", FreezePolicy.possible_traces)
+    with caplog.at_level("INFO", logger="afcore.runs.decide"):
+        planner.check_limits()
+    assert f"whether workers.{limit} can be kept is not known beforehand" in caplog.text
+    assert "no forecast for freezing.policy 'gradient_norm'" in caplog.text

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from afcore.freezing.decisions import PER_BLOCK
+from afcore.freezing.policy import PER_BLOCK
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from tests.training_setup import NUM_BLOCKS, make_split
 

@@ -1,13 +1,12 @@
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from afcore.errors import AutoFreezeError
-from afcore.freezing.gradient_norm import gradient_norm_test
+from afcore.freezing.gradient_norm import GradientNorm
 from afcore.training.loop import interval_ends
 from tests.training_setup import (
     NUM_BLOCKS,
@@ -92,8 +91,7 @@ def test_statistics_of_frozen_blocks_are_zero_and_of_others_not() -> None:
 
 def test_the_papers_policy_runs_and_only_grows() -> None:
     state, examples = make_state(make_split()), make_examples()
-    policy = partial(gradient_norm_test, percentile=50)
-    done = run_epochs(state, examples, 4, policy)
+    done = run_epochs(state, examples, 4, GradientNorm())
     decisions = [i.decision for e in done for i in e.intervals]
     assert decisions[0] is None
     after = [d.boundary_after for d in decisions if d is not None]
@@ -103,11 +101,11 @@ def test_the_papers_policy_runs_and_only_grows() -> None:
 
 def test_no_decision_is_taken_once_only_the_last_block_trains() -> None:
     state, examples = make_state(make_split(), boundary=NUM_BLOCKS - 1), make_examples()
-    state.freeze = replace(state.freeze, previous=(1.0,) * NUM_BLOCKS)
-    (done,) = run_epochs(state, examples, 1, partial(gradient_norm_test, percentile=50))
+    state.freeze = replace(state.freeze, memory={"previous": [1.0] * NUM_BLOCKS})
+    (done,) = run_epochs(state, examples, 1, GradientNorm())
     assert len(done.intervals) > 1
     assert {interval.decision for interval in done.intervals} == {None}
-    assert state.freeze.previous == (1.0,) * NUM_BLOCKS
+    assert state.freeze.memory == {"previous": [1.0] * NUM_BLOCKS}
     assert sum(interval.statistics.num_steps for interval in done.intervals) == len(done.steps)
 
 

@@ -91,5 +91,5 @@ def test_what_thawed_enters_with_a_warm_up_and_the_rest_goes_on() -> None:
         )
     # Equal gradients: Adam moves by its rate.
     thawed, kept = (pytest.approx(values, rel=1e-3) for values in zip(*moved, strict=True))
-    assert [0.025, 0.05, 0.075, 0.1, 0.1] == thawed
+    assert thawed == [0.025, 0.05, 0.075, 0.1, 0.1]
     assert kept.expected[1:] == pytest.approx(kept.expected[1:])

@@ -1,0 +1,184 @@
+"""What a freeze policy sees, remembers, says and has to be. No I/O, no torch.
+
+A boundary ``k`` means that blocks ``0..k-1`` and the embeddings are frozen. It only grows, and
+never past ``L - 1``: the last block always trains.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+__all__ = [
+    "PER_BLOCK",
+    "FreezeDecision",
+    "FreezePolicy",
+    "FreezeState",
+    "IntervalStatistics",
+    "by_epoch",
+    "check_depth",
+]
+
+
+def _unpacked(memory: object) -> object:
+    return json.loads(memory) if isinstance(memory, str) else memory
+
+
+# In a record as a text of its own: JSON has no infinity, which a memory may hold, and a record
+# neither knows nor changes what is in it.
+_Memory = Annotated[
+    dict[str, Any], BeforeValidator(_unpacked), PlainSerializer(json.dumps, when_used="json")
+]
+
+
+@dataclass(frozen=True)
+class IntervalStatistics:
+    """What a decision may look at.
+
+    With ``g`` a gradient tensor and sums over the steps of the interval; L numbers each, 0 for
+    frozen blocks, and for the last one too where it alone trains.
+
+    Attributes:
+        gradient_norms: ``d_l``, the sum over the block's parameters of ``|sum g|_1`` (signed sums).
+        first_half_norms: the same over the first half of the interval's steps.
+        second_half_norms: the same over the second half.
+        squared_sums: ``|sum g|_2 ** 2`` over the block.
+        sums_of_squares: ``sum |g|_2 ** 2`` over the block.
+        num_steps: steps in the interval, at least 1.
+        step: steps done since the training began.
+        total_steps: steps of the whole training.
+        learning_rate: mean over the interval.
+        epoch: it belongs to, from 1.
+        num_epochs: of the whole training.
+        train_loss: mean over the interval's steps; in epoch 1 of examples never seen before.
+        train_loss_error: its standard error.
+        validation_losses: of the epochs so far, in order; this one's is among them when the
+            interval is its last.
+    """
+
+    gradient_norms: tuple[float, ...]
+    first_half_norms: tuple[float, ...]
+    second_half_norms: tuple[float, ...]
+    squared_sums: tuple[float, ...]
+    sums_of_squares: tuple[float, ...]
+    num_steps: int
+    step: int
+    total_steps: int
+    learning_rate: float
+    epoch: int
+    num_epochs: int
+    train_loss: float
+    train_loss_error: float
+    validation_losses: tuple[float, ...]
+
+
+PER_BLOCK = (
+    "gradient_norms",
+    "first_half_norms",
+    "second_half_norms",
+    "squared_sums",
+    "sums_of_squares",
+)
+"""Names of the statistics that are one number a block."""
+
+
+@dataclass(frozen=True)
+class FreezeState:
+    """What is frozen, and all that a policy remembers between decisions.
+
+    Attributes:
+        boundary: blocks frozen.
+        rate: factor on the peak learning rate of what trains; 1 for the configured one.
+        memory: the policy's, opaque to everybody else: of JSON's types (lists, not tuples), and
+            numbers may be infinite. Recorded with every commit; never changed in place.
+    """
+
+    boundary: int = 0
+    rate: float = 1.0
+    memory: _Memory = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FreezeDecision:
+    """One decision, as logged.
+
+    Attributes:
+        eta: L numbers, what the policy looks at: the paper's eta, or the coherence (``guarded``);
+            NaN for blocks that were frozen, or for policies that look at nothing.
+        threshold: what they are compared with; NaN for policies that have none.
+        boundary_before: before it.
+        boundary_after: after it.
+    """
+
+    eta: tuple[float, ...]
+    threshold: float
+    boundary_before: int
+    boundary_after: int
+
+
+class FreezePolicy(BaseModel, ABC):
+    """Which blocks stop training, and when."""
+
+    # A section of the configuration is the policy itself. In a subclass: ``policy`` with its name,
+    # its keys with ranges and descriptions, and the methods below.
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keeps_statistics: ClassVar[bool] = True
+    """Whether gradients are added up and ``decide`` is called; without it the first state stays."""
+
+    policy: str
+    intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
+
+    def begin(self, num_blocks: int) -> FreezeState:
+        """The state before the first step; nothing is frozen, unless a policy says otherwise.
+
+        Raises:
+            ValueError: where a setting leaves none of ``num_blocks`` blocks to train.
+        """
+        return FreezeState()
+
+    @abstractmethod
+    def decide(
+        self, state: FreezeState, statistics: IntervalStatistics
+    ) -> tuple[FreezeState, FreezeDecision | None]:
+        """After every interval, until only the last block trains.
+
+        Pure: equal arguments give equal results, on every worker and in every replay.
+
+        Returns:
+            The new state, and the decision as it is to be logged; None where there was none.
+        """
+
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int
+    ) -> dict[str, list[list[int]]] | None:
+        """The ends of what may be decided, for a plan: boundaries by epoch and interval.
+
+        Each trace by what it is, in words: one where the policy leaves no choice, else both ends,
+        between which all lies that it may decide. A boundary is the one in force during the
+        interval. None: nothing is known, so a plan forecasts nothing that depends on it.
+        """
+        return None
+
+
+def check_depth(depth: int | None, num_blocks: int) -> None:
+    """For policies with a key ``depth``.
+
+    Raises:
+        ValueError: for one that leaves no block to train.
+    """
+    if depth is not None and depth > num_blocks - 1:
+        raise ValueError(
+            f"freezing.depth is {depth}, but of {num_blocks} blocks at most {num_blocks - 1} can "
+            "be frozen: the last one always trains"
+        )
+
+
+def by_epoch(boundaries: Sequence[int], intervals_per_epoch: int) -> list[list[int]]:
+    """The boundaries of all intervals as a trace."""
+    starts = range(0, len(boundaries), intervals_per_epoch)
+    return [list(boundaries[start : start + intervals_per_epoch]) for start in starts]

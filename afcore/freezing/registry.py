@@ -1,0 +1,24 @@
+"""The policies that ``freezing.policy`` may name: one line each, in the order of the reference."""
+
+from typing import TypeAlias
+
+from afcore.freezing.annealed import Annealed
+from afcore.freezing.gradient_norm import GradientNorm
+from afcore.freezing.guarded import Guarded
+from afcore.freezing.linear import Linear
+from afcore.freezing.none import NoFreezing
+from afcore.freezing.static import Static
+
+__all__ = ["DEFAULT_POLICY", "Policy"]
+
+Policy: TypeAlias = (
+    Guarded  # a line each
+    | GradientNorm
+    | Static
+    | Linear
+    | Annealed
+    | NoFreezing
+)
+
+DEFAULT_POLICY = Guarded
+"""Taken where the configuration names none."""

@@ -196,6 +196,14 @@ class TrainingConfig(_Section):
         "and draws other dropout",
     )
 
+    stop: Literal["settled", "never"] | None = Field(
+        None,
+        description="`settled`: the learning rate falls to the end of its schedule every two "
+        "epochs, and training stops there once more would gain too little: `epochs` is the most; "
+        "`never`: all of `epochs` in one schedule; default: `settled` where blocks freeze by a "
+        "policy that says when (`frozen_start`), else `never`",
+    )
+
     @property
     def num_epochs(self) -> int:
         """Epochs that are begun."""
@@ -384,6 +392,20 @@ class Config(_Section):
                 f"a batch size that is a multiple of {most}"
             )
         return self
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the mode freezes blocks."""
+        return self.mode == "freeze" or self.caches
+
+    @property
+    def stops(self) -> bool:
+        """Whether training ends when it has settled."""
+        if self.mode in PEER_MODES:
+            return False  # early stopping is a mode of its own there
+        if self.training.stop is not None:
+            return self.training.stop == "settled"
+        return self.freezes and self.freezing.stops
 
     @property
     def caches(self) -> bool:

@@ -88,7 +88,8 @@ def train_epoch(
     """Train one epoch from a checkpoint to the next, and log it.
 
     Returns:
-        ``checkpoint_uri`` of the new checkpoint and the epoch's headline figures.
+        ``checkpoint_uri`` of the new checkpoint, whether it was the ``last`` epoch, and headline
+        figures.
     """
     run = open_run(store, run_id)
     record = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
@@ -100,6 +101,7 @@ def train_epoch(
     return {
         "checkpoint_uri": run.storage.uri(key),
         "boundary": record.report.boundary_end,
+        "last": record.next is None,
         "validation_accuracy": record.report.validation["accuracy"],
     }
 
@@ -190,7 +192,9 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
 def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
     config, record = run.config, run.record
     checkpoint_uri = f"pretrained:{config.model.name}"
-    for epoch in range(1, config.training.num_epochs + 1):
+    epoch, last = 0, False
+    while not last:
+        epoch += 1
         lease.check()
         done = train_epoch(
             config.store,
@@ -201,6 +205,6 @@ def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
             mlflow_run_id,
             lease.number,
         )
-        checkpoint_uri = done["checkpoint_uri"]
+        checkpoint_uri, last = done["checkpoint_uri"], done["last"]
         if stop_requested():
             raise StoppedError(f"after epoch {epoch}")

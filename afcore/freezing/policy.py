@@ -1,7 +1,7 @@
 """What a freeze policy sees, remembers, says and has to be. No I/O, no torch.
 
-A boundary ``k`` means that blocks ``0..k-1`` and the embeddings are frozen. It only grows, and
-never past ``L - 1``: the last block always trains.
+A boundary ``k`` means that blocks ``0..k-1`` and the embeddings are frozen. It never grows past
+``L - 1``: the last block always trains. It may fall at the end of an epoch (**thaw**).
 """
 
 import json
@@ -52,11 +52,14 @@ class IntervalStatistics:
         total_steps: steps of the whole training.
         learning_rate: mean over the interval.
         epoch: it belongs to, from 1.
-        num_epochs: of the whole training.
+        num_epochs: of the whole training, if it is not stopped before.
+        ends_cycle: whether the learning rate has fallen to the end of its schedule; where training
+            may stop early it does so again and again (:mod:`afcore.training.schedule`).
         train_loss: mean over the interval's steps; in epoch 1 of examples never seen before.
         train_loss_error: its standard error.
         validation_losses: of the epochs so far, in order; this one's is among them when the
             interval is its last.
+        chance_loss: of always answering with the classes' shares in the training set.
     """
 
     gradient_norms: tuple[float, ...]
@@ -70,9 +73,11 @@ class IntervalStatistics:
     learning_rate: float
     epoch: int
     num_epochs: int
+    ends_cycle: bool
     train_loss: float
     train_loss_error: float
     validation_losses: tuple[float, ...]
+    chance_loss: float
 
 
 PER_BLOCK = (
@@ -92,12 +97,15 @@ class FreezeState:
     Attributes:
         boundary: blocks frozen.
         rate: factor on the peak learning rate of what trains; 1 for the configured one.
+        settled: whether more epochs would gain too little: where ``training.stop`` allows it,
+            training ends with the epoch.
         memory: the policy's, opaque to everybody else: of JSON's types (lists, not tuples), and
             numbers may be infinite. Recorded with every commit; never changed in place.
     """
 
     boundary: int = 0
     rate: float = 1.0
+    settled: bool = False
     memory: _Memory = field(default_factory=dict)
 
 
@@ -128,7 +136,16 @@ class FreezePolicy(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     keeps_statistics: ClassVar[bool] = True
-    """Whether gradients are added up and ``decide`` is called; without it the first state stays."""
+    """Whether gradients are added up; without it an interval is an epoch, and its statistics 0."""
+
+    decides: ClassVar[bool] = True
+    """Whether ``decide`` is called; without it the first state stays."""
+
+    solves_head: ClassVar[bool] = False
+    """Whether the head's last layer is solved before the first step (afcore/training/head.py)."""
+
+    stops: ClassVar[bool] = False
+    """Whether it says when training has settled, so that by default training may stop."""
 
     policy: str
     intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
@@ -145,7 +162,7 @@ class FreezePolicy(BaseModel, ABC):
     def decide(
         self, state: FreezeState, statistics: IntervalStatistics
     ) -> tuple[FreezeState, FreezeDecision | None]:
-        """After every interval, until only the last block trains.
+        """After every interval; one that keeps statistics, until only the last block trains.
 
         Pure: equal arguments give equal results, on every worker and in every replay.
 

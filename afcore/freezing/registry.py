@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from afcore.freezing.annealed import Annealed
+from afcore.freezing.frozen_start import FrozenStart
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.guarded import Guarded
 from afcore.freezing.linear import Linear
@@ -12,7 +13,8 @@ from afcore.freezing.static import Static
 __all__ = ["DEFAULT_POLICY", "Policy"]
 
 Policy: TypeAlias = (
-    Guarded  # a line each
+    FrozenStart  # a line each
+    | Guarded
     | GradientNorm
     | Static
     | Linear
@@ -20,5 +22,5 @@ Policy: TypeAlias = (
     | NoFreezing
 )
 
-DEFAULT_POLICY = Guarded
+DEFAULT_POLICY = FrozenStart
 """Taken where the configuration names none."""

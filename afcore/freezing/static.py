@@ -19,6 +19,7 @@ class Static(FreezePolicy):
     """A fixed number of blocks, frozen from the first step; no statistics are recorded."""
 
     keeps_statistics: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
 
     policy: Literal["static"] = "static"
     depth: int | None = Field(

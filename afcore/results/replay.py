@@ -175,9 +175,11 @@ def _statistics(
         learning_rate=interval.learning_rate,
         epoch=interval.epoch,
         num_epochs=num_epochs,
+        ends_cycle=interval.ends_cycle,
         train_loss=interval.train_loss,
         train_loss_error=interval.train_loss_error,
         validation_losses=validation_losses,
+        chance_loss=interval.chance_loss,
     )
 
 

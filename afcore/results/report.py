@@ -54,6 +54,12 @@ class IntervalReport(_Report):
     learning_rate: float = Field(description="mean over it")
     train_loss: float = Field(description="mean over its steps")
     train_loss_error: float = Field(description="standard error of that mean")
+    ends_cycle: bool = Field(
+        False, description="the learning rate had fallen to the end of its schedule"
+    )
+    chance_loss: float = Field(
+        0.0, description="of always answering with the classes' shares in the training set"
+    )
     gradient_norms: list[float] = Field(
         description="per block, d_l: L1 norms of the gradients summed over the interval; 0 where "
         "frozen, and where the last block alone trains; as in the next four"

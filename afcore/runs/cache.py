@@ -95,7 +95,7 @@ class RunCache:
         )
         if decision is not None and decision.source != "set":
             reference = None
-        refusal = self.refused(boundary, weights, None, 0)
+        refusal = self.refused(boundary, weights, None, last=False)
         return NextEpoch(
             read_from=None if refusal else reference,
             decision=decision,
@@ -111,10 +111,8 @@ class RunCache:
         current: SetReference | None,
         trained: TrainedEpoch,
         epoch: int,
-    ) -> NextEpoch | None:
+    ) -> NextEpoch:
         """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
-        if epoch >= self._run.config.training.num_epochs:
-            return None
         read_boundary = current.boundary if current else 0
         exists, scale = False, 1.0
         if self._measured:
@@ -160,11 +158,11 @@ class RunCache:
         boundary: int,
         current: SetReference | None,
         decision: SourceDecision | None,
-        epochs_left: int,
+        last: bool,
     ) -> bool:
         """Whether to have the set at ``boundary`` before the next epoch."""
         read_boundary = current.boundary if current else 0
-        if not self.allowed or epochs_left < 1 or boundary <= read_boundary:
+        if not self.allowed or last or boundary <= read_boundary:
             return False
         return decision is None or decision.source == "set"
 
@@ -173,14 +171,14 @@ class RunCache:
         boundary: int,
         weights: Mapping[str, ContentDigest],
         current: SetReference | None,
-        epoch: int,
+        last: bool,
     ) -> str | None:
-        """Why the set at ``boundary`` may not be written after ``epoch``: ``cache.max_bytes``.
+        """Why the set at ``boundary`` may not be written for the next epoch: ``cache.max_bytes``.
 
         None when it may, when it is there, or when nobody would want it.
         """
         wanted = boundary > (current.boundary if current else 0)
-        if not self.allowed or not wanted or epoch >= self._run.config.training.num_epochs:
+        if not self.allowed or not wanted or last:
             return None
         reference = self.next_source(boundary, weights, current)
         room = self._room_bytes()

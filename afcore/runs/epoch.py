@@ -98,7 +98,7 @@ def run_epoch(
         needed_bytes=training_bytes(run),
     ) as held:
         record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
-    if epoch == run.config.training.num_epochs:
+    if record.next is None:
         release_shards()
     return record
 
@@ -181,7 +181,9 @@ class _Epoch:
     def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, RunCache]:
         """Train as planned and commit the checkpoint; or as much of both as there is time for."""
         run, group = self._run, self._group
-        schedule = training_schedule(run.config.training, len(self._data.train))
+        schedule = training_schedule(
+            run.config.training, len(self._data.train), stops=run.config.stops
+        )
         num_steps = schedule.steps_in(self._epoch)
         state = open_state(run, self._epoch, num_steps)
         cache = self._cache(state.training.split)
@@ -237,7 +239,6 @@ class _Epoch:
                 activation_set, cache.runner, cache.held, plan.window_shards, run.compute.device
             )
             open_seconds = time.perf_counter() - clock
-        deciding = state.policy is not None
         self._group.wait()  # with patience: within a step, who is silent is taken to be dead
         trained = train_epoch(
             state.training,
@@ -250,7 +251,8 @@ class _Epoch:
             compute=run.compute,
             policy=state.policy,
             intervals_per_epoch=config.freezing.intervals_per_epoch,
-            validation_losses=_validation_losses(run, self._epoch) if deciding else (),
+            validation_losses=_validation_losses(run, self._epoch),
+            solve_head=len(run.record.label_names) if self._solves_head else None,
             validate=partial(self._evaluate, state.training.split, plan.read_from),
             max_grad_norm=config.training.max_grad_norm,
             hidden_dtype=config.cache.dtype,
@@ -269,6 +271,11 @@ class _Epoch:
             "store_bytes_read": sum(self._group.gather(read)) if feed else 0,
             "tier_bytes": feed.tier_bytes if feed else {},
         }
+
+    @property
+    def _solves_head(self) -> bool:
+        config = self._run.config
+        return config.freezes and config.freezing.solves_head
 
     def _commit_checkpoint(
         self,
@@ -306,22 +313,31 @@ class _Epoch:
             attempt=self._attempt,
             **measured,
         )
-        decided = cache.next_epoch(training.freeze.boundary, saved, plan.read_from, trained, epoch)
+        last = epoch == run.config.training.num_epochs or (
+            run.config.stops and training.freeze.settled
+        )
+        # Not of what has thawed since.
+        source = plan.read_from
+        if source is not None and source.boundary > training.freeze.boundary:
+            source = None
+        decided = None
+        if not last:
+            decided = cache.next_epoch(training.freeze.boundary, saved, source, trained, epoch)
         report = report.model_copy(update=predictions(cache, plan, decided, trained, report))
         build = cache.should_build(
             training.freeze.boundary,
-            plan.read_from,
+            source,
             decided.decision if decided else None,
-            epochs_left=run.config.training.num_epochs - epoch,
+            last=last,
         )
-        refusal = cache.refused(training.freeze.boundary, saved, plan.read_from, epoch)
+        refusal = cache.refused(training.freeze.boundary, saved, source, last=last)
         record = CheckpointRecord(
             step=training.step,
             freeze=training.freeze,
             parts=saved,
             materialize=build and refusal is None,
             notes=[refusal] if refusal else [],
-            read_from=plan.read_from,
+            read_from=source,
             next=decided,
             report=report,
             decisions=decision_reports(trained),

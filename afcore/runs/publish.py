@@ -106,11 +106,14 @@ def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any
 
 def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:
     records, checkpoints = [], []
-    for epoch in range(1, run.config.training.num_epochs + 1):
+    epoch, going_on = 0, True
+    while going_on:
+        epoch += 1
         record = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
         checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
         assert record is not None
         assert checkpoint is not None
+        going_on = record.next is not None
         records.append(record)
         checkpoints.append(checkpoint)
     return records, checkpoints

@@ -162,6 +162,8 @@ def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:
             learning_rate=interval.statistics.learning_rate,
             train_loss=interval.statistics.train_loss,
             train_loss_error=interval.statistics.train_loss_error,
+            ends_cycle=interval.statistics.ends_cycle,
+            chance_loss=interval.statistics.chance_loss,
             **{name: list(getattr(interval.statistics, name)) for name in PER_BLOCK},
         )
         for interval in trained.intervals

@@ -157,7 +157,7 @@ def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
     if run.config.mode == "full":
         return None, FreezeState()
     policy = run.config.freezing
-    return policy if policy.keeps_statistics else None, policy.begin(run.record.num_blocks)
+    return policy if policy.decides else None, policy.begin(run.record.num_blocks)
 
 
 def _load_sums(

@@ -22,7 +22,7 @@ from afcore.planning.resources import MemoryModel, activation_bytes
 from afcore.planning.tiers import choose_window, place
 from afcore.planning.timing import Reading, Work
 from afcore.runs.run import Run
-from afcore.training.schedule import Schedule
+from afcore.training.schedule import CYCLE_EPOCHS, Schedule
 
 __all__ = [
     "batches_of",
@@ -102,14 +102,23 @@ def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources
     )
 
 
-def training_schedule(training: TrainingConfig, num_examples: int) -> Schedule:
-    """How long a training on ``num_examples`` lasts, and its learning rate."""
+def training_schedule(
+    training: TrainingConfig, num_examples: int, *, stops: bool = False
+) -> Schedule:
+    """How long a training on ``num_examples`` lasts, and its learning rate.
+
+    Args:
+        training: settings.
+        num_examples: to train on.
+        stops: whether it may end before its epochs are over, and so runs in cycles.
+    """
     return Schedule(
         epochs=training.epochs,
         steps_per_epoch=math.ceil(num_examples / training.batch_size),
         kind=training.schedule,
         warmup_ratio=training.warmup_ratio,
         steps=training.steps,
+        cycle_epochs=CYCLE_EPOCHS if stops else None,
     )
 
 

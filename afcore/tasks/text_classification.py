@@ -13,7 +13,7 @@ from afcore.compute import to_device
 from afcore.data.prepare import Examples
 from afcore.model.blocks import Batch
 
-__all__ = ["Scores", "classification_loss", "collate"]
+__all__ = ["Scores", "chance_loss", "classification_loss", "collate"]
 
 
 def collate(
@@ -46,6 +46,16 @@ def collate(
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of [b, c] logits and [b] labels."""
     return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def chance_loss(labels: npt.NDArray[np.int64]) -> float:
+    """Mean cross-entropy of always answering with the classes' shares: their entropy, in nats.
+
+    Args:
+        labels: [n] int64.
+    """
+    shares = np.bincount(labels) / len(labels)
+    return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
 
 
 class Scores:

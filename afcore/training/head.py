@@ -88,12 +88,13 @@ def solve_head(
         labels: [n] int64.
         penalty: see :data:`PENALTY`.
     """
+    shift: Tensor | None = layer.bias
     mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
-    if layer.bias is None:
+    if shift is None:
         mean = torch.zeros_like(mean)
     standardized = (features - mean) / deviation
     weight = torch.zeros(layer.out_features, layer.in_features, requires_grad=True)
-    bias = torch.zeros(layer.out_features, requires_grad=layer.bias is not None)
+    bias = torch.zeros(layer.out_features, requires_grad=shift is not None)
     solved = [weight, bias] if bias.requires_grad else [weight]
     optimizer = torch.optim.LBFGS(solved, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
@@ -107,6 +108,6 @@ def solve_head(
     optimizer.step(objective)
     with torch.no_grad():
         layer.weight.copy_(weight / deviation)
-        if layer.bias is not None:
-            layer.bias.copy_(bias - weight @ (mean / deviation))
+        if shift is not None:
+            shift.copy_(bias - weight @ (mean / deviation))
     return float(objective().detach())

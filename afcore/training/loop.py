@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +25,9 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.feed import HiddenFeed
 from afcore.freezing.policy import FreezePolicy, IntervalStatistics
+from afcore.freezing.settling import has_settled
 from afcore.model.compile import Backend
+from afcore.tasks.text_classification import chance_loss
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.group import ALONE, WorkerGroup
 from afcore.training.schedule import Schedule
@@ -71,6 +74,7 @@ def train_epoch(
     group: WorkerGroup = ALONE,
     micro_batch: int | None = None,
     stop: Callable[[], bool] = lambda: False,
+    solve_head: int | None = None,
     done: TrainedEpoch | None = None,
 ) -> TrainedEpoch:
     """Train on ``batches`` in their order.
@@ -98,6 +102,8 @@ def train_epoch(
         micro_batch: most examples of a worker in one backward pass; None for no limit.
         stop: asked after each step; once a worker's says yes, all stop after the same step, with
             fewer ``steps`` than batches.
+        solve_head: number of classes of a head that is solved before the first step of all; None:
+            it begins as it is.
         done: what was trained of this epoch before; changed in place and returned.
 
     Raises:
@@ -117,23 +123,28 @@ def train_epoch(
         compile_backend=compile_backend,
         done=done or TrainedEpoch(),
     )
-    decide = partial(_decide, loop.done, state, epoch, schedule, group)
-    ends = interval_ends(len(batches), intervals_per_epoch)
+    decide = partial(
+        _decide, loop.done, state, epoch, schedule, chance_loss(examples.labels), group
+    )
+    adds_up = policy is not None and policy.keeps_statistics
+    ends = interval_ends(len(batches), intervals_per_epoch if adds_up else 1)
     sums = _sums(state, ends, len(loop.done.steps))
     losses = Losses(loop.done, group)
+    if solve_head is not None and not state.step:
+        loop.solve_head(solve_head)
     progress = _Progress(epoch, schedule.num_epochs, len(batches), len(loop.done.steps))
     for number, ids, hidden in loop.shares():
         compute.seed(seed, epoch, number, group.rank)
         boundary = state.freeze.boundary
         loss = loop.backward(ids, hidden)
         norms = {}
-        if policy is not None or max_grad_norm:
+        if adds_up or max_grad_norm:
             norms = norms_of_gradients(state.optimizer.parameters)
-        if policy is not None:
+        if adds_up:
             sums.add(norms)
         if max_grad_norm:
             clip_gradients(norms, max_grad_norm)
-        rate = state.optimizer.step(schedule.factor(state.step))
+        rate = state.optimizer.step(schedule.factor(state.step) * state.freeze.rate)
         state.step += 1
         losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
         if number in ends or number % _STEPS_PER_READING == 0:
@@ -169,6 +180,8 @@ def train_epoch(
     if policy is not None:
         decide(sums, policy, validation_losses)
         loop.drop_frozen()
+    if (policy is None or not policy.stops) and schedule.ends_cycle(epoch) and validation_losses:
+        state.freeze = replace(state.freeze, settled=has_settled(validation_losses))
     return done
 
 
@@ -215,12 +228,13 @@ def _decide(
     state: TrainingState,
     epoch: int,
     schedule: Schedule,
+    chance: float,
     group: WorkerGroup,
     sums: GradientSums,
     policy: FreezePolicy,
     validation_losses: tuple[float, ...],
 ) -> None:
-    steps = done.steps[-sums.num_steps :]
+    steps = done.steps[-sums.num_steps :] if policy.keeps_statistics else done.steps
     losses = [step.loss for step in steps]
     statistics = IntervalStatistics(
         **sums.finish(),
@@ -230,14 +244,16 @@ def _decide(
         learning_rate=float(np.mean([step.learning_rate for step in steps])),
         epoch=epoch,
         num_epochs=schedule.num_epochs,
+        ends_cycle=schedule.ends_cycle(epoch),
         train_loss=float(np.mean(losses)),
         train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
         if len(losses) > 1
         else 0.0,
         validation_losses=validation_losses,
+        chance_loss=chance,
     )
     before, decision = state.freeze.boundary, None
-    if before < state.split.num_blocks - 1:
+    if before < state.split.num_blocks - 1 or not policy.keeps_statistics:
         state.freeze, decision = policy.decide(state.freeze, statistics)
     done.intervals.append(Interval(epoch, time.time(), statistics, decision))
     group.check_same("freeze decision", state.freeze.boundary)

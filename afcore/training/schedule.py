@@ -2,6 +2,11 @@
 
 Durations are in epochs and need not be whole: the schedule is compressed to what is asked for, and
 the last epoch has the first batches of its order only.
+
+Where training may stop early it runs in **cycles** of some epochs. Each has the whole schedule, so
+that at the end of every cycle the rate has fallen to 0 and the model is as good as it will be for
+what was spent; another cycle begins at the peak again (warm restarts: SGDR, arXiv 1608.03983). So
+whether to go on is asked where the answer means something.
 """
 
 import math
@@ -9,7 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Schedule", "learning_rate_factor"]
+__all__ = ["CYCLE_EPOCHS", "Schedule", "learning_rate_factor"]
+
+CYCLE_EPOCHS = 2
+"""Of a training that may stop. One epoch left two points of accuracy on every set that was tried;
+two cycles of one ended below one of two."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class Schedule:
         kind: how the learning rate goes on after the warm-up.
         warmup_ratio: share of all steps with a rising learning rate.
         steps: for ``kind="steps"``: pairs (share of all steps, factor).
+        cycle_epochs: epochs of a cycle, at least 1; None: one cycle is all.
     """
 
     epochs: float
@@ -29,6 +39,7 @@ class Schedule:
     kind: Literal["linear", "constant", "steps"] = "linear"
     warmup_ratio: float = 0.0
     steps: Sequence[tuple[float, float]] = ()
+    cycle_epochs: int | None = None
 
     @property
     def num_epochs(self) -> int:
@@ -44,11 +55,21 @@ class Schedule:
         """Of epoch ``epoch``, counted from 1."""
         return min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
 
+    def ends_cycle(self, epoch: int) -> bool:
+        """Whether the rate has fallen to the schedule's end after epoch ``epoch``, from 1."""
+        return epoch == self.num_epochs or (
+            self.cycle_epochs is not None and epoch % self.cycle_epochs == 0
+        )
+
     def factor(self, step: int) -> float:
         """On the peak learning rate, for a step counted from 0."""
+        cycle_steps = self.total_steps
+        if self.cycle_epochs is not None:
+            cycle_steps = self.cycle_epochs * self.steps_per_epoch
+        first = step // cycle_steps * cycle_steps
         return learning_rate_factor(
-            step,
-            self.total_steps,
+            step - first,
+            min(cycle_steps, self.total_steps - first),
             schedule=self.kind,
             warmup_ratio=self.warmup_ratio,
             steps=self.steps,

@@ -32,7 +32,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the bench is no part of the package
 
 from bench.frontier_parts.budget import budget_table, forecast
-from bench.frontier_parts.machine import describe_machine, same_machine
+from bench.frontier_parts.machine import describe_machine, differences
 from bench.frontier_parts.order import Plan
 from bench.frontier_parts.pieces import PieceFiles, References, run_pieces
 from bench.frontier_parts.reference import Reference
@@ -126,11 +126,11 @@ def choose_sets(arguments: argparse.Namespace) -> dict[str, DataSet]:
 def check_machine(path: Path) -> dict[str, Any]:
     """This one; seconds of another one are not put beside its own."""
     machine = describe_machine()
-    if path.exists() and not same_machine(known := json.loads(path.read_text()), machine):
+    known = json.loads(path.read_text()) if path.exists() else machine
+    if unlike := differences(known, machine):
         raise SystemExit(
-            f"{path.parent} was measured on another machine ({known['cpu']}, {known['cores']} "
-            f"cores, {known['precision']}); this is {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['precision']}. Give another --out."
+            f"{path.parent} was measured on another machine than this: {'; '.join(unlike)}. "
+            "Give another --out."
         )
     path.write_text(json.dumps(machine, indent=1) + "\n")
     return machine

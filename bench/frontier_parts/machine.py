@@ -11,7 +11,7 @@ import torch
 
 from afcore.compute import choose_compute
 
-__all__ = ["describe_machine", "same_machine"]
+__all__ = ["describe_machine", "differences"]
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "autofreeze")
 _HARDWARE = ("cpu", "cores", "threads", "gpu", "precision")
@@ -31,9 +31,13 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether seconds of both can stand side by side."""
-    return all(one.get(name) == other.get(name) for name in _HARDWARE)
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Why seconds of both cannot stand side by side; empty where they can."""
+    return [
+        f"{name}: {one.get(name)} and {other.get(name)}"
+        for name in _HARDWARE
+        if one.get(name) != other.get(name)
+    ]
 
 
 def _cpu_model() -> str:

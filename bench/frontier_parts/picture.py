@@ -113,6 +113,7 @@ def _place(figure: Figure, axes: Axes, labelled: _Labelled) -> None:
         text = axes.annotate(
             label,
             (point.seconds, 100 * point.accuracy),
+            (0, 0),
             textcoords="offset points",
             fontsize=8,
             color=color,

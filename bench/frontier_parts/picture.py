@@ -1,7 +1,10 @@
 """One picture a data set: accuracy against seconds, full training as a line, methods as points."""
 
+import itertools
+import math
 from collections.abc import Iterator
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -105,6 +108,7 @@ def _place(figure: Figure, axes: Axes, labelled: _Labelled) -> None:
     renderer = canvas.get_renderer()  # type: ignore[attr-defined]
     scale = figure.dpi / 72
     taken = [_around(axes, point, _POINT_PIXELS * scale) for _, point, _ in labelled]
+    taken += _along_lines(axes)
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent(renderer))
@@ -157,6 +161,19 @@ def _offsets() -> Iterator[tuple[int, int, str, str]]:
 def _around(axes: Axes, point: Point, pixels: float) -> Bbox:
     x, y = axes.transData.transform((point.seconds, 100 * point.accuracy))
     return Bbox.from_extents(x - pixels, y - pixels, x + pixels, y + pixels)
+
+
+def _along_lines(axes: Axes) -> list[Bbox]:
+    """Small boxes on every line that is drawn."""
+    boxes = []
+    for line in axes.lines:
+        if line.get_linestyle() == "None" or len(line.get_xydata()) < 2:
+            continue
+        corners = axes.transData.transform(line.get_xydata())
+        for before, after in itertools.pairwise(corners):
+            for x, y in np.linspace(before, after, 1 + int(math.dist(before, after) // 4)):
+                boxes.append(Bbox.from_extents(x - 2, y - 2, x + 2, y + 2))
+    return boxes
 
 
 def _overlap(one: Bbox, other: Bbox) -> float:

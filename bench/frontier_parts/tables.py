@@ -45,7 +45,7 @@ def against_table(found: SetSummary) -> Table:
     """Every row beside single trainings: ratio of seconds, and both accuracies."""
     names = [name for name in BASELINES if any(name in row.against for row in found.rows)]
     table = _table(
-        f"{found.name}: its seconds / ours, our and its test accuracy, difference (95 %)",
+        f"{found.name}: its seconds / ours, our and its test accuracy, difference ± 95 %",
         *("row", *(f"over {name}" for name in names)),
     )
     for row in found.rows:
@@ -103,4 +103,4 @@ def _against(found: Against | None) -> str:
     text += f"; {100 * points.mean:+.2f}"
     if points.num_pairs == 1:
         return text
-    return f"{text} ({100 * points.low:+.2f} to {100 * points.high:+.2f})"
+    return f"{text} ± {50 * (points.high - points.low):.2f}"

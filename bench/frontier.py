@@ -53,7 +53,7 @@ def main() -> None:
     console = Console(width=180)
     machine = check_machine(out / "machine.json")
     if not arguments.only_report:
-        measure(out, arguments, console)
+        measure(out, arguments, machine["commit"], console)
     files = PieceFiles(out / "pieces")
     facts = read_facts(out / "sets.json")
     folders = [out / "results", *([arguments.publish] if arguments.publish else [])]
@@ -136,7 +136,7 @@ def check_machine(path: Path) -> dict[str, Any]:
     return machine
 
 
-def measure(out: Path, arguments: argparse.Namespace, console: Console) -> None:
+def measure(out: Path, arguments: argparse.Namespace, commit: str | None, console: Console) -> None:
     """Say what is left, then train it."""
     from pipelines.environment import set_defaults
     from pipelines.ephemeral import ephemeral_server
@@ -165,7 +165,7 @@ def measure(out: Path, arguments: argparse.Namespace, console: Console) -> None:
             plan.pieces(),
             files,
             plan.resolve,
-            lambda _, settings: training.train(settings),
+            lambda _, settings: {**training.train(settings), "commit": commit},
             references,
             seconds_left=lambda: 3600 * arguments.hours - (time.monotonic() - began),
             say=lambda line: console.print(line, markup=False),

@@ -40,7 +40,7 @@ ui: setup
 bench: setup
 	$(BIN)/python bench/speed.py --train $(or $(TRAIN),docstrings) --test $(or $(TEST),docstrings) $(ARGS)
 
-# make bench-accuracy, bench-store, ...: the file of that name in bench/; ARGS: its options.
+# make bench-frontier, bench-accuracy, bench-store, ...: the file of that name in bench/; ARGS: its options.
 bench-%: setup bench/%.py
 	$(BIN)/python bench/$*.py $(ARGS)
 

@@ -44,10 +44,18 @@ __all__ = [
 ]
 
 Mode = Literal[
-    "full", "freeze", "cached", "performance", "efficiency", "hf_trainer", "hf_trainer_grouped"
+    "full",
+    "freeze",
+    "cached",
+    "performance",
+    "efficiency",
+    "hf_trainer",
+    "hf_trainer_grouped",
+    "hf_trainer_early",
+    "hf_trainer_lora",
 ]
 MODES: tuple[str, ...] = get_args(Mode)
-PEER_MODES: tuple[str, ...] = ("hf_trainer", "hf_trainer_grouped")
+PEER_MODES = tuple(mode for mode in MODES if mode.startswith("hf_trainer"))
 """Modes that train with Hugging Face's ``Trainer``, for comparison."""
 OWN_MODES = tuple(mode for mode in MODES if mode not in PEER_MODES)
 CACHING_MODES: tuple[str, ...] = ("cached", "performance", "efficiency")
@@ -362,9 +370,10 @@ class Config(_Section):
         "cached",
         description="`full`: nothing frozen; `freeze`: freezing alone; `cached`: frozen "
         "prefix read from activation sets; `performance`, `efficiency`: that, on the number of "
-        "workers with the least time, or cost, before each epoch; `hf_trainer`, "
-        "`hf_trainer_grouped`: Hugging Face's Trainer instead, for comparison, with its default "
-        "order (random) or grouped by length",
+        "workers with the least time, or cost, before each epoch. For comparison, Hugging Face's "
+        "Trainer instead: `hf_trainer` with its default order (random), `hf_trainer_grouped` "
+        "grouped by length, `hf_trainer_early` that and stopped after an epoch without a lower "
+        "validation loss, `hf_trainer_lora` with LoRA (PEFT) on all linear layers",
     )
     task: Literal["text-classification"] = Field("text-classification", description="the task")
     model: ModelConfig

@@ -85,9 +85,9 @@ def compare(
     modes: Annotated[
         str,
         typer.Option(
-            help=f"Comma-separated, of: {', '.join(MODES)}. The last two are Hugging Face's own "
-            "Trainer on the same model and data: with its default order of examples (random), and "
-            "with its fastest (grouped by length)"
+            help=f"Comma-separated, of: {', '.join(MODES)}. The last four are Hugging Face's own "
+            "Trainer on the same model and data: with its default order of examples (random), with "
+            "its fastest (grouped by length), with that and early stopping, and with LoRA"
         ),
     ] = "full,cached",
     seeds: Annotated[

@@ -1,9 +1,9 @@
 """Hugging Face's own ``Trainer``, set up to do what every other mode does.
 
 The same weights, head, tokens, epochs, batch size, AdamW, schedule, clipping and precision. The
-Trainer's own are the loop, the order of the examples, padding to a batch's longest example, and
-evaluation. It is spared what costs time and changes nothing: progress bars, logging of single
-steps, files of checkpoints. The best epoch's weights are kept in memory.
+Trainer's own are the loop, the order of the examples, padding to a batch's longest example,
+evaluation, and when it stops early. It is spared what costs time and changes nothing: progress
+bars, logging of single steps, files of checkpoints. The best epoch's weights are kept in memory.
 
 Importing this takes seconds, because the Trainer imports much.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import (
+    EarlyStoppingCallback,
     EvalPrediction,
     PrinterCallback,
     Trainer,
@@ -34,15 +35,33 @@ from afcore.compute import Compute
 from afcore.config import TrainingConfig
 from afcore.data.prepare import Examples, PreparedData
 from afcore.errors import AutoFreezeError
+from afcore.peer.lora import LoraSettings, add_lora, merge_lora
 from afcore.results.report import EpochReport
 from afcore.runs.records import best_epoch
 from afcore.runs.work import training_schedule
 from afcore.tasks.text_classification import Scores
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["Fitted", "Recipe", "fit"]
 
 _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What people set differently at a Trainer.
+
+    Attributes:
+        sampling: ``train_sampling_strategy``: ``random`` or ``group_by_length``.
+        early_stopping_patience: stop after so many epochs without a lower validation loss, which is
+            what the Trainer looks at unless told otherwise; None trains all epochs. The learning
+            rate falls as if all were trained.
+        lora: train low-rank additions and the head instead of all weights.
+    """
+
+    sampling: str = "random"
+    early_stopping_patience: int | None = None
+    lora: LoraSettings | None = None
 
 
 @dataclass
@@ -54,7 +73,7 @@ class Fitted:
         finished: when each was done, seconds since the epoch (UTC).
         test: scores of the best epoch's weights; None without a test split.
         test_seconds: taken by that.
-        model: with the best epoch's weights.
+        model: with the best epoch's weights, LoRA's merged into them.
     """
 
     epochs: list[EpochReport]
@@ -71,7 +90,7 @@ def fit(
     *,
     training: TrainingConfig,
     compute: Compute,
-    sampling: str,
+    recipe: Recipe,
 ) -> Fitted:
     """Train, evaluate after each epoch, and test the best one.
 
@@ -81,16 +100,21 @@ def fit(
         data: all splits.
         training: the settings that all modes share.
         compute: device and precision.
-        sampling: ``train_sampling_strategy``: ``random`` or ``group_by_length``.
+        recipe: the Trainer's own.
 
     Raises:
         AutoFreezeError: when training diverged.
+        ConfigError: for LoRA without PEFT.
     """
+    if recipe.lora is not None:
+        model = add_lora(model, recipe.lora, training.seed)
     watch = _Watch(compute, training.num_epochs)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         trainer = _make_trainer(
-            model, tokenizer, data, _arguments(training, compute, sampling, folder), watch
+            model, tokenizer, data, _arguments(training, compute, recipe, folder), watch
         )
+        if recipe.early_stopping_patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
         schedule = training_schedule(training, len(data.train))
         # Given before training, the Trainer uses it: its own schedules know no steps, and warm up
         # from a learning rate of 0.
@@ -109,11 +133,13 @@ def fit(
     # The Trainer put autocast around the model's forward; this gives the class's own back.
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
+    if recipe.lora is not None:
+        model = merge_lora(model)
     return Fitted(watch.reports, watch.finished, test, test_seconds, model)
 
 
 def _arguments(
-    training: TrainingConfig, compute: Compute, sampling: str, folder: str
+    training: TrainingConfig, compute: Compute, recipe: Recipe, folder: str
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=folder,  # asked for; nothing is written there
@@ -126,8 +152,10 @@ def _arguments(
         seed=training.seed,
         bf16=compute.precision == "bf16",
         use_cpu=compute.device.type == "cpu",
-        train_sampling_strategy=sampling,
+        train_sampling_strategy=recipe.sampling,
         eval_strategy="epoch",
+        metric_for_best_model="loss",  # as by default where the best is kept
+        greater_is_better=False,
         logging_strategy="epoch",
         save_strategy="no",
         report_to="none",

@@ -8,7 +8,8 @@ import time
 
 from afcore.cost import Usage, cost_usd
 from afcore.model.pretrained import load_tokenizer
-from afcore.peer.hf_trainer import Fitted, fit
+from afcore.peer.hf_trainer import Fitted, Recipe, fit
+from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport, RunReport, TotalsReport
 from afcore.results.tracking import Tracker
@@ -17,10 +18,15 @@ from afcore.runs.records import best_epoch
 from afcore.runs.run import Run, check_lease
 from afcore.runs.spent import lost_seconds
 
-__all__ = ["SAMPLING", "run_hf_trainer"]
+__all__ = ["RECIPES", "run_hf_trainer"]
 
-SAMPLING = {"hf_trainer": "random", "hf_trainer_grouped": "group_by_length"}
-"""The Trainer's ``train_sampling_strategy`` by mode: its default, and its best."""
+RECIPES = {
+    "hf_trainer": Recipe(),
+    "hf_trainer_grouped": Recipe(sampling="group_by_length"),
+    "hf_trainer_early": Recipe(sampling="group_by_length", early_stopping_patience=1),
+    "hf_trainer_lora": Recipe(lora=LoraSettings()),
+}
+"""The Trainer's settings by mode: its default order, its best, that and a stop, and LoRA."""
 
 
 def run_hf_trainer(
@@ -29,7 +35,7 @@ def run_hf_trainer(
     """Train, evaluate after each epoch, test the best one, publish it, and mark the run as done.
 
     Args:
-        run: of one of the modes in :data:`SAMPLING`; the caller holds its lease.
+        run: of one of the modes in :data:`RECIPES`; the caller holds its lease.
         tracker: where to publish.
         mlflow_run_id: the run's.
         attempt: the number of this attempt at the run, from 1.
@@ -37,6 +43,7 @@ def run_hf_trainer(
 
     Raises:
         AutoFreezeError: when training diverged.
+        ConfigError: for LoRA without PEFT.
     """
     began = time.perf_counter()
     data = run.data()
@@ -47,7 +54,7 @@ def run_hf_trainer(
         data,
         training=run.config.training,
         compute=run.compute,
-        sampling=SAMPLING[run.config.mode],
+        recipe=RECIPES[run.config.mode],
     )
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
     tracker.log_model(mlflow_run_id, fitted.model.cpu(), tokenizer)
@@ -85,6 +92,7 @@ def _totals(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=0.0,
         evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + fitted.test_seconds,
+        test_seconds=fitted.test_seconds,
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=wall_seconds,

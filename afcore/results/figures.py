@@ -29,6 +29,8 @@ _COLORS = {
     "efficiency": "#b48ead",
     "hf_trainer": "#d08770",
     "hf_trainer_grouped": "#ebcb8b",
+    "hf_trainer_early": "#8fbcbb",
+    "hf_trainer_lora": "#88c0d0",
 }
 _TIME_PARTS = {
     "prefix_seconds": ("frozen prefix", "#88c0d0"),

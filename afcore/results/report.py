@@ -165,6 +165,11 @@ class TotalsReport(_Report):
     train_seconds: float
     materialize_seconds: float
     evaluate_seconds: float
+    test_seconds: float = Field(0.0, description="of these, the test")
+    decide_seconds: float = Field(
+        0.0,
+        description="spent only in order to decide, in none of the others: looks and measurements",
+    )
     checkpoint_seconds: float
     wall_seconds: float
     worker_seconds: float

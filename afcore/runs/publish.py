@@ -137,6 +137,7 @@ def _totals(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
         evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
+        test_seconds=test_seconds,
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=in_epochs + outside_seconds,

@@ -1,5 +1,6 @@
 """The Trainer does what our loop does, but for its order of examples."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from afcore.compute import Compute
-from afcore.config import TrainingConfig, parse_config
+from afcore.config import PEER_MODES, TrainingConfig, parse_config
 from afcore.data.prepare import PreparedData
-from afcore.errors import AutoFreezeError
+from afcore.errors import AutoFreezeError, ConfigError
 from afcore.model.blocks import SplitModel
-from afcore.peer.hf_trainer import Fitted, fit
+from afcore.peer.hf_trainer import Fitted, Recipe, fit
+from afcore.peer.lora import LoraSettings
+from afcore.peer.run import RECIPES
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
 from afcore.runs.work import training_schedule
@@ -30,13 +33,16 @@ def fit_tiny(
     tokenizer: Any,
     data: PreparedData = DATA,
     sampling: str = "random",
+    early_stopping_patience: int | None = None,
+    lora: LoraSettings | None = None,
     model: Any = None,
     compute: Compute = CPU_FP32,
     **training: Any,
 ) -> Fitted:
     settings = TrainingConfig(**{"epochs": 1, "batch_size": 8, "learning_rate": 1e-3} | training)
     model = model or make_split(dropout=0.0).model
-    return fit(model, tokenizer, data, training=settings, compute=compute, sampling=sampling)
+    recipe = Recipe(sampling, early_stopping_patience, lora)
+    return fit(model, tokenizer, data, training=settings, compute=compute, recipe=recipe)
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -122,6 +128,62 @@ def test_the_best_epoch_is_tested_and_handed_back(tiny_tokenizer: Any) -> None:
     for epoch in fitted.epochs:
         assert epoch.train_seconds > 0
         assert epoch.evaluate_seconds > 0
+
+
+def test_it_stops_after_an_epoch_without_a_lower_validation_loss(tiny_tokenizer: Any) -> None:
+    settings = {"epochs": 6, "learning_rate": 2e-2, "schedule": "constant", "seed": 3}
+    whole = fit_tiny(tiny_tokenizer, **settings)
+    fitted = fit_tiny(tiny_tokenizer, early_stopping_patience=1, **settings)
+    losses = [epoch.validation["loss"] for epoch in whole.epochs]
+    first = next(n for n in range(1, 6) if losses[n] >= min(losses[:n]))
+
+    assert len(whole.epochs) == 6
+    assert first < 5, "choose a seed whose loss does not fall to the end"
+    # The same training up to there, so its schedule is that of all six.
+    assert [epoch.validation["loss"] for epoch in fitted.epochs] == losses[: first + 1]
+    assert len(fitted.finished) == first + 1
+
+
+def test_lora_trains_additions_and_the_head_and_ends_as_a_plain_model(tiny_tokenizer: Any) -> None:
+    before, test = make_split(dropout=0.0).model, make_examples(30)
+    data = PreparedData("digest", DATA.label_names, DATA.train, DATA.validation, test)
+    fitted = fit_tiny(tiny_tokenizer, data, lora=LoraSettings(rank=2, alpha=4), epochs=2)
+    after = fitted.model.state_dict()
+    changed = {
+        name for name, old in before.state_dict().items() if not torch.equal(old, after[name])
+    }
+    linear = {name for name, part in before.named_modules() if isinstance(part, torch.nn.Linear)}
+
+    assert type(fitted.model) is type(before)
+    assert after.keys() == before.state_dict().keys()
+    assert changed == {f"{name}.weight" for name in linear} | {"classifier.bias"}
+    addition = after["bert.encoder.layer.0.intermediate.dense.weight"]
+    addition = addition - before.bert.encoder.layer[0].intermediate.dense.weight
+    assert torch.linalg.matrix_rank(addition, atol=1e-6) == 2
+    assert all(p.requires_grad for p in fitted.model.parameters())
+    ours = evaluate(SplitModel(fitted.model), test, num_classes=3, pad_token_id=0, compute=CPU_FP32)
+    assert ours == pytest.approx(fitted.test, abs=1e-5)
+
+
+def test_lora_is_decided_by_the_seed(tiny_tokenizer: Any) -> None:
+    one, again, other = (
+        fit_tiny(tiny_tokenizer, lora=LoraSettings(), seed=seed) for seed in (0, 0, 1)
+    )
+
+    assert torch.equal(weights(one.model), weights(again.model))
+    assert not torch.equal(weights(one.model), weights(other.model))
+
+
+def test_lora_without_its_package_says_what_to_install(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"pip install \"autofreeze\[lora\]\""):
+        fit_tiny(tiny_tokenizer, lora=LoraSettings())
+
+
+def test_every_mode_of_the_trainer_has_a_recipe() -> None:
+    assert RECIPES.keys() == set(PEER_MODES)
 
 
 def test_bf16_is_autocast_and_ends_with_the_trainer(tiny_tokenizer: Any) -> None:

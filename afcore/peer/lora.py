@@ -1,0 +1,71 @@
+"""LoRA (arXiv 2106.09685) by PEFT: a model that trains low-rank additions, and what it becomes.
+
+PEFT is an optional package, imported when it is needed.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from afcore.errors import ConfigError
+
+__all__ = ["LoraSettings", "add_lora", "merge_lora"]
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Of every adapted layer.
+
+    Attributes:
+        rank: of the addition.
+        alpha: the addition is scaled by ``alpha / rank``.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+
+
+def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
+    """Freeze the model but for its head, and add to every linear layer below the head.
+
+    Args:
+        model: a sequence classifier; changed in place.
+        settings: of the additions.
+        seed: of their first values.
+
+    Returns:
+        The ``PeftModel`` around it.
+
+    Raises:
+        ConfigError: when PEFT is not installed.
+    """
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError as error:
+        raise ConfigError(
+            'mode hf_trainer_lora needs the package peft: pip install "autofreeze[lora]"'
+        ) from error
+    head = [
+        name
+        for name, part in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in part.parameters())
+    ]
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules="all-linear",
+        modules_to_save=head,
+    )
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        # PEFT asks by its old name, of which Transformers warns.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return get_peft_model(model, config)
+
+
+def merge_lora(model: Any) -> Any:
+    """The plain model with the additions in its weights, all of which train again."""
+    return model.merge_and_unload().requires_grad_(True)

@@ -1,0 +1,1 @@
+"""The parts of ``bench/frontier.py``: accuracy against seconds, beside training less."""

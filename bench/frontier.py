@@ -38,8 +38,9 @@ from bench.frontier_parts.pieces import PieceFiles, References, run_pieces
 from bench.frontier_parts.reference import Reference
 from bench.frontier_parts.results import publish
 from bench.frontier_parts.rows import chosen_rows
-from bench.frontier_parts.sets import QUICK, DataSet, known_sets
+from bench.frontier_parts.sets import QUICK, DataSet, make_sets, set_names, with_changes
 from bench.frontier_parts.training import PieceTraining, SetFacts
+from bench.recipes.sets import Sources
 
 HERE = Path(__file__).parent
 QUICK_ROWS = "full,ours-0.5,hf_trainer,hf_early,static-1of3-2,static-2of3-4,guarded"
@@ -71,6 +72,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("NAME", "TRAIN", "TEST", "MAX_LENGTH"),
         help="a data set of your own, CSV: text,label; longest example in tokens",
     )
+    parser.add_argument("--packages", type=Path, help="what apt-cache dumpavail has written")
+    parser.add_argument("--wordnet", type=Path, help="folder with data.noun and data.verb")
     parser.add_argument("--sets", type=words, help="comma-separated; default: all there are")
     parser.add_argument("--rows", type=words, help="names or groups; full is always trained")
     parser.add_argument(
@@ -108,8 +111,8 @@ def words(text: str) -> list[str]:
 
 def choose_sets(arguments: argparse.Namespace) -> dict[str, DataSet]:
     """Those asked for, with the further settings in theirs."""
-    known = known_sets(arguments.agnews, arguments.set_csv)
-    names = arguments.sets or list(known)[: 2 if arguments.quick else None]
+    known = set_names(arguments.set_csv)
+    names = arguments.sets or known[: 2 if arguments.quick else None]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"no data set {', '.join(unknown)}; known are {', '.join(known)}")
@@ -117,10 +120,12 @@ def choose_sets(arguments: argparse.Namespace) -> dict[str, DataSet]:
     for setting in arguments.set:
         key, _, value = setting.partition("=")
         changes[key] = yaml.safe_load(value)
-    return {
-        name: dataclasses.replace(known[name], settings={**known[name].settings, **changes})
-        for name in names
-    }
+    agnews = tuple(map(Path, arguments.agnews)) if arguments.agnews else None
+    sources = Sources(agnews, arguments.packages, arguments.wordnet)
+    made, missing = make_sets(names, HERE / "out" / "data", sources, arguments.set_csv)
+    for line in missing:
+        print(line, file=sys.stderr)
+    return {name: with_changes(data_set, changes) for name, data_set in made.items()}
 
 
 def check_machine(path: Path) -> dict[str, Any]:

@@ -101,6 +101,10 @@ class EpochReport(_Report):
     evaluate_seconds: float
     train_loss: float
     validation: dict[str, float]
+    candidate: bool = Field(
+        True,
+        description="whether it may be published: where training runs in cycles, the end of one",
+    )
     activation_bytes_written: int
     activation_bytes_read: int = Field(description="gathered into batches, padding excluded")
     store_bytes_read: int = Field(description="of activations, out of the store")

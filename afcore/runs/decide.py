@@ -28,10 +28,20 @@ from afcore.runs.state import epoch_records
 from afcore.runs.work import device_memory, epoch_work, place_set, resources_of
 from afcore.training.trained import TrainedEpoch
 
-__all__ = ["EpochPlanner"]
+__all__ = ["EpochPlanner", "profile_seconds"]
 
 _RUN_BUDGET_SECONDS = 1.5
 _log = logging.getLogger(__name__)
+
+
+def profile_seconds(run: Run) -> float:
+    """That measuring the run's profile took; 0 where nothing was measured."""
+    profile = read_record(run.storage, _profile_key(run), Profile)
+    return profile.seconds if profile is not None else 0.0
+
+
+def _profile_key(run: Run) -> str:
+    return f"{run.folder}/profile.json"
 
 
 class EpochPlanner:
@@ -64,7 +74,7 @@ class EpochPlanner:
     def profile(self) -> Profile:
         """Recorded, or measured now."""
         if self._profile is None:
-            key = f"{self._run.folder}/profile.json"
+            key = _profile_key(self._run)
             self._profile = read_record(self._run.storage, key, Profile)
             if self._profile is None:
                 self._profile = measure_profile(

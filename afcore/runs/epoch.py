@@ -201,7 +201,7 @@ class _Epoch:
         checkpoint = self._by_first(
             "checkpoint",
             CheckpointRecord,
-            lambda: self._commit_checkpoint(plan, state, cache, trained, measured),
+            lambda: self._commit_checkpoint(plan, state, cache, schedule, trained, measured),
         )
         # What follows is added to the record, which has what was built for the epoch's start.
         cache.seconds, cache.bytes_written = 0.0, 0
@@ -282,6 +282,7 @@ class _Epoch:
         plan: EpochPlan,
         state: OpenState,
         cache: RunCache,
+        schedule: Schedule,
         trained: TrainedEpoch,
         measured: dict[str, Any],
     ) -> CheckpointRecord:
@@ -302,6 +303,7 @@ class _Epoch:
             evaluate_seconds=trained.evaluate_seconds,
             train_loss=trained.mean_loss,
             validation=trained.validation,
+            candidate=not run.config.stops or schedule.ends_cycle(epoch),
             activation_bytes_written=cache.bytes_written,
             activation_bytes_read=trained.activation_bytes_read,
             order=plan.order,

@@ -8,6 +8,7 @@ from afcore.model.pretrained import load_tokenizer
 from afcore.results.figures import epoch_time_figure, freezing_figure
 from afcore.results.report import DataReport, EpochReport, RunReport, TotalsReport
 from afcore.results.tracking import Tracker
+from afcore.runs.decide import profile_seconds
 from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.runs.run import Run, find_run, read_record
 from afcore.runs.spent import cost_outside, lost_seconds
@@ -138,6 +139,7 @@ def _totals(
         materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
         evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
         test_seconds=test_seconds,
+        decide_seconds=profile_seconds(run),
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=in_epochs + outside_seconds,

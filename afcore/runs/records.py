@@ -148,8 +148,13 @@ class LostTries(_Record):
 
 
 def best_epoch(reports: list[EpochReport]) -> EpochReport:
-    """The epoch with the best validation accuracy; among equals the one with the least loss."""
-    return max(reports, key=lambda r: (r.validation["accuracy"], -r.validation["loss"]))
+    """The epoch with the best validation accuracy; among equals the one with the least loss.
+
+    Within a cycle the learning rate is still high, and the model not what it will be at its end: so
+    where a cycle has ended, only such ends count.
+    """
+    candidates = [report for report in reports if report.candidate] or reports
+    return max(candidates, key=lambda r: (r.validation["accuracy"], -r.validation["loss"]))
 
 
 def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:

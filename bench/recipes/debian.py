@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from recipes.rows import MissingSourceError, Row, Split, split_rows, unambiguous
+from bench.recipes.rows import MissingSourceError, Row, Split, split_rows, unambiguous
 
 __all__ = ["debian_sections", "package_fields", "synopsis_rows"]
 

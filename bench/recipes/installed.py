@@ -8,7 +8,7 @@ from pathlib import Path
 
 from afcore.data.docstrings import PACKAGES, docstring_rows
 from afcore.errors import DataError
-from recipes.rows import (
+from bench.recipes.rows import (
     MissingSourceError,
     Row,
     Split,

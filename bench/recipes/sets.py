@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.debian import debian_sections
-from recipes.installed import docstrings, sources_long
-from recipes.rows import MissingSourceError, Split, read_rows, write_rows
-from recipes.wordnet import wordnet_glosses
+from bench.recipes.debian import debian_sections
+from bench.recipes.installed import docstrings, sources_long
+from bench.recipes.rows import MissingSourceError, Split, read_rows, write_rows
+from bench.recipes.wordnet import wordnet_glosses
 
 __all__ = ["SETS", "BenchSet", "SetFiles", "Sources", "file_digest", "make_set"]
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from recipes.rows import (
+from bench.recipes.rows import (
     MissingSourceError,
     Row,
     Split,

@@ -49,7 +49,7 @@ NOUNS = """\
 @pytest.fixture
 def recipes(monkeypatch: pytest.MonkeyPatch) -> Recipes:
     monkeypatch.syspath_prepend(str(BENCH))
-    return lambda name: importlib.import_module(f"recipes.{name}")
+    return lambda name: importlib.import_module(f"bench.recipes.{name}")
 
 
 def test_synopses_of_debian_packages_by_section_and_source(recipes: Recipes) -> None:

@@ -35,7 +35,7 @@ _POINT_PIXELS = 6
 
 def frontier_picture(found: SetSummary) -> Figure:
     """Of mean seconds and mean test accuracy; bars are standard errors over seeds."""
-    figure = Figure(figsize=(8.5, 5.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.5, 5.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     curve = sorted(found.curve.items(), key=lambda item: item[1].seconds)
@@ -54,7 +54,7 @@ def frontier_picture(found: SetSummary) -> Figure:
         xlabel="seconds: training, cache, validation, decisions (log)",
         ylabel="test accuracy, %",
     )
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     _place(figure, axes, texts)
     return figure
 
@@ -109,9 +109,6 @@ def _place(figure: Figure, axes: Axes, labelled: _Labelled) -> None:
     scale = figure.dpi / 72
     taken = [_around(axes, point, _POINT_PIXELS * scale) for _, point, _ in labelled]
     taken += _along_lines(axes)
-    legend = axes.get_legend()
-    if legend is not None:
-        taken.append(legend.get_window_extent(renderer))
     inside = axes.get_window_extent(renderer)
     for label, point, color in labelled:
         text = axes.annotate(

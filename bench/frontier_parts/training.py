@@ -59,10 +59,11 @@ class PieceTraining:
     def __init__(self, base: Path, folder: Path) -> None:
         self._base = base
         self._folder = folder
-        self._warm = False
+        self._warm: set[str] = set()
 
     def train(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What is recorded of a training with these settings."""
+        self._warm_up(settings)
         totals, report = self._run(settings)
         return {
             "paid_seconds": paid_seconds(totals),
@@ -85,12 +86,8 @@ class PieceTraining:
         record = identify_run(config, storage)
         data = Run(storage, record).data()
         lengths = data.train.lengths
-        few = {name: min(settings.get(name) or most, most) for name, most in _SAMPLE.items()}
-        sample_settings = {**settings, **few, "mode": "full", "training.epochs": 1}
-        if not self._warm:  # what is slow the first time
-            self._run(sample_settings)
-            self._warm = True
-        totals, report = self._run(sample_settings)
+        self._warm_up(settings)
+        totals, report = self._run(_sample(settings))
         sample = report["data"]
         scored = sample["validation_examples"] + sample["test_examples"]
         return SetFacts(
@@ -107,6 +104,13 @@ class PieceTraining:
             - totals["train_seconds"]
             - totals["evaluate_seconds"],
         )
+
+    def _warm_up(self, settings: Mapping[str, Any]) -> None:
+        """A short training: kernels are made for shapes that a process meets the first time."""
+        shapes = f"{settings['data.train']} {settings.get('data.max_length')}"
+        if shapes not in self._warm:
+            self._run(_sample(settings))
+            self._warm.add(shapes)
 
     def _run(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         from pipelines.finetune import finetune
@@ -131,3 +135,10 @@ class PieceTraining:
         """Stored and published models are of no use here, and a hundred of them are large."""
         for name in ("store", "mlartifacts"):
             shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+def _sample(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One epoch of full training on a few rows of the same data."""
+    data = {name: value for name, value in settings.items() if name.partition(".")[0] != "freezing"}
+    few = {name: min(settings.get(name) or most, most) for name, most in _SAMPLE.items()}
+    return {**data, **few, "mode": "full", "training.epochs": 1}

@@ -68,13 +68,15 @@ class FrozenStart(FreezePolicy):
         "two thirds from 2 on",
     )
 
-    def begin(self, num_blocks: int) -> FreezeState:
+    def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """The frozen start. Deep ones bear, and want, a higher rate."""
         check_depth(self.depth, num_blocks)
         depth = self.depth
         if depth is None:
             share = min(2 / 3, 1 / 3 + max(0.0, self.tolerance - 0.5) / 4.5)
             depth = min(math.floor(num_blocks * share + 1e-9), num_blocks - 1)
+            # What was drawn at random says nothing yet, whatever the depth.
+            depth = depth if num_pretrained is None else min(depth, num_pretrained)
         return FreezeState(depth, rate=_rate(depth, num_blocks))
 
     def decide(

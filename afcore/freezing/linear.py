@@ -25,7 +25,7 @@ class Linear(FreezePolicy):
         None, ge=0, description="blocks frozen at the end; default: all but one"
     )
 
-    def begin(self, num_blocks: int) -> FreezeState:
+    def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """Nothing is frozen yet."""
         check_depth(self.depth, num_blocks)
         return FreezeState()

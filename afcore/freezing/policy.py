@@ -150,8 +150,12 @@ class FreezePolicy(BaseModel, ABC):
     policy: str
     intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
 
-    def begin(self, num_blocks: int) -> FreezeState:
+    def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """The state before the first step; nothing is frozen, unless a policy says otherwise.
+
+        Args:
+            num_blocks: L.
+            num_pretrained: blocks from the bottom up that were trained before; None: all.
 
         Raises:
             ValueError: where a setting leaves none of ``num_blocks`` blocks to train.

@@ -26,7 +26,7 @@ class Static(FreezePolicy):
         None, ge=0, description="blocks frozen from the start; default: half of them"
     )
 
-    def begin(self, num_blocks: int) -> FreezeState:
+    def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """All that it freezes is frozen at once."""
         check_depth(self.depth, num_blocks)
         return FreezeState(num_blocks // 2 if self.depth is None else self.depth)

@@ -50,6 +50,7 @@ def profile_compute(
     hidden_dtype: HiddenDtype,
     max_grad_norm: float,
     budget_seconds: float,
+    budget_share: float | None = None,
 ) -> ComputeProfile:
     """Measure and fit.
 
@@ -63,10 +64,12 @@ def profile_compute(
         max_grad_norm: clipping; 0 for none.
         budget_seconds: batches are added, and repeated, until it is used; a middling one is
             always measured, which takes about four steps.
+        budget_share: that, but no more than this share of an epoch, as the first steps show it.
     """
     with torch.random.fork_rng():
         trial = _Trial(split, examples, pad_token_id, compute, hidden_dtype, max_grad_norm)
-        steps = trial.steps(sample_batches(batches, examples.lengths), budget_seconds)
+        most = None if budget_share is None else budget_share * len(batches)
+        steps = trial.steps(sample_batches(batches, examples.lengths), budget_seconds, most)
         update, statistics = trial.parameter_seconds()
         inference = trial.inference_seconds()
         parameters = trial.num_parameters()
@@ -114,9 +117,12 @@ class _Trial:
         self._optimizer = SuffixOptimizer(self._split, learning_rate=0.0, weight_decay=0.0)
 
     def steps(
-        self, sample: Batches, budget_seconds: float
+        self, sample: Batches, budget_seconds: float, budget_steps: float | None
     ) -> dict[tuple[int, int], list[TrainedEpoch]]:
-        """Steps by (boundary, padded tokens), batch after batch until the budget is used."""
+        """Steps by (boundary, padded tokens), batch after batch until the budget is used.
+
+        That is the lesser of ``budget_seconds`` and the time of ``budget_steps`` unfrozen steps.
+        """
         began = time.perf_counter()
         done: dict[tuple[int, int], list[TrainedEpoch]] = {}
         self._step(0, sample[-1])  # the first step makes the optimizer's moments
@@ -127,6 +133,9 @@ class _Trial:
                 padded = padded_tokens(ids, self._examples.lengths)
                 for boundary in _boundaries(self._split.num_blocks):
                     done.setdefault((boundary, padded), []).append(self._step(boundary, ids))
+                if budget_steps is not None:
+                    unfrozen = done[0, padded][-1].train_seconds
+                    budget_seconds = min(budget_seconds, budget_steps * unfrozen)
                 if time.perf_counter() - began > budget_seconds:
                     return done
         return done

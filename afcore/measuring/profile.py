@@ -29,6 +29,7 @@ def measure_profile(
     runner: PrefixRunner,
     *,
     budget_seconds: float,
+    budget_share: float | None = None,
 ) -> Profile:
     """Measure the model, the store and the tiers.
 
@@ -39,6 +40,7 @@ def measure_profile(
         compute: device and precision.
         runner: of the same model and examples.
         budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
+        budget_share: the same.
 
     Raises:
         StoreError: when the store cannot be used.
@@ -55,6 +57,7 @@ def measure_profile(
             hidden_dtype=run.config.cache.dtype,
             max_grad_norm=run.config.training.max_grad_norm,
             budget_seconds=budget_seconds,
+            budget_share=budget_share,
         )
         bandwidths = probe_bandwidths(run.storage, run.activations_folder, runner, batches)
     profile = Profile(compute=fitted, bandwidths=bandwidths, seconds=0.0)

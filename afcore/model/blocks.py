@@ -35,6 +35,7 @@ __all__ = [
     "Batch",
     "SplitModel",
     "block_part",
+    "num_pretrained_blocks",
     "unused_parameters",
     "verify_pooled",
     "verify_split",
@@ -278,6 +279,19 @@ def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
             f"position alone, changes the outputs by {difference:.1e}. Set "
             "training.pooled_last_block to false."
         )
+
+
+def num_pretrained_blocks(split: SplitModel) -> int:
+    """Blocks from the bottom up that have been trained before, as their vectors show.
+
+    Biases and the weights of norms begin as zeros and ones, and no training leaves them so: a block
+    in which each of them is still one number repeated was drawn at random.
+    """
+    for number, block in enumerate(split.blocks):
+        vectors = [p.detach() for p in block.parameters() if p.ndim == 1 and len(p) > 1]
+        if vectors and all(bool((vector == vector[0]).all()) for vector in vectors):
+            return number
+    return split.num_blocks
 
 
 def unused_parameters(split: SplitModel, batch: Batch) -> list[str]:

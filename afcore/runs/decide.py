@@ -31,6 +31,7 @@ from afcore.training.trained import TrainedEpoch
 __all__ = ["EpochPlanner", "profile_seconds"]
 
 _RUN_BUDGET_SECONDS = 1.5
+_RUN_BUDGET_SHARE = 0.03  # of an unfrozen epoch: a short training should not be measured for long
 _log = logging.getLogger(__name__)
 
 
@@ -84,6 +85,7 @@ class EpochPlanner:
                     self._compute,
                     self._runner,
                     budget_seconds=_RUN_BUDGET_SECONDS,
+                    budget_share=_RUN_BUDGET_SHARE,
                 )
                 self._run.storage.put(key, self._profile.model_dump_json().encode())
         return self._profile

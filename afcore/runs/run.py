@@ -34,7 +34,14 @@ from afcore.config import CACHING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
-from afcore.model.blocks import Batch, SplitModel, unused_parameters, verify_pooled, verify_split
+from afcore.model.blocks import (
+    Batch,
+    SplitModel,
+    num_pretrained_blocks,
+    unused_parameters,
+    verify_pooled,
+    verify_split,
+)
 from afcore.model.compile import check_compiler
 from afcore.model.pretrained import (
     build_classifier,
@@ -84,6 +91,7 @@ class RunRecord(BaseModel):
     pad_token_id: int
     architecture: dict[str, Any]
     num_blocks: int
+    num_pretrained: int
     weights: dict[str, ContentDigest]
     precision: str
     versions: dict[str, str]
@@ -233,6 +241,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         pad_token_id=tokenizer.pad_token_id,
         architecture=architecture,
         num_blocks=split.num_blocks,
+        num_pretrained=num_pretrained_blocks(split),
         weights=weights,
         precision=compute.precision,
         versions=versions,

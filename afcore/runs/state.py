@@ -157,7 +157,9 @@ def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
     if run.config.mode == "full":
         return None, FreezeState()
     policy = run.config.freezing
-    return policy if policy.decides else None, policy.begin(run.record.num_blocks)
+    return policy if policy.decides else None, policy.begin(
+        run.record.num_blocks, run.record.num_pretrained
+    )
 
 
 def _load_sums(

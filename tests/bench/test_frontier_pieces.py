@@ -12,7 +12,8 @@ from afcore.errors import ConfigError
 from bench.frontier_parts.order import Plan, best_rate
 from bench.frontier_parts.pieces import Finished, Piece, PieceFiles, References, run_pieces
 from bench.frontier_parts.rows import FULL_ROWS, ROWS, chosen_rows, settings_of
-from bench.frontier_parts.sets import DataSet, known_sets
+from bench.frontier_parts.sets import DataSet, make_sets
+from bench.recipes.sets import Sources
 
 ROOT = Path(__file__).parent.parent.parent
 SCORES = {"accuracy": 0.9, "loss": 0.3}
@@ -263,13 +264,12 @@ def test_depths_are_shares_of_the_blocks() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "row",
-    [row for row in ROWS if row.group != "ours" and row.epochs >= 1],
-    ids=lambda row: row.name,
-)
-def test_every_row_is_a_configuration(row: Any) -> None:
-    data_set = known_sets(csv=[("mine", "a.csv", "b.csv", "32")])["mine"]
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_a_configuration(row: Any, tmp_path: Path) -> None:
+    csv = [("mine", "a.csv", "b.csv", "32")]
+    made, missing = make_sets(["mine"], tmp_path, Sources(), csv)
+    data_set = made["mine"]
+    assert not missing
     settings = {**data_set.settings, **settings_of(row, 1e-4, 6)}
     config = load_config(
         str(ROOT / "bench" / "frontier.yaml"), [f"{key}={value}" for key, value in settings.items()]

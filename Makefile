@@ -1,6 +1,7 @@
 # make run    the main job, on a fresh machine          make test   the tests
 # make setup  the environment alone                     make check  lint, types, tests
-# make ui     MLflow and Prefect on loopback            make bench  speed; bench-accuracy, bench-store, ...
+# make ui     MLflow and Prefect on loopback            make bench  speed; bench-frontier, bench-store, ...
+# make gpu    what is owed a CUDA device: parity, memory, tiers, a row of the frontier
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench clean
+.PHONY: setup run test check ui bench gpu clean
 
 setup: $(READY)
 
@@ -22,7 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 run: setup
-	$(BIN)/autofreeze compare pipelines/configs/quickstart.yaml
+	$(BIN)/autofreeze compare pipelines/configs/quickstart.yaml --modes hf_trainer,full,cached
 
 test: setup
 	$(TESTS)
@@ -43,6 +44,11 @@ bench: setup
 # make bench-frontier, bench-accuracy, bench-store, ...: the file of that name in bench/; ARGS: its options.
 bench-%: setup bench/%.py
 	$(BIN)/python bench/$*.py $(ARGS)
+
+# Everything that is measured on a GPU, in one go; results lie under bench/out.
+gpu: setup
+	$(BIN)/python bench/gpu.py $(ARGS)
+	$(BIN)/python bench/frontier.py --quick --out bench/out/frontier-gpu
 
 clean:
 	rm -rf $(VENV) .autofreeze

@@ -28,6 +28,7 @@ from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 __all__ = [
     "CACHING_MODES",
     "CHOOSING_MODES",
+    "FREEZING_MODES",
     "MODES",
     "OWN_MODES",
     "PEER_MODES",
@@ -60,6 +61,8 @@ PEER_MODES = tuple(mode for mode in MODES if mode.startswith("hf_trainer"))
 OWN_MODES = tuple(mode for mode in MODES if mode not in PEER_MODES)
 CACHING_MODES: tuple[str, ...] = ("cached", "performance", "efficiency")
 """Modes that may read and write activation sets."""
+FREEZING_MODES: tuple[str, ...] = ("freeze", *CACHING_MODES)
+"""Modes that freeze blocks."""
 CHOOSING_MODES: tuple[str, ...] = ("performance", "efficiency")
 """Modes that choose each epoch's number of workers."""
 
@@ -405,7 +408,7 @@ class Config(_Section):
     @property
     def freezes(self) -> bool:
         """Whether the mode freezes blocks."""
-        return self.mode == "freeze" or self.caches
+        return self.mode in FREEZING_MODES
 
     @property
     def stops(self) -> bool:

@@ -87,7 +87,7 @@ def preview_run(
     run = Run(storage, identify_run(config, storage))
     split, data = run.pretrained(), run.data()
     if recorded is not None:
-        _check_trace(recorded, split.num_blocks, config.training.num_epochs)
+        _check_trace(recorded, split.num_blocks, config)
     cache = RunCache(run, split, data.train, run.compute)
     with as_worker(config.workers):
         profile = measure_profile(
@@ -178,8 +178,9 @@ def _notes(run: Run, work: RunWork) -> list[str]:
     return notes
 
 
-def _check_trace(recorded: list[list[int]], num_blocks: int, num_epochs: int) -> None:
-    if len(recorded) != num_epochs:
+def _check_trace(recorded: list[list[int]], num_blocks: int, config: Config) -> None:
+    num_epochs = config.training.num_epochs
+    if len(recorded) > num_epochs or (len(recorded) < num_epochs and not config.stops):
         raise ConfigError(
             f"--trace: has {len(recorded)} epochs, but training.epochs is {num_epochs}. Give a run "
             f"of as many, or plan for {len(recorded)}: --set training.epochs={len(recorded)}."

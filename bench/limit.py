@@ -1,8 +1,8 @@
-"""How far is a cached epoch from the limit: the suffix alone, fed from memory?
+"""How far is a cached epoch from a reference: the suffix alone, fed from memory?
 
 At every boundary k, in one process and interleaved:
 
-* **limit**: forward of the blocks from k on and the head, loss, backward, clipping, AdamW. Hidden
+* **reference**: forward of the blocks from k on and the head, loss, backward, clipping, AdamW. Hidden
   states and masks lie in memory, padded, a tensor a batch. Nothing else: no cache, no flow, no
   statistics, no log. Written out here, for BERT, without the product's way of splitting a model;
   the last block at the one position that the head reads.
@@ -14,7 +14,7 @@ At every boundary k, in one process and interleaved:
   carried out.
 
 All train on the same batches in the same order, with dropout, in the same precision. Prints median
-seconds over the repetitions, and the median ratios of an epoch to the limit, and to the least,
+seconds over the repetitions, and the median ratios of an epoch to the reference, and to the least,
 measured next to it; opening the set (once an epoch) stands beside it.
 
     python bench/limit.py --train train.csv --set data.limit=3000 --out bench/out
@@ -56,13 +56,13 @@ from afcore.training.trained import TrainedEpoch, TrainingState
 
 HERE = Path(__file__).parent
 GOAL = 1.10
-ALONE = ("whole", "limit", "least")
+ALONE = ("whole", "reference", "least")
 WARM_UP_STEPS = 5  # they pay for what is allocated once
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A batch as the limit wants it: all in memory.
+    """A batch as the reference wants it: all in memory.
 
     ``hidden`` [b, s, h] float32; ``mask`` as a block of the model takes it; ``labels`` [b].
     """
@@ -221,7 +221,7 @@ class Cell:
             "cached_read_seconds": self.trained.read_seconds,
             "open_seconds": self.open_seconds,
             "set_bytes": self.set_bytes,
-            "ratio": self._ratio("limit"),
+            "ratio": self._ratio("reference"),
             "ratio_to_least": self._ratio("least"),
         }
 
@@ -297,17 +297,17 @@ class Held(FreezePolicy):
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    found = Table(title="A cached epoch beside its limit, medians", title_justify="left")
+    found = Table(title="A cached epoch beside its reference, medians", title_justify="left")
     for column in (
         "boundary",
         "steps",
         "whole s",
-        "limit s",
+        "reference s",
         "cached s",
         "of it reading s",
         "opening the set s",
         "MB",
-        "cached / limit",
+        "cached / reference",
         f"goal {GOAL:.2f}",
         "least s",
         "cached / least",
@@ -318,7 +318,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             str(row["boundary"]),
             str(row["num_steps"]),
             f"{statistics.median(row['whole_seconds']):.3f}",
-            f"{statistics.median(row['limit_seconds']):.3f}",
+            f"{statistics.median(row['reference_seconds']):.3f}",
             f"{statistics.median(row['cached_seconds']):.3f}",
             f"{row['cached_read_seconds']:.3f}",
             f"{row['open_seconds']:.3f}",
@@ -337,7 +337,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     axes = found.subplots()
     for offset, name, color in (
         (-0.3, "whole_seconds", "#d8dee9"),
-        (-0.1, "limit_seconds", "#5e81ac"),
+        (-0.1, "reference_seconds", "#5e81ac"),
         (0.1, "least_seconds", "#88c0d0"),
         (0.3, "cached_seconds", "#bf616a"),
     ):
@@ -349,7 +349,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     for row in rows:
         above_cached = (row["boundary"] + 0.3, 1.02 * max(row["cached_seconds"]))
         axes.annotate(f"{row['ratio']:.2f}x", above_cached, ha="center", va="bottom")
-    axes.set(xlabel="boundary", ylabel="seconds an epoch", title="A cached epoch and its limit")
+    axes.set(xlabel="boundary", ylabel="seconds an epoch", title="A cached epoch and its reference")
     axes.set_xticks([row["boundary"] for row in rows])
     axes.margins(y=0.15)
     axes.legend()

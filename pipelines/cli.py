@@ -388,11 +388,13 @@ def _draw_plan(path: Path, choices: Any) -> None:
 
 def _show_comparison(result: dict[str, Any]) -> None:
     from afcore.results.report import CompareReport
-    from pipelines.table import comparison_table
+    from pipelines.table import comparison_table, stories
 
     comparison = CompareReport.model_validate(result)
     _console.print()
     _wide().print(comparison_table(comparison))
+    for line in stories(comparison):
+        _console.print(line, markup=False)
     for run_report in comparison.runs:
         for note in run_report.notes:
             _console.print(f"{run_report.mode}, seed {run_report.seed}: {note}", markup=False)

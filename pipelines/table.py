@@ -5,9 +5,12 @@ What is taken over seeds stands in every row of its mode.
 
 from rich.table import Table
 
-from afcore.results.report import CompareReport, DifferenceReport, RunReport
+from afcore.config import FREEZING_MODES
+from afcore.results.report import CompareReport, DifferenceReport, RunReport, row_difference
 
-__all__ = ["comparison_markdown", "comparison_table"]
+__all__ = ["comparison_markdown", "comparison_table", "stories"]
+
+BASELINES = ("hf_trainer", "full")
 
 COLUMNS = (
     "mode",
@@ -41,13 +44,42 @@ def comparison_table(comparison: CompareReport) -> Table:
     return table
 
 
+def stories(comparison: CompareReport) -> list[str]:
+    """A line for each run that freezes: what happened and why, and what it was worth.
+
+    Against Hugging Face's Trainer where that was run too, and against ``full``.
+    """
+    return [_story(run, comparison) for run in comparison.runs if run.mode in FREEZING_MODES]
+
+
+def _story(run: RunReport, comparison: CompareReport) -> str:
+    several = len({other.seed for other in comparison.runs}) > 1
+    name = f"{run.mode}, seed {run.seed}" if several else run.mode
+    gains = [
+        f"{other.paid_seconds / run.paid_seconds:.1f}x faster than {other.mode}{_over_rows(run, other)}"
+        for other in comparison.runs
+        if other.seed == run.seed and other.mode in BASELINES
+    ]
+    return f"{name}: {run.happened}.{' ' if gains else ''}{', '.join(gains)}{'.' if gains else ''}"
+
+
+def _over_rows(run: RunReport, other: RunReport) -> str:
+    found = row_difference(run, other)
+    if found is None:
+        return ""
+    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
+    return f" at {mean:+.1f} points ({low:+.1f} to {high:+.1f} over test rows)"
+
+
 def comparison_markdown(comparison: CompareReport) -> str:
     """For an artifact."""
     columns = _columns(comparison)
     lines = [columns, tuple("---" for _ in columns), *_rows(comparison)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     caption = _caption(comparison)
-    return f"{text}\n{caption}\n" if caption else text
+    text = f"{text}\n{caption}\n" if caption else text
+    told = "\n\n".join(stories(comparison))
+    return f"{text}\n{told}\n" if told else text
 
 
 def _columns(comparison: CompareReport) -> tuple[str, ...]:
@@ -59,6 +91,11 @@ def _caption(comparison: CompareReport) -> str | None:
     if not comparison.difference:
         return None
     num_seeds = max(difference.num_seeds for difference in comparison.difference.values())
+    if num_seeds == 1:
+        return (
+            f"{DIFFERENCE}: points, on the same test rows, and the 95 % interval over them; within "
+            "noise when it holds 0. Another seed may differ by as much: --seeds 3"
+        )
     return (
         f"{DIFFERENCE}: points, mean of {num_seeds} seeds, each minus full of the same seed, and "
         "the 95 % interval (Student's t); within noise when it holds 0"

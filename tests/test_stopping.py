@@ -72,6 +72,8 @@ def outcome(run: Run) -> list[Any]:
         # In epoch 2 only the last block trains.
         {"policy": "gradient_norm", "percentile": 100},
         {"policy": "guarded", "patience": 1},
+        # The head is solved before the first step, and not again.
+        {"policy": "frozen_start", "depth": 2},
     ],
 )
 def test_stopped_and_started_again_it_ends_with_the_same_numbers(

@@ -34,7 +34,7 @@ from afcore.freezing.policy import (
     IntervalStatistics,
     check_depth,
 )
-from afcore.freezing.settling import has_settled
+from afcore.freezing.settling import CYCLE_EPOCHS, has_settled
 
 __all__ = ["FrozenStart"]
 
@@ -86,7 +86,7 @@ class FrozenStart(FreezePolicy):
         num_blocks = len(statistics.gradient_norms)
         losses = statistics.validation_losses
         after, settled, memory = state.boundary, False, state.memory
-        if losses[-1] > _LEARNED * statistics.chance_loss:
+        if losses[-1] > _LEARNED * statistics.chance_loss > 0:
             after = 0
         elif statistics.ends_cycle:
             settled = has_settled(losses, 0.0 if self.tolerance == 0 else _LEAST_GAIN)
@@ -97,6 +97,17 @@ class FrozenStart(FreezePolicy):
         changed = FreezeState(after, _rate(after, num_blocks), settled, memory)
         nothing = (math.nan,) * num_blocks
         return changed, FreezeDecision(nothing, math.nan, state.boundary, after)
+
+    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+        """When it stops is not known, nor whether the model begins to learn at once."""
+        start = [self.begin(num_blocks).boundary] * self.intervals_per_epoch
+        thawed = [0] * self.intervals_per_epoch
+        traces = {"all epochs": [start] * num_epochs}
+        if num_epochs > CYCLE_EPOCHS:
+            traces = {f"stops after {CYCLE_EPOCHS} epochs": [start] * CYCLE_EPOCHS, **traces}
+        if num_epochs > 1 and start[0]:
+            traces["thaws after epoch 1"] = [start, *[thawed] * (num_epochs - 1)]
+        return traces
 
 
 def _rate(depth: int, num_blocks: int) -> float:

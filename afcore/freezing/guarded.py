@@ -28,7 +28,7 @@ Where it fails and what it was measured to do: docs/freezing.md.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,8 @@ class Guarded(FreezePolicy):
     training loss of each interval of epoch 1 with its standard error; ``settled``, whether the loss
     on unseen examples has stopped falling.
     """
+
+    eta_label: ClassVar[str] = "coherence of the gradients: 1 is noise"
 
     policy: Literal["guarded"] = "guarded"
     patience: int = Field(

@@ -144,6 +144,9 @@ class FreezePolicy(BaseModel, ABC):
     solves_head: ClassVar[bool] = False
     """Whether the head's last layer is solved before the first step (afcore/training/head.py)."""
 
+    eta_label: ClassVar[str] = "eta: change of the gradient norm"
+    """What the ``eta`` of its decisions is, for figures."""
+
     stops: ClassVar[bool] = False
     """Whether it says when training has settled, so that by default training may stop."""
 

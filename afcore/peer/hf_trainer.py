@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 from transformers import (
@@ -72,6 +73,7 @@ class Fitted:
         epochs: one report each; their costs and the attempt are left to the caller.
         finished: when each was done, seconds since the epoch (UTC).
         test: scores of the best epoch's weights; None without a test split.
+        test_right: [n] whether its answer was right, by test row; None where it is not known.
         test_seconds: taken by that.
         model: with the best epoch's weights, LoRA's merged into them.
     """
@@ -79,6 +81,7 @@ class Fitted:
     epochs: list[EpochReport]
     finished: list[float]
     test: dict[str, float] | None
+    test_right: npt.NDArray[np.bool_] | None
     test_seconds: float
     model: Any
 
@@ -125,17 +128,21 @@ def fit(
         trainer.remove_callback(watch)
         model.load_state_dict(watch.best_weights)
         clock = time.perf_counter()
-        test = None
+        test, test_right = None, None
         if data.test is not None:
-            metrics = trainer.evaluate(_Features(data.test), metric_key_prefix="test")
-            test = _without_prefix(metrics, "test")
+            given = trainer.predict(_Features(data.test))
+            test = _without_prefix(given.metrics or {}, "test")
+            # Grouped by length, the Trainer scores in another order and does not say which.
+            labels = np.asarray(given.label_ids)
+            if np.array_equal(labels, data.test.labels):
+                test_right = np.asarray(given.predictions).argmax(-1) == labels
         test_seconds = time.perf_counter() - clock
     # The Trainer put autocast around the model's forward; this gives the class's own back.
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
     if recipe.lora is not None:
         model = merge_lora(model)
-    return Fitted(watch.reports, watch.finished, test, test_seconds, model)
+    return Fitted(watch.reports, watch.finished, test, test_right, test_seconds, model)
 
 
 def _arguments(

@@ -11,7 +11,7 @@ from afcore.model.pretrained import load_tokenizer
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
-from afcore.results.report import EpochReport, RunReport, TotalsReport
+from afcore.results.report import EpochReport, RunReport, TotalsReport, pack_right
 from afcore.results.tracking import Tracker
 from afcore.runs.publish import publish_report, run_report
 from afcore.runs.records import best_epoch
@@ -102,6 +102,7 @@ def _totals(
         best_epoch=best.epoch,
         validation=best.validation,
         test=fitted.test,
+        test_right=None if fitted.test_right is None else pack_right(fitted.test_right),
     )
 
 

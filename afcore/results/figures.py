@@ -59,7 +59,7 @@ def freezing_figure(report: RunReport) -> Figure:
             cmap="viridis",
             norm=mpl.colors.LogNorm(*_limits(eta)),
         )
-        figure.colorbar(image, ax=axes, label="eta (change of the gradient norm, log scale)")
+        figure.colorbar(image, ax=axes, label=f"{report.eta_label} (log scale)")
     last = sum(epoch.num_steps for epoch in report.epochs)
     at = [0, *(decision.step for decision in report.decisions), last]
     start = report.epochs[0].boundary_start

@@ -105,7 +105,9 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
             interval, len(report.epochs), total_steps, state.boundary, validation_losses
         )
         coherences = coherence(statistics)
-        state, _ = policy.decide(state, statistics)
+        ends_epoch = interval.step == last_steps[interval.epoch]
+        if policy.decides and (policy.keeps_statistics or ends_epoch):
+            state, _ = policy.decide(state, statistics)
         recorded = after.get(interval.step, recorded)
         rows.append(
             ReplayedInterval(

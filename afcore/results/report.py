@@ -4,13 +4,16 @@ Seconds are wall-clock seconds, dollars are US, accuracies go from 0 to 1, epoch
 steps from 1. ``null`` stands for what does not exist, and for an infinite or undefined number.
 """
 
+import base64
 import math
 import statistics
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from afcore.results.paired import paired_difference
+from afcore.results.paired import PairedDifference, paired_difference
 
 __all__ = [
     "CompareReport",
@@ -22,7 +25,10 @@ __all__ = [
     "RunReport",
     "TotalsReport",
     "compare_report",
+    "pack_right",
     "paired_runs",
+    "row_difference",
+    "unpack_right",
 ]
 
 
@@ -185,6 +191,11 @@ class TotalsReport(_Report):
     best_epoch: int
     validation: dict[str, float] = Field(description="of the best epoch")
     test: dict[str, float] | None = Field(description="of the best epoch's model")
+    test_right: str | None = Field(
+        None,
+        description="whether its answer was right, a bit a test row in their order, as base64; "
+        "runs on the same rows are compared by it",
+    )
 
 
 class RunReport(_Report):
@@ -199,11 +210,16 @@ class RunReport(_Report):
     num_blocks: int
     data: DataReport
     epochs: list[EpochReport]
+    policy: str | None = Field(None, description="`freezing.policy`; null in modes without one")
+    eta_label: str = Field("eta", description="what the `eta` of its decisions is")
     decisions: list[DecisionReport]
     intervals: list[IntervalReport]
     totals: TotalsReport
     mlflow_run_id: str
     notes: list[str] = Field(description="what a reader should know, e.g. why nothing was cached")
+    happened: str = Field(
+        "", description="in a sentence: what was frozen and read, and why training ended"
+    )
 
     @property
     def paid_seconds(self) -> float:
@@ -217,12 +233,16 @@ class RunReport(_Report):
 
 
 class DifferenceReport(_Report):
-    """A mode's accuracy minus that of ``full``, paired over seeds."""
+    """A mode's accuracy minus that of ``full``, paired over seeds; with one seed, over test rows.
 
-    mean: float = Field(description="over the seeds, in accuracy (0.01 is one point)")
+    Over rows the interval is that of these two models on other rows like those. What another seed
+    would have given it does not know.
+    """
+
+    mean: float = Field(description="over the pairs, in accuracy (0.01 is one point)")
     low: float = Field(description="lower end of the 95 % interval (Student's t)")
     high: float = Field(description="upper end")
-    num_seeds: int = Field(description="pairs of runs, at least 2")
+    num_seeds: int = Field(description="pairs of runs; 1: the interval is over test rows")
     within_noise: bool = Field(description="the interval holds 0: no difference was shown")
 
 
@@ -237,8 +257,7 @@ class CompareReport(_Report):
     wall_speedup: dict[str, float] = Field(description="the same of wall seconds")
     difference: dict[str, DifferenceReport] = Field(
         default_factory=dict,
-        description="test (else validation) accuracy against full's, of modes with two seeds or "
-        "more",
+        description="test (else validation) accuracy against full's",
     )
 
 
@@ -252,8 +271,9 @@ def compare_report(runs: list[RunReport]) -> CompareReport:
             wall[mode] = statistics.median(
                 f.totals.wall_seconds / r.totals.wall_seconds for r, f in pairs
             )
-        if len(pairs) >= 2 and mode != "full":
-            difference[mode] = _difference(pairs)
+        found = _difference(pairs) if pairs and mode != "full" else None
+        if found is not None:
+            difference[mode] = found
     return CompareReport(
         schema=1, runs=runs, speedup=speedup, wall_speedup=wall, difference=difference
     )
@@ -267,12 +287,40 @@ def paired_runs(
     return [(run, of_seed[run.seed]) for run in runs if run.mode == mode and run.seed in of_seed]
 
 
-def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport:
-    found = paired_difference([r.accuracy for r, _ in pairs], [f.accuracy for _, f in pairs])
+def pack_right(right: npt.NDArray[np.bool_]) -> str:
+    """[n] as ``test_right`` keeps it: the number of rows, then eight to a byte."""
+    return f"{len(right)}:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
+
+
+def unpack_right(text: str) -> npt.NDArray[np.bool_]:
+    """[n], what :func:`pack_right` was given."""
+    count, _, packed = text.partition(":")
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), dtype=np.uint8))
+    return bits[: int(count)].astype(bool)
+
+
+def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
+    """Test accuracy minus that of ``other``, paired over test rows; None: not the same rows."""
+    if run.totals.test_right is None or other.totals.test_right is None:
+        return None
+    mine, theirs = unpack_right(run.totals.test_right), unpack_right(other.totals.test_right)
+    if len(mine) != len(theirs):
+        return None
+    return paired_difference(mine.astype(float).tolist(), theirs.astype(float).tolist())
+
+
+def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport | None:
+    found: PairedDifference | None
+    if len(pairs) == 1:
+        found = row_difference(*pairs[0])
+    else:
+        found = paired_difference([r.accuracy for r, _ in pairs], [f.accuracy for _, f in pairs])
+    if found is None:
+        return None
     return DifferenceReport(
         mean=found.mean,
         low=found.low,
         high=found.high,
-        num_seeds=found.num_pairs,
+        num_seeds=len(pairs),
         within_noise=found.within_noise,
     )

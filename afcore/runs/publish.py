@@ -3,10 +3,14 @@
 import time
 from typing import Any
 
+import numpy as np
+
 from afcore.data.prepare import PreparedData
+from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import load_tokenizer
 from afcore.results.figures import epoch_time_figure, freezing_figure
-from afcore.results.report import DataReport, EpochReport, RunReport, TotalsReport
+from afcore.results.report import DataReport, EpochReport, RunReport, TotalsReport, pack_right
+from afcore.results.story import what_happened
 from afcore.results.tracking import Tracker
 from afcore.runs.decide import profile_seconds
 from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
@@ -40,17 +44,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     best = best_epoch(epochs)
     split, _ = load_checkpoint(run, best.epoch)
     data = run.data()
-    test, test_seconds = None, 0.0
-    if data.test is not None:
-        clock = time.perf_counter()
-        test = evaluate(
-            split,
-            data.test,
-            num_classes=len(run.record.label_names),
-            pad_token_id=run.record.pad_token_id,
-            compute=run.compute,
-        )
-        test_seconds = time.perf_counter() - clock
+    tested = _test(run, data, split)
     tracker.log_model(mlflow_run_id, split.model.cpu(), load_tokenizer(run.config.model.name))
     wall_seconds += time.perf_counter() - began
     report = run_report(
@@ -60,8 +54,9 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         epochs=epochs,
         decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
-        totals=_totals(run, records, checkpoints, best, test, test_seconds, wall_seconds),
+        totals=_totals(run, records, checkpoints, best, wall_seconds, tested),
         notes=_notes(run, checkpoints, epochs),
+        happened=what_happened(epochs, run.record.num_blocks, run.config.training.num_epochs),
     )
     publish_report(run, tracker, report, records[-1].finished)
     return report
@@ -93,6 +88,8 @@ def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any
         mode=run.config.mode,
         seed=run.config.training.seed,
         status="finished",
+        policy=run.config.freezing.policy if run.config.freezes else None,
+        eta_label=run.config.freezing.eta_label if run.config.freezes else "eta",
         model=run.config.model.name,
         num_blocks=run.record.num_blocks,
         data=DataReport(
@@ -103,6 +100,24 @@ def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any
         mlflow_run_id=mlflow_run_id,
         **measured,
     )
+
+
+def _test(run: Run, data: PreparedData, split: SplitModel) -> dict[str, Any]:
+    """Of the totals, what the one test gives."""
+    if data.test is None:
+        return {}
+    clock = time.perf_counter()
+    right = np.zeros(len(data.test), dtype=bool)
+    scores = evaluate(
+        split,
+        data.test,
+        num_classes=len(run.record.label_names),
+        pad_token_id=run.record.pad_token_id,
+        compute=run.compute,
+        right=right,
+    )
+    seconds = time.perf_counter() - clock
+    return {"test": scores, "test_right": pack_right(right), "test_seconds": seconds}
 
 
 def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:
@@ -125,9 +140,8 @@ def _totals(
     records: list[EpochRecord],
     checkpoints: list[CheckpointRecord],
     best: EpochReport,
-    test: dict[str, float] | None,
-    test_seconds: float,
     wall_seconds: float,
+    tested: dict[str, Any],
 ) -> TotalsReport:
     epochs = [record.report for record in records]
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
@@ -137,8 +151,8 @@ def _totals(
     return TotalsReport(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
-        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + test_seconds,
-        test_seconds=test_seconds,
+        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs)
+        + tested.get("test_seconds", 0.0),
         decide_seconds=profile_seconds(run),
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
@@ -148,7 +162,7 @@ def _totals(
         cost_usd=sum(epoch.cost_usd for epoch in epochs) + outside_usd,
         best_epoch=best.epoch,
         validation=best.validation,
-        test=test,
+        **({"test": None} | tested),
     )
 
 

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from afcore.compute import Compute, choose_compute
-from afcore.config import CACHING_MODES, PEER_MODES, Config, PricesConfig
+from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError, StoreError
@@ -70,7 +70,6 @@ __all__ = [
 
 _SPLIT_TOLERANCE = 1e-4
 _log = logging.getLogger(__name__)
-_FREEZING_MODES = ("freeze", *CACHING_MODES)
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
 _WHERE = {"min", "launcher", "ray_address", "autoscaling"}
@@ -209,7 +208,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     if config.mode not in PEER_MODES:
         _log.info("last block: %s", _pooling(split))
         verify_pooled(split, batch, _SPLIT_TOLERANCE)
-    if config.mode in _FREEZING_MODES:
+    if config.mode in FREEZING_MODES:
         # A prefix that is no function of the example cannot be cached, but may freeze.
         half = max(1, split.num_blocks // 2)
         uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
@@ -313,7 +312,7 @@ def _decisive(config: Config) -> dict[str, Any]:
     sections = {"mode", "task", "training"}
     if config.mode in PEER_MODES:
         return config.model_dump(include=sections)
-    if config.mode in _FREEZING_MODES:
+    if config.mode in FREEZING_MODES:
         sections |= {"freezing"}
     if config.caches:
         sections |= {"cache"}

@@ -15,6 +15,7 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.config import CHOOSING_MODES, Config, TrainingConfig
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
+from afcore.freezing.settling import CYCLE_EPOCHS
 from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import build_classifier
 from afcore.planning.forecast import Resources
@@ -22,7 +23,7 @@ from afcore.planning.resources import MemoryModel, activation_bytes
 from afcore.planning.tiers import choose_window, place
 from afcore.planning.timing import Reading, Work
 from afcore.runs.run import Run
-from afcore.training.schedule import CYCLE_EPOCHS, Schedule
+from afcore.training.schedule import Schedule
 
 __all__ = [
     "batches_of",

@@ -7,6 +7,8 @@ in the next ones.
 import logging
 import time
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from afcore.activations.held_batches import HeldBatches
@@ -33,6 +35,7 @@ def evaluate(
     group: WorkerGroup = ALONE,
     boundary: int = 0,
     held: HeldBatches | None = None,
+    right: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
     """Accuracy, macro F1 and loss of the whole model, over the examples of all workers together.
 
@@ -47,6 +50,8 @@ def evaluate(
         group: the workers, each of which calls this.
         boundary: the blocks below it are those that ``held`` is open for; 0 without it.
         held: what they put out for these examples, as far as it is held; None: run them.
+        right: [n], filled by example id with whether the answer was right, as far as this worker
+            scored it.
     """
     split.model.eval()
     done, shown = 0, time.monotonic()
@@ -61,7 +66,10 @@ def evaluate(
             if held is not None and hidden is None:
                 hidden = split.hidden(batch, boundary)
                 held.put(number, hidden)
-            scores.add(split.logits(batch, boundary, hidden), labels)
+            logits = split.logits(batch, boundary, hidden)
+            scores.add(logits, labels)
+            if right is not None:
+                right[ids] = (logits.argmax(-1) == labels).cpu().numpy()
             done += len(together)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()

@@ -258,8 +258,13 @@ def _decide(
     done.intervals.append(Interval(epoch, time.time(), statistics, decision))
     group.check_same("freeze decision", state.freeze.boundary)
     if decision is not None:
+        looked_at = ""
+        if np.isfinite(decision.eta).any():
+            etas = " ".join(f"{eta:.3g}" for eta in decision.eta)
+            looked_at = f", threshold {decision.threshold:.3g}, eta {etas}"
         _log.info(
-            "decision at step %d: boundary %d -> %d, threshold %.3g, eta %s",
-            *(state.step, before, state.freeze.boundary, decision.threshold),
-            " ".join(f"{eta:.3g}" for eta in decision.eta),
+            "decision at step %d: boundary %d -> %d%s%s",
+            *(state.step, before, state.freeze.boundary),
+            ", settled" if state.freeze.settled else "",
+            looked_at,
         )

@@ -14,11 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CYCLE_EPOCHS", "Schedule", "learning_rate_factor"]
-
-CYCLE_EPOCHS = 2
-"""Of a training that may stop. One epoch left two points of accuracy on every set that was tried;
-two cycles of one ended below one of two."""
+__all__ = ["Schedule", "learning_rate_factor"]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ def noisy_report(seed: int) -> RunReport:
                 learning_rate=1e-4,
                 train_loss=rng.uniform(0.9, 1.0),
                 train_loss_error=0.1,
+                ends_cycle=step % (2 * STEPS) == 0,
+                chance_loss=2.0,
                 **per_block,
             )
         )
@@ -88,7 +90,8 @@ def test_a_plan_contains_what_is_decided(kind: type[FreezePolicy], seed: int) ->
     assert [len(epoch) for epoch in decided] == [policy.intervals_per_epoch] * EPOCHS
     for epoch, boundaries in enumerate(decided):
         for number, boundary in enumerate(boundaries):
-            at_ends = [trace[epoch][number] for trace in ends.values()]
+            # Where training may stop early, one of the ends is shorter.
+            at_ends = [trace[epoch][number] for trace in ends.values() if epoch < len(trace)]
             assert min(at_ends) <= boundary <= max(at_ends), (epoch, number)
 
 
@@ -105,6 +108,8 @@ def test_a_policy_goes_on_from_json_as_from_memory(kind: type[FreezePolicy]) -> 
     policy = kind()  # type: ignore[call-arg]
     state = restored = policy.begin(NUM_BLOCKS)
     for statistics in _intervals():
+        if not statistics.validation_losses and not policy.keeps_statistics:
+            continue  # asked at the ends of epochs alone
         state, decision = policy.decide(state, statistics)
         restored, again = policy.decide(restored, statistics)
         assert repr(again) == repr(decision)  # NaN is not equal to itself

@@ -23,3 +23,16 @@ def test_the_schedule_is_compressed_to_the_duration() -> None:
 
 def test_floating_point_adds_no_step() -> None:
     assert Schedule(0.1 * 3, 10).total_steps == 3
+
+
+def test_each_cycle_has_the_whole_schedule_and_the_last_may_be_short() -> None:
+    schedule = Schedule(2.5, steps_per_epoch=2, cycle_epochs=1)
+    assert [schedule.factor(step) for step in range(5)] == [1.0, 0.5, 1.0, 0.5, 1.0]
+    assert [schedule.ends_cycle(epoch) for epoch in (1, 2, 3)] == [True, True, True]
+    pairs = Schedule(5, steps_per_epoch=1, cycle_epochs=2)
+    assert [pairs.factor(step) for step in range(5)] == [1.0, 0.5, 1.0, 0.5, 1.0]
+    assert [pairs.ends_cycle(epoch) for epoch in range(1, 6)] == [False, True, False, True, True]
+
+
+def test_without_cycles_only_the_last_epoch_ends_the_schedule() -> None:
+    assert [Schedule(3, 4).ends_cycle(epoch) for epoch in (1, 2, 3)] == [False, False, True]

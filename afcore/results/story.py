@@ -1,0 +1,65 @@
+"""What happened in a training, in one plain sentence: what was frozen, read, and why it stopped."""
+
+from collections.abc import Sequence
+
+from afcore.results.report import EpochReport
+
+__all__ = ["what_happened"]
+
+
+def what_happened(epochs: Sequence[EpochReport], num_blocks: int, num_planned: int) -> str:
+    """One sentence without a full stop.
+
+    Args:
+        epochs: that were trained, at least one.
+        num_blocks: L.
+        num_planned: epochs that might have been trained.
+    """
+    return f"{_frozen(epochs, num_blocks)}; {_ended(epochs, num_planned)}"
+
+
+def _frozen(epochs: Sequence[EpochReport], num_blocks: int) -> str:
+    first = epochs[0].boundary_start
+    said = []
+    if first:
+        said.append(f"{_blocks(first, num_blocks)} frozen from the start")
+    before = first
+    for epoch in epochs:
+        if epoch.boundary_end > before:
+            said.append(
+                f"{_blocks(epoch.boundary_end, num_blocks)} frozen by the end of epoch "
+                f"{epoch.epoch}"
+            )
+        elif epoch.boundary_end < before:
+            left = f"down to {epoch.boundary_end}" if epoch.boundary_end else "all"
+            said.append(f"blocks thawed after epoch {epoch.epoch}, {left}")
+        before = epoch.boundary_end
+    if not said:
+        return "nothing was frozen"
+    read = [str(epoch.epoch) for epoch in epochs if epoch.read_from != "tokens"]
+    if read:
+        word = "epoch" if len(read) == 1 else "epochs"
+        said.append(f"what they put out was read from the cache in {word} {', '.join(read)}")
+    return ", ".join(said)
+
+
+def _blocks(boundary: int, num_blocks: int) -> str:
+    if boundary == 1:
+        return f"block 0 of {num_blocks} was"
+    return f"blocks 0-{boundary - 1} of {num_blocks} were"
+
+
+def _ended(epochs: Sequence[EpochReport], num_planned: int) -> str:
+    done = len(epochs)
+    if done >= num_planned:
+        return f"all {num_planned} epochs were trained" if num_planned > 1 else "one epoch was"
+    losses = [epoch.validation["loss"] for epoch in epochs]
+    change = ""
+    if len(losses) > 1:
+        fell = 1 - losses[-1] / min(losses[:-1])
+        change = (
+            f": the last one lowered the validation loss by {100 * fell:.0f} %"
+            if fell > 0
+            else ": the validation loss no longer fell"
+        )
+    return f"stopped after epoch {done} of {num_planned}{change}"

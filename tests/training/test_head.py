@@ -1,0 +1,61 @@
+"""The head solved before the first step."""
+
+import pytest
+import torch
+from torch import nn
+
+from afcore.training.head import PENALTY, HeadFeatures, solve_head
+from afcore.training.trained import TrainingState
+from tests.training_setup import make_examples, make_split, make_state, run_epochs
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_solution_is_where_the_gradient_of_the_objective_is_zero(bias: bool) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(200, 5) * torch.tensor([1.0, 10.0, 0.1, 1.0, 1.0]) + 3
+    labels = (features[:, 0] + features[:, 1] / 10 > 3.3).long() + (features[:, 3] > 4).long()
+    layer = nn.Linear(5, 3, bias=bias)
+
+    objective = solve_head(layer, features, labels)
+
+    # In the coordinates in which it was solved, standardized features.
+    deviation = features.std(0)
+    mean = features.mean(0) if bias else torch.zeros(5)
+    weight = (layer.weight.detach() * deviation).requires_grad_()
+    shift = torch.zeros(3)
+    if bias:
+        shift = (layer.bias.detach() + layer.weight.detach() @ mean).requires_grad_()
+    logits = (features - mean) / deviation @ weight.T + shift
+    loss = nn.functional.cross_entropy(logits, labels) + PENALTY * weight.square().sum() / 2
+    loss.backward()
+    assert objective == pytest.approx(loss.item(), rel=1e-4)
+    assert weight.grad.abs().max() < 2e-3
+
+
+def test_features_are_what_the_last_layer_reads() -> None:
+    split, examples = make_split(dropout=0.0), make_examples()
+    split.model.eval()
+    from afcore.tasks.text_classification import collate
+
+    batch, _ = collate(examples, torch.arange(4).numpy(), 0, torch.device("cpu"))
+    found = HeadFeatures(split, 3)
+    features = found.take(batch, 0, None)
+    torch.testing.assert_close(found.layer(features), split.logits(batch))
+    assert HeadFeatures(split, 17).take(batch, 0, None) is None
+
+
+def first_losses(state: TrainingState, solve: int | None) -> list[float]:
+    (done,) = run_epochs(state, make_examples(), 1, solve_head=solve)
+    return [step.loss for step in done.steps]
+
+
+def test_training_begins_from_the_solved_head_once() -> None:
+    drawn = first_losses(make_state(make_split(dropout=0.0)), None)
+    state = make_state(make_split(dropout=0.0))
+    solved = first_losses(state, 3)
+    assert solved[0] < drawn[0]
+
+    weight = HeadFeatures(state.split, 3).layer.weight.detach().clone()
+    state.freeze = type(state.freeze)(0, rate=0.0)
+    first_losses(state, 3)  # not before a later step
+    assert torch.equal(HeadFeatures(state.split, 3).layer.weight, weight)

@@ -2,9 +2,9 @@
 
 At every boundary k, in one process and interleaved:
 
-* **reference**: forward of the blocks from k on and the head, loss, backward, clipping, AdamW. Hidden
-  states and masks lie in memory, padded, a tensor a batch. Nothing else: no cache, no flow, no
-  statistics, no log. Written out here, for BERT, without the product's way of splitting a model;
+* **reference**: forward of the blocks from k on and the head, loss, backward, clipping, AdamW.
+  Hidden states and masks lie in memory, padded, a tensor a batch. Nothing else: no cache, no flow,
+  no statistics, no log. Written out here, for BERT, without the product's way of splitting a model;
   the last block at the one position that the head reads.
 * **whole**: the same with the last block at every position, as the model's own code has it.
 * **least**: the same with the last block at one position and without keys and values, as the

@@ -56,7 +56,8 @@ def _story(run: RunReport, comparison: CompareReport) -> str:
     several = len({other.seed for other in comparison.runs}) > 1
     name = f"{run.mode}, seed {run.seed}" if several else run.mode
     gains = [
-        f"{other.paid_seconds / run.paid_seconds:.1f}x faster than {other.mode}{_over_rows(run, other)}"
+        f"{other.paid_seconds / run.paid_seconds:.1f}x faster than {other.mode}"
+        f"{_over_rows(run, other)}"
         for other in comparison.runs
         if other.seed == run.seed and other.mode in BASELINES
     ]

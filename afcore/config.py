@@ -23,6 +23,7 @@ from pydantic import (
 
 from afcore.errors import ConfigError
 from afcore.freezing.registry import DEFAULT_POLICY, Policy
+from afcore.freezing.settling import CYCLE_EPOCHS
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 
 __all__ = [
@@ -210,7 +211,8 @@ class TrainingConfig(_Section):
     stop: Literal["settled", "never"] | None = Field(
         None,
         description="`settled`: the learning rate falls to the end of its schedule every two "
-        "epochs, and training stops there once more would gain too little: `epochs` is the most; "
+        "epochs (three at `freezing.tolerance: 0`), and training stops there once more would gain "
+        "too little: `epochs` is the most; "
         "`never`: all of `epochs` in one schedule; default: `settled` where blocks freeze by a "
         "policy that says when (`frozen_start`), else `never`",
     )
@@ -418,6 +420,13 @@ class Config(_Section):
         if self.training.stop is not None:
             return self.training.stop == "settled"
         return self.freezes and self.freezing.stops
+
+    @property
+    def cycle_epochs(self) -> int | None:
+        """Epochs after which training may stop, again and again; None: it does not."""
+        if not self.stops:
+            return None
+        return self.freezing.cycle_epochs if self.freezes else CYCLE_EPOCHS
 
     @property
     def caches(self) -> bool:

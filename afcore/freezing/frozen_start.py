@@ -7,17 +7,19 @@ makes fine-tuning slow at first is a head drawn at random, not the blocks. So
    is computed once, cached, and shared by every run on the same text;
 2. the head's last layer is solved outright on what the pre-trained blocks put out
    (:mod:`afcore.training.head`), before the first step;
-3. the rest is trained for a cycle of two epochs, the learning rate falling to zero, and for another
-   as long as the validation loss says that it pays: ``training.epochs`` is the most.
+3. the rest is trained for a cycle of two epochs (three at tolerance 0), the learning rate falling
+   to zero, and for another as long as the validation loss says that it pays: ``training.epochs``
+   is the most.
 
 What a user cannot know is how much accuracy there is to lose. One knob says what it is worth:
-``tolerance``, in points of the main score. It sets the depth of the frozen start, and how much the
-loss must still fall for another cycle.
+``tolerance``, in points of the main score. It sets the depth of the frozen start, a third of the
+blocks at 0, half of them at 0.5 and two thirds from 2 on, and how much the loss must still fall for
+another cycle.
 
 **The boundary falls** to 0 at the end of an epoch in which the model has not begun to learn, its
 validation loss not clearly below that of always answering with the classes' shares: a prefix that
 says nothing about the task is not kept frozen. At tolerance 0 it falls by half when training has
-settled, and again until that lowers the loss no more.
+settled and a whole cycle is left, and again until that lowers the loss no more.
 
 What it was measured to do, how its constants were chosen, and where it fails: docs/freezing.md.
 """
@@ -25,6 +27,7 @@ What it was measured to do, how its constants were chosen, and where it fails: d
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from afcore.freezing.policy import (
@@ -38,6 +41,8 @@ from afcore.freezing.settling import CYCLE_EPOCHS, has_settled
 
 __all__ = ["FrozenStart"]
 
+_DEPTHS = ((0.0, 0.5, 2.0), (1 / 3, 1 / 2, 2 / 3))
+"""Tolerances, and the shares of the blocks that are frozen from the start; linear between."""
 _LEARNED = 0.95
 """A validation loss below this share of chance's: the model has begun to learn."""
 _LEAST_GAIN = 0.10
@@ -64,16 +69,21 @@ class FrozenStart(FreezePolicy):
     depth: int | None = Field(
         None,
         ge=0,
-        description="blocks frozen from the start; default: a third of them up to tolerance 0.5, "
-        "two thirds from 2 on",
+        description="blocks frozen from the start; default: a third of them at tolerance 0, half "
+        "at 0.5, two thirds from 2 on",
     )
+
+    @property
+    def cycle_epochs(self) -> int:
+        """One more where no accuracy is to be given up."""
+        return CYCLE_EPOCHS + (self.tolerance == 0)
 
     def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """The frozen start. Deep ones bear, and want, a higher rate."""
         check_depth(self.depth, num_blocks)
         depth = self.depth
         if depth is None:
-            share = min(2 / 3, 1 / 3 + max(0.0, self.tolerance - 0.5) / 4.5)
+            share = float(np.interp(self.tolerance, *_DEPTHS))
             depth = min(math.floor(num_blocks * share + 1e-9), num_blocks - 1)
             # What was drawn at random says nothing yet, whatever the depth.
             depth = depth if num_pretrained is None else min(depth, num_pretrained)
@@ -91,7 +101,9 @@ class FrozenStart(FreezePolicy):
         elif statistics.ends_cycle:
             settled = has_settled(losses, 0.0 if self.tolerance == 0 else _LEAST_GAIN)
             best = memory.get("best", math.inf)
-            if settled and self.tolerance == 0 and state.boundary and losses[-1] < best:
+            left = statistics.num_epochs - statistics.epoch
+            thaws = self.tolerance == 0 and left >= self.cycle_epochs and losses[-1] < best
+            if settled and thaws and state.boundary:
                 after, settled = state.boundary // 2, False
             memory = {**memory, "best": min(best, losses[-1])}
         changed = FreezeState(after, _rate(after, num_blocks), settled, memory)
@@ -103,13 +115,14 @@ class FrozenStart(FreezePolicy):
         start = [self.begin(num_blocks).boundary] * self.intervals_per_epoch
         thawed = [0] * self.intervals_per_epoch
         traces = {"all epochs": [start] * num_epochs}
-        if num_epochs > CYCLE_EPOCHS:
-            traces = {f"stops after {CYCLE_EPOCHS} epochs": [start] * CYCLE_EPOCHS, **traces}
+        cycle = self.cycle_epochs
+        if num_epochs > cycle:
+            traces = {f"stops after {cycle} epochs": [start] * cycle, **traces}
         if num_epochs > 1 and start[0]:
             traces["thaws after epoch 1"] = [start, *[thawed] * (num_epochs - 1)]
         return traces
 
 
 def _rate(depth: int, num_blocks: int) -> float:
-    """Twice the configured rate where more than half of the blocks are frozen."""
-    return 2.0 if 2 * depth > num_blocks else 1.0
+    """Twice the configured rate where half of the blocks or more are frozen."""
+    return 2.0 if 2 * depth >= num_blocks else 1.0

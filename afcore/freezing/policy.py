@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from afcore.freezing.settling import CYCLE_EPOCHS
+
 __all__ = [
     "PER_BLOCK",
     "FreezeDecision",
@@ -152,6 +154,11 @@ class FreezePolicy(BaseModel, ABC):
 
     policy: str
     intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
+
+    @property
+    def cycle_epochs(self) -> int:
+        """Epochs of a cycle of the learning rate, where training may stop after each."""
+        return CYCLE_EPOCHS
 
     def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """The state before the first step; nothing is frozen, unless a policy says otherwise.

@@ -182,7 +182,7 @@ class _Epoch:
         """Train as planned and commit the checkpoint; or as much of both as there is time for."""
         run, group = self._run, self._group
         schedule = training_schedule(
-            run.config.training, len(self._data.train), stops=run.config.stops
+            run.config.training, len(self._data.train), cycle_epochs=run.config.cycle_epochs
         )
         num_steps = schedule.steps_in(self._epoch)
         state = open_state(run, self._epoch, num_steps)

@@ -15,7 +15,6 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.config import CHOOSING_MODES, Config, TrainingConfig
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
-from afcore.freezing.settling import CYCLE_EPOCHS
 from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import build_classifier
 from afcore.planning.forecast import Resources
@@ -104,14 +103,14 @@ def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources
 
 
 def training_schedule(
-    training: TrainingConfig, num_examples: int, *, stops: bool = False
+    training: TrainingConfig, num_examples: int, *, cycle_epochs: int | None = None
 ) -> Schedule:
     """How long a training on ``num_examples`` lasts, and its learning rate.
 
     Args:
         training: settings.
         num_examples: to train on.
-        stops: whether it may end before its epochs are over, and so runs in cycles.
+        cycle_epochs: of a training that may end before its epochs are over.
     """
     return Schedule(
         epochs=training.epochs,
@@ -119,7 +118,7 @@ def training_schedule(
         kind=training.schedule,
         warmup_ratio=training.warmup_ratio,
         steps=training.steps,
-        cycle_epochs=CYCLE_EPOCHS if stops else None,
+        cycle_epochs=cycle_epochs,
     )
 
 

@@ -76,9 +76,9 @@ def _ours(tolerance: float) -> Row:
         f"ours-{tolerance:g}",
         f"ours, {tolerance:g}",
         "ours",
-        "full",
+        "ours",
         CONFIGURED_EPOCHS,
-        2.0,
+        1.5,
         {"mode": "cached", "freezing.tolerance": tolerance},
     )
 
@@ -136,6 +136,7 @@ def _probe(
 
 RATE_PROBES = {
     "full": (1.0, _probe("full", 2.0, {"mode": "full"})),
+    "ours": (1.0, _probe("ours", 1.2, {"mode": "cached"})),
     "static": (
         1.0,
         _probe(

@@ -3,27 +3,27 @@ from dataclasses import replace
 import pytest
 
 from afcore.freezing.frozen_start import FrozenStart
-from afcore.freezing.policy import FreezeState
+from afcore.freezing.policy import FreezeState, IntervalStatistics
 from tests.freezing.intervals import interval
 
 
-def after(losses: list[float], ends_cycle: bool = True, chance: float = 2.0) -> object:
+def after(losses: list[float], ends_cycle: bool = True, chance: float = 2.0) -> IntervalStatistics:
     """At the end of an epoch of a model of six blocks."""
     statistics = interval([0.0] * 6, epoch=len(losses), validation_losses=tuple(losses))
-    return replace(statistics, ends_cycle=ends_cycle, chance_loss=chance)
+    return replace(statistics, ends_cycle=ends_cycle, chance_loss=chance, num_epochs=20)
 
 
 @pytest.mark.parametrize(
     ("num_blocks", "tolerance", "boundary", "rate"),
     [
         (6, 0.0, 2, 1.0),
-        (6, 0.5, 2, 1.0),
+        (6, 0.5, 3, 2.0),
         (6, 2.0, 4, 2.0),
         (6, 50.0, 4, 2.0),
-        (12, 0.5, 4, 1.0),
-        (12, 1.0, 5, 1.0),
+        (12, 0.25, 5, 1.0),
+        (12, 0.5, 6, 2.0),
         (12, 2.0, 8, 2.0),
-        (2, 2.0, 1, 1.0),
+        (2, 2.0, 1, 2.0),
     ],
 )
 def test_the_tolerance_says_how_deep_it_starts(
@@ -38,7 +38,7 @@ def test_a_depth_that_was_asked_for_is_taken() -> None:
         FrozenStart(depth=6).begin(6)
 
 
-@pytest.mark.parametrize(("num_pretrained", "boundary"), [(None, 2), (6, 2), (1, 1), (0, 0)])
+@pytest.mark.parametrize(("num_pretrained", "boundary"), [(None, 3), (6, 3), (1, 1), (0, 0)])
 def test_blocks_that_were_drawn_at_random_are_not_frozen(
     num_pretrained: int | None, boundary: int
 ) -> None:
@@ -61,7 +61,7 @@ def test_training_settles_at_the_end_of_a_cycle_that_gained_little(
     policy = FrozenStart()
     state, decision = policy.decide(policy.begin(6), after(losses, ends_cycle))
     assert state.settled is settled
-    assert (state.boundary, decision.boundary_after) == (2, 2)
+    assert (state.boundary, decision.boundary_after) == (3, 3)
 
 
 def test_a_model_that_has_not_begun_to_learn_is_thawed_and_goes_on() -> None:
@@ -85,10 +85,17 @@ def test_without_tolerance_it_thaws_until_that_improves_nothing() -> None:
     assert settled[:3] == [False, False, True]
 
 
+def test_it_does_not_thaw_for_less_than_a_cycle() -> None:
+    policy = FrozenStart(tolerance=0.0)
+    statistics = replace(after([1.0, 1.0]), num_epochs=4)
+    assert policy.cycle_epochs == 3
+    assert policy.decide(policy.begin(6), statistics)[0].settled
+
+
 def test_what_a_plan_knows() -> None:
     found = FrozenStart(intervals_per_epoch=1).possible_traces(6, num_epochs=4)
     assert found == {
-        "stops after 2 epochs": [[2], [2]],
-        "all epochs": [[2], [2], [2], [2]],
-        "thaws after epoch 1": [[2], [0], [0], [0]],
+        "stops after 2 epochs": [[3], [3]],
+        "all epochs": [[3], [3], [3], [3]],
+        "thaws after epoch 1": [[3], [0], [0], [0]],
     }

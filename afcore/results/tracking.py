@@ -147,7 +147,7 @@ class Tracker:
         metrics += [
             (f"epoch/{name}", value)
             for name, value in values.items()
-            if isinstance(value, int | float) and name != "epoch"
+            if isinstance(value, int | float) and name not in ("epoch", "candidate")
         ]
         self._log_metrics(run_id, [(name, v, finished, report.epoch) for name, v in metrics])
 
@@ -160,6 +160,7 @@ class Tracker:
         totals = report.totals.model_dump()
         summary = {f"test/{k}": v for k, v in (totals.pop("test") or {}).items()}
         summary |= {f"best/validation_{k}": v for k, v in totals.pop("validation").items()}
+        del totals["test_right"]
         summary |= {f"total/{name}": value for name, value in totals.items()}
         self.log_summary(run_id, summary, time)
         self.log_text(run_id, report.model_dump_json(by_alias=True, indent=1), "report.json")

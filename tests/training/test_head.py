@@ -18,14 +18,14 @@ def test_the_solution_is_where_the_gradient_of_the_objective_is_zero(bias: bool)
 
     objective = solve_head(layer, features, labels)
 
-    # In the coordinates in which it was solved, standardized features.
-    deviation = features.std(0)
+    # In the coordinates in which it was solved.
+    scale = features.square().mean(0).sqrt()
     mean = features.mean(0) if bias else torch.zeros(5)
-    weight = (layer.weight.detach() * deviation).requires_grad_()
+    weight = (layer.weight.detach() * scale).requires_grad_()
     shift = torch.zeros(3)
     if bias:
         shift = (layer.bias.detach() + layer.weight.detach() @ mean).requires_grad_()
-    logits = (features - mean) / deviation @ weight.T + shift
+    logits = (features - mean) / scale @ weight.T + shift
     loss = nn.functional.cross_entropy(logits, labels) + PENALTY * weight.square().sum() / 2
     loss.backward()
     assert objective == pytest.approx(loss.item(), rel=1e-4)
@@ -42,6 +42,19 @@ def test_features_are_what_the_last_layer_reads() -> None:
     features = found.take(batch, 0, None)
     torch.testing.assert_close(found.layer(features), split.logits(batch))
     assert HeadFeatures(split, 17).take(batch, 0, None) is None
+
+
+def test_features_that_hardly_differ_get_no_weights_that_dropout_blows_up() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(200, 4) * 1e-3 + 1.0
+    labels = (features[:, 0] > 1.0).long()
+    layer = nn.Linear(4, 2)
+
+    solve_head(layer, features, labels)
+
+    dropped = nn.functional.dropout(features, 0.1)
+    loss = nn.functional.cross_entropy(layer(dropped), labels)
+    assert loss < 0.8  # chance: 0.69
 
 
 def first_losses(state: TrainingState, solve: int | None) -> list[float]:

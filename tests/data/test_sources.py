@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -118,6 +119,23 @@ def test_where_no_file_has_the_name_it_is_a_pattern(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("text,label\nx,1\ny,\n")
     with pytest.raises(DataError, match=r"the first is line 3, of '.*b\.csv'"):
         load(tmp_path / "*.csv")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_of_elsewhere_are_read_as_they_are_there(tmp_path: Path, suffix: str) -> None:
+    fs, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}"
+    names = {"reviews2": OTHERS, "reviews[2024]": WANTED}
+    for name, rows in names.items():
+        fs.pipe_file(
+            f"{folder}/{name}.{suffix}", write(tmp_path / f"x.{suffix}", rows).read_bytes()
+        )
+    assert load(f"memory:/{folder}/reviews[2024].{suffix}") == [("wanted", "yes")]
+    assert load(f"memory:/{folder}/reviews*.{suffix}") == [("other", "no"), ("wanted", "yes")]
+    changed = write(tmp_path / f"x.{suffix}", [{"text": "behind", "label": "b"}])
+    fs.pipe_file(f"{folder}/reviews2.{suffix}", changed.read_bytes())
+    assert load(f"memory:/{folder}/reviews2.{suffix}") == [("behind", "b")]
+    with pytest.raises(DataError, match="cannot load the data"):
+        load(f"memory:/{folder}/none.{suffix}")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def test_an_example_that_cannot_be_computed_in_any_split(tiny_tokenizer: Any, sp
     check_fit("m", model, tiny_tokenizer, prepared(**{split: examples(3, 64)}))
     with pytest.raises(ModelError, match=rf"longest example \(65 tokens, in {split}\)"):
         check_fit("m", model, tiny_tokenizer, prepared(**{split: examples(3, 65)}))
+
+
+def test_padding_without_a_vector(
+    tiny_bert: Path, tiny_tokenizer: Any, local_storage: Storage, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_bert, tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[NEW]"})
+    tokenizer.save_pretrained(folder)
+    rows = [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(20)]
+    data = {"train": str(write_csv(tmp_path / "train.csv", rows)), "max_length": 32}
+    tree = {"model": {"name": str(folder)}, "data": data}
+    number = len(tiny_tokenizer)
+    with pytest.raises(
+        ModelError, match=rf"is {number} \('\[NEW\]'\), and the model has no vector"
+    ):
+        identify_run(parse_config(tree, source="test"), local_storage)
 
 
 def test_a_long_text_of_the_test_alone_is_found_before_training(

@@ -77,7 +77,27 @@ def _without_secret(uri: str) -> str:
 
 def _absolute(uri: str) -> str:
     """A path without a scheme becomes absolute, so that a change of folder changes nothing."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return uri if "://" in uri else str(Path(_expanded(uri)).absolute())
+
+
+def _expanded(path: str) -> str:
+    """A path in somebody's home, ``~/...``, with the home's name."""
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"{path.split('/')[0]!r} is nobody's home on this machine") from error
+
+
+def _text_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except (LookupError, UnicodeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "no encoding of text has this name; utf-8, utf-16, latin-1 and cp1252 are some"
+        ) from error
+    return name
 
 
 def _absolute_sqlite(uri: str) -> str:
@@ -107,6 +127,7 @@ def _named_policy(section: object) -> object:
 
 
 Uri = Annotated[str, AfterValidator(_without_secret)]
+Source = Annotated[Uri, AfterValidator(_expanded)]
 
 
 class _Section(BaseModel):
@@ -125,19 +146,26 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where the examples come from and how they are tokenized and batched."""
 
-    train: Uri = Field(
+    train: Source = Field(
         min_length=1,
         description="CSV, JSON lines or Parquet file (path or any fsspec URL), a hub data set "
         "(`NAME` or `NAME:SPLIT`), or `docstrings` (built in)",
     )
-    test: Uri | None = Field(None, description="the same; read for scoring once, at the end")
-    validation: Uri | Annotated[float, Field(gt=0, lt=1)] = Field(
+    test: Source | None = Field(None, description="the same; read for scoring once, at the end")
+    validation: Source | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1,
         description="the same, or the fraction of the training set held out: the rows whose text "
         "has a hash below it, so that no other row and no seed changes a row's side",
     )
     text: str = Field("text", description="column with the text")
-    label: str = Field("label", description="column with the label")
+    label: str = Field(
+        "label",
+        description="column with the label; labels are text (`0.0` is not `0`), without the white "
+        "space around them",
+    )
+    encoding: Annotated[str, AfterValidator(_text_encoding)] = Field(
+        "utf-8", description="of CSV and JSON files: `utf-8`, `latin-1`, `cp1252`, ..."
+    )
     group: str | None = Field(
         None,
         min_length=1,

@@ -60,6 +60,10 @@ def parse(**changes: object) -> Config:
         ("mode", "fast", "mode: got 'fast'; input should be 'full', 'freeze', 'cached'"),
         ("training.steps", [[0.5, 1.0]], "shares of the steps must start at 0.0"),
         ("training", 3, "training: got 3"),
+        ("data.encoding", "utf-9", "data.encoding: got 'utf-9'; no encoding of text has this name"),
+        ("data.encoding", "base64", "no encoding of text has this name"),
+        ("data.train", "~nobody-here/t.csv", "'~nobody-here' is nobody's home on this machine"),
+        ("store", "~nobody-here/store", "'~nobody-here' is nobody's home on this machine"),
     ],
 )
 def test_says_what_is_wrong_and_what_is_allowed(key: str, value: object, message: str) -> None:
@@ -196,6 +200,17 @@ def test_relative_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert config.store == str(tmp_path / "here")
     assert config.tracking.uri == f"sqlite:///{tmp_path}/ml.db"
     assert parse(store="s3://b/p").store == "s3://b/p"
+
+
+@pytest.mark.parametrize("key", ["store", "data.train", "data.test", "data.validation"])
+def test_a_path_may_begin_at_home(
+    key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    section, _, leaf = key.rpartition(".")
+    tree = parse(**{key: "~/mine/x.csv"}).model_dump()
+    assert (tree[section] if section else tree)[leaf] == f"{tmp_path}/mine/x.csv"
+    assert parse(**{"data.train": "user/set"}).data.train == "user/set"
 
 
 @pytest.mark.parametrize(

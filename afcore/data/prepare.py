@@ -6,6 +6,9 @@ A split of ``n`` examples with ``t`` tokens in all is three arrays; example ``i`
 
 import json
 import logging
+import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +27,7 @@ from afcore.storage.objects import Storage
 __all__ = ["Examples", "PreparedData", "open_prepared", "prepare"]
 
 _TOKENIZE_ROWS = 10_000
+_INTEGER = re.compile(r"-?[0-9]{1,1000}")
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +83,7 @@ def prepare(
     max_length: int,
     limit: int | None,
     test_limit: int | None,
+    encoding: str = "utf-8",
 ) -> PreparedData:
     """Load, split and tokenize; what was prepared before from the same rows is opened.
 
@@ -89,16 +94,16 @@ def prepare(
         DataError: for data that cannot be read, one class only, too little to hold out validation,
             or a label in validation or test that training never saw.
     """
-    train_rows = load_rows(train, "train", text, label, limit, group)
+    train_rows = load_rows(train, "train", text, label, limit, group, encoding)
     # All of them: a rare label may be held out whole.
     known = set(train_rows.labels)
     if isinstance(validation, str):
-        validation_rows = load_rows(validation, "validation", text, label)
+        validation_rows = load_rows(validation, "validation", text, label, None, None, encoding)
     else:
         train_rows, validation_rows = _hold_out(train_rows, validation)
     splits = {"train": train_rows, "validation": validation_rows}
     if test is not None:
-        splits["test"] = load_rows(test, "test", text, label, test_limit)
+        splits["test"] = load_rows(test, "test", text, label, test_limit, None, encoding)
     label_names = _label_names(splits, known)
     digest = recipe_digest(
         {
@@ -168,24 +173,83 @@ def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
 
 
 def _pick(rows: Rows, ids: npt.NDArray[np.int64]) -> Rows:
-    return Rows(rows.source, [rows.texts[i] for i in ids], [rows.labels[i] for i in ids])
+    return Rows(
+        rows.source,
+        [rows.texts[i] for i in ids],
+        [rows.labels[i] for i in ids],
+        places=None if rows.places is None else rows.places.pick(ids),
+        left_out=rows.left_out,
+    )
 
 
 def _label_names(splits: dict[str, Rows], known: set[str]) -> list[str]:
+    left_out = splits["train"].left_out
+    raised = " Raise data.limit, or leave it out." if left_out else ""
     if len(known) < 2:
-        raise DataError(f"data {splits['train'].source!r} has one class only: {min(known)!r}")
+        lost = f": data.limit leaves {_shown(left_out)} out" if left_out else ""
+        raise DataError(
+            f"data {splits['train'].source!r} has one class only: {min(known)!r}{lost}.{raised}"
+        )
     names = sorted(known)
-    if all(name.lstrip("-").isdigit() for name in names):
+    if all(_INTEGER.fullmatch(name) for name in names):
         names.sort(key=int)
     for split, rows in splits.items():
-        unknown = sorted(set(rows.labels) - known)
+        unknown = set(rows.labels) - known
         if unknown:
-            shown = ", ".join(repr(name) for name in unknown[:5])
+            first = next(i for i, label in enumerate(rows.labels) if label in unknown)
             raise DataError(
                 f"data {rows.source!r} ({split}) has labels that the training set never shows: "
-                f"{shown}. Known are {', '.join(repr(name) for name in names[:20])}."
+                f"{_shown(unknown)}. Known are {_shown(names, 20)}. The first stands in "
+                f"{rows.place(first)}.{_why_unknown(unknown, known, left_out)}"
             )
+    if left_out:
+        _log.warning(
+            "data.limit leaves no row of %s to train on; the model will not know it.%s",
+            _shown(left_out),
+            raised,
+        )
+    _warn_of_like_labels(splits["train"].source, names)
     return names
+
+
+def _shown(labels: Iterable[str], count: int = 5) -> str:
+    labels = list(labels) if isinstance(labels, list) else sorted(labels)
+    more = f" and {len(labels) - count} more" if len(labels) > count else ""
+    return ", ".join(repr(label) for label in labels[:count]) + more
+
+
+def _why_unknown(unknown: set[str], known: set[str], left_out: frozenset[str]) -> str:
+    if lost := unknown & left_out:
+        return f" data.limit leaves {_shown(lost)} out of it: raise data.limit, or leave it out."
+    likes = {_alike(name): name for name in sorted(known)}
+    for label in sorted(unknown):
+        if like := likes.get(_alike(label)):
+            return f" Labels are text: {label!r} is not {like!r}. Write them alike in both."
+    return ""
+
+
+def _warn_of_like_labels(source: str, names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        like = seen.setdefault(_alike(name), name)
+        if like != name:
+            _log.warning(
+                "data %r: the labels %r and %r look alike and are two classes, as labels are "
+                "text. Write them alike if they are one.",
+                source,
+                like,
+                name,
+            )
+
+
+def _alike(label: str) -> str:
+    """The same for labels that a person may take for one: case, white space, a number's form."""
+    text = "".join(c for c in unicodedata.normalize("NFKC", label).casefold() if c.isprintable())
+    text = " ".join(text.split())
+    try:
+        return str(float(text))
+    except ValueError:
+        return text
 
 
 def _rows_digest(rows: Rows) -> ContentDigest:
@@ -207,7 +271,10 @@ def _tokenize(tokenizer: Any, rows: Rows, label_names: list[str], max_length: in
             _log.info("tokenized %d of %d rows of %s", len(ids), len(rows.texts), rows.source)
     lengths = [len(example) for example in ids]
     if min(lengths) == 0:
-        raise DataError(f"data {rows.source!r}: row {lengths.index(0)} has no tokens")
+        raise DataError(
+            f"data {rows.source!r}: the text in {rows.place(lengths.index(0))} has no tokens. "
+            "Fill or remove the row."
+        )
     index = {name: i for i, name in enumerate(label_names)}
     return Examples(
         tokens=np.concatenate([np.asarray(example, dtype=np.int32) for example in ids]),

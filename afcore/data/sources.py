@@ -1,32 +1,59 @@
-"""Rows of text and label from anywhere, through the ``datasets`` library.
+"""Rows of text and label from anywhere: files, hub data sets, and what is built in.
 
-Leaves tokens to :mod:`afcore.data.prepare`.
+Texts, labels and groups are text. Leaves files to :mod:`afcore.data.files`, and tokens to
+:mod:`afcore.data.prepare`.
 """
 
-import re
+import datetime
+import decimal
+import logging
+import math
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 
 from afcore.data.docstrings import docstring_rows
+from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files
+from afcore.data.formats import Number, class_names
 from afcore.data.split import sampled
+from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
 __all__ = ["Rows", "load_rows"]
 
-_FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
-_FILE = re.compile(rf"\.({'|'.join(_FORMATS)})(\.(gz|bz2|xz|zst))?$")
+_NUMBERS = (int, float, Number, decimal.Decimal)
+_KINDS: dict[type[Any], str] = {
+    dict: "an object",
+    list: "a list",
+    bytes: "bytes that are not UTF-8",
+    str: "a text that is not Unicode (half of a surrogate pair)",
+}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts, their labels and groups (as strings), in the source's order; or no groups."""
+    """Texts, their labels and groups (as strings), in the source's order; or no groups.
+
+    Attributes:
+        places: where the rows stand in the source.
+        left_out: labels that only rows beyond the limit have.
+    """
 
     source: str
     texts: list[str]
     labels: list[str]
     groups: list[str] | None = None
+    places: Places | None = None
+    left_out: frozenset[str] = frozenset()
+
+    def place(self, row: int) -> str:
+        """How a person finds a row in the source."""
+        return (self.places or Places("row", range(len(self.texts)))).name(row)
 
 
 def load_rows(
@@ -36,8 +63,12 @@ def load_rows(
     label_column: str,
     limit: int | None = None,
     group_column: str | None = None,
+    encoding: str = "utf-8",
 ) -> Rows:
     """Load a data set.
+
+    A number is the text that it is written as in a CSV or JSON file, else its decimal text. Labels
+    and groups are without the white space around them.
 
     Args:
         source: a file (path or fsspec URL ending in one of csv, tsv, json, jsonl, parquet, perhaps
@@ -45,73 +76,92 @@ def load_rows(
             ``:SPLIT``.
         split: the split to take when ``source`` does not name one.
         text_column: column of the texts.
-        label_column: column of the labels: strings, integers or a ``ClassLabel``.
+        label_column: column of the labels: strings, numbers or a ``ClassLabel``.
         limit: at most so many rows, a sample by :func:`afcore.data.split.sampled`.
-        group_column: column of the groups: strings or integers.
+        group_column: column of the groups: strings or numbers.
+        encoding: of CSV and JSON files.
 
     Raises:
         DataError: when the source cannot be read, is empty, or lacks a column, text, label or
-            group.
+            group, or when one of these is no text.
     """
-    table = _load(source, split)
-    if table.num_rows == 0:
+    keys = {"text": text_column, "label": label_column}
+    if group_column is not None:
+        keys["group"] = group_column
+    table = _load(source, split, list(keys.values()), encoding)
+    if len(table) == 0:
         raise DataError(f"data {source!r} has no rows")
-    for key, column in (("text", text_column), ("label", label_column), ("group", group_column)):
-        if column is not None and column not in table.column_names:
+    for key, column in keys.items():
+        if column not in table.columns:
             raise DataError(
-                f"data {source!r} has no column {column!r}, only {', '.join(table.column_names)}. "
+                f"data {source!r} has no column {column!r}, only {', '.join(table.names)}. "
                 f"Name the column with data.{key}."
             )
-    if limit is not None and limit < table.num_rows:
-        table = table.select(sampled(_strings(table, text_column), limit))
-    rows = Rows(
-        source,
-        _strings(table, text_column),
-        _strings(table, label_column),
-        None if group_column is None else _strings(table, group_column),
-    )
-    _refuse_blank(source, text_column, rows.texts)
-    _refuse_blank(source, label_column, rows.labels)
-    if group_column is not None and rows.groups is not None:
-        _refuse_blank(source, group_column, rows.groups)
+    read = {key: _texts(source, key, column, table) for key, column in keys.items()}
+    places, left_out = table.places, frozenset[str]()
+    if limit is not None and limit < len(table):
+        sample = sampled(read["text"], limit)
+        everything = set(read["label"])
+        read = {key: [values[row] for row in sample] for key, values in read.items()}
+        places, left_out = places.pick(sample), frozenset(everything - set(read["label"]))
+    rows = Rows(source, read["text"], read["label"], read.get("group"), places, left_out)
+    for key, column in keys.items():
+        _refuse_blank(rows, column, read[key])
     return rows
 
 
-def _load(source: str, split: str) -> Any:
-    datasets.disable_progress_bars()
+def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
     try:
-        if match := _FILE.search(source):
-            return _load_file(source, match[1])
-        if "://" in source and not source.startswith("hf://"):
+        if file_format(source):
+            return read_files(source, columns, encoding)
+        if _is_file(source) or ("://" in source and not source.startswith("hf://")):
             raise DataError(
                 f"cannot tell the format of the data {source!r}: its name must end in "
-                f".{', .'.join(_FORMATS)}, perhaps compressed (.gz, .bz2, .xz, .zst)."
+                f".{', .'.join(FORMATS)}, perhaps compressed (.{', .'.join(COMPRESSIONS)})."
             )
         name, colon, named_split = source.rpartition(":")
         if not colon or named_split.startswith("//"):
             name, named_split = source, split
         if name == "docstrings":
-            return datasets.Dataset.from_list(docstring_rows(named_split))
-        return datasets.load_dataset(name, split=named_split)
+            return _rows_table(docstring_rows(named_split), columns)
+        return _hub_table(name, named_split, columns)
     except DataError:
         raise
     except Exception as error:
-        if "corresponds to no data" in str(error):  # a header and nothing below it
-            raise DataError(f"data {source!r} has no rows") from error
         raise DataError(
             f"cannot load the data {source!r}: {_reason(error)}. Give a CSV, JSON lines or "
             "Parquet file with a header, the name of a hub data set, or 'docstrings'."
         ) from error
 
 
-def _load_file(source: str, suffix: str) -> Any:
-    options: dict[str, Any] = {}
-    if _FORMATS[suffix] == "csv":
-        # A text may well be the word "None" or "NA".
-        options = {"keep_default_na": False, "sep": "\t" if suffix == "tsv" else ","}
-    return datasets.load_dataset(
-        _FORMATS[suffix], data_files={"rows": source}, split="rows", **options
-    )
+def _is_file(source: str) -> bool:
+    return "://" not in source and Path(source).is_file()
+
+
+def _rows_table(rows: list[dict[str, str]], columns: list[str]) -> Table:
+    names = list(rows[0])
+    found = {column: [row[column] for row in rows] for column in columns if column in names}
+    return Table(names, found, Places("row", range(len(rows))))
+
+
+def _hub_table(name: str, split: str, columns: list[str]) -> Table:
+    """Of the hub, whose copies go by their content; a folder of here is read as it is now."""
+    datasets.disable_progress_bars()
+    if not Path(name).is_dir():
+        return _dataset_table(datasets.load_dataset(name, split=split), columns)
+    with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as copy:
+        read = datasets.load_dataset(name, split=split, cache_dir=copy, keep_in_memory=True)
+        return _dataset_table(read, columns)
+
+
+def _dataset_table(dataset: Any, columns: list[str]) -> Table:
+    names = list(dataset.column_names)
+    found = {
+        column: class_names(dataset[column], dataset.features[column])
+        for column in columns
+        if column in names
+    }
+    return Table(names, found, Places("row", range(dataset.num_rows)))
 
 
 def _reason(error: BaseException) -> str:
@@ -121,24 +171,86 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
-def _strings(table: Any, column: str) -> list[str]:
-    names = getattr(table.features[column], "names", None)
-    return [_string(value, names) for value in table[column]]
+def _texts(source: str, key: str, column: str, table: Table) -> list[str]:
+    """A column as text; what is missing is blank."""
+    values = table.columns[column]
+    texts = []
+    for row, value in enumerate(values):
+        text = value if type(value) is str else _as_text(value)
+        if text is None or not _is_unicode(text):
+            what = _KINDS.get(type(value), f"a value of the type {type(value).__name__}")
+            raise DataError(
+                f"data {source!r}: column {column!r} holds {what} in {table.places.name(row)}, "
+                f"{str(value)[:40]!r}. Write one {key} a row as text, or name another column with "
+                f"data.{key}."
+            )
+        texts.append(text)
+    if key == "text":
+        _say_numbers(source, column, table)
+        return texts
+    stripped = [text.strip() for text in texts]
+    changed = [row for row, text in enumerate(texts) if stripped[row] not in (text, "")]
+    if changed:
+        _log.warning(
+            "data %r: white space around the %s is left out in %d of %d rows (the first is %s).",
+            source,
+            key,
+            len(changed),
+            len(texts),
+            table.places.name(changed[0]),
+        )
+    return stripped
 
 
-def _string(value: Any, names: list[str] | None) -> str:
-    """What is missing is blank, and a ``ClassLabel`` is its name."""
-    if value is None:
+def _as_text(value: Any) -> str | None:
+    """None for what is no text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return str(value)
+    if isinstance(value, str | bool | datetime.date | datetime.time) or _is_number(value):
+        return str(value)
+    if isinstance(value, bytes):  # strings of Parquet that are not marked as such
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    return None
 
 
-def _refuse_blank(source: str, column: str, values: list[str]) -> None:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _say_numbers(source: str, column: str, table: Table) -> None:
+    """Texts of a file with types that are numbers there."""
+    values = table.columns[column]
+    numbers = [row for row, value in enumerate(values) if _is_number(value)]
+    if numbers:
+        _log.warning(
+            "data %r: the text in column %r is a number in %d of %d rows (the first is %s, %s); "
+            "its digits are taken for the text. Is it the column that data.text should name?",
+            source,
+            column,
+            len(numbers),
+            len(values),
+            table.places.name(numbers[0]),
+            values[numbers[0]],
+        )
+
+
+def _refuse_blank(rows: Rows, column: str, values: Iterable[str]) -> None:
     blank = [row for row, value in enumerate(values) if not value.strip()]
     if blank:
         raise DataError(
-            f"data {source!r}: column {column!r} is empty in {len(blank)} of {len(values)} rows "
-            f"(the first is row {blank[0]}, counted from 0). Fill or remove them."
+            f"data {rows.source!r}: column {column!r} is empty in {len(blank)} of "
+            f"{len(rows.texts)} rows (the first is {rows.place(blank[0])}). Fill or remove them."
         )

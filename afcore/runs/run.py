@@ -51,6 +51,7 @@ from afcore.model.pretrained import (
 )
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
+from afcore.runs.fit import check_fit, check_length
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
@@ -194,10 +195,9 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         check_compiler(compute.device)
     tokenizer = load_tokenizer(config.model.name)
     data = prepare(storage, tokenizer, **config.data.model_dump(exclude={"batching"}))
-    model = load_classifier(
-        config.model.name, data.label_names, tokenizer.pad_token_id, config.training.seed
-    )
-    _check_length(config, model, tokenizer)
+    model = _load_model(config, data, tokenizer)
+    check_length(config.data.max_length, config.model.name, model, tokenizer)
+    check_fit(config.model.name, model, tokenizer, data)
     split = SplitModel(model, pool=config.training.pooled_last_block)
     try:
         config.freezing.begin(split.num_blocks)
@@ -322,14 +322,18 @@ def _decisive(config: Config) -> dict[str, Any]:
     return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
 
 
-def _check_length(config: Config, model: Any, tokenizer: Any) -> None:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    longest = min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
-    if config.data.max_length > longest:
-        raise ConfigError(
-            f"data.max_length is {config.data.max_length}, but {config.model.name!r} has "
-            f"positions for {longest} tokens only"
-        )
+def _load_model(config: Config, data: PreparedData, tokenizer: Any) -> Any:
+    name, padding = config.model.name, tokenizer.pad_token_id
+    try:
+        return load_classifier(name, data.label_names, padding, config.training.seed)
+    except AssertionError as error:  # torch's, of an index
+        if "adding_idx" not in str(error):
+            raise
+        raise ModelError(
+            f"the padding token of {name!r} is {padding} ({tokenizer.pad_token!r}), and the model "
+            "has no vector for it. Give the tokenizer that the model was trained with, or resize "
+            "the model's embeddings"
+        ) from error
 
 
 def _pooling(split: SplitModel) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
-from afcore.data.split import held_out
+from afcore.data.split import held_out, sampled
 from afcore.errors import DataError
 from afcore.storage.objects import Storage
 from tests.conftest import write_csv
@@ -165,3 +165,78 @@ def test_labels_that_cannot_be_learnt(
             train=str(paths["train"]),
             **SETTINGS | {"test": str(paths["test"])},
         )
+
+
+def rows_of(labels: list[str]) -> list[dict[str, str]]:
+    return [{"text": f"word {i}", "label": label} for i, label in enumerate(labels)]
+
+
+def test_labels_are_the_same_text_in_every_split(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    labels = ["TRUE", "FALSE", "UNKNOWN", "01", "1A", "02"]
+    test = write_csv(tmp_path / "test.csv", rows_of(["TRUE", "FALSE", "02", "01"]))
+    data = prepared(local_storage, tiny_tokenizer, tmp_path, rows_of(labels * 5), test=str(test))
+    assert data.label_names == sorted(labels)
+    assert data.test is not None
+    assert [data.label_names[i] for i in data.test.labels] == ["TRUE", "FALSE", "02", "01"]
+
+
+@pytest.mark.parametrize("labels", [["--1", "2"], ["\u00b2", "2"], ["9" * 5000, "2"]])
+def test_labels_that_only_look_like_integers(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path, labels: list[str]
+) -> None:
+    data = prepared(local_storage, tiny_tokenizer, tmp_path, rows_of(labels * 5))
+    assert data.label_names == sorted(labels)
+
+
+def test_labels_that_look_alike_are_said(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows_of(["Warm", "warm", "cold"] * 5))
+    assert "the labels 'Warm' and 'warm' look alike and are two classes" in caplog.text
+    test = write_csv(tmp_path / "test.csv", rows_of(["1", "0.0"]))
+    with pytest.raises(DataError) as caught:
+        prepared(local_storage, tiny_tokenizer, tmp_path, rows_of(["0", "1"] * 5), test=str(test))
+    assert (
+        "never shows: '0.0'. Known are '0', '1'. The first stands in line 3. Labels are text: "
+        "'0.0' is not '0'."
+    ) in str(caught.value)
+
+
+def test_a_class_that_the_limit_loses_is_said_with_its_key(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = rows_of(["x", "y"] * 20)
+    # The sample goes by the text's hash: the row whose hash is the largest is in none.
+    last = next(i for i in range(40) if i not in sampled([row["text"] for row in rows], 39))
+    rows[last]["label"] = "rare"
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, limit=30)
+    assert "data.limit leaves no row of 'rare' to train on" in caplog.text
+    test = write_csv(tmp_path / "test.csv", rows_of(["x", "rare"]))
+    with pytest.raises(DataError, match=r"data\.limit leaves 'rare' out of it: raise data\.limit"):
+        prepared(local_storage, tiny_tokenizer, tmp_path, rows, limit=30, test=str(test))
+    one = [row | {"label": "x"} for row in rows]
+    one[last]["label"] = "rare"
+    with pytest.raises(DataError, match=r"one class only: 'x': data\.limit leaves 'rare' out"):
+        prepared(local_storage, tiny_tokenizer, tmp_path, one, limit=30)
+
+
+def test_the_encoding_is_of_every_split(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    content = "text,label\ncaf\xe9 one,a\ncaf\xe9 two,b\n"
+    path = tmp_path / "latin.csv"
+    path.write_bytes(content.encode("latin-1"))
+    splits = {"validation": str(path), "test": str(path)}
+    data = prepare(
+        local_storage,
+        tiny_tokenizer,
+        train=str(path),
+        encoding="latin-1",
+        **SETTINGS | splits,
+    )
+    texts = ["caf\xe9 one", "caf\xe9 two"]
+    assert data.test is not None
+    for examples in (data.train, data.validation, data.test):
+        assert inputs(examples) == [tuple(tiny_tokenizer(text)["input_ids"]) for text in texts]

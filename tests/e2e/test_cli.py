@@ -104,6 +104,15 @@ def _csv(key: str, content: str) -> Callable[[dict[str, Any], Path], None]:
     return change
 
 
+def _file(key: str, name: str, content: str | bytes) -> Callable[[dict[str, Any], Path], None]:
+    def change(tree: dict[str, Any], folder: Path) -> None:
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name).write_bytes(data)
+        tree["data"][key] = str(folder / name)
+
+    return change
+
+
 def _set(section: str, key: str, value: object) -> Callable[[dict[str, Any], Path], None]:
     return lambda tree, _: tree[section].update({key: value})
 
@@ -152,6 +161,19 @@ MISTAKES = {
     "missing column": (_csv("train", "body,label\nx,1\n"), "no column 'text', only body, label"),
     "empty file": (_csv("train", ""), "cannot load the data"),
     "no rows": (_csv("train", "text,label\n"), "has no rows"),
+    "a list as a text": (
+        _file("train", "d.jsonl", '{"text": "x", "label": "a"}\n{"text": ["y"], "label": "b"}\n'),
+        "column 'text' holds a list in line 2",
+    ),
+    "a quote that is not closed": (
+        _csv("train", 'text,label\nx,a\n"y,b\n'),
+        "a quote that opens in the row at line 3 is never closed",
+    ),
+    "a file that is not UTF-8": (
+        _file("train", "d.csv", b"text,label\nx,a\ncaf\xe9,b\n"),
+        "line 3 has the byte 0xe9. Save it as UTF-8 or give data.encoding",
+    ),
+    "an encoding that there is not": (_set("data", "encoding", "utf-9"), "data.encoding: got"),
     "unknown label in test": (
         _csv("test", "text,label\nx,cooking\n"),
         "labels that the training set never shows: 'cooking'",

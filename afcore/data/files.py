@@ -1,0 +1,142 @@
+"""Opens files of rows: here or elsewhere, packed or not, and always what is there now.
+
+``datasets`` is not asked for files: it takes a name for a pattern, guesses types, and reads a copy
+of before where a file's time has not changed (docs/decisions/0029).
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from afcore.data.formats import read_csv, read_json, read_parquet
+from afcore.data.table import Table, joined
+from afcore.errors import DataError
+
+__all__ = ["COMPRESSIONS", "FORMATS", "file_format", "read_files"]
+
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+COMPRESSIONS = ("gz", "bz2", "xz", "zst")
+_FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$")
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def file_format(source: str) -> str | None:
+    """One of :data:`FORMATS` by the end of the name, or of that before a compression's."""
+    match = _FILE.search(source)
+    return match[1] if match else None
+
+
+def read_files(source: str, columns: Iterable[str], encoding: str) -> Table:
+    """Read a file, or all that a pattern names.
+
+    Args:
+        source: path or fsspec URL that has a format. What exists under this name is read, whatever
+            is in the name; only where nothing does, ``*``, ``?`` and ``[...]`` make a pattern.
+        columns: to read, where they are there.
+        encoding: of text files.
+
+    Raises:
+        DataError: for a file that is not what its name says.
+        OSError: for one that cannot be read.
+    """
+    wanted = list(dict.fromkeys(columns))
+    with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as folder:
+        found = _local_files(source, Path(folder))
+        if len(found) == 1:
+            return _read(source, next(iter(found.values())), wanted, encoding)
+        return joined({name: _read(name, path, wanted, encoding) for name, path in found.items()})
+
+
+def _local_files(source: str, folder: Path) -> dict[str, Path]:
+    """Name and local path of each file; those of elsewhere are copied into the folder."""
+    is_local = "://" not in source
+    fs, path = (LocalFileSystem(), source) if is_local else fsspec.core.url_to_fs(source)
+    fs.invalidate_cache()  # a listing of before is not what is there
+    names = [path]
+    if _PATTERN.search(path) and not fs.exists(path):
+        names = sorted(name for name in fs.glob(path) if file_format(name))
+        if not names:
+            raise FileNotFoundError("there is no such file, and the pattern matches none")
+    if isinstance(fs, LocalFileSystem):
+        if not Path(names[0]).exists():
+            raise FileNotFoundError(f"there is no such file (from the folder {Path.cwd()})")
+        return {name: Path(name) for name in names}
+    copies = {name: folder / str(number) for number, name in enumerate(names)}
+    for name, copy in copies.items():
+        fs.get_file(name, str(copy))
+    return copies
+
+
+def _read(source: str, path: Path, columns: list[str], encoding: str) -> Table:
+    kind = file_format(source)
+    if kind == "parquet":
+        with _unpacked(path) as stream:
+            return read_parquet(_seekable(stream), columns)
+    # Without the mark that some editors put before UTF-8.
+    codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    newline = None if kind in ("json", "jsonl") else ""  # a quoted text keeps its line ends
+    try:
+        with _unpacked(path) as stream, io.TextIOWrapper(stream, codec, newline=newline) as lines:
+            if kind in ("json", "jsonl"):
+                return read_json(source, lines, columns)
+            return read_csv(source, lines, "\t" if kind == "tsv" else ",", columns)
+    except UnicodeError as error:
+        raise _not_encoded(source, path, encoding, error) from error
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    """The content, unpacked if it is packed, whatever the name says."""
+    with path.open("rb") as file:
+        head = file.read(10)
+    openers = {
+        rb"\x1f\x8b": gzip.open,
+        rb"BZh[1-9]1AY&SY": bz2.open,
+        rb"\xfd7zXZ\x00": lzma.open,
+        rb"\x28\xb5\x2f\xfd": _open_zst,
+    }
+    matching = (open_it for magic, open_it in openers.items() if re.match(magic, head))
+    opener: Any = next(matching, Path.open)
+    stream: IO[bytes] = opener(path, "rb")
+    return stream
+
+
+def _open_zst(path: Path, _mode: str) -> Any:
+    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+
+
+def _seekable(stream: IO[bytes]) -> Any:
+    return stream if isinstance(stream, io.BufferedReader) else pa.BufferReader(stream.read())
+
+
+def _not_encoded(source: str, path: Path, encoding: str, error: UnicodeError) -> DataError:
+    """Of the first line that is not in the encoding: read again, as the text was read in pieces."""
+    with _unpacked(path) as stream:
+        head = stream.read(2)
+    if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return DataError(
+            f"data {source!r} is not {encoding.upper()}, but UTF-16 by its first bytes. Save it as "
+            "UTF-8 or give data.encoding: utf-16"
+        )
+    place = ""
+    with _unpacked(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as bad:
+                place = f": line {number} has the byte 0x{bad.object[bad.start]:02x}"
+                break
+    return DataError(
+        f"data {source!r} is not {encoding.upper()}{place or f' ({error})'}. Save it as UTF-8 or "
+        "give data.encoding, e.g. latin-1 or cp1252"
+    )

@@ -1,0 +1,186 @@
+"""CSV, JSON and Parquet as they stand in the file: no type is guessed, and each row has its line.
+
+Every value of a CSV is text, and a number of a JSON is the text that it is written as; Parquet's
+values have the types of their columns. :mod:`afcore.data.files` opens the file, and
+:mod:`afcore.data.sources` says what a value may be.
+"""
+
+import csv
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+
+from afcore.data.table import Places, Table
+from afcore.errors import DataError
+
+__all__ = ["Number", "class_names", "read_csv", "read_json", "read_parquet"]
+
+_END = "\0end of the file"
+_SPACE = re.compile(r"\s*")
+
+
+class Number(str):
+    """A number of a JSON file: the text that it is written as."""
+
+    __slots__ = ()
+
+
+_JSON = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=lambda _: None)
+
+
+def read_csv(source: str, lines: Iterable[str], delimiter: str, columns: list[str]) -> Table:
+    """A header and a row a line, or more lines where a quoted value has line ends.
+
+    Raises:
+        DataError: naming the line.
+    """
+    rows = _csv_rows(source, lines, delimiter)
+    _, names = next(rows, (0, []))
+    if not names:
+        raise DataError(
+            f"cannot load the data {source!r}: the file is empty, and a header was expected"
+        )
+    for column in columns:
+        if names.count(column) > 1:
+            raise DataError(
+                f"data {source!r} has {names.count(column)} columns with the name {column!r}. "
+                "Give each its own."
+            )
+    index = {column: names.index(column) for column in columns if column in names}
+    values: dict[str, list[Any]] = {column: [] for column in index}
+    numbers = []
+    for number, row in rows:
+        # A delimiter at the end of the lines is no value.
+        if any(value.strip() for value in row[len(names) :]):
+            raise DataError(
+                f"data {source!r}: line {number} has {len(row)} values, and the header has "
+                f"{len(names)}. Put quotes around a value with {delimiter!r} in it."
+            )
+        numbers.append(number)
+        for column, i in index.items():
+            values[column].append(row[i] if i < len(row) else None)
+    return Table(names, values, Places("line", numbers))
+
+
+def _csv_rows(source: str, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line that it begins in, values) of each row that is not blank."""
+    csv.field_size_limit(sys.maxsize)  # a text may be a book
+    # The line behind the last stands alone, unless a quote is still open there.
+    reader = csv.reader(itertools.chain(lines, [_END]), delimiter=delimiter)
+    begin = 1
+    for row in reader:
+        if row == [_END]:
+            return
+        if row and row[-1].endswith(_END):
+            raise DataError(
+                f"data {source!r}: a quote that opens in the row at line {begin} is never closed. "
+                'Close it; within quotes, a quote is written twice ("").'
+            )
+        if len(row) > 1 or (row and row[0].strip()):
+            yield begin, row
+        begin = reader.line_num + 1
+
+
+def read_json(source: str, lines: Iterable[str], columns: list[str]) -> Table:
+    """An object a line, or one list of objects.
+
+    Raises:
+        DataError: naming the line.
+    """
+    names: dict[str, None] = {}
+    values: dict[str, list[Any]] = {column: [] for column in columns}
+    numbers = []
+    for number, row in _json_rows(source, lines):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"data {source!r}: line {number} holds {str(row)[:40]!r}, where an object like "
+                '{"text": ..., "label": ...} was expected. Write one for each row.'
+            )
+        names.update(dict.fromkeys(row))
+        numbers.append(number)
+        for column in columns:
+            values[column].append(row.get(column))
+    found = {column: values[column] for column in columns if column in names}
+    return Table(list(names), found, Places("line", numbers))
+
+
+def _json_rows(source: str, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """(line that it begins in, value)."""
+    numbered = iter(enumerate(lines, start=1))
+    for number, line in numbered:
+        if line.lstrip().startswith("["):
+            text = line + "".join(after for _, after in numbered)
+            yield from _json_elements(source, text, number)
+        elif line.strip():
+            try:
+                yield number, _JSON.decode(line.strip())
+            except json.JSONDecodeError as error:
+                raise _not_json(source, number, error) from error
+
+
+def _json_elements(source: str, text: str, first_line: int) -> Iterator[tuple[int, Any]]:
+    """(line that it begins in, value) of each element of a list."""
+    line, counted, position = first_line, 0, text.index("[")
+    while text[position : position + 1] != "]":
+        position = _next(text, position + 1)  # behind the bracket or a comma
+        if text[position : position + 1] == "]":
+            return
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            value, position = _JSON.raw_decode(text, position)
+            position = _next(text, position)
+            if text[position : position + 1] not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+        except json.JSONDecodeError as error:
+            raise _not_json(source, first_line + error.lineno - 1, error) from error
+        yield line, value
+
+
+def _next(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    assert space is not None
+    return space.end()
+
+
+def _not_json(source: str, line: int, error: json.JSONDecodeError) -> DataError:
+    return DataError(
+        f"data {source!r}: line {line} is not JSON ({error.msg}, at character {error.colno}). "
+        "Write one object a line, or one list of objects."
+    )
+
+
+def read_parquet(file: Any, columns: list[str]) -> Table:
+    """The columns' values, those of a ``ClassLabel`` by their names.
+
+    Args:
+        file: a path, or a file that is open.
+        columns: to read.
+    """
+    parquet = pq.ParquetFile(file)
+    names = parquet.schema_arrow.names
+    table = parquet.read(columns=[column for column in columns if column in names])
+    kinds: dict[str, Any] = {}
+    if b"huggingface" in (table.schema.metadata or {}):
+        kinds = datasets.Features.from_arrow_schema(table.schema)
+    values = {
+        column: class_names(table[column].to_pylist(), kinds.get(column))
+        for column in table.column_names
+    }
+    return Table(names, values, Places("row", range(parquet.metadata.num_rows)))
+
+
+def class_names(values: Iterable[Any], kind: Any) -> list[Any]:
+    """Integers of a ``ClassLabel`` become their names."""
+    names = getattr(kind, "names", None)
+    if names is None:
+        return list(values)
+    return [
+        names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+        for value in values
+    ]

@@ -1,0 +1,69 @@
+"""Columns of a source, whose rows know where they stand."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Places", "Table", "joined"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where rows stand in their source.
+
+    Attributes:
+        unit: ``line`` of the file, counted from 1, or ``row`` of the source, counted from 0.
+        numbers: [n] of each row.
+        files: [n] of each row, where the source is several files.
+    """
+
+    unit: Literal["line", "row"]
+    numbers: Sequence[int]
+    files: Sequence[str] | None = None
+
+    def name(self, row: int) -> str:
+        """How a person finds a row."""
+        number = self.numbers[row]
+        place = f"line {number}" if self.unit == "line" else f"row {number}, counted from 0"
+        return place if self.files is None else f"{place}, of {self.files[row]!r}"
+
+    def pick(self, rows: Iterable[int]) -> "Places":
+        """Of some of the rows."""
+        rows = [int(row) for row in rows]
+        files = None if self.files is None else [self.files[row] for row in rows]
+        return Places(self.unit, [self.numbers[row] for row in rows], files)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of one length.
+
+    Attributes:
+        names: of all columns that the source has.
+        columns: the values of those that were asked for and are there.
+        places: of the rows.
+    """
+
+    names: list[str]
+    columns: dict[str, list[Any]]
+    places: Places
+
+    def __len__(self) -> int:
+        return len(self.places.numbers)
+
+
+def joined(tables: dict[str, Table]) -> Table:
+    """The tables of several files, by their names, below each other; what one lacks is None."""
+    parts = list(tables.values())
+    return Table(
+        list(dict.fromkeys(name for part in parts for name in part.names)),
+        {
+            column: [v for part in parts for v in part.columns.get(column, [None] * len(part))]
+            for column in dict.fromkeys(column for part in parts for column in part.columns)
+        },
+        Places(
+            parts[0].places.unit,
+            [number for part in parts for number in part.places.numbers],
+            [file for file, part in tables.items() for _ in range(len(part))],
+        ),
+    )

@@ -247,7 +247,7 @@ def _is_finished(storage: Storage, folder: str, run: dict[str, Any]) -> bool:
 def _read(storage: Storage, key: str) -> dict[str, Any] | None:
     """A record as plain values: one of an older release need not fit today's."""
     try:
-        tree: dict[str, Any] = json.loads(storage.get(key))
+        tree: Any = json.loads(storage.get(key))
     except (KeyError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None

@@ -141,6 +141,11 @@ class ModelConfig(_Section):
         min_length=1,
         description="hub id, folder, or `package:NAME/FOLDER` inside an installed package",
     )
+    allow_new_weights: bool = Field(
+        False,
+        description="train a model some of whose embeddings or blocks have no weights, or weights "
+        "of another size: they are drawn at random; a new head, or pooler, is always allowed",
+    )
 
 
 class DataConfig(_Section):

@@ -6,6 +6,7 @@ Exit codes: 0; 2 for a user's mistake; 143 when told to stop (SIGTERM); 1 for an
 import contextlib
 import importlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from afcore.config import MODES, OWN_MODES, Config, load_config
 from afcore.errors import AutoFreezeError, ConfigError, StoppedError, UserError
-from pipelines.environment import set_defaults
+from pipelines.environment import proxy_for, set_defaults
 from pipelines.ephemeral import ephemeral_server
 
 __all__ = ["app", "main"]
@@ -307,23 +308,39 @@ def _import_flow(name: str) -> Any:
     """The flow of this name, imported when needed: ``--help`` should not wait for torch."""
     began = time.monotonic()
     set_defaults()
+    configured = bool(os.environ.get("PREFECT_API_URL"))
     with ephemeral_server():
         flow = getattr(importlib.import_module(f"pipelines.{name}"), name)
-    _check_server()
+    _check_server(ours=not configured and bool(os.environ.get("PREFECT_API_URL")))
     _console.print(f"Ready in {time.monotonic() - began:.1f} s; starting the flow {name!r}.")
     return flow
 
 
-def _check_server() -> None:
+def _check_server(ours: bool) -> None:
     """A server that was configured may be down; Prefect would say so in a traceback."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        if client.api_healthcheck() is not None:
-            raise UserError(
-                f"the Prefect server at {client.api_url} does not answer. Start it, or unset "
-                "PREFECT_API_URL to use a temporary one."
-            )
+        url, problem = str(client.api_url), client.api_healthcheck()
+    if problem is None:
+        return
+    what = f"the Prefect server at {url} does not answer"
+    if proxy := proxy_for(url):
+        raise UserError(
+            f"{what} through the proxy {proxy}. If it is to be reached directly, add its host to "
+            "NO_PROXY; else see that server and proxy run."
+        )
+    if ours:
+        raise UserError(
+            f"{what}, though this process has just started it ({_one_line(problem)}). Does "
+            "something keep processes of this machine from connecting to 127.0.0.1? Or set "
+            "PREFECT_API_URL to a server that can be reached."
+        )
+    raise UserError(f"{what}. Start it, or unset PREFECT_API_URL to use a temporary one.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextlib.contextmanager

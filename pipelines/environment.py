@@ -2,10 +2,12 @@
 
 import logging
 import os
+import urllib.request
+from urllib.parse import urlsplit
 
 from afcore.errors import AutoFreezeError
 
-__all__ = ["configure_logging", "set_defaults"]
+__all__ = ["configure_logging", "proxy_for", "set_defaults"]
 
 _DEFAULTS = {
     # Log lines of the core appear in Prefect's UI.
@@ -18,12 +20,33 @@ _DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def set_defaults() -> None:
-    """Set environment variables that are not set; call before importing Prefect."""
+    """Set environment variables that are not set; call before importing Prefect.
+
+    Servers of this machine, our own among them, are reached past any proxy.
+    """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in known.split(",") if host.strip()]
+    if "*" in hosts or not urllib.request.getproxies_environment().keys() - {"no"}:
+        return
+    past = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
+    # Some libraries read one of them, some the other.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = past
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that environment variables put before ``url``, without its password."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass_environment(parts.netloc, proxies):
+        return None
+    return proxy.rpartition("@")[2]
 
 
 class _WithoutTraceback(logging.Filter):

@@ -111,8 +111,10 @@ def _unreachable(storage: Storage, found: ActivationSet) -> str | None:
     """
     if found.folder.startswith("runs/"):
         return _unreachable_private(storage, found)
-    runs = {user["run"]: _read(storage, f"{user['run']}/run.json") for user in found.users()}
+    runs = {user["run"]: _read_run(storage, user["run"]) for user in found.users()}
     known = {folder: run for folder, run in runs.items() if run is not None}
+    if any(storage.exists(f"{folder}/run.json") for folder in runs.keys() - known.keys()):
+        return None  # its record is damaged, which a later run mends
     if runs and not known:
         return "the runs that used it are gone"
     prefix = found.manifest.recipe.get("weights", {}).items()
@@ -124,9 +126,9 @@ def _unreachable(storage: Storage, found: ActivationSet) -> str | None:
 
 def _unreachable_private(storage: Storage, found: ActivationSet) -> str | None:
     folder, _, training_id = found.folder.partition("/activations/")[0].rpartition("/")
-    run = _read(storage, f"{folder}/run.json")
+    run = _read_run(storage, folder)
     if run is None:
-        return "its run is gone"
+        return None if storage.exists(f"{folder}/run.json") else "its run is gone"
     if run["training_id"] != training_id:
         return "its run was trained anew"
     if _is_finished(storage, folder, run):
@@ -193,6 +195,7 @@ class _Leftovers:
             for name in (found.manifest.index, *(shard.name for shard in found.manifest.shards))
         }
         self._training_ids: dict[str, str | None] = {}
+        self._damaged: set[str] = set()
         self.keys: dict[str, dict[str, int]] = {}
         self.why: dict[str, str] = {}
         self.lease_of: dict[str, str] = {}
@@ -205,7 +208,7 @@ class _Leftovers:
                 folder, key, size, "left when workers were measured", f"{folder}/lease"
             )
         run, training_id = key.split("/")[1:3] if key.startswith("runs/") else ("", "")
-        if run and training_id not in ("lease", "run.json", self._training_id(run)):
+        if run and training_id not in ("lease", "run.json", self._training_id(run, training_id)):
             folder, lease = f"runs/{run}/{training_id}", f"runs/{run}/lease"
             return self._put(folder, key, size, "its run was trained anew, or is gone", lease)
         above, separator, below = key.partition("activations/")
@@ -227,11 +230,14 @@ class _Leftovers:
         self.keys.setdefault(folder, {})[key] = size
         self.why[folder], self.lease_of[folder] = why, lease
 
-    def _training_id(self, run: str) -> str | None:
+    def _training_id(self, run: str, found: str) -> str | None:
+        """The training that counts; ``found`` itself where the run's record is damaged."""
         if run not in self._training_ids:
-            record = _read(self._storage, f"runs/{run}/run.json")
+            record = _read_run(self._storage, f"runs/{run}")
             self._training_ids[run] = record["training_id"] if record else None
-        return self._training_ids[run]
+            if record is None and self._storage.exists(f"runs/{run}/run.json"):
+                self._damaged.add(run)
+        return found if run in self._damaged else self._training_ids[run]
 
 
 def _is_finished(storage: Storage, folder: str, run: dict[str, Any]) -> bool:
@@ -241,7 +247,13 @@ def _is_finished(storage: Storage, folder: str, run: dict[str, Any]) -> bool:
 def _read(storage: Storage, key: str) -> dict[str, Any] | None:
     """A record as plain values: one of an older release need not fit today's."""
     try:
-        tree: dict[str, Any] = json.loads(storage.get(key))
+        tree: Any = json.loads(storage.get(key))
     except (KeyError, ValueError):
         return None
-    return tree
+    return tree if isinstance(tree, dict) else None
+
+
+def _read_run(storage: Storage, folder: str) -> dict[str, Any] | None:
+    """A run's record, with what is looked at here."""
+    record = _read(storage, f"{folder}/run.json")
+    return record if record and {"training_id", "weights"} <= record.keys() else None

@@ -159,8 +159,17 @@ class ActivationSet:
         notes = []
         for key in self._storage.list(f"{self.folder}/users"):
             with contextlib.suppress(KeyError):  # deleted meanwhile, with the set
-                notes.append(json.loads(self._storage.get(key)))
+                notes.append(self._note(key))
         return notes
+
+    def _note(self, key: str) -> dict[str, Any]:
+        """One of a damaged file is what its name and age say: who reads a set must keep it."""
+        try:
+            note = json.loads(self._storage.get(key))
+            return {"run": str(note["run"]), "time": float(note["time"])}
+        except (ValueError, TypeError, LookupError):
+            run_id = key.rpartition("/")[2].removesuffix(".json")
+            return {"run": f"runs/{run_id}", "time": self._storage.modified(key)}
 
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""

@@ -20,8 +20,10 @@ from safetensors.numpy import save as save_tensors
 
 from afcore.data.sources import Rows, load_rows
 from afcore.data.split import held_out
+from afcore.data.tokenizer_checks import check_known, tokenizer_digest
 from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
-from afcore.errors import DataError
+from afcore.errors import DataError, IntegrityError
+from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
 
 __all__ = ["Examples", "PreparedData", "open_prepared", "prepare"]
@@ -92,7 +94,7 @@ def prepare(
 
     Raises:
         DataError: for data that cannot be read, one class only, too little to hold out validation,
-            or a label in validation or test that training never saw.
+            a label in validation or test that training never saw, or words that are all unknown.
     """
     train_rows = load_rows(train, "train", text, label, limit, group, encoding)
     # All of them: a rare label may be held out whole.
@@ -107,19 +109,23 @@ def prepare(
     label_names = _label_names(splits, known)
     digest = recipe_digest(
         {
-            "schema": 1,
+            "schema": 2,
+            "numerics": numerics_of("data"),
             "rows": {name: _rows_digest(rows) for name, rows in splits.items()},
-            "tokenizer": _tokenizer_digest(tokenizer),
+            "tokenizer": tokenizer_digest(tokenizer, train_rows.texts, max_length),
             "max_length": max_length,
         }
     )
-    if not storage.exists(_key(digest, "manifest.json")):
+    data = _open_sound(storage, digest)
+    if data is None or data.label_names != label_names:
+        manifest: dict[str, Any] = {"label_names": label_names, "splits": {}}
         for name, rows in splits.items():
-            examples = _tokenize(tokenizer, rows, label_names, max_length)
-            storage.put(_key(digest, f"{name}.safetensors"), _encode(examples))
-        manifest = {"label_names": label_names, "splits": sorted(splits)}
+            content = _encode(_tokenize(tokenizer, rows, label_names, max_length))
+            storage.put(_key(digest, f"{name}.safetensors"), content)
+            manifest["splits"][name] = content_digest(content)
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
-    data = open_prepared(storage, digest)
+        data = open_prepared(storage, digest)
+    check_known(tokenizer, data.train.tokens, data.train.offsets, train_rows.source)
     _log.info(
         "data: %d examples to train on, %d to validate, %d to test, %d classes, %.1f tokens each",
         len(data.train),
@@ -135,16 +141,55 @@ def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
     """Open what :func:`prepare` stored.
 
     Raises:
-        KeyError: when it is not there.
+        IntegrityError: when something of it is missing or damaged.
     """
-    manifest = json.loads(storage.get(_key(digest, "manifest.json")))
-    splits = {
-        name: Examples(**load_tensors(storage.get(_key(digest, f"{name}.safetensors"))))
-        for name in manifest["splits"]
-    }
+    key = _key(digest, "manifest.json")
+    try:
+        content = storage.get(key)
+    except KeyError as error:
+        raise _unusable(storage, key, "is missing") from error
+    try:
+        manifest = json.loads(content)
+        contents, label_names = dict(manifest["splits"]), list(manifest["label_names"])
+        train, validation = contents["train"], contents["validation"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unusable(storage, key, "is damaged") from error
     return PreparedData(
-        digest, manifest["label_names"], splits["train"], splits["validation"], splits.get("test")
+        digest,
+        label_names,
+        _read(storage, digest, "train", train),
+        _read(storage, digest, "validation", validation),
+        _read(storage, digest, "test", contents["test"]) if "test" in contents else None,
     )
+
+
+def _read(storage: Storage, digest: RecipeDigest, name: str, expected: ContentDigest) -> Examples:
+    key = _key(digest, f"{name}.safetensors")
+    try:
+        content = storage.get(key)
+    except KeyError as error:
+        raise _unusable(storage, key, "is missing") from error
+    if content_digest(content) != expected:
+        raise _unusable(storage, key, "is damaged")
+    return Examples(**load_tensors(content))
+
+
+def _unusable(storage: Storage, key: str, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"prepared data {storage.uri(key)} {why}. Start the same command again: it makes them "
+        "anew from the rows."
+    )
+
+
+def _open_sound(storage: Storage, digest: RecipeDigest) -> PreparedData | None:
+    """What is stored, or None when there is nothing, or something of it is damaged."""
+    if not storage.exists(_key(digest, "manifest.json")):
+        return None
+    try:
+        return open_prepared(storage, digest)
+    except IntegrityError as error:
+        _log.warning("%s Making them anew now.", error)
+        return None
 
 
 def _key(digest: RecipeDigest, name: str) -> str:
@@ -254,12 +299,6 @@ def _alike(label: str) -> str:
 
 def _rows_digest(rows: Rows) -> ContentDigest:
     return content_digest(json.dumps([rows.texts, rows.labels]).encode())
-
-
-def _tokenizer_digest(tokenizer: Any) -> ContentDigest:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
-    return content_digest(f"{type(tokenizer).__name__}\n{rules}".encode())
 
 
 def _tokenize(tokenizer: Any, rows: Rows, label_names: list[str], max_length: int) -> Examples:

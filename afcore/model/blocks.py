@@ -37,6 +37,7 @@ __all__ = [
     "block_part",
     "num_pretrained_blocks",
     "unused_parameters",
+    "verify_finite",
     "verify_pooled",
     "verify_split",
 ]
@@ -278,6 +279,26 @@ def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
             f"{type(split.model).__name__}: the last block, computed at the {split.pooled_reason} "
             f"position alone, changes the outputs by {difference:.1e}. Set "
             "training.pooled_last_block to false."
+        )
+
+
+def verify_finite(split: SplitModel, batch: Batch) -> None:
+    """Make sure, before anything is trained, that the model puts out numbers.
+
+    Args:
+        split: run in eval mode, in fp32 and without gradients.
+        batch: ``input_ids`` and ``attention_mask`` [b, s].
+
+    Raises:
+        ModelError: when it does not.
+    """
+    with evaluating(split.model), torch.no_grad():
+        finite = bool(split.model(**batch).logits.isfinite().all())
+    if not finite:
+        raise ModelError(
+            f"{type(split.model).__name__} puts out NaN or infinity before any training, though "
+            "its weights are numbers: they are too large, or config.json does not fit them. Use "
+            "another checkpoint."
         )
 
 

@@ -1,13 +1,19 @@
 """Pre-trained weights and tokenizers from the hub, a folder, or an installed package."""
 
+import difflib
 import importlib.util
+import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from safetensors import safe_open
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from afcore.errors import ModelError
@@ -24,6 +30,25 @@ _NOT_IN_FORWARD = (
     "problem_type",
     "transformers_version",
 )
+# What a checkpoint may have been trained or saved for does not go on into ours.
+_OURS = {
+    "problem_type": "single_label_classification",
+    "return_dict": True,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+# What a base model may end with for a task; not every checkpoint has it.
+_TASK_PARTS = ("pooler", "head", "_head", "_summary")
+_JSON_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "model.safetensors.index.json",
+)
+_NUM_SHOWN = 3
 _log = logging.getLogger(__name__)
 
 
@@ -34,12 +59,19 @@ def load_tokenizer(name: str) -> Any:
     hidden states depend on its neighbours' lengths.
 
     Raises:
-        ModelError: when there is none.
+        ModelError: when there is none, or it knows no words.
     """
+    path = _locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_locate(name), trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"model {name!r}: no tokenizer: {_first_line(error)}") from error
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # the tokenizers' library has no exceptions of its own
+        if "instantiate the backend tokenizer" in str(error) and _damaged_file(path) is None:
+            raise _no_vocabulary(name) from error
+        raise ModelError(f"model {name!r}: no tokenizer: {_why(path, error)}") from error
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if len(set(tokenizer.get_vocab()) - special) < 2:
+        # Without files Transformers makes an empty one, to which every word is unknown.
+        raise _no_vocabulary(name)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
@@ -50,13 +82,22 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_classifier(name: str, label_names: list[str], pad_token_id: int, seed: int) -> Any:
+def load_classifier(
+    name: str, label_names: list[str], pad_token_id: int, seed: int, *, allow_new: bool = False
+) -> Any:
     """A sequence classifier with pre-trained blocks and a new head drawn from ``seed``.
 
     Weights are loaded in fp32 and never from a pickle.
 
+    Args:
+        name: of the model.
+        label_names: one a class.
+        pad_token_id: of its tokenizer.
+        seed: of all that is newly drawn.
+        allow_new: train a model some of whose embeddings or blocks have no weights.
+
     Raises:
-        ModelError: when it cannot be loaded, or has no weights.
+        ModelError: when it cannot be loaded, has no weights, too few, or some that are no numbers.
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -74,17 +115,25 @@ def load_classifier(name: str, label_names: list[str], pad_token_id: int, seed: 
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **_OURS,
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:  # a wrong configuration fails in whatever comes upon it first
         raise ModelError(
-            f"model {name!r} cannot be loaded: {_first_line(error)}. Give a hub id or a folder "
-            "with config.json and safetensors weights."
+            f"model {name!r} cannot be loaded: {_why(path, error)}. Give a hub id or a "
+            "folder with config.json and safetensors weights."
         ) from error
-    new = sorted(report["missing_keys"]) + sorted(key[0] for key in report["mismatched_keys"])
-    base = f"{model.base_model_prefix}."
-    if sum(key.startswith(base) for key in new) > len(list(model.parameters())) / 2:
-        raise ModelError(f"the weights of model {name!r} fit none of its blocks: {new[:3]} ...")
-    _log.info("model: %s from %s; newly drawn: %s", type(model).__name__, name, ", ".join(new))
+    missing = sorted(report["missing_keys"])
+    mismatched = sorted(report["mismatched_keys"])
+    new = missing + [key[0] for key in mismatched]
+    _check_complete(name, model, missing, mismatched, allow_new)
+    _check_finite(name, model, set(new))
+    if unread := _without_place(model, report["unexpected_keys"]):
+        _log.warning(
+            "model %r: its weights have blocks for which config.json has no place, and they are "
+            "not used: %s. Is its number of layers right?",
+            *(name, _shown(unread)),
+        )
+    _log.info("model: %s from %s; newly drawn: %s", type(model).__name__, name, _shown(new))
     return model
 
 
@@ -96,25 +145,190 @@ def forward_settings(config: dict[str, Any]) -> dict[str, Any]:
 def build_classifier(config: dict[str, Any]) -> Any:
     """The architecture of a configuration, with weights that the caller will replace."""
     with torch.random.fork_rng(devices=[]):
-        architecture = AutoConfig.for_model(**config)
+        architecture = AutoConfig.for_model(**config | _OURS)
         return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
+
+
+def _is_of_body(model: Any, key: str) -> bool:
+    """Whether a tensor is of the embeddings, a block or a norm, not of what a task adds."""
+    prefix = f"{model.base_model_prefix}."
+    for part in key.removeprefix(prefix).split("."):
+        if part.isdigit():
+            break
+        if part.endswith(_TASK_PARTS):
+            return False
+    return key.startswith(prefix)
+
+
+def _without_place(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Numbered blocks of the weights that the model does not have."""
+    body, prefix = model.base_model, f"{model.base_model_prefix}."
+    modules = dict(body.named_modules())
+    blocks = set()
+    for key in unexpected:
+        parts = key.removeprefix(prefix).split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        if number and ".".join(parts[:number]) in modules:
+            blocks.add(".".join(parts[: number + 1]))
+    return sorted(blocks - modules.keys())
+
+
+def _check_complete(
+    name: str,
+    model: Any,
+    missing: list[str],
+    mismatched: list[tuple[str, Any, Any]],
+    allow_new: bool,
+) -> None:
+    """Refuse a model whose embeddings or blocks would be drawn at random."""
+    absent = [key for key in missing if _is_of_body(model, key)]
+    other = [entry for entry in mismatched if _is_of_body(model, entry[0])]
+    if not absent and not other:
+        return
+    if len(absent) + len(other) > len(list(model.parameters())) / 2 and not allow_new:
+        new = absent + [entry[0] for entry in other]
+        raise ModelError(
+            f"the weights of model {name!r} fit none of its blocks: {_shown(new)}. Do config.json "
+            "and the weights belong together?"
+        )
+    problems = []
+    if absent:
+        problems.append(f"its weights lack {_shown(absent)}")
+    problems += [
+        f"{key} is {list(stored)} in its weights, but {list(wanted)} by config.json"
+        for key, stored, wanted in other[:_NUM_SHOWN]
+    ]
+    what = f"model {name!r}: {'; '.join(problems)}"
+    if allow_new:
+        _log.warning("%s; drawn at random, as model.allow_new_weights says", what)
+        return
+    raise ModelError(
+        f"{what}. What is missing would be drawn at random. Correct config.json (number of layers, "
+        "positions, size of the vocabulary), or set model.allow_new_weights to true to train it so."
+    )
+
+
+def _check_finite(name: str, model: Any, new: set[str]) -> None:
+    """Refuse weights that are no numbers, before anything is trained with them."""
+    bad = [
+        key
+        for key, tensor in model.named_parameters()
+        if key not in new and not bool(tensor.detach().isfinite().all())
+    ]
+    if bad:
+        raise ModelError(
+            f"model {name!r}: its weights are not all numbers (NaN or infinite): {_shown(bad)}. "
+            "The training that made them diverged, or the file is damaged; use another checkpoint."
+        )
+
+
+def _shown(names: list[str]) -> str:
+    more = len(names) - _NUM_SHOWN
+    return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _locate(name: str) -> str:
     if not name.startswith("package:"):
-        if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-            raise ModelError(f"model {name!r}: there is no such folder")
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-    package, _, folder = name.removeprefix("package:").partition("/")
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise ModelError(
+                    f"model {name!r}: the folder has no config.json. Give one that "
+                    "save_pretrained wrote, with config.json and safetensors weights."
+                )
+            return str(folder) if name.startswith("~") else name
+        if folder.exists():
+            raise ModelError(f"model {name!r} is a file; give the folder that it is in")
+        if _is_path(name):
+            raise ModelError(
+                f"model {name!r}: there is no such folder: {folder.absolute()}{_meant(folder)}"
+            )
+        return name
+    package, _, inside = name.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"model {name!r}: the package {package!r} is not installed")
-    path = Path(spec.submodule_search_locations[0]) / folder
+    path = Path(spec.submodule_search_locations[0]) / inside
     if not path.is_dir():
-        raise ModelError(f"model {name!r}: the package {package!r} has no folder {folder!r}")
+        raise ModelError(f"model {name!r}: the package {package!r} has no folder {inside!r}")
     return str(path)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that is no folder can only have been meant as one; a hub id has one slash."""
+    parts = Path(name).parts
+    return name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or len(parts) > 2
+
+
+def _meant(folder: Path) -> str:
+    """The folder beside it whose name is nearest, as a question."""
+    above = folder.parent
+    beside = (
+        sorted(path.name for path in above.iterdir() if path.is_dir()) if above.is_dir() else []
+    )
+    near = difflib.get_close_matches(folder.name, beside, n=1)
+    return f"; did you mean {str(above / near[0])!r}?" if near else ""
+
+
+def _no_vocabulary(name: str) -> ModelError:
+    return ModelError(
+        f"model {name!r}: its tokenizer has no vocabulary: tokenizer.json, or the files of the "
+        "vocabulary (vocab.txt; vocab.json and merges.txt; *.model), are missing or empty. Put the "
+        "tokenizer that the model was trained with beside its weights."
+    )
+
+
+def _why(path: str, error: Exception) -> str:
+    """What a loader's exception means, in one line: it rarely names the file."""
+    damaged = _damaged_file(path)
+    if damaged is not None:
+        return damaged
+    if isinstance(error, OSError) and not Path(path).exists():
+        said = _first_line(error)
+        hub = "the hub cannot be reached" if "connect" in said else f"the hub has none ({said})"
+        return (
+            f"there is no such folder: {Path(path).absolute()}{_meant(Path(path))}; nor was a "
+            f"model of this name downloaded before, and {hub}"
+        )
+    return _first_line(error)
+
+
+def _damaged_file(path: str) -> str | None:
+    """Which of the model's files cannot be read as what it is, and why."""
+    for file in _stored_files(path):
+        try:
+            if file.suffix == ".safetensors":
+                safe_open(file, "pt").__exit__(None, None, None)
+                continue
+            json.loads(file.read_text(encoding="utf-8"))
+            if file.name == "tokenizer.json":
+                Tokenizer.from_file(str(file))
+        except OSError as error:
+            return f"{file} cannot be read: {error.strerror}"
+        except Exception as error:  # as above: the tokenizers' library raises nothing narrower
+            return f"{file} is damaged: {_first_line(error)}. Copy or download it anew"
+    return None
+
+
+def _stored_files(path: str) -> Iterable[Path]:
+    if Path(path).is_dir():
+        yield from (file for name in _JSON_FILES if (file := Path(path) / name).is_file())
+        yield from sorted(Path(path).glob("*.safetensors"))
+        return
+    for name in (*_JSON_FILES, "model.safetensors"):
+        try:
+            cached = try_to_load_from_cache(path, name)
+        except HFValidationError:  # no name that a model can have
+            return
+        if isinstance(cached, str):
+            yield Path(cached)
 
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"nothing is called {lines[0]}"
+    more = lines[0].endswith(":") and len(lines) > 1
+    return (f"{lines[0]} {lines[1]}" if more else lines[0]).rstrip(".:")

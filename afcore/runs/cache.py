@@ -17,6 +17,7 @@ from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
 from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import forward_settings
+from afcore.numerics import numerics_of
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.runs.decide import EpochPlanner
@@ -303,10 +304,12 @@ class RunCache:
         """Everything that decides the numbers in a set."""
         record, model = self._run.record, self._split.model
         return {
-            "schema": 2,
+            "schema": 3,
+            "numerics": numerics_of("model", "activations"),
             "weights": {part: weights[part] for part in self._split.frozen_parts(lineage[-1])},
             "forward": forward_settings(record.architecture),
             "attention": model.config._attn_implementation,
+            "pad_token_id": record.pad_token_id,
             "precision": self._compute.precision,
             "device": self._compute.device.type,
             "dtype": self.runner.dtype,

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 def profile_seconds(run: Run) -> float:
     """That measuring the run's profile took; 0 where nothing was measured."""
-    profile = read_record(run.storage, _profile_key(run), Profile)
+    profile = read_record(run.storage, _profile_key(run), Profile, replaceable=True)
     return profile.seconds if profile is not None else 0.0
 
 
@@ -76,7 +76,7 @@ class EpochPlanner:
         """Recorded, or measured now."""
         if self._profile is None:
             key = _profile_key(self._run)
-            self._profile = read_record(self._run.storage, key, Profile)
+            self._profile = read_record(self._run.storage, key, Profile, replaceable=True)
             if self._profile is None:
                 self._profile = measure_profile(
                     self._run,

@@ -24,9 +24,11 @@ __all__ = ["finished_report", "publish", "publish_report", "run_report"]
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
-    """The report of a run that is done, or None."""
-    run = find_run(storage, run_id)
-    return read_record(storage, f"{run.folder}/result.json", RunReport) if run else None
+    """The report of a run that is done, or None; a damaged one is published anew."""
+    run = find_run(storage, run_id, replaceable=True)
+    if run is None:
+        return None
+    return read_record(storage, f"{run.folder}/result.json", RunReport, replaceable=True)
 
 
 def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float) -> RunReport:

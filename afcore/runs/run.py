@@ -21,6 +21,7 @@ The run id is the digest of all that decides the weights it ends with, so the sa
 the same run. Training anew is one write: ``run.json`` then names another training id.
 """
 
+import contextlib
 import importlib.metadata
 import logging
 import uuid
@@ -33,12 +34,13 @@ from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
-from afcore.errors import ConfigError, ModelError, StoreError
+from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
 from afcore.model.blocks import (
     Batch,
     SplitModel,
     num_pretrained_blocks,
     unused_parameters,
+    verify_finite,
     verify_pooled,
     verify_split,
 )
@@ -49,6 +51,7 @@ from afcore.model.pretrained import (
     load_classifier,
     load_tokenizer,
 )
+from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
 from afcore.runs.fit import check_fit, check_length
@@ -75,6 +78,7 @@ _log = logging.getLogger(__name__)
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
 _WHERE = {"min", "launcher", "ray_address", "autoscaling"}
 _VERSIONED = ("torch", "transformers", "autofreeze")
+_PEER_VERSIONED = ("accelerate", "peft")  # what the Trainer stands on
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
@@ -150,6 +154,7 @@ class Run:
             record.label_names,
             record.pad_token_id,
             self.config.training.seed,
+            allow_new=self.config.model.allow_new_weights,
         )
         split = self._split(model)
         if weight_digests(split) != record.weights:
@@ -205,6 +210,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         raise ConfigError(str(error)) from error
     uncacheable = None
     batch = _few_examples(split, data, tokenizer.pad_token_id)
+    verify_finite(split, batch)
     if config.mode not in PEER_MODES:
         _log.info("last block: %s", _pooling(split))
         verify_pooled(split, batch, _SPLIT_TOLERANCE)
@@ -215,15 +221,18 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     if config.workers.max > 1:
         _check_averaging(split, batch)
     weights = weight_digests(split)
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    versions = _versions(config)
     attention = model.config._attn_implementation
     architecture = {**model.config.to_dict(), "attn_implementation": attention}
     run_id = recipe_digest(
         {
-            "schema": 1,
+            "schema": 2,
+            "numerics": _numerics(config),
             "config": _decisive(config),
             "architecture": forward_settings(architecture),
             "data": data.digest,
+            "label_names": data.label_names,
+            "pad_token_id": tokenizer.pad_token_id,
             "weights": weights,
             "precision": compute.precision,
             "device": compute.device.type,
@@ -263,18 +272,41 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
         record: as identified now.
         fresh: leave an earlier training behind and delete what it stored.
     """
-    known = read_record(storage, _record_key(record.run_id), RunRecord)
-    if known is not None and not fresh:
-        record = record.model_copy(update={"training_id": known.training_id})
+    known = _known_trainings(storage, record.run_id)
+    if len(known) == 1 and not fresh:
+        record = record.model_copy(update={"training_id": known[0]})
+    elif known and not fresh:
+        raise IntegrityError(
+            f"the record {storage.uri(_record_key(record.run_id))} is damaged, and {len(known)} "
+            "trainings lie beside it. Train anew with --fresh."
+        )
     storage.put(_record_key(record.run_id), record.model_dump_json().encode())
-    if known is not None and fresh:
-        storage.delete_folder(Run(storage, known).folder)
+    for training_id in known if fresh else []:
+        storage.delete_folder(f"{run_folder(record.run_id)}/{training_id}")
     return Run(storage, record)
 
 
-def find_run(storage: Storage, run_id: str) -> Run | None:
-    """The run of this name, when it was begun."""
-    record = read_record(storage, _record_key(run_id), RunRecord)
+def _known_trainings(storage: Storage, run_id: str) -> list[str]:
+    """The training that ``run.json`` names; where that is damaged, those that lie beside it."""
+    try:
+        record = read_record(storage, _record_key(run_id), RunRecord)
+        return [] if record is None else [record.training_id]
+    except IntegrityError:
+        folder, lease = f"{run_folder(run_id)}/", f"{lease_folder(run_id)}/"
+        keys = [key for key in storage.list(run_folder(run_id)) if not key.startswith(lease)]
+        below = [key.removeprefix(folder).partition("/") for key in keys]
+        found = sorted({name for name, slash, _ in below if slash})
+        _log.warning("%s is damaged; making it anew", storage.uri(_record_key(run_id)))
+        return found
+
+
+def find_run(storage: Storage, run_id: str, *, replaceable: bool = False) -> Run | None:
+    """The run of this name, when it was begun; ``replaceable`` as in :func:`read_record`.
+
+    Raises:
+        IntegrityError: when its record is damaged.
+    """
+    record = read_record(storage, _record_key(run_id), RunRecord, replaceable=replaceable)
     return None if record is None else Run(storage, record)
 
 
@@ -283,6 +315,7 @@ def open_run(store: str, run_id: str) -> Run:
 
     Raises:
         StoreError: when there is none of this name.
+        IntegrityError: when its record is damaged.
     """
     run = find_run(Storage(store), run_id)
     if run is None:
@@ -299,12 +332,31 @@ def check_lease(run: Run, attempt: int) -> None:
     check_holder(run.storage, lease_folder(run.record.run_id), attempt)
 
 
-def read_record(storage: Storage, key: str, kind: type[_Record]) -> _Record | None:
-    """A JSON record, or None when there is none."""
+def read_record(
+    storage: Storage, key: str, kind: type[_Record], *, replaceable: bool = False
+) -> _Record | None:
+    """A JSON record, or None when there is none.
+
+    Args:
+        storage: where.
+        key: of the record.
+        kind: of the record.
+        replaceable: whoever reads it makes it anew when there is none: a damaged one counts as
+            none.
+
+    Raises:
+        IntegrityError: when it is damaged, or of a release that wrote other records.
+    """
     try:
         return kind.model_validate_json(storage.get(key))
     except KeyError:
         return None
+    except ValueError as error:
+        what = f"the record {storage.uri(key)} is damaged, or of another release"
+        if replaceable:
+            _log.warning("%s; making it anew", what)
+            return None
+        raise IntegrityError(f"{what}. Train anew with --fresh.") from error
 
 
 def _decisive(config: Config) -> dict[str, Any]:
@@ -325,7 +377,13 @@ def _decisive(config: Config) -> dict[str, Any]:
 def _load_model(config: Config, data: PreparedData, tokenizer: Any) -> Any:
     name, padding = config.model.name, tokenizer.pad_token_id
     try:
-        return load_classifier(name, data.label_names, padding, config.training.seed)
+        return load_classifier(
+            name,
+            data.label_names,
+            padding,
+            config.training.seed,
+            allow_new=config.model.allow_new_weights,
+        )
     except AssertionError as error:  # torch's, of an index
         if "adding_idx" not in str(error):
             raise
@@ -334,6 +392,23 @@ def _load_model(config: Config, data: PreparedData, tokenizer: Any) -> Any:
             "has no vector for it. Give the tokenizer that the model was trained with, or resize "
             "the model's embeddings"
         ) from error
+
+
+def _versions(config: Config) -> dict[str, str]:
+    wanted = [*_VERSIONED, *(_PEER_VERSIONED if config.mode in PEER_MODES else ())]
+    versions = {}
+    for name in wanted:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # PEFT is optional
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _numerics(config: Config) -> dict[str, int]:
+    """Of the rooms whose numbers decide the run's result."""
+    if config.mode in PEER_MODES:
+        return numerics_of("data", "model", "peer")
+    left_out = {"peer"} | (set() if config.mode in FREEZING_MODES else {"freezing", "activations"})
+    return numerics_of(*(room for room in NUMERICS if room not in left_out))
 
 
 def _pooling(split: SplitModel) -> str:

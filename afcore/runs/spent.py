@@ -71,19 +71,20 @@ def seconds_kept(run: Run, epoch: int, attempt: int) -> float:
     checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
     if checkpoint is not None:
         return checkpoint.seconds.get(attempt, 0.0)
-    partial = read_record(run.storage, run.epoch_key(epoch, "partial"), PartialRecord)
+    key = run.epoch_key(epoch, "partial")
+    partial = read_record(run.storage, key, PartialRecord, replaceable=True)
     return partial.seconds.get(attempt, 0.0) if partial is not None else 0.0
 
 
 def note_lost_try(run: Run, epoch: int, lost: LostTry) -> None:
     """Record that workers died in an epoch; the caller holds the lease."""
     key = run.epoch_key(epoch, "lost")
-    found = read_record(run.storage, key, LostTries)
+    found = read_record(run.storage, key, LostTries, replaceable=True)
     tries = LostTries(tries=[*(found.tries if found else []), lost])
     run.storage.put(key, tries.model_dump_json().encode())
 
 
 def _lost_tries(run: Run) -> list[LostTry]:
     keys = [run.epoch_key(e, "lost") for e in range(1, run.config.training.num_epochs + 1)]
-    found = [read_record(run.storage, key, LostTries) for key in keys]
+    found = [read_record(run.storage, key, LostTries, replaceable=True) for key in keys]
     return [lost for tries in found if tries is not None for lost in tries.tries]

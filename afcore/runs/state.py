@@ -72,7 +72,9 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     config = run.config
     policy, freeze = initial_policy(run)
     step, parts = 0, dict[str, ContentDigest]()
-    partial = read_record(run.storage, run.epoch_key(epoch, "partial"), PartialRecord)
+    # Without it the epoch begins anew.
+    key = run.epoch_key(epoch, "partial")
+    partial = read_record(run.storage, key, PartialRecord, replaceable=True)
     if partial is not None:
         split = run.architecture()
         load_weights(run.storage, run.parts_folder, split, partial.parts)

@@ -209,9 +209,11 @@ def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
     """Every holder so far by number, oldest first."""
     rows = {}
     for key in storage.list(folder):
-        number = int(key.rpartition("/")[2].removesuffix(".json"))
+        name = key.rpartition("/")[2].removesuffix(".json")
+        if not name.isdecimal():  # not ours
+            continue
         with contextlib.suppress(KeyError):  # its holder has just ended and left no log
-            rows[number] = Attempt(**json.loads(storage.get(key)))
+            rows[int(name)] = _read(storage, key)
     return rows
 
 
@@ -237,3 +239,13 @@ def _machine() -> str:
 
 def _encode(attempt: Attempt) -> bytes:
     return json.dumps(asdict(attempt)).encode()
+
+
+def _read(storage: Storage, key: str) -> Attempt:
+    """A damaged row is that of a holder who is gone: a live one soon writes it again."""
+    try:
+        return Attempt(**json.loads(storage.get(key)))
+    except (ValueError, TypeError):
+        _log.warning("%s is damaged; its holder is taken to be gone", storage.uri(key))
+        written = storage.modified(key)
+        return Attempt("", 0, 0.0, acquired=written, beat=written, released=True)

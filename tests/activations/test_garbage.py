@@ -191,3 +191,31 @@ def test_what_killed_writers_left_goes_after_a_day(local_storage: Storage) -> No
     assert orphan.startswith("activations/whole/shards/00000-")
     assert why == "not part of the set any more"
     assert whole.verify() == []
+
+
+def test_damaged_records_cost_no_run_its_files(local_storage: Storage) -> None:
+    begin(local_storage, "r1")
+    write_set(local_storage, "activations/k1", "r1")
+    write_set(local_storage, "runs/r1/t1/activations/k2", "r1")
+    local_storage.put("runs/r1/t1/parts/p", b"x")
+    for damaged in (b"{", b"[]", b"{}"):
+        local_storage.put("runs/r1/run.json", damaged)
+        make_old(local_storage)
+        assert collect(local_storage) == {}
+    assert local_storage.exists("runs/r1/t1/parts/p")
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"{}", b'{"run": 1, "time": "x"}'])
+def test_a_damaged_note_keeps_its_set_for_who_wrote_it(
+    damaged: bytes, local_storage: Storage
+) -> None:
+    begin(local_storage, "r1")
+    found = write_set(local_storage, "activations/k1", "r1")
+    assert found is not None
+    local_storage.put("activations/k1/users/r1.json", damaged)
+    (note,) = found.users()
+    assert note["run"] == "runs/r1"
+    assert abs(note["time"] - time.time()) < 600
+    make_old(local_storage)
+    with Lease(local_storage, "runs/r1/lease", "run r1"):
+        assert collect(local_storage, idle_days=0) == {}

@@ -7,7 +7,7 @@ import pytest
 
 from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
 from afcore.data.split import held_out, sampled
-from afcore.errors import DataError
+from afcore.errors import DataError, IntegrityError
 from afcore.storage.objects import Storage
 from tests.conftest import write_csv
 
@@ -133,6 +133,38 @@ def test_prepared_once_and_opened_afterwards(
         **SETTINGS | {"max_length": 16},
     )
     assert shorter.digest != one.digest
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "missing", "no JSON", "no splits"])
+@pytest.mark.parametrize("name", ["train.safetensors", "validation.safetensors", "manifest.json"])
+def test_damaged_tokens_are_made_again(
+    name: str, damage: str, local_storage: Storage, tiny_tokenizer: Any, text_files: dict[str, Path]
+) -> None:
+    given = {"train": str(text_files["train"]), **SETTINGS}
+    sound = prepare(local_storage, tiny_tokenizer, **given)
+    key = f"data/{sound.digest[:32]}/{name}"
+    content = local_storage.get(key)
+    local_storage.put(
+        key,
+        {
+            "cut short": content[:100],
+            "one bit": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+            "missing": content,
+            "no JSON": b"\xff{",
+            "no splits": b"[]",
+        }[damage],
+    )
+    if damage == "missing":
+        local_storage.delete(key)
+    with pytest.raises(
+        IntegrityError, match=r"data/\w+/\S+ is (damaged|missing)\. Start the"
+    ) as raised:
+        open_prepared(local_storage, sound.digest)
+    assert (key in str(raised.value)) == ((name, damage) != ("manifest.json", "one bit"))
+    again = prepare(local_storage, tiny_tokenizer, **given)
+    assert again.digest == sound.digest
+    assert inputs(again.train) == inputs(sound.train)
+    assert local_storage.get(key) == content
 
 
 @pytest.mark.parametrize(

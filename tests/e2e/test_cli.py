@@ -18,8 +18,10 @@ import typer
 from afcore.launch import open as launchers
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET, write_config
+from tests.model.test_pretrained import configure, set_weight
 
 pytestmark = pytest.mark.slow
+LABELS = ("argparse", "random", "statistics")
 ENTRY = "from pipelines.cli import main; main()"
 
 
@@ -93,6 +95,33 @@ def _cut_weights(tree: dict[str, Any], folder: Path) -> None:
     copy = shutil.copytree(tree["model"]["name"], folder / "cut")
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
+    tree["model"]["name"] = str(copy)
+
+
+def _configured(**changes: Any) -> Callable[[dict[str, Any], Path], None]:
+    def change(tree: dict[str, Any], folder: Path) -> None:
+        configure(shutil.copytree(tree["model"]["name"], folder / "model"), **changes)
+        tree["model"]["name"] = str(folder / "model")
+
+    return change
+
+
+def _no_tokenizer(tree: dict[str, Any], folder: Path) -> None:
+    copy = shutil.copytree(tree["model"]["name"], folder / "model")
+    for file in copy.glob("*token*"):
+        file.unlink()
+    tree["model"]["name"] = str(copy)
+
+
+def _cut_tokenizer(tree: dict[str, Any], folder: Path) -> None:
+    copy = shutil.copytree(tree["model"]["name"], folder / "model")
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text()[:500])
+    tree["model"]["name"] = str(copy)
+
+
+def _nan(tree: dict[str, Any], folder: Path) -> None:
+    copy = shutil.copytree(tree["model"]["name"], folder / "model")
+    set_weight(copy, "encoder.layer.1.output.dense.bias", float("nan"))
     tree["model"]["name"] = str(copy)
 
 
@@ -185,6 +214,22 @@ MISTAKES = {
     "model folder without weights": (_no_weights, "cannot be loaded"),
     "weights of which a part is missing": (_cut_weights, "cannot be loaded"),
     "model without blocks": (_no_blocks, "no row of transformer blocks"),
+    "model folder without a tokenizer": (_no_tokenizer, "its tokenizer has no vocabulary"),
+    "a damaged tokenizer": (_cut_tokenizer, "tokenizer.json is damaged"),
+    "more blocks than weights": (
+        _configured(num_hidden_layers=6),
+        "its weights lack bert.encoder.layer.4.",
+    ),
+    "more positions than weights": (
+        _configured(max_position_embeddings=128),
+        "position_embeddings.weight is [64, 32] in its weights, but [128, 32]",
+    ),
+    "weights that are no numbers": (_nan, "bert.encoder.layer.1.output.dense.bias"),
+    "a misspelt model": (_set("model", "name", "modles/mine"), "there is no such folder"),
+    "words that the model does not know": (
+        _csv("train", "text,label\n" + "".join(f"я{'я' * i},{LABELS[i % 3]}\n" for i in range(40))),
+        "100 % of the tokens are unknown to the tokenizer",
+    ),
     "package that is not installed": (_set("model", "name", "package:nothing/x"), "not installed"),
     "unknown key": (_set("training", "epoch", 3), "did you mean 'training.epochs'?"),
     "value out of range": (_set("training", "batch_size", 0), "training.batch_size: got 0"),
@@ -323,6 +368,66 @@ def test_a_disk_that_fills_up_is_exit_code_1_and_the_run_goes_on_later(
     epochs = json.loads(report.read_text())["epochs"]
     assert [epoch["attempt"] for epoch in epochs][-1] == 2
     assert "activations@" in epochs[-1]["read_from"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_what_is_damaged_in_the_store_is_made_again_or_named(
+    tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config, out = write_config(tmp_path / "c.yaml", tiny_config), tmp_path / "report.json"
+    command = ["run", config, "--set", "training.epochs=1", "--report", out]
+    assert autofreeze(*command) == 0
+    sound = json.loads(out.read_text())
+    store = Path(tiny_config["store"])
+    for pattern in ("data/*/train.safetensors", "runs/*/run.json", "runs/*/*/result.json"):
+        (file,) = store.glob(pattern)
+        content = file.read_bytes()
+        file.write_bytes(content[:100])
+        assert autofreeze(*command) == 0
+        again = json.loads(out.read_text())
+        assert (again["run_id"], again["epochs"]) == (sound["run_id"], sound["epochs"])
+        assert len(file.read_bytes()) > 100
+    capfd.readouterr()
+    for name in ("checkpoint", "report"):
+        (file,) = store.glob(f"runs/*/*/epochs/001/{name}.json")
+        (result,) = store.glob("runs/*/*/result.json")
+        contents = {path: path.read_bytes() for path in (file, result)}
+        file.write_bytes(contents[file][:100])
+        result.unlink()
+        assert autofreeze(*command) == 1
+        _expect_one_message(capfd, f"{name}.json is damaged")
+        for path, content in contents.items():
+            path.write_bytes(content)
+    file.write_bytes(b"")
+    assert autofreeze(*command, "--fresh") == 0
+
+
+def test_a_proxy_is_passed_by_on_the_way_to_our_own_server(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_config["data"]["train"] = "nowhere.csv"
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    unset = ("NO_PROXY", "no_proxy", "PREFECT_API_URL")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    for variables, message in (
+        ({}, "cannot load the data 'nowhere.csv'"),
+        (
+            {"PREFECT_API_URL": "http://prefect.invalid/api"},
+            "at http://prefect.invalid/api/ does not answer through the proxy http://127.0.0.1:9",
+        ),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", ENTRY, "run", str(config)],
+            env=environment
+            | {"HTTP_PROXY": "http://127.0.0.1:9", "PREFECT_HOME": str(tmp_path)}
+            | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The Trainer does what our loop does, but for its order of examples."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from afcore.config import PEER_MODES, TrainingConfig, parse_config
 from afcore.data.prepare import PreparedData
 from afcore.errors import AutoFreezeError, ConfigError
 from afcore.model.blocks import SplitModel
+from afcore.model.pretrained import load_classifier
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.peer.run import RECIPES
@@ -24,6 +26,7 @@ from afcore.training.evaluate import evaluate
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.trained import TrainingState
+from tests.model.test_pretrained import configure
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_state
 
 DATA = PreparedData("digest", ["a", "b", "c"], make_examples(40), make_examples(12), None)
@@ -232,3 +235,18 @@ def test_our_order_and_our_cache_do_not_name_a_run_of_the_trainer(
     changed = config.replace(**{"data.batching": "random", "cache.dtype": "fp32"})
 
     assert identify_run(config, storage).run_id == identify_run(changed, storage).run_id
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_a_checkpoint_of_another_problem_is_trained_as_any_other(
+    kind: str, tiny_bert: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_bert, tmp_path / "model")
+    configure(copy, problem_type=kind, return_dict=False)
+    losses = []
+    for folder in (tiny_bert, copy):
+        model = load_classifier(str(folder), ["a", "b", "c"], 0, 0)
+        fitted = fit_tiny(tiny_tokenizer, model=model)
+        assert fitted.model.config.problem_type == "single_label_classification"
+        losses.append(fitted.epochs[0].train_loss)
+    assert losses[0] == losses[1]

@@ -1,11 +1,26 @@
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from afcore.config import parse_config
+from afcore import numerics
+from afcore.config import Config, parse_config
+from afcore.errors import IntegrityError
 from afcore.runs import run as runs
-from afcore.runs.run import begin_run, identify_run
+from afcore.runs.publish import finished_report
+from afcore.runs.run import (
+    Run,
+    RunRecord,
+    begin_run,
+    find_run,
+    identify_run,
+    open_run,
+    read_record,
+    run_lease,
+)
 from afcore.storage.objects import Storage
+from tests.model.test_pretrained import configure
 
 
 def test_compiling_is_part_of_what_names_a_run(
@@ -28,3 +43,97 @@ def test_the_attention_kernel_is_recorded_and_used_again(tiny_config: dict[str, 
     for architecture, expected in ((record.architecture, "sdpa"), (eager, "eager")):
         run = begin_run(storage, record.model_copy(update={"architecture": architecture}))
         assert run.architecture().model.config._attn_implementation == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "room", "in_name"),
+    [
+        ("full", "training", True),
+        ("full", "freezing", False),
+        ("full", "peer", False),
+        ("cached", "data", True),
+        ("cached", "model", True),
+        ("cached", "freezing", True),
+        ("cached", "activations", True),
+        ("hf_trainer", "peer", True),
+        ("hf_trainer", "training", False),
+    ],
+)
+def test_a_version_of_numbers_names_the_runs_that_go_through_the_room(
+    mode: str,
+    room: str,
+    in_name: bool,
+    tiny_config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = parse_config(tiny_config | {"mode": mode}, source="test")
+    storage = Storage(config.store)
+    before = identify_run(config, storage)
+    monkeypatch.setitem(numerics.NUMERICS, room, 99)
+    after = identify_run(config, storage)
+    assert (after.run_id != before.run_id) == in_name
+    assert (after.data != before.data) == (room == "data")
+
+
+def test_what_a_checkpoint_was_saved_for_is_no_part_of_a_name(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_config["model"]["name"], tmp_path / "model")
+    configure(copy, problem_type="regression")
+    config = parse_config(tiny_config, source="test")
+    storage = Storage(config.store)
+    one, other = (
+        identify_run(config.replace(**{"model.name": name}), storage)
+        for name in (config.model.name, str(copy))
+    )
+    assert one.run_id == other.run_id
+    assert other.architecture["problem_type"] == "single_label_classification"
+
+
+def begun(tiny_config: dict[str, Any]) -> tuple[Config, Storage, Run]:
+    config = parse_config(tiny_config, source="test")
+    storage = Storage(config.store)
+    run = begin_run(storage, identify_run(config, storage))
+    storage.put(run.epoch_key(1, "plan"), b"{}")
+    return config, storage, run
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"run_id": "', b"\xff\x00", b"[]", b"{}"])
+def test_a_damaged_record_is_named_with_what_to_do(
+    damaged: bytes, tiny_config: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, storage, run = begun(tiny_config)
+    key = f"runs/{run.record.run_id}/run.json"
+    storage.put(key, damaged)
+    for read in (
+        lambda: find_run(storage, run.record.run_id),
+        lambda: open_run(config.store, run.record.run_id),
+        lambda: read_record(storage, key, RunRecord),
+    ):
+        with pytest.raises(IntegrityError, match=rf"{key} is damaged.*Train anew with --fresh\."):
+            read()
+    assert read_record(storage, key, RunRecord, replaceable=True) is None
+    assert f"{key} is damaged" in caplog.text
+    assert finished_report(storage, run.record.run_id) is None
+
+
+def test_a_damaged_record_of_a_run_is_made_anew_and_its_training_goes_on(
+    tiny_config: dict[str, Any],
+) -> None:
+    config, storage, run = begun(tiny_config)
+    record = identify_run(config, storage)
+    with run_lease(storage, record.run_id):
+        storage.put(f"runs/{record.run_id}/run.json", b"{")
+        again = begin_run(storage, record)
+    assert again.record.training_id == run.record.training_id != record.training_id
+    found = find_run(storage, record.run_id)
+    assert found is not None
+    assert found.folder == run.folder
+    storage.put(f"runs/{record.run_id}/run.json", b"{")
+    storage.put(f"runs/{record.run_id}/other/epochs/001/plan.json", b"{}")
+    with pytest.raises(IntegrityError, match=r"2 trainings lie beside it\. Train anew with"):
+        begin_run(storage, record)
+    fresh = begin_run(storage, record, fresh=True)
+    assert fresh.record.training_id == record.training_id
+    left = {key for key in storage.list(f"runs/{record.run_id}") if "/lease/" not in key}
+    assert left == {f"runs/{record.run_id}/run.json"}

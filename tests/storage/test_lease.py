@@ -153,3 +153,14 @@ def test_a_row_that_vanishes_while_rows_are_read_is_none(
 ) -> None:
     monkeypatch.setattr(local_storage, "list", lambda prefix: {"lease/000001.json": 9})
     assert attempts(local_storage, "lease") == {}
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b'{"host": 1}', b"\xff"])
+def test_a_damaged_row_is_of_nobody_who_lives(damaged: bytes, storage: Storage) -> None:
+    storage.put("lease/000001.json", damaged)
+    storage.put("lease/.DS_Store", b"not ours")
+    assert not is_held(storage, "lease")
+    assert attempts(storage, "lease")[1].seconds == 0
+    with Lease(storage, "lease", "run x") as lease:
+        assert lease.number == 2
+        assert lease.seconds() < 600

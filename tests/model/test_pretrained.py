@@ -1,0 +1,203 @@
+"""What a checkpoint is refused for, and what of it does not go on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from afcore.errors import ModelError
+from afcore.model.blocks import SplitModel, verify_finite
+from afcore.model.pretrained import build_classifier, load_classifier, load_tokenizer
+
+LABELS = ["a", "b", "c"]
+
+
+@pytest.fixture
+def checkpoint(tiny_bert: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model, to be spoilt."""
+    return shutil.copytree(tiny_bert, tmp_path / "model")
+
+
+def load(folder: Path | str, **options: Any) -> Any:
+    return load_classifier(str(folder), LABELS, 0, 0, **options)
+
+
+def configure(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def set_weight(folder: Path, key: str, value: float) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights[key].view(-1)[3] = value
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def forget(folder: Path, *keys: str) -> None:
+    file = folder / "model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if not k.startswith(keys)}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+INCOMPLETE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "more blocks": (
+        lambda folder: configure(folder, num_hidden_layers=6),
+        r"its weights lack bert\.encoder\.layer\.4\..* and 29 more\. .*model\.allow_new_weights",
+    ),
+    "longer positions": (
+        lambda folder: configure(folder, max_position_embeddings=128),
+        r"position_embeddings\.weight is \[64, 32\] in its weights, but \[128, 32\] by config",
+    ),
+    "a larger vocabulary": (
+        lambda folder: configure(folder, vocab_size=1000),
+        r"word_embeddings\.weight is \[400, 32\] in its weights, but \[1000, 32\] by config",
+    ),
+    "a norm of the embeddings": (
+        lambda folder: forget(folder, "embeddings.LayerNorm.weight"),
+        r"its weights lack bert\.embeddings\.LayerNorm\.weight\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_embeddings_and_blocks_are_not_drawn_at_random_unasked(case: str, checkpoint: Path) -> None:
+    change, message = INCOMPLETE[case]
+    change(checkpoint)
+    with pytest.raises(ModelError, match=message):
+        load(checkpoint)
+    assert load(checkpoint, allow_new=True).config.num_labels == 3
+
+
+def test_weights_of_another_model_are_refused(checkpoint: Path) -> None:
+    forget(checkpoint, "encoder.layer.0", "encoder.layer.1", "encoder.layer.2", "encoder.layer.3")
+    with pytest.raises(ModelError, match="fit none of its blocks"):
+        load(checkpoint)
+
+
+def test_a_new_pooler_is_ordinary_and_said(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    forget(checkpoint, "pooler")
+    with caplog.at_level("INFO", "afcore"):
+        load(checkpoint)
+    assert "newly drawn: bert.pooler.dense.bias, bert.pooler.dense.weight, classifier" in (
+        caplog.text
+    )
+
+
+def test_the_last_norm_of_a_decoder_is_of_its_body(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32)
+    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+    load(tmp_path / "gpt2")
+    forget(tmp_path / "gpt2", "ln_f")
+    with pytest.raises(ModelError, match=r"its weights lack transformer\.ln_f\.bias"):
+        load(tmp_path / "gpt2")
+
+
+def test_blocks_that_are_left_out_are_said(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(checkpoint)
+    assert "no place" not in caplog.text
+    configure(checkpoint, num_hidden_layers=2)
+    assert SplitModel(load(checkpoint)).num_blocks == 2
+    assert "are not used: encoder.layer.2, encoder.layer.3" in caplog.text
+
+
+def test_what_a_checkpoint_was_saved_for_does_not_go_on(
+    checkpoint: Path, tiny_tokenizer: Any
+) -> None:
+    usual = load(checkpoint)
+    for kind in ("regression", "multi_label_classification"):
+        configure(checkpoint, problem_type=kind, return_dict=False, output_hidden_states=True)
+        model = load(checkpoint)
+        again = build_classifier({**model.config.to_dict(), "problem_type": kind})
+        for config in (model.config, again.config):
+            assert config.problem_type == "single_label_classification"
+            assert (config.return_dict, config.output_hidden_states) == (True, False)
+        assert all(map(torch.equal, usual.parameters(), model.parameters()))
+        pipeline = transformers.pipeline(
+            "text-classification", model=model, tokenizer=tiny_tokenizer, top_k=None
+        )
+        (answers,) = pipeline(["a parser of words"])
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        assert scores.keys() == set(LABELS)
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_said_by_name(value: float, checkpoint: Path) -> None:
+    set_weight(checkpoint, "encoder.layer.2.output.dense.weight", value)
+    with pytest.raises(
+        ModelError, match=r"NaN or infinite\): bert\.encoder\.layer\.2\.output\.dense\.weight\."
+    ):
+        load(checkpoint)
+
+
+def test_weights_that_give_no_numbers_are_said(checkpoint: Path) -> None:
+    batch = {"input_ids": torch.tensor([[2, 5, 3]]), "attention_mask": torch.ones(1, 3).long()}
+    verify_finite(SplitModel(load(checkpoint)), batch)
+    set_weight(checkpoint, "pooler.dense.weight", 3e38)
+    model = load(checkpoint)
+    with torch.no_grad():
+        model.classifier.weight.fill_(3e38)
+    with pytest.raises(ModelError, match="puts out NaN or infinity before any training"):
+        verify_finite(SplitModel(model), batch)
+
+
+DAMAGED = {
+    "tokenizer.json": (load_tokenizer, 300),
+    "tokenizer_config.json": (load_tokenizer, 20),
+    "config.json": (load, 20),
+    "model.safetensors": (load, 1000),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named(name: str, checkpoint: Path) -> None:
+    read, size = DAMAGED[name]
+    file = checkpoint / name
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ModelError, match=rf"{file} is damaged: .*Copy or download it anew"):
+        read(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "gpt2", "distilbert", "t5", "llama", "xlm-roberta"]
+)
+def test_a_folder_without_a_tokenizer_is_refused(kind: str, tmp_path: Path) -> None:
+    transformers.AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"its tokenizer has no vocabulary: tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./modle", r"no such folder: .*/modle; did you mean 'model'\?$"),
+        ("modle", r"no such folder: .*/modle; did you mean 'model'\?; nor was"),
+        ("models/tinny", r"no such folder: .*/models/tinny; did you mean 'models/tiny'\?; nor was"),
+        ("models/of/mine", r"no such folder: .*/models/of/mine$"),
+        ("models/", r"the folder has no config\.json"),
+        ("model/config.json", "is a file; give the folder"),
+    ],
+)
+def test_a_misspelt_folder_is_said(
+    name: str,
+    message: str,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    (checkpoint.parent / "models" / "tiny").mkdir(parents=True)
+    for read in (load, load_tokenizer):
+        with pytest.raises(ModelError, match=message) as raised:
+            read(name)
+        assert "couldn't connect" not in str(raised.value)

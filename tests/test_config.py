@@ -5,6 +5,7 @@ import pytest
 
 from afcore.config import Config, load_config, parse_config
 from afcore.errors import ConfigError
+from afcore.freezing.frozen_start import FrozenStart
 from afcore.freezing.guarded import Guarded
 from afcore.freezing.linear import Linear
 from afcore.freezing.policy import FreezePolicy
@@ -29,14 +30,14 @@ def parse(**changes: object) -> Config:
             "freezing.percentil",
             1,
             "unknown key 'freezing.percentil'; did you mean 'freezing.percentile'? It is for "
-            "freezing.policy 'gradient_norm'; 'guarded' has policy, intervals_per_epoch, patience, "
-            "noise_ratio",
+            "freezing.policy 'gradient_norm'; 'frozen_start' has policy, intervals_per_epoch, "
+            "tolerance, depth",
         ),
         (
-            "freezing.depth",
+            "freezing.t_0",
             1,
-            "unknown key 'freezing.depth'; it is for freezing.policy 'static' and 'linear'; "
-            "'guarded' has policy, intervals_per_epoch, patience, noise_ratio",
+            "unknown key 'freezing.t_0'; it is for freezing.policy 'annealed'; "
+            "'frozen_start' has policy, intervals_per_epoch, tolerance, depth",
         ),
         (
             "freezing.patienc",
@@ -47,11 +48,11 @@ def parse(**changes: object) -> Config:
         (
             "freezing.zzz",
             1,
-            "known here: freezing.policy, freezing.intervals_per_epoch, freezing.patience",
+            "known here: freezing.policy, freezing.intervals_per_epoch, freezing.tolerance",
         ),
-        ("freezing.patience", 0, "freezing.patience: got 0; input should be greater than or equal"),
-        ("freezing.policy", "magic", "freezing.policy: got 'magic'; input should be 'guarded', 'g"),
-        ("freezing.policy", None, "freezing.policy: got None; input should be 'guarded', 'grad"),
+        ("freezing.tolerance", -1, "freezing.tolerance: got -1; input should be greater than or"),
+        ("freezing.policy", "magic", "freezing.policy: got 'magic'; input should be 'frozen_start', 'g"),
+        ("freezing.policy", None, "freezing.policy: got None; input should be 'frozen_start', 'g"),
         ("freezing", 3, "freezing: got 3"),
         ("training.epochs", 0, "training.epochs: got 0; input should be greater than 0"),
         ("training.learning_rate", "fast", "training.learning_rate: got 'fast'"),
@@ -79,7 +80,7 @@ def test_a_group_needs_rows_to_be_held_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("freezing", "kind"), [(None, Guarded), ({}, Guarded), ({"policy": "static"}, Static)]
+    ("freezing", "kind"), [(None, FrozenStart), ({}, FrozenStart), ({"policy": "static"}, Static)]
 )
 def test_a_section_is_its_policy(
     freezing: dict[str, object] | None, kind: type[FreezePolicy]
@@ -90,7 +91,7 @@ def test_a_section_is_its_policy(
     assert Config.model_validate_json(config.model_dump_json()) == config
 
 
-GIVEN = {"patience": 3, "intervals_per_epoch": 7}
+GIVEN = {"policy": "guarded", "patience": 3, "intervals_per_epoch": 7}
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_every_policy_has_a_table_of_its_own_keys() -> None:
         re.search(r"`policy: (\w+)`", text)[1]: ROW.findall(text)  # type: ignore[index]
         for text in policies
     } == {
+        "frozen_start": ["tolerance", "depth"],
         "guarded": ["patience", "noise_ratio"],
         "gradient_norm": ["percentile"],
         "static": ["depth"],

@@ -79,7 +79,7 @@ class FrozenStart(FreezePolicy):
         return CYCLE_EPOCHS + (self.tolerance == 0)
 
     def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
-        """The frozen start. Deep ones bear, and want, a higher rate."""
+        """The frozen start, which bears, and wants, a higher rate."""
         check_depth(self.depth, num_blocks)
         depth = self.depth
         if depth is None:
@@ -87,7 +87,7 @@ class FrozenStart(FreezePolicy):
             depth = min(math.floor(num_blocks * share + 1e-9), num_blocks - 1)
             # What was drawn at random says nothing yet, whatever the depth.
             depth = depth if num_pretrained is None else min(depth, num_pretrained)
-        return FreezeState(depth, rate=_rate(depth, num_blocks))
+        return FreezeState(depth, rate=_rate(depth))
 
     def decide(
         self, state: FreezeState, statistics: IntervalStatistics
@@ -106,7 +106,7 @@ class FrozenStart(FreezePolicy):
             if settled and thaws and state.boundary:
                 after, settled = state.boundary // 2, False
             memory = {**memory, "best": min(best, losses[-1])}
-        changed = FreezeState(after, _rate(after, num_blocks), settled, memory)
+        changed = FreezeState(after, _rate(after), settled, memory)
         nothing = (math.nan,) * num_blocks
         return changed, FreezeDecision(nothing, math.nan, state.boundary, after)
 
@@ -123,6 +123,6 @@ class FrozenStart(FreezePolicy):
         return traces
 
 
-def _rate(depth: int, num_blocks: int) -> float:
-    """Twice the configured rate where half of the blocks or more are frozen."""
-    return 2.0 if 2 * depth >= num_blocks else 1.0
+def _rate(depth: int) -> float:
+    """Twice the configured rate where blocks are frozen."""
+    return 2.0 if depth else 1.0

@@ -16,11 +16,11 @@ def after(losses: list[float], ends_cycle: bool = True, chance: float = 2.0) -> 
 @pytest.mark.parametrize(
     ("num_blocks", "tolerance", "boundary", "rate"),
     [
-        (6, 0.0, 2, 1.0),
+        (6, 0.0, 2, 2.0),
         (6, 0.5, 3, 2.0),
         (6, 2.0, 4, 2.0),
         (6, 50.0, 4, 2.0),
-        (12, 0.25, 5, 1.0),
+        (12, 0.25, 5, 2.0),
         (12, 0.5, 6, 2.0),
         (12, 2.0, 8, 2.0),
         (2, 2.0, 1, 2.0),

@@ -51,7 +51,7 @@ def parse(**changes: object) -> Config:
             "known here: freezing.policy, freezing.intervals_per_epoch, freezing.tolerance",
         ),
         ("freezing.tolerance", -1, "freezing.tolerance: got -1; input should be greater than or"),
-        ("freezing.policy", "magic", "freezing.policy: got 'magic'; input should be 'frozen_start', 'g"),
+        ("freezing.policy", "magic", "freezing.policy: got 'magic'; input should be 'frozen"),
         ("freezing.policy", None, "freezing.policy: got None; input should be 'frozen_start', 'g"),
         ("freezing", 3, "freezing: got 3"),
         ("training.epochs", 0, "training.epochs: got 0; input should be greater than 0"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afcore.errors import AutoFreezeError
+from afcore.errors import AutoFreezeError, StoppedError
 
 __all__ = ["DISTURBED", "Finished", "Piece", "PieceFiles", "References", "run_pieces"]
 
@@ -157,6 +157,8 @@ def run_pieces(
             say(f"{piece.path}: was trained with other settings; again")
         try:
             finished = _train_alone(piece, settings, train, references, say)
+        except StoppedError:
+            raise  # who asked one piece to stop means all
         except AutoFreezeError as error:
             failed[piece] = f"{type(error).__name__}: {error}"
             say(f"{piece.path}: failed: {failed[piece]}")

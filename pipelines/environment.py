@@ -12,6 +12,8 @@ __all__ = ["configure_logging", "proxy_for", "set_defaults"]
 _DEFAULTS = {
     # Log lines of the core appear in Prefect's UI.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "afcore",
+    # Outside of a flow, as in a plan or a bench, they are for the console alone.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A slow machine needs longer than the default of 20 s to start the temporary server.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

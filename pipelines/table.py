@@ -49,7 +49,8 @@ def stories(comparison: CompareReport) -> list[str]:
 
     Against Hugging Face's Trainer where that was run too, and against ``full``.
     """
-    return [_story(run, comparison) for run in comparison.runs if run.mode in FREEZING_MODES]
+    told = [run for run in comparison.runs if run.mode in FREEZING_MODES and run.happened]
+    return [_story(run, comparison) for run in told]
 
 
 def _story(run: RunReport, comparison: CompareReport) -> str:

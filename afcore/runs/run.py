@@ -384,7 +384,7 @@ def _load_model(config: Config, data: PreparedData, tokenizer: Any) -> Any:
             config.training.seed,
             allow_new=config.model.allow_new_weights,
         )
-    except AssertionError as error:  # torch's, of an index
+    except (AssertionError, ModelError) as error:  # torch's, of an index
         if "adding_idx" not in str(error):
             raise
         raise ModelError(

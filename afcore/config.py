@@ -401,6 +401,11 @@ class PricesConfig(_Section):
     )
 
 
+def _any_policy(schema: dict[str, Any]) -> None:
+    """Keys that all policies have fit each of them, so not one alone; Prefect checks by this."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
 class Config(_Section):
     """One training, completely described."""
 
@@ -418,7 +423,7 @@ class Config(_Section):
     data: DataConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     freezing: Annotated[Policy, Field(discriminator="policy"), BeforeValidator(_named_policy)] = (
-        Field(default_factory=DEFAULT_POLICY)
+        Field(default_factory=DEFAULT_POLICY, json_schema_extra=_any_policy)
     )
     cache: CacheConfig = Field(default_factory=CacheConfig)
     workers: WorkersConfig = Field(default_factory=WorkersConfig)

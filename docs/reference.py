@@ -127,7 +127,7 @@ def _configuration_page() -> str:
     for name, field in schema["properties"].items():
         if "$ref" in _without_default(field):
             sections.append((name, _resolve(field, schema)))
-        elif "oneOf" in field:
+        elif "discriminator" in field:
             sections.append((name, {}))
     for name, section in sections:
         if name == "freezing":
@@ -163,7 +163,7 @@ def _freezing(schema: dict[str, Any]) -> list[str]:
 def _rows(name: str, section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, field in section["properties"].items():
-        if "$ref" in _without_default(field) or "oneOf" in field:
+        if "$ref" in _without_default(field) or "discriminator" in field:
             continue
         path = f"{name}.{key}" if name else key
         default = _default(field) if key not in section.get("required", ()) else "required"

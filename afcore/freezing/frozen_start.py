@@ -58,7 +58,6 @@ class FrozenStart(FreezePolicy):
     keeps_statistics: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
     stops: ClassVar[bool] = True
-    must_be_named: ClassVar[bool] = False
 
     policy: Literal["frozen_start"] = "frozen_start"
     tolerance: float = Field(

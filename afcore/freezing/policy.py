@@ -152,20 +152,8 @@ class FreezePolicy(BaseModel, ABC):
     stops: ClassVar[bool] = False
     """Whether it says when training has settled, so that by default training may stop."""
 
-    must_be_named: ClassVar[bool] = True
-    """Whether a configuration must name it; the default need not be named."""
-
     policy: str
     intervals_per_epoch: int = Field(5, ge=1, description="freeze decisions per epoch")
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
-        """A section without a name fits the default alone, also where JSON schemas are checked."""
-        found = handler(core_schema)
-        schema = handler.resolve_ref_schema(found)
-        if cls.must_be_named and "policy" in schema.get("properties", {}):
-            schema["required"] = sorted({*schema.get("required", []), "policy"})
-        return found
 
     @property
     def cycle_epochs(self) -> int:

@@ -298,7 +298,8 @@ def _damaged_file(path: str) -> str | None:
     for file in _stored_files(path):
         try:
             if file.suffix == ".safetensors":
-                safe_open(file, "pt").__exit__(None, None, None)
+                with safe_open(file, "pt"):
+                    pass
                 continue
             json.loads(file.read_text(encoding="utf-8"))
             if file.name == "tokenizer.json":

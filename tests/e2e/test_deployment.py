@@ -135,7 +135,7 @@ def test_parameters_are_typed_and_described(deployed: dict[str, Any]) -> None:
     assert schema["properties"]["fresh"]["type"] == "boolean"
     assert schema["properties"]["fresh"]["description"]
     epochs = schema["definitions"]["TrainingConfig"]["properties"]["epochs"]
-    assert epochs["minimum"] == 1
+    assert epochs["exclusiveMinimum"] == 0
     assert epochs["description"]
 
 

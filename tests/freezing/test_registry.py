@@ -140,13 +140,6 @@ def test_a_file_is_called_as_its_policy(kind: type[FreezePolicy]) -> None:
 
 def test_the_default_is_one_of_them() -> None:
     assert DEFAULT_POLICY in KINDS
-    assert [kind for kind in KINDS if not kind.must_be_named] == [DEFAULT_POLICY]
-
-
-def test_a_section_without_a_name_fits_one_schema_alone() -> None:
-    """Prefect checks the parameters of a deployment by them."""
-    required = {kind: kind.model_json_schema().get("required", []) for kind in KINDS}
-    assert [kind for kind in KINDS if "policy" not in required[kind]] == [DEFAULT_POLICY]
 
 
 def _name(kind: type[FreezePolicy]) -> Any:

@@ -63,8 +63,9 @@ class FrozenStart(FreezePolicy):
     tolerance: float = Field(
         0.5,
         ge=0,
-        description="points of the main score that may be given up for time: sets how deep the "
-        "frozen start is; at 0 the boundary comes down until that improves nothing",
+        description="points of accuracy that may be given up for time, a wish and not a promise: "
+        "sets how deep the frozen start is; at 0 the boundary comes down until that improves "
+        "nothing",
     )
     depth: int | None = Field(
         None,

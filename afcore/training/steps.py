@@ -165,11 +165,8 @@ class Steps:
         shares = self._group.gather((features, labels))
         state = None
         if self._group.is_first:
-            objective = solve_head(
-                found.layer,
-                torch.cat([share[0] for share in shares]),
-                torch.cat([share[1] for share in shares]),
-            )
+            features, labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
+            objective = solve_head(found.layer, features, labels)
             state = {name: value.cpu() for name, value in found.layer.state_dict().items()}
             _log.info("head: solved on %d examples, objective %.3f", len(labels), objective)
         found.layer.load_state_dict(self._group.tell(state))

@@ -1,22 +1,15 @@
 """FreezeOut (arXiv 1706.04983): each block freezes at a time of its own, set beforehand."""
 
-import math
 from typing import Literal
 
 from pydantic import Field
 
-from afcore.freezing.policy import (
-    FreezeDecision,
-    FreezePolicy,
-    FreezeState,
-    IntervalStatistics,
-    by_epoch,
-)
+from afcore.freezing.scheduled import ScheduledPolicy
 
 __all__ = ["Annealed"]
 
 
-class Annealed(FreezePolicy):
+class Annealed(ScheduledPolicy):
     """FreezeOut: blocks freeze one after the other, at times that grow with the cube of the depth.
 
     Block ``i`` of ``L`` freezes once the share ``(t_0 + (1 - t_0) * i / (L - 1)) ** 3`` of all
@@ -37,23 +30,8 @@ class Annealed(FreezePolicy):
         "eighth",
     )
 
-    def decide(
-        self, state: FreezeState, statistics: IntervalStatistics
-    ) -> tuple[FreezeState, FreezeDecision | None]:
-        """All blocks whose time has come."""
-        num_blocks = len(statistics.gradient_norms)
-        due = self._due(statistics.step, statistics.total_steps, num_blocks)
-        after = max(state.boundary, due)
-        decision = FreezeDecision((math.nan,) * num_blocks, math.nan, state.boundary, after)
-        return FreezeState(after), decision
-
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
-        """It leaves no choice."""
-        count = num_epochs * self.intervals_per_epoch
-        boundaries = [self._due(done, count, num_blocks) for done in range(count)]
-        return {"as scheduled": by_epoch(boundaries, self.intervals_per_epoch)}
-
-    def _due(self, done: int, total: int, num_blocks: int) -> int:
+    def due(self, done: int, total: int, num_blocks: int) -> int:
+        """Blocks whose time, a share of all steps, has come."""
         last = num_blocks - 1  # its time is the end of the training
         times = ((self.t_0 + (1 - self.t_0) * block / last) ** 3 for block in range(last))
         return sum(done >= time * total for time in times)

@@ -52,7 +52,7 @@ _LEAST_GAIN = 0.10
 class FrozenStart(FreezePolicy):
     """Blocks frozen and cached from the first step, as many as ``tolerance`` allows.
 
-    Memory: ``best``, the lowest validation loss at the end of a cycle at each boundary so far.
+    Memory: ``best``, the lowest validation loss at the end of a cycle so far.
     """
 
     keeps_statistics: ClassVar[bool] = False

@@ -6,8 +6,6 @@ on features that do not change yet, so it is solved outright: multinomial logist
 L-BFGS (head first, then the rest: LP-FT, arXiv 2202.10054).
 """
 
-import logging
-
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +21,6 @@ deviations instead of their second moments, features that hardly differ between 
 weights that dropout blows up."""
 _ITERATIONS = 60
 _TOLERANCE = 1e-3
-_log = logging.getLogger(__name__)
 
 
 class HeadFeatures:

@@ -33,5 +33,5 @@ class ModelSettings(BaseModel):
     text: str = "text"
     label: str = "label"
     encoding: str = "utf-8"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
     pooled_last_block: bool | None = None

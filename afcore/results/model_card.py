@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from afcore.config import Config
 from afcore.results.report import RunReport
@@ -117,10 +115,5 @@ def _name(source: str) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    if Path(name).exists():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    """Of a model that was found: what is no folder and of no package."""
+    return not name.startswith("package:") and not Path(name).expanduser().exists()

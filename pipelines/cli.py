@@ -452,8 +452,8 @@ def _check_output(output: str, config: Config) -> Path:
     folder = check_folder(output)
     data = config.data
     read = [config.model.name, config.store, data.train, data.validation, data.test, os.getcwd()]
-    for source in (Path(source) for source in read if isinstance(source, str)):
-        if source.absolute().resolve().is_relative_to(folder):
+    for source in (source for source in read if isinstance(source, str)):
+        if Path(os.path.realpath(os.path.expanduser(source))).is_relative_to(folder):
             raise ConfigError(f"--output {output}: {source} is read or in use. Give another folder")
     return folder
 

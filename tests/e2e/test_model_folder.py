@@ -73,6 +73,7 @@ def _check_folder(model: Path, result: dict[str, Any]) -> None:
     assert {"model.safetensors", "tokenizer.json", "config.json", "README.md"} <= {
         path.name for path in model.iterdir()
     }
+    assert len({path.stat().st_mode for path in model.iterdir()}) == 1, "all can be read alike"
     classifier = transformers.AutoModelForSequenceClassification.from_pretrained(model)
     assert [classifier.config.id2label[i] for i in range(3)] == LABELS
     assert classifier.config.label2id == {label: i for i, label in enumerate(LABELS)}

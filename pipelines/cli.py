@@ -59,25 +59,83 @@ def run(
     config: ConfigPath,
     overrides: Overrides = None,
     report: ReportPath = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the model to this folder: weights, tokenizer, labels, model card. A model "
+            "that --output wrote before is replaced; a folder with anything else is refused",
+        ),
+    ] = None,
     fresh: Fresh = False,
 ) -> None:
     """Fine-tune a model as CONFIG says.
 
     Killed and started again, the same command goes on from the last epoch that was done. A
-    finished run returns its recorded result, unless --fresh.
+    finished run returns its recorded result, unless --fresh; with --output it writes its model.
     """
     with _exit_codes():
         resolved = load_config(config, overrides or [])
         _check_writable(report)
+        folder = _check_output(output, resolved) if output is not None else None
         result = _import_flow("finetune")(resolved, fresh=fresh)
         recorded = result.pop("recorded", False)
         _write(report, result)
+        if folder is not None:
+            from afcore.runs.model_folder import write_model_folder
+
+            write_model_folder(resolved, result["run_id"], folder)
         _show_comparison({"schema": 1, "runs": [result], "speedup": {}, "wall_speedup": {}})
         if recorded:
             _console.print(
                 "This run was finished before; the result is the recorded one. --fresh trains anew."
             )
+        if folder is not None:
+            _console.print(f"Model: {folder}", markup=False, soft_wrap=True)
         _show_uis(resolved)
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Folder that run --output wrote, or any classifier"),
+    ],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, here or at a URL")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV, JSON lines or Parquet, by its ending; replaced when all is done. Default: "
+            "standard output",
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="A column with the probability of each class")
+    ] = False,
+    text: Annotated[
+        str | None, typer.Option(help="Column with the text. Default: as in the training")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column with the label, if there is one. Default: likewise")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of a CSV or JSON file. Default: likewise")
+    ] = None,
+) -> None:
+    """Classify the texts of FILE: its rows, with the column 'prediction' more.
+
+    Texts are read, cut and computed as in the test of the training. Where FILE has the labels too,
+    the accuracy is printed. A long file is never held in memory (but for JSON that is one list).
+    """
+    with _exit_codes():
+        set_defaults()
+        from pipelines.cli_predict import predict_and_show
+
+        options = {"text": text, "label": label, "encoding": encoding}
+        predict_and_show(model, file, output, options, probabilities, (_console, _errors))
 
 
 @app.command()
@@ -385,6 +443,19 @@ def _check_writable(report: Path | None) -> None:
             report.unlink()
     except OSError as error:
         raise ConfigError(f"--report {report}: cannot be written: {error.strerror}") from error
+
+
+def _check_output(output: str, config: Config) -> Path:
+    """Before hours of work too; and what the run reads is not for it to replace."""
+    from afcore.storage.outputs import check_folder
+
+    folder = check_folder(output)
+    data = config.data
+    read = [config.model.name, config.store, data.train, data.validation, data.test, os.getcwd()]
+    for source in (source for source in read if isinstance(source, str)):
+        if Path(os.path.realpath(os.path.expanduser(source))).is_relative_to(folder):
+            raise ConfigError(f"--output {output}: {source} is read or in use. Give another folder")
+    return folder
 
 
 def _write(report: Path | None, result: dict[str, Any]) -> None:

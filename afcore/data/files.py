@@ -11,7 +11,7 @@ import io
 import lzma
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,11 +19,11 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from afcore.data.formats import read_csv, read_json, read_parquet
+from afcore.data.formats import Columns, read_csv, read_json, read_parquet
 from afcore.data.table import Table, joined
 from afcore.errors import DataError
 
-__all__ = ["COMPRESSIONS", "FORMATS", "file_format", "read_files"]
+__all__ = ["COMPRESSIONS", "FORMATS", "file_format", "read_files", "stream_file"]
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
@@ -54,8 +54,29 @@ def read_files(source: str, columns: Iterable[str], encoding: str) -> Table:
     with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as folder:
         found = _local_files(source, Path(folder))
         if len(found) == 1:
-            return _read(source, next(iter(found.values())), wanted, encoding)
-        return joined({name: _read(name, path, wanted, encoding) for name, path in found.items()})
+            return next(_read(source, next(iter(found.values())), wanted, encoding))
+        return joined(
+            {name: next(_read(name, path, wanted, encoding)) for name, path in found.items()}
+        )
+
+
+def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
+    """Read all columns of one file, a table of ``num_rows`` at a time: at least one table.
+
+    Args:
+        source: path or fsspec URL that has a format.
+        encoding: of text files.
+        num_rows: of a table at most.
+
+    Raises:
+        DataError: for a file that is not what its name says, or a pattern of several files.
+        OSError: for one that cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as folder:
+        found = _local_files(source, Path(folder))
+        if len(found) > 1:
+            raise DataError(f"{source!r} names {len(found)} files; give one at a time")
+        yield from _read(source, next(iter(found.values())), None, encoding, num_rows)
 
 
 def _local_files(source: str, folder: Path) -> dict[str, Path]:
@@ -78,19 +99,25 @@ def _local_files(source: str, folder: Path) -> dict[str, Path]:
     return copies
 
 
-def _read(source: str, path: Path, columns: list[str], encoding: str) -> Table:
+def _read(
+    source: str, path: Path, columns: Columns, encoding: str, num_rows: int | None = None
+) -> Iterator[Table]:
     kind = file_format(source)
     if kind == "parquet":
         with _unpacked(path) as stream:
-            return read_parquet(_seekable(stream), columns)
+            yield from read_parquet(_seekable(stream), columns, num_rows)
+        return
     # Without the mark that some editors put before UTF-8.
     codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
     newline = None if kind in ("json", "jsonl") else ""  # a quoted text keeps its line ends
     try:
         with _unpacked(path) as stream, io.TextIOWrapper(stream, codec, newline=newline) as lines:
             if kind in ("json", "jsonl"):
-                return read_json(source, lines, columns)
-            return read_csv(source, lines, "\t" if kind == "tsv" else ",", columns)
+                yield from read_json(source, lines, columns, num_rows)
+            else:
+                yield from read_csv(
+                    source, lines, "\t" if kind == "tsv" else ",", columns, num_rows
+                )
     except UnicodeError as error:
         raise _not_encoded(source, path, encoding, error) from error
 

@@ -1,8 +1,9 @@
 """CSV, JSON and Parquet as they stand in the file: no type is guessed, and each row has its line.
 
 Every value of a CSV is text, and a number of a JSON is the text that it is written as; Parquet's
-values have the types of their columns. :mod:`afcore.data.files` opens the file, and
-:mod:`afcore.data.sources` says what a value may be.
+values have the types of their columns. A file is read in one table or in many, each of so many
+rows. :mod:`afcore.data.files` opens the file, and :mod:`afcore.data.sources` says what a value may
+be.
 """
 
 import csv
@@ -10,16 +11,20 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["Number", "class_names", "read_csv", "read_json", "read_parquet"]
+__all__ = ["Columns", "Number", "class_names", "read_csv", "read_json", "read_parquet"]
+
+Columns = Sequence[str] | None
+"""Names of the columns to read, where they are there; None: all of them."""
 
 _END = "\0end of the file"
 _SPACE = re.compile(r"\s*")
@@ -34,8 +39,17 @@ class Number(str):
 _JSON = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=lambda _: None)
 
 
-def read_csv(source: str, lines: Iterable[str], delimiter: str, columns: list[str]) -> Table:
+def read_csv(
+    source: str, lines: Iterable[str], delimiter: str, columns: Columns, num_rows: int | None = None
+) -> Iterator[Table]:
     """A header and a row a line, or more lines where a quoted value has line ends.
+
+    Args:
+        source: name of the file.
+        lines: of it.
+        delimiter: between values.
+        columns: to read.
+        num_rows: of a table at most; None: one table has all.
 
     Raises:
         DataError: naming the line.
@@ -46,15 +60,18 @@ def read_csv(source: str, lines: Iterable[str], delimiter: str, columns: list[st
         raise DataError(
             f"cannot load the data {source!r}: the file is empty, and a header was expected"
         )
-    for column in columns:
+    if columns is None:
+        while not names[-1].strip():  # of a delimiter at the end of the lines
+            names.pop()
+    for column in names if columns is None else columns:
         if names.count(column) > 1:
             raise DataError(
                 f"data {source!r} has {names.count(column)} columns with the name {column!r}. "
                 "Give each its own."
             )
-    index = {column: names.index(column) for column in columns if column in names}
-    values: dict[str, list[Any]] = {column: [] for column in index}
-    numbers = []
+    wanted = names if columns is None else columns
+    index = {column: names.index(column) for column in wanted if column in names}
+    part = _Part(dict.fromkeys(index))
     for number, row in rows:
         # A delimiter at the end of the lines is no value.
         if any(value.strip() for value in row[len(names) :]):
@@ -62,10 +79,40 @@ def read_csv(source: str, lines: Iterable[str], delimiter: str, columns: list[st
                 f"data {source!r}: line {number} has {len(row)} values, and the header has "
                 f"{len(names)}. Put quotes around a value with {delimiter!r} in it."
             )
-        numbers.append(number)
-        for column, i in index.items():
-            values[column].append(row[i] if i < len(row) else None)
-    return Table(names, values, Places("line", numbers))
+        if len(part) == num_rows:
+            yield part.table(names)
+            part = _Part(dict.fromkeys(index))
+        part.add(number, ((name, row[i]) for name, i in index.items() if i < len(row)))
+    yield part.table(names)
+
+
+class _Part:
+    """Rows that are gathered to be a table, column by column.
+
+    Args:
+        columns: that it has in any case.
+    """
+
+    def __init__(self, columns: Iterable[str] = ()) -> None:
+        self._values: dict[str, list[Any]] = {column: [] for column in columns}
+        self._numbers: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, number: int, values: Iterable[tuple[str, Any]]) -> None:
+        """Add a row by its line; what it does not give is None."""
+        for column, value in values:
+            known = self._values.setdefault(column, [])
+            known += [None] * (len(self) - len(known))
+            known.append(value)
+        self._numbers.append(number)
+
+    def table(self, names: Iterable[str]) -> Table:
+        """The rows; ``names`` of all columns that the source has."""
+        for known in self._values.values():
+            known += [None] * (len(self) - len(known))
+        return Table(list(names), self._values, Places("line", self._numbers))
 
 
 def _csv_rows(source: str, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -87,27 +134,30 @@ def _csv_rows(source: str, lines: Iterable[str], delimiter: str) -> Iterator[tup
         begin = reader.line_num + 1
 
 
-def read_json(source: str, lines: Iterable[str], columns: list[str]) -> Table:
-    """An object a line, or one list of objects.
+def read_json(
+    source: str, lines: Iterable[str], columns: Columns, num_rows: int | None = None
+) -> Iterator[Table]:
+    """An object a line, or one list of objects, whose text is held as a whole.
+
+    The arguments are those of :func:`read_csv`. A table has the names of its own rows.
 
     Raises:
         DataError: naming the line.
     """
-    names: dict[str, None] = {}
-    values: dict[str, list[Any]] = {column: [] for column in columns}
-    numbers = []
+    names, part = dict[str, None](), _Part()
     for number, row in _json_rows(source, lines):
         if not isinstance(row, dict):
             raise DataError(
                 f"data {source!r}: line {number} holds {str(row)[:40]!r}, where an object like "
                 '{"text": ..., "label": ...} was expected. Write one for each row.'
             )
+        if len(part) == num_rows:
+            yield part.table(names)
+            names, part = {}, _Part()
         names.update(dict.fromkeys(row))
-        numbers.append(number)
-        for column in columns:
-            values[column].append(row.get(column))
-    found = {column: values[column] for column in columns if column in names}
-    return Table(list(names), found, Places("line", numbers))
+        wanted = row if columns is None else (column for column in columns if column in row)
+        part.add(number, ((column, row[column]) for column in wanted))
+    yield part.table(names)
 
 
 def _json_rows(source: str, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
@@ -155,24 +205,36 @@ def _not_json(source: str, line: int, error: json.JSONDecodeError) -> DataError:
     )
 
 
-def read_parquet(file: Any, columns: list[str]) -> Table:
+def read_parquet(file: Any, columns: Columns, num_rows: int | None = None) -> Iterator[Table]:
     """The columns' values, those of a ``ClassLabel`` by their names.
 
     Args:
         file: a path, or a file that is open.
         columns: to read.
+        num_rows: as in :func:`read_csv`.
     """
     parquet = pq.ParquetFile(file)
-    names = parquet.schema_arrow.names
-    table = parquet.read(columns=[column for column in columns if column in names])
+    schema = parquet.schema_arrow
+    wanted = [name for name in schema.names if columns is None or name in columns]
     kinds: dict[str, Any] = {}
-    if b"huggingface" in (table.schema.metadata or {}):
-        kinds = datasets.Features.from_arrow_schema(table.schema)
-    values = {
-        column: class_names(table[column].to_pylist(), kinds.get(column))
-        for column in table.column_names
-    }
-    return Table(names, values, Places("row", range(parquet.metadata.num_rows)))
+    if b"huggingface" in (schema.metadata or {}):
+        kinds = datasets.Features.from_arrow_schema(schema)
+    count = parquet.metadata.num_rows
+    if num_rows is None or not count:
+        parts = iter([parquet.read(columns=wanted)])
+    else:
+        parts = parquet.iter_batches(batch_size=num_rows, columns=wanted)
+    named = {name for name, kind in kinds.items() if hasattr(kind, "names")}
+    types = {f.name: pa.string() if f.name in named else f.type for f in schema}
+    done = 0
+    for part in parts:
+        values = {
+            column: class_names(part.column(column).to_pylist(), kinds.get(column))
+            for column in wanted
+        }
+        rows = range(done, done + part.num_rows)
+        yield Table(schema.names, values, Places("row", rows), types)
+        done += part.num_rows
 
 
 def class_names(values: Iterable[Any], kind: Any) -> list[Any]:

@@ -26,7 +26,7 @@ from afcore.errors import DataError, IntegrityError
 from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
 
-__all__ = ["Examples", "PreparedData", "open_prepared", "prepare"]
+__all__ = ["Examples", "PreparedData", "open_prepared", "prepare", "tokenize"]
 
 _TOKENIZE_ROWS = 10_000
 _INTEGER = re.compile(r"-?[0-9]{1,1000}")
@@ -40,7 +40,8 @@ class Examples:
     Attributes:
         tokens: [t] int32.
         offsets: [n + 1] int64, token offsets.
-        labels: [n] int64, index into the label names.
+        labels: [n] int64, index into the label names; -1 of a row to be predicted, if it has none
+            of them.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -120,7 +121,7 @@ def prepare(
     if data is None or data.label_names != label_names:
         manifest: dict[str, Any] = {"label_names": label_names, "splits": {}}
         for name, rows in splits.items():
-            content = _encode(_tokenize(tokenizer, rows, label_names, max_length))
+            content = _encode(tokenize(tokenizer, rows, label_names, max_length))
             storage.put(_key(digest, f"{name}.safetensors"), content)
             manifest["splits"][name] = content_digest(content)
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
@@ -160,6 +161,32 @@ def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
         _read(storage, digest, "train", train),
         _read(storage, digest, "validation", validation),
         _read(storage, digest, "test", contents["test"]) if "test" in contents else None,
+    )
+
+
+def tokenize(tokenizer: Any, rows: Rows, label_names: list[str], max_length: int) -> Examples:
+    """Cut to ``max_length`` tokens.
+
+    Raises:
+        DataError: for a text without tokens.
+    """
+    ids: list[list[int]] = []
+    for start in range(0, len(rows.texts), _TOKENIZE_ROWS):
+        texts = rows.texts[start : start + _TOKENIZE_ROWS]
+        ids += tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        if len(rows.texts) > _TOKENIZE_ROWS:
+            _log.info("tokenized %d of %d rows of %s", len(ids), len(rows.texts), rows.source)
+    lengths = [len(example) for example in ids]
+    if min(lengths) == 0:
+        raise DataError(
+            f"data {rows.source!r}: the text in {rows.place(lengths.index(0))} has no tokens. "
+            "Fill or remove the row."
+        )
+    index = {name: i for i, name in enumerate(label_names)}
+    return Examples(
+        tokens=np.concatenate([np.asarray(example, dtype=np.int32) for example in ids]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=np.asarray([index.get(label, -1) for label in rows.labels], dtype=np.int64),
     )
 
 
@@ -299,27 +326,6 @@ def _alike(label: str) -> str:
 
 def _rows_digest(rows: Rows) -> ContentDigest:
     return content_digest(json.dumps([rows.texts, rows.labels]).encode())
-
-
-def _tokenize(tokenizer: Any, rows: Rows, label_names: list[str], max_length: int) -> Examples:
-    ids: list[list[int]] = []
-    for start in range(0, len(rows.texts), _TOKENIZE_ROWS):
-        texts = rows.texts[start : start + _TOKENIZE_ROWS]
-        ids += tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-        if len(rows.texts) > _TOKENIZE_ROWS:
-            _log.info("tokenized %d of %d rows of %s", len(ids), len(rows.texts), rows.source)
-    lengths = [len(example) for example in ids]
-    if min(lengths) == 0:
-        raise DataError(
-            f"data {rows.source!r}: the text in {rows.place(lengths.index(0))} has no tokens. "
-            "Fill or remove the row."
-        )
-    index = {name: i for i, name in enumerate(label_names)}
-    return Examples(
-        tokens=np.concatenate([np.asarray(example, dtype=np.int32) for example in ids]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=np.asarray([index[label] for label in rows.labels], dtype=np.int64),
-    )
 
 
 def _encode(examples: Examples) -> bytes:

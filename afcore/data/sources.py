@@ -23,7 +23,7 @@ from afcore.data.split import sampled
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["Rows", "load_rows"]
+__all__ = ["Rows", "innermost_reason", "load_rows", "read_texts", "refuse_blank"]
 
 _NUMBERS = (int, float, Number, decimal.Decimal)
 _KINDS: dict[type[Any], str] = {
@@ -97,7 +97,7 @@ def load_rows(
                 f"data {source!r} has no column {column!r}, only {', '.join(table.names)}. "
                 f"Name the column with data.{key}."
             )
-    read = {key: _texts(source, key, column, table) for key, column in keys.items()}
+    read = {key: read_texts(source, key, column, table) for key, column in keys.items()}
     places, left_out = table.places, frozenset[str]()
     if limit is not None and limit < len(table):
         sample = sampled(read["text"], limit)
@@ -106,7 +106,7 @@ def load_rows(
         places, left_out = places.pick(sample), frozenset(everything - set(read["label"]))
     rows = Rows(source, read["text"], read["label"], read.get("group"), places, left_out)
     for key, column in keys.items():
-        _refuse_blank(rows, column, read[key])
+        refuse_blank(rows, column, read[key])
     return rows
 
 
@@ -129,8 +129,8 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
         raise
     except Exception as error:
         raise DataError(
-            f"cannot load the data {source!r}: {_reason(error)}. Give a CSV, JSON lines or "
-            "Parquet file with a header, the name of a hub data set, or 'docstrings'."
+            f"cannot load the data {source!r}: {innermost_reason(error)}. Give a CSV, JSON lines "
+            "or Parquet file with a header, the name of a hub data set, or 'docstrings'."
         ) from error
 
 
@@ -164,15 +164,25 @@ def _dataset_table(dataset: Any, columns: list[str]) -> Table:
     return Table(names, found, Places("row", range(dataset.num_rows)))
 
 
-def _reason(error: BaseException) -> str:
+def innermost_reason(error: BaseException) -> str:
     """The innermost cause, on one line: the outer ones only say that something went wrong."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
-def _texts(source: str, key: str, column: str, table: Table) -> list[str]:
-    """A column as text; what is missing is blank."""
+def read_texts(source: str, key: str, column: str, table: Table) -> list[str]:
+    """A column as text; what is missing is blank.
+
+    Args:
+        source: name of the data.
+        key: what the column is: ``text``, ``label`` or ``group``.
+        column: its name.
+        table: that has it.
+
+    Raises:
+        DataError: for a value that is no text.
+    """
     values = table.columns[column]
     texts = []
     for row, value in enumerate(values):
@@ -247,7 +257,12 @@ def _say_numbers(source: str, column: str, table: Table) -> None:
         )
 
 
-def _refuse_blank(rows: Rows, column: str, values: Iterable[str]) -> None:
+def refuse_blank(rows: Rows, column: str, values: Iterable[str]) -> None:
+    """Refuse rows of which some value is blank.
+
+    Raises:
+        DataError: naming the first.
+    """
     blank = [row for row, value in enumerate(values) if not value.strip()]
     if blank:
         raise DataError(

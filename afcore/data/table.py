@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
+
 __all__ = ["Places", "Table", "joined"]
 
 
@@ -42,11 +44,13 @@ class Table:
         names: of all columns that the source has.
         columns: the values of those that were asked for and are there.
         places: of the rows.
+        types: of all columns, where the source has types.
     """
 
     names: list[str]
     columns: dict[str, list[Any]]
     places: Places
+    types: dict[str, pa.DataType] | None = None
 
     def __len__(self) -> int:
         return len(self.places.numbers)

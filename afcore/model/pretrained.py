@@ -17,8 +17,18 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from afcore.errors import ModelError
+from afcore.model_settings import MODEL_MARK
 
-__all__ = ["build_classifier", "forward_settings", "load_classifier", "load_tokenizer"]
+__all__ = [
+    "build_classifier",
+    "check_finite",
+    "forward_settings",
+    "load_classifier",
+    "load_tokenizer",
+    "locate",
+    "shown",
+    "why_not_loaded",
+]
 
 _NOT_IN_FORWARD = (
     "_name_or_path",
@@ -52,22 +62,26 @@ _NUM_SHOWN = 3
 _log = logging.getLogger(__name__)
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, max_length: int | None = None) -> Any:
     """The model's tokenizer, padding on the right.
 
     Right, because GPT-2 numbers positions by column: padding on the left would make an example's
     hidden states depend on its neighbours' lengths.
 
+    Args:
+        name: of the model.
+        max_length: tokens to which ``truncation=True`` cuts a text; None: as the tokenizer says.
+
     Raises:
         ModelError: when there is none, or it knows no words.
     """
-    path = _locate(name)
+    path = locate(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # the tokenizers' library has no exceptions of its own
         if "instantiate the backend tokenizer" in str(error) and _damaged_file(path) is None:
             raise _no_vocabulary(name) from error
-        raise ModelError(f"model {name!r}: no tokenizer: {_why(path, error)}") from error
+        raise ModelError(f"model {name!r}: no tokenizer: {why_not_loaded(path, error)}") from error
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     if len(set(tokenizer.get_vocab()) - special) < 2:
         # Without files Transformers makes an empty one, to which every word is unknown.
@@ -79,6 +93,8 @@ def load_tokenizer(name: str) -> Any:
                 f"model {name!r}: its tokenizer has neither a padding nor an end token"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
     return tokenizer
 
 
@@ -102,7 +118,7 @@ def load_classifier(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
-    path = _locate(name)
+    path = locate(name)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             path,
@@ -119,21 +135,23 @@ def load_classifier(
         )
     except Exception as error:  # a wrong configuration fails in whatever comes upon it first
         raise ModelError(
-            f"model {name!r} cannot be loaded: {_why(path, error)}. Give a hub id or a "
+            f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. Give a hub id or a "
             "folder with config.json and safetensors weights."
         ) from error
     missing = sorted(report["missing_keys"])
     mismatched = sorted(report["mismatched_keys"])
     new = missing + [key[0] for key in mismatched]
     _check_complete(name, model, missing, mismatched, allow_new)
-    _check_finite(name, model, set(new))
+    check_finite(name, model, set(new))
     if unread := _without_place(model, report["unexpected_keys"]):
         _log.warning(
             "model %r: its weights have blocks for which config.json has no place, and they are "
             "not used: %s. Is its number of layers right?",
-            *(name, _shown(unread)),
+            *(name, shown(unread)),
         )
-    _log.info("model: %s from %s; newly drawn: %s", type(model).__name__, name, _shown(new))
+    _log.info("model: %s from %s; newly drawn: %s", type(model).__name__, name, shown(new))
+    # Of an earlier training, whose model this one begins with.
+    vars(model.config).pop(MODEL_MARK, None)
     return model
 
 
@@ -188,12 +206,12 @@ def _check_complete(
     if len(absent) + len(other) > len(list(model.parameters())) / 2 and not allow_new:
         new = absent + [entry[0] for entry in other]
         raise ModelError(
-            f"the weights of model {name!r} fit none of its blocks: {_shown(new)}. Do config.json "
+            f"the weights of model {name!r} fit none of its blocks: {shown(new)}. Do config.json "
             "and the weights belong together?"
         )
     problems = []
     if absent:
-        problems.append(f"its weights lack {_shown(absent)}")
+        problems.append(f"its weights lack {shown(absent)}")
     problems += [
         f"{key} is {list(stored)} in its weights, but {list(wanted)} by config.json"
         for key, stored, wanted in other[:_NUM_SHOWN]
@@ -208,8 +226,17 @@ def _check_complete(
     )
 
 
-def _check_finite(name: str, model: Any, new: set[str]) -> None:
-    """Refuse weights that are no numbers, before anything is trained with them."""
+def check_finite(name: str, model: Any, new: set[str]) -> None:
+    """Refuse weights that are no numbers, before anything is computed with them.
+
+    Args:
+        name: of the model.
+        model: loaded.
+        new: names of weights that were drawn, and are not looked at.
+
+    Raises:
+        ModelError: naming some of them.
+    """
     bad = [
         key
         for key, tensor in model.named_parameters()
@@ -217,17 +244,23 @@ def _check_finite(name: str, model: Any, new: set[str]) -> None:
     ]
     if bad:
         raise ModelError(
-            f"model {name!r}: its weights are not all numbers (NaN or infinite): {_shown(bad)}. "
+            f"model {name!r}: its weights are not all numbers (NaN or infinite): {shown(bad)}. "
             "The training that made them diverged, or the file is damaged; use another checkpoint."
         )
 
 
-def _shown(names: list[str]) -> str:
+def shown(names: list[str]) -> str:
+    """The first few of many names."""
     more = len(names) - _NUM_SHOWN
     return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """The folder of a model, or its hub id.
+
+    Raises:
+        ModelError: for a name that can only be that of a folder, and there is none.
+    """
     if not name.startswith("package:"):
         folder = Path(name).expanduser()
         if folder.is_dir():
@@ -278,7 +311,7 @@ def _no_vocabulary(name: str) -> ModelError:
     )
 
 
-def _why(path: str, error: Exception) -> str:
+def why_not_loaded(path: str, error: Exception) -> str:
     """What a loader's exception means, in one line: it rarely names the file."""
     damaged = _damaged_file(path)
     if damaged is not None:

@@ -13,7 +13,7 @@ from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport, RunReport, TotalsReport, pack_right
 from afcore.results.tracking import Tracker
-from afcore.runs.publish import publish_report, run_report
+from afcore.runs.publish import described, publish_report, run_report
 from afcore.runs.records import best_epoch
 from afcore.runs.run import Run, check_lease
 from afcore.runs.spent import lost_seconds
@@ -47,7 +47,7 @@ def run_hf_trainer(
     """
     began = time.perf_counter()
     data = run.data()
-    tokenizer = load_tokenizer(run.config.model.name)
+    tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
     fitted = fit(
         run.pretrained().model,
         tokenizer,
@@ -57,7 +57,7 @@ def run_hf_trainer(
         recipe=RECIPES[run.config.mode],
     )
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
-    tracker.log_model(mlflow_run_id, fitted.model.cpu(), tokenizer)
+    tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began
     report = run_report(
         run,

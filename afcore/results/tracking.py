@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,9 @@ class Tracker:
     def log_model(self, run_id: str, model: Any, tokenizer: Any) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 
+        As ``pyfunc``, which is how MLflow serves it, it cuts texts at the tokenizer's length. A
+        pipeline has nothing in which to keep that: it cuts when loaded with ``truncation=True``.
+
         Returns:
             The model's URI; that of an earlier call when there was one.
         """
@@ -192,6 +196,7 @@ class Tracker:
                 transformers_model={"model": model, "tokenizer": tokenizer},
                 name="model",
                 task="text-classification",
+                model_config={"truncation": True},
                 # Given, because finding them out would load the model in another process.
                 pip_requirements=[
                     f"torch=={torch.__version__.partition('+')[0]}",
@@ -200,6 +205,28 @@ class Tracker:
             )
         self._client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
         return str(logged.model_uri)
+
+    def load_model(self, run_id: str) -> Any:
+        """The classifier that :meth:`log_model` saved.
+
+        Raises:
+            UserError: when it cannot be had.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        self._mlflow.set_tracking_uri(self._uri)
+        with _quiet_progress(), tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+            try:
+                uri = self._client.get_run(run_id).data.tags[_MODEL_TAG]
+                saved = self._mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+                return AutoModelForSequenceClassification.from_pretrained(
+                    Path(saved) / "model", use_safetensors=True, trust_remote_code=False
+                )
+            except Exception as error:  # of any artifact store
+                raise UserError(
+                    f"the model of the MLflow run {run_id} in {self._uri!r} cannot be read: "
+                    f"{' '.join(str(error).split())[:300]}. Train anew with --fresh"
+                ) from error
 
     def finish(self, run_id: str, error: BaseException | None = None) -> None:
         """Close the run: finished; or failed, or killed from outside, by this error."""

@@ -15,8 +15,9 @@ from afcore.errors import ConfigError, DataError, ModelError
 from afcore.model.forwards import evaluating
 from afcore.tasks.text_classification import collate
 
-__all__ = ["check_fit", "check_length", "num_positions"]
+__all__ = ["check_fit", "check_length", "check_tokens", "longest_example", "num_positions"]
 
+_NO_LIMIT = 2**20
 _ONE_LINE = 200
 
 
@@ -40,14 +41,19 @@ def num_positions(model: Any) -> int | None:
     return positions - max(unused, default=0)
 
 
+def longest_example(model: Any, tokenizer: Any) -> int:
+    """Tokens that both have room for; many, where neither has a limit."""
+    limits = [num_positions(model), tokenizer.model_max_length, _NO_LIMIT]
+    return min(int(limit) for limit in limits if limit is not None)
+
+
 def check_length(max_length: int, name: str, model: Any, tokenizer: Any) -> None:
     """Every example is cut to ``max_length`` tokens; the model must have positions for them.
 
     Raises:
         ConfigError: when it has not.
     """
-    limits = [num_positions(model), tokenizer.model_max_length]
-    longest = min(limit for limit in limits if limit is not None)
+    longest = longest_example(model, tokenizer)
     if max_length > longest:
         raise ConfigError(
             f"data.max_length is {max_length}, but {name!r} has positions for {longest} tokens "
@@ -71,18 +77,26 @@ def check_fit(name: str, model: Any, tokenizer: Any, data: PreparedData) -> None
     splits = {"train": data.train, "validation": data.validation}
     if data.test is not None:
         splits["test"] = data.test
-    num_vectors = _num_vectors(model)
     for split, examples in splits.items():
-        largest = int(examples.tokens.max())
-        if num_vectors is not None and largest >= num_vectors:
-            raise DataError(
-                f"the tokenizer of {name!r} makes token {largest} "
-                f"({tokenizer.convert_ids_to_tokens(largest)!r}) of a text in {split}, but the "
-                f"model has vectors for {num_vectors} tokens only. Give the tokenizer that the "
-                "model was trained with, or resize the model's embeddings"
-            )
+        check_tokens(name, model, tokenizer, examples, split)
     split = max(splits, key=lambda split: int(splits[split].lengths.max()))
     _compute_longest(name, model, tokenizer.pad_token_id, split, splits[split])
+
+
+def check_tokens(name: str, model: Any, tokenizer: Any, examples: Examples, where: str) -> None:
+    """Each token has a vector.
+
+    Raises:
+        DataError: for one that has none.
+    """
+    num_vectors, largest = _num_vectors(model), int(examples.tokens.max())
+    if num_vectors is not None and largest >= num_vectors:
+        raise DataError(
+            f"the tokenizer of {name!r} makes token {largest} "
+            f"({tokenizer.convert_ids_to_tokens(largest)!r}) of a text in {where}, but the "
+            f"model has vectors for {num_vectors} tokens only. Give the tokenizer that the "
+            "model was trained with, or resize the model's embeddings"
+        )
 
 
 def _num_vectors(model: Any) -> int | None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from afcore.config import PEER_MODES
 from afcore.data.prepare import PreparedData
 from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import load_tokenizer
+from afcore.model_settings import MODEL_MARK, ModelSettings
 from afcore.results.figures import epoch_time_figure, freezing_figure
 from afcore.results.report import DataReport, EpochReport, RunReport, TotalsReport, pack_right
 from afcore.results.story import what_happened
@@ -20,7 +22,7 @@ from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
 
-__all__ = ["finished_report", "publish", "publish_report", "run_report"]
+__all__ = ["described", "finished_report", "publish", "publish_report", "run_report"]
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
@@ -47,7 +49,8 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     split, _ = load_checkpoint(run, best.epoch)
     data = run.data()
     tested = _test(run, data, split)
-    tracker.log_model(mlflow_run_id, split.model.cpu(), load_tokenizer(run.config.model.name))
+    tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
+    tracker.log_model(mlflow_run_id, described(run, split.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began
     report = run_report(
         run,
@@ -62,6 +65,22 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     )
     publish_report(run, tracker, report, records[-1].finished)
     return report
+
+
+def described(run: Run, model: Any) -> Any:
+    """The model, whose configuration says how it was trained and tested."""
+    settings = ModelSettings(
+        run_id=run.record.run_id,
+        data=run.record.data,
+        text=run.config.data.text,
+        label=run.config.data.label,
+        encoding=run.config.data.encoding,
+        precision=run.compute.precision,
+        pooled_last_block=run.config.mode not in PEER_MODES
+        and run.config.training.pooled_last_block,
+    )
+    setattr(model.config, MODEL_MARK, settings.model_dump())
+    return model
 
 
 def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: float) -> None:

@@ -34,7 +34,7 @@ def autofreeze(*arguments: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["compare"], ["plan"], ["cache"], ["cache", "gc"]]
+    "command", [[], ["run"], ["predict"], ["compare"], ["plan"], ["cache"], ["cache", "gc"]]
 )
 def test_help_is_quick_and_says_what_there_is(command: list[str]) -> None:
     done = subprocess.run(
@@ -45,7 +45,7 @@ def test_help_is_quick_and_says_what_there_is(command: list[str]) -> None:
     )
     assert "Usage: " in done.stdout
     assert " torch\n" not in done.stderr
-    for option in {"run": ["--set", "--report", "--fresh"], "compare": ["--seeds", "--share"]}.get(
+    for option in {"run": ["--set", "--report", "--output"], "compare": ["--seeds", "--share"]}.get(
         " ".join(command), []
     ):
         assert option in done.stdout
@@ -451,6 +451,7 @@ def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Pa
         (["compare", "{config}", "--modes", "full,fast"], "known are full, freeze, cached"),
         (["run", "{config}", "--report", "/proc/nowhere/r.json"], "cannot be written"),
         (["run", "{config}", "--set", "training.epochs"], "not of the form"),
+        (["predict", "./none", "{config}"], "its name must end in .csv"),
         (["cache", "gc", "--max-gb", "1", "--max-bytes", "9"], "give one of them"),
         (["cache", "ls", "--store", "/no/store"], "cannot list /no/store"),
         (["cache", "verify", "--store", "/no/store"], "cannot list /no/store"),

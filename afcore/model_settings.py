@@ -1,0 +1,37 @@
+"""What a published model says, in its ``config.json``, of how it was trained and tested."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["MODEL_MARK", "ModelSettings"]
+
+MODEL_MARK = "autofreeze"
+"""Key of the settings in a model's ``config.json``."""
+
+
+class ModelSettings(BaseModel):
+    """The settings of the test, so that a prediction is made as it was.
+
+    The defaults are for models that others trained.
+
+    Attributes:
+        run_id: of the training.
+        data: digest of the rows and their tokens.
+        text: column of the texts.
+        label: column of the labels.
+        encoding: of CSV and JSON files.
+        precision: it was tested with.
+        pooled_last_block: the last block was computed at the position that the head reads; None:
+            the model is computed as it comes.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    run_id: str | None = None
+    data: str | None = None
+    text: str = "text"
+    label: str = "label"
+    encoding: str = "utf-8"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    pooled_last_block: bool | None = None

@@ -1,0 +1,119 @@
+"""The model card of a run: ``README.md`` in the folder of its model, with metadata for the hub."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from afcore.config import Config
+from afcore.results.report import RunReport
+
+__all__ = ["model_card"]
+
+_TASK = "text-classification"
+_NUM_LABELS = 50
+
+
+def model_card(report: RunReport, label_names: list[str], data_digest: str, config: Config) -> str:
+    """Markdown with YAML before it.
+
+    Args:
+        report: of the run.
+        label_names: one a class.
+        data_digest: names the rows and their tokens.
+        config: of the run. Of files the names are told, not where they lie.
+    """
+    scores = _scores(report)
+    split = "test" if report.totals.test is not None else "validation"
+    tested = _name(config.data.test or config.data.train)
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=_TASK,
+        base_model=config.model.name if _is_hub_id(config.model.name) else None,
+        tags=["autofreeze", _TASK],
+        model_name=f"autofreeze-{report.run_id}",
+        eval_results=[
+            EvalResult(
+                task_type=_TASK,
+                dataset_type="text",
+                dataset_name=tested,
+                dataset_split=split,
+                metric_type=name,
+                metric_value=value,
+            )
+            for name, value in scores[split].items()
+        ],
+    )
+    labels = ", ".join(f"`{label}`" for label in label_names[:_NUM_LABELS])
+    more = len(label_names) - _NUM_LABELS
+    return f"""---
+{metadata.to_yaml()}
+---
+
+# {len(label_names)} classes of text
+
+{_name(config.model.name)} ({report.num_blocks} blocks), fine-tuned with AutoFreeze.
+
+Labels: {labels}{f" and {more} more" if more > 0 else ""}
+
+## Scores
+
+{_score_table(scores)}
+
+## Training
+
+{_facts(report, data_digest, config)}
+
+## Use
+
+Texts are cut at {config.data.max_length} tokens, as in training, when told so:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("{_TASK}", "FOLDER", truncation=True)
+```
+
+or `autofreeze predict FOLDER reviews.csv --output predictions.csv`.
+"""
+
+
+def _scores(report: RunReport) -> dict[str, dict[str, float]]:
+    given = {"validation": report.totals.validation, "test": report.totals.test}
+    return {split: scores for split, scores in given.items() if scores is not None}
+
+
+def _score_table(scores: dict[str, dict[str, float]]) -> str:
+    names = list(dict.fromkeys(name for one in scores.values() for name in one))
+    lines = [f"| split | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for split, one in scores.items():
+        values = [f"{one[name]:.4f}" if name in one else "" for name in names]
+        lines.append(f"| {split} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _facts(report: RunReport, data_digest: str, config: Config) -> str:
+    data, training = report.data, config.training
+    facts = {
+        "run": f"`{report.run_id}`, mode `{report.mode}`, seed {report.seed}",
+        "data": f"{_name(config.data.train)}: {data.train_examples} examples to train on, "
+        f"{data.validation_examples} to validate, {data.test_examples} to test; "
+        f"digest `{data_digest}`",
+        "freezing policy": f"`{report.policy}`" if report.policy else "none",
+        "what happened": f"{report.happened or 'all blocks were trained'}; the best epoch, "
+        f"{report.totals.best_epoch}, is this one",
+        "settings": f"batches of {training.batch_size}, learning rate {training.learning_rate:g}, "
+        f"at most {training.epochs:g} epochs, {config.data.max_length} tokens",
+        "seconds": f"{report.totals.train_seconds:.1f} to train, "
+        f"{report.totals.wall_seconds:.1f} in all",
+    }
+    return "\n".join(f"* {what}: {value}" for what, value in facts.items())
+
+
+def _name(source: str) -> str:
+    """Without the folders of the machine that it was trained on."""
+    return source if "://" in source or ":" in source else Path(source).name
+
+
+def _is_hub_id(name: str) -> bool:
+    """Of a model that was found: what is no folder and of no package."""
+    return not name.startswith("package:") and not Path(name).expanduser().exists()

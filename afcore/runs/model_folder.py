@@ -1,0 +1,56 @@
+"""The model of a finished run as a folder, as ``save_pretrained`` leaves it, with a model card."""
+
+from pathlib import Path
+from typing import Any
+
+from afcore.config import PEER_MODES, Config
+from afcore.errors import StoreError
+from afcore.model.pretrained import load_tokenizer
+from afcore.results.model_card import model_card
+from afcore.results.report import RunReport
+from afcore.results.tracking import Tracker
+from afcore.runs.publish import described, finished_report
+from afcore.runs.run import Run, open_run
+from afcore.runs.state import load_checkpoint
+from afcore.storage.outputs import new_folder
+
+__all__ = ["write_model_folder"]
+
+
+def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
+    """Write weights, tokenizer and card of a finished run; nothing is trained.
+
+    Args:
+        config: of the command, whose names of columns and files may be newer than the run's.
+        run_id: of the run.
+        folder: as :func:`afcore.storage.outputs.check_folder` gave it; there whole or not at all.
+
+    Raises:
+        StoreError: when the run is not finished.
+        UserError: when the model cannot be had, or the folder not be written.
+        IntegrityError: when what the store holds of it is damaged.
+    """
+    run = open_run(config.store, run_id)
+    report = finished_report(run.storage, run_id)
+    if report is None:
+        raise StoreError(f"run {run_id} in {config.store} is not finished; there is no model yet")
+    record = run.record.model_copy(
+        update={"config": run.config.model_copy(update={"data": config.data})}
+    )
+    model = described(Run(run.storage, record), _best_model(run, report))
+    tokenizer = load_tokenizer(config.model.name, config.data.max_length)
+    with new_folder(folder) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        card = model_card(report, record.label_names, record.data, config)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+        for file in draft.iterdir():  # weights are written for their owner alone
+            file.chmod((draft / "README.md").stat().st_mode)
+
+
+def _best_model(run: Run, report: RunReport) -> Any:
+    """On the CPU. The Trainer's modes leave no checkpoints: MLflow has their model."""
+    if run.config.mode not in PEER_MODES:
+        return load_checkpoint(run, report.totals.best_epoch)[0].model.cpu()
+    tracking = run.config.tracking
+    return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id)

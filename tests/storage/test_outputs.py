@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from afcore.errors import ConfigError
+from afcore.storage.outputs import check_file, check_folder, new_file, new_folder
+
+
+def make(folder: Path, content: str, **files: str) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"autofreeze": {}, "x": content}))
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = check_file(str(tmp_path / "new" / "a.csv"))
+    with pytest.raises(KeyError), new_file(path) as draft:  # noqa: PT012
+        draft.write_text("half")
+        raise KeyError
+    assert list(path.parent.iterdir()) == []
+    with new_file(path) as draft:
+        draft.write_text("whole")
+        assert not path.exists()
+    assert [entry.read_text() for entry in path.parent.iterdir()] == ["whole"]
+
+
+def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", "before")
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    path = check_folder(str(link))
+    with pytest.raises(KeyError), new_folder(path):
+        raise KeyError
+    assert json.loads((folder / "config.json").read_text())["x"] == "before"
+    with new_folder(path) as draft:
+        (draft / "config.json").write_text("{}")
+        (draft / "README.md").write_text("card")
+    assert sorted(entry.name for entry in link.iterdir()) == ["README.md", "config.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "model"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with new_folder(check_folder(str(tmp_path / "model"))) as draft:
+        (draft / "config.json").write_text("{}")
+    assert [entry.name for entry in (tmp_path / "model").iterdir()] == ["config.json"]
+
+
+def test_what_others_put_there_is_not_deleted(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", "before", **{"notes.txt": "mine"})
+    with (
+        pytest.raises(ConfigError, match=r"would delete notes\.txt"),
+        new_folder(check_folder(str(folder))) as draft,
+    ):
+        (draft / "config.json").write_text("{}")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert json.loads((folder / "config.json").read_text())["x"] == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("full", "holds files that are not of a model"),
+        ("file", "is no folder"),
+        ("s3://bucket/model", "is not a path of this machine"),
+        ("/proc/none/model", "cannot be written"),
+        ("/proc", "is a mount point"),
+    ],
+)
+def test_folders_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=message):
+        check_folder(name if "://" in name else str(tmp_path / name))

@@ -4,6 +4,8 @@
 run that was told to stop, 1 for anything else.
 """
 
+from collections.abc import Iterator
+
 __all__ = [
     "AutoFreezeError",
     "ConfigError",
@@ -16,8 +18,11 @@ __all__ = [
     "StorageFullError",
     "StoreError",
     "StoreUnreachableError",
+    "TrackingError",
+    "TrackingUnreachableError",
     "UserError",
     "WorkerLostError",
+    "causes",
 ]
 
 
@@ -78,6 +83,14 @@ class StoppedError(AutoFreezeError):
         )
 
 
+class TrackingError(AutoFreezeError):
+    """MLflow refused what a run logs; what the run has committed to its store stands."""
+
+
+class TrackingUnreachableError(TrackingError):
+    """An MLflow server that does not answer; later it may."""
+
+
 class WorkerLostError(AutoFreezeError):
     """A worker died; the epoch can be tried again from what was committed last."""
 
@@ -88,3 +101,12 @@ class StorageFullError(AutoFreezeError):
 
 class IntegrityError(AutoFreezeError):
     """Stored bytes that are not what their manifest says."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from or while handling, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -14,6 +14,7 @@ __all__ = [
     "LeaseHeldError",
     "LeaseLostError",
     "ModelError",
+    "OrchestrationError",
     "StoppedError",
     "StorageFullError",
     "StoreError",
@@ -56,6 +57,10 @@ class StoreError(UserError):
 
 class StoreUnreachableError(StoreError):
     """A store that does not answer; later it may."""
+
+
+class OrchestrationError(AutoFreezeError):
+    """A Prefect server that refused or did not answer; what the run has committed stands."""
 
 
 class LeaseHeldError(UserError):

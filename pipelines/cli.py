@@ -19,8 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from afcore.config import MODES, OWN_MODES, Config, load_config
-from afcore.errors import AutoFreezeError, ConfigError, StoppedError, UserError
-from pipelines.environment import proxy_for, set_defaults
+from afcore.errors import (
+    AutoFreezeError,
+    ConfigError,
+    OrchestrationError,
+    StoppedError,
+    UserError,
+)
+from pipelines.environment import from_prefect, proxy_for, set_defaults
 from pipelines.ephemeral import ephemeral_server
 
 __all__ = ["app", "main"]
@@ -69,7 +75,7 @@ def run(
     with _exit_codes():
         resolved = load_config(config, overrides or [])
         _check_writable(report)
-        result = _import_flow("finetune")(resolved, fresh=fresh)
+        result = _run_flow("finetune", resolved, fresh=fresh)
         recorded = result.pop("recorded", False)
         _write(report, result)
         _show_comparison({"schema": 1, "runs": [result], "speedup": {}, "wall_speedup": {}})
@@ -112,8 +118,13 @@ def compare(
         resolved = load_config(config, overrides or [])
         wanted = _parse_modes(modes)
         _check_writable(report)
-        result = _import_flow("compare")(
-            resolved, modes=wanted, seeds=seeds, share=share or _shares(resolved), fresh=fresh
+        result = _run_flow(
+            "compare",
+            resolved,
+            modes=wanted,
+            seeds=seeds,
+            share=share or _shares(resolved),
+            fresh=fresh,
         )
         recorded = result.pop("recorded")
         _write(report, result)
@@ -304,6 +315,29 @@ def main() -> None:
     app()
 
 
+def _run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
+    """Run a flow; what Prefect raises while it runs becomes one message.
+
+    Raises:
+        OrchestrationError: when somebody deleted or stopped the run there, or the server is gone.
+    """
+    flow = _import_flow(name)
+    from prefect.exceptions import ObjectNotFound, PrefectSignal
+
+    try:
+        result: dict[str, Any] = flow(config, **parameters)
+    except (Exception, PrefectSignal) as error:
+        if not from_prefect(error):
+            raise
+        deleted = isinstance(error, ObjectNotFound)
+        what = "does not know this flow run any more; was it deleted there?" if deleted else "says:"
+        raise OrchestrationError(
+            f"the Prefect server {what} {_one_line(error)}. What is committed stands; the same "
+            "command goes on from there, or returns the result."
+        ) from error
+    return result
+
+
 def _import_flow(name: str) -> Any:
     """The flow of this name, imported when needed: ``--help`` should not wait for torch."""
     began = time.monotonic()
@@ -339,7 +373,7 @@ def _check_server(ours: bool) -> None:
     raise UserError(f"{what}. Start it, or unset PREFECT_API_URL to use a temporary one.")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

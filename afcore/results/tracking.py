@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -294,7 +295,7 @@ class Tracker:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             try:
-                return self._client.create_experiment(self._experiment, artifacts)
+                return str(self._client.create_experiment(self._experiment, artifacts))
             except self._mlflow.exceptions.MlflowException:
                 found = self._client.get_experiment_by_name(self._experiment)
                 if found is None:  # it is not that another process has just made it
@@ -360,26 +361,32 @@ class Tracker:
         then = f"{self._committed}, and the same command goes on from there"
         if (outage := _cause_of_outage(error)) is not None:
             return TrackingUnreachableError(
-                f"the MLflow server at tracking.uri {uri!r} does not answer ({outage}). See that "
-                f"it runs; {then}."
+                f"MLflow at tracking.uri {uri!r} does not answer ({outage}). See that it runs; "
+                f"{then}."
             )
         text = _without_password(" ".join(str(error).split()))[:300]
         problem = f"tracking.uri {uri!r} cannot be used: {text}"
-        return refused(problem if refused is UserError else f"{problem}. Mend that; {then}.")
+        if refused is UserError:
+            return refused(f"{problem}. Mend that, or give another.")
+        return refused(f"{problem}. Mend that; {then}.")
 
 
 def _cause_of_outage(error: BaseException) -> str | None:
-    """Why a server does not answer; None when it does, or there is none."""
+    """Why a server, of MLflow's or of its database, does not answer; None when it does."""
     import requests
+    from sqlalchemy.exc import OperationalError
 
     chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, requests.RequestException):
-            answered = cause.response is not None and cause.response.status_code < 500
-            if answered:
-                return None
-            reasons = [c.strerror for c in chain if isinstance(c, OSError) and c.strerror]
-            return reasons[0] if reasons else _without_password(str(chain[-1]))[:200]
+            out = cause.response is None or cause.response.status_code >= 500
+        elif isinstance(cause, OperationalError):
+            out = not isinstance(cause.orig, sqlite3.Error)
+        else:
+            continue
+        reasons = [c.strerror for c in chain if isinstance(c, OSError) and c.strerror]
+        text = reasons[0] if reasons else " ".join(_without_password(str(chain[-1])).split())[:200]
+        return text if out else None
     return None
 
 

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from filelock import FileLock
+from sqlalchemy.engine import make_url
 
 __all__ = ["make_database", "sqlite_path"]
 
-_PREFIX = "sqlite:///"
 _QUIET_SECONDS = 10.0
 _SEEDED = ("alembic_version", "workspaces")
 """Tables in which the making of tables writes rows."""
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of a tracking URI; None when it names none."""
-    name = uri.removeprefix(_PREFIX).partition("?")[0]
-    return Path(name) if uri.startswith(_PREFIX) and name not in ("", ":memory:") else None
+    name = make_url(uri).database if uri.startswith("sqlite") else None
+    return None if not name or name.startswith((":memory:", "file:")) else Path(name)
 
 
 def make_database(path: Path) -> None:
@@ -87,7 +87,7 @@ def _wait_for_other_makers(path: Path) -> None:
 def _make_tables(path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store = SqlAlchemyStore(f"{_PREFIX}{path}", str(path.parent / "mlartifacts"))
+    store = SqlAlchemyStore(f"sqlite:///{path}", str(path.parent / "mlartifacts"))
     store.engine.dispose()
 
 

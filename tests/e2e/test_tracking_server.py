@@ -75,7 +75,7 @@ def test_it_is_said_in_one_message_and_the_same_command_goes_on(
         assert autofreeze("run", config) == 1
     _expect_one_message(
         capfd,
-        f"the MLflow server at tracking.uri '{uri}' does not answer (Connection refused). See that "
+        f"MLflow at tracking.uri '{uri}' does not answer (Connection refused). See that "
         "it runs; epoch 2 is committed, and the same command goes on from there.",
     )
     assert autofreeze("run", config) == 1

@@ -224,9 +224,8 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrackingUnreachableError) as raised:
         Tracker("http://user:secret@127.0.0.1:9", "x")
     assert str(raised.value) == (
-        "the MLflow server at tracking.uri 'http://127.0.0.1:9' does not answer (Connection "
-        "refused). See that it runs; what is committed stands, and the same command goes on from "
-        "there."
+        "MLflow at tracking.uri 'http://127.0.0.1:9' does not answer (Connection refused). See "
+        "that it runs; what is committed stands, and the same command goes on from there."
     )
     assert raised.value.exit_code == 1
 

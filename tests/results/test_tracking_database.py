@@ -135,6 +135,7 @@ def test_all_other_files_are_left_alone(tmp_path: Path, made: list[Path]) -> Non
     [
         ("sqlite:///a/b.db", Path("a/b.db")),
         ("sqlite:////a/b.db?timeout=3", Path("/a/b.db")),
+        ("sqlite+pysqlite:///b.db", Path("b.db")),
         ("sqlite:///:memory:", None),
         ("sqlite://", None),
         ("http://127.0.0.1:5000", None),

@@ -134,7 +134,6 @@ def test_a_deleted_run_is_restored_when_its_training_goes_on(uri: str) -> None:
     run_id, parent = tracker.begin("t", "a"), tracker.begin("p", "compare")
     for write in (
         lambda: tracker.log_summary(run_id, {"m": 1.0}, 1000.0),
-        lambda: tracker.log_text(run_id, "text", "file.txt"),
         lambda: tracker.set_parent(run_id, parent),
         lambda: tracker.finish(run_id),
         lambda: tracker.begin("t", "a"),
@@ -144,7 +143,6 @@ def test_a_deleted_run_is_restored_when_its_training_goes_on(uri: str) -> None:
         assert client.get_run(run_id).info.lifecycle_stage == "active"
     run = client.get_run(run_id)
     assert run.data.metrics == {"m": 1.0}
-    assert [found.path for found in client.list_artifacts(run_id)] == ["file.txt"]
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert states(uri) == {"a": ("active", "RUNNING"), "compare": ("active", "RUNNING")}
 
@@ -174,7 +172,7 @@ def test_a_run_that_cannot_be_found_any_more_is_logged_anew(uri: str) -> None:
     assert len({first, second, third}) == 3
     assert client.get_experiment(client.get_run(third).info.experiment_id).name == "x"
     with pytest.raises(TrackingError, match="what is committed stands, and the same command"):
-        Tracker(uri, "x").log_text("0" * 32, "text", "file.txt")
+        Tracker(uri, "x").log_summary("0" * 32, {"m": 1.0}, 1000.0)
 
 
 def test_two_that_make_an_experiment_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,11 +329,12 @@ def _run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
     except (Exception, PrefectSignal) as error:
         if not from_prefect(error):
             raise
-        deleted = isinstance(error, ObjectNotFound)
-        what = "does not know this flow run any more; was it deleted there?" if deleted else "says:"
+        problem = f"the flow run ended in Prefect, not here: {_one_line(error)}"
+        if isinstance(error, ObjectNotFound):
+            problem = "Prefect does not know this flow run any more; was it deleted there?"
         raise OrchestrationError(
-            f"the Prefect server {what} {_one_line(error)}. What is committed stands; the same "
-            "command goes on from there, or returns the result."
+            f"{problem} What is committed stands; the same command goes on from there, or returns "
+            "the result."
         ) from error
     return result
 

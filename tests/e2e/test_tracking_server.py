@@ -85,7 +85,7 @@ def test_it_is_said_in_one_message_and_the_same_command_goes_on(
     again = ["--set", f"tracking.uri={database}", "--report", report]  # the same one, without it
     assert autofreeze("run", config, *again) == 0
     tree = json.loads(report.read_text())
-    assert [epoch["attempt"] for epoch in tree["epochs"]] == [1, 1, 3]
+    assert [epoch["attempt"] for epoch in tree["epochs"]] == [1, 1, 2]
     client = mlflow.MlflowClient(database)
     (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert (run.info.run_id, run.info.status) == (tree["mlflow_run_id"], "FINISHED")

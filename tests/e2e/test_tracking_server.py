@@ -89,11 +89,8 @@ def test_it_is_said_in_one_message_and_the_same_command_goes_on(
     client = mlflow.MlflowClient(database)
     (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert (run.info.run_id, run.info.status) == (tree["mlflow_run_id"], "FINISHED")
-    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
-    assert steps == list(range(1, len(steps) + 1))
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "epoch/seconds")] == [
-        1,
-        2,
-        3,
-    ]
+    for name, least in (("train/loss", 4), ("epoch/train_seconds", 3)):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(1, len(steps) + 1))
+        assert len(steps) >= least
     assert autofreeze("run", config) == 0, "what is finished needs no MLflow"

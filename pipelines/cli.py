@@ -322,6 +322,7 @@ def _run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
         OrchestrationError: when somebody deleted or stopped the run there, or the server is gone.
     """
     flow = _import_flow(name)
+    from httpx import TransportError
     from prefect.exceptions import ObjectNotFound, PrefectSignal
 
     try:
@@ -329,9 +330,11 @@ def _run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
     except (Exception, PrefectSignal) as error:
         if not from_prefect(error):
             raise
-        problem = f"the flow run ended in Prefect, not here: {_one_line(error)}"
+        problem = f"Prefect ended this flow run: {_one_line(error)}."
         if isinstance(error, ObjectNotFound):
             problem = "Prefect does not know this flow run any more; was it deleted there?"
+        elif isinstance(error, TransportError):
+            problem = f"the Prefect server does not answer any more: {_one_line(error)}."
         raise OrchestrationError(
             f"{problem} What is committed stands; the same command goes on from there, or returns "
             "the result."

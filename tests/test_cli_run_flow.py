@@ -1,11 +1,11 @@
 """What Prefect raises while a flow runs is one message; a fault of the training is not."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
 import pytest
-from prefect.exceptions import Abort, ObjectNotFound
 
 from pipelines import cli
 from pipelines.environment import from_prefect
@@ -13,22 +13,34 @@ from tests.conftest import write_config
 from tests.e2e.test_cli import _expect_one_message, autofreeze
 
 
+def deleted() -> BaseException:
+    from prefect.exceptions import ObjectNotFound
+
+    return ObjectNotFound(Exception("404"))
+
+
+def aborted() -> BaseException:
+    from prefect.exceptions import Abort
+
+    return Abort("told to")
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ObjectNotFound(Exception("404")), "does not know this flow run any more; was it deleted"),
-        (httpx.ConnectError("refused"), "the Prefect server does not answer any more: refused."),
-        (Abort("told to"), "Prefect ended this flow run: told to."),
+        (deleted, "does not know this flow run any more; was it deleted"),
+        (aborted, "Prefect ended this flow run: told to."),
+        (lambda: httpx.ConnectError("refused"), "server does not answer any more: refused."),
     ],
 )
 def test_what_prefect_raises_is_one_message(
-    error: BaseException,
+    error: Callable[[], BaseException],
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(error, tmp_path, monkeypatch) == 1
+    assert run(error(), tmp_path, monkeypatch) == 1
     _expect_one_message(capfd, message)
 
 

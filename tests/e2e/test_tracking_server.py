@@ -15,7 +15,6 @@ import httpx
 import mlflow
 import pytest
 
-import pipelines.finetune
 from tests.conftest import environment, free_port, write_config
 from tests.e2e.test_cli import _expect_one_message, autofreeze
 
@@ -58,9 +57,11 @@ def test_it_is_said_in_one_message_and_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    from pipelines import finetune
+
     database = tiny_config["tracking"]["uri"]
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # no need to wait for it here
-    train = pipelines.finetune.launch_epoch
+    train = finetune.launch_epoch
     with mlflow_server(database, tmp_path) as (uri, group), monkeypatch.context() as patched:
 
         def outlive(run: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +70,7 @@ def test_it_is_said_in_one_message_and_the_same_command_goes_on(
                 os.killpg(group, signal.SIGKILL)
             return record
 
-        patched.setattr(pipelines.finetune, "launch_epoch", outlive)
+        patched.setattr(finetune, "launch_epoch", outlive)
         tiny_config["tracking"]["uri"] = uri
         config = write_config(tmp_path / "c.yaml", tiny_config)
         assert autofreeze("run", config) == 1

@@ -4,6 +4,8 @@
 run that was told to stop, 1 for anything else.
 """
 
+from collections.abc import Iterator
+
 __all__ = [
     "AutoFreezeError",
     "ConfigError",
@@ -12,12 +14,16 @@ __all__ = [
     "LeaseHeldError",
     "LeaseLostError",
     "ModelError",
+    "OrchestrationError",
     "StoppedError",
     "StorageFullError",
     "StoreError",
     "StoreUnreachableError",
+    "TrackingError",
+    "TrackingUnreachableError",
     "UserError",
     "WorkerLostError",
+    "causes",
 ]
 
 
@@ -53,6 +59,10 @@ class StoreUnreachableError(StoreError):
     """A store that does not answer; later it may."""
 
 
+class OrchestrationError(AutoFreezeError):
+    """A Prefect server that refused or did not answer; what the run has committed stands."""
+
+
 class LeaseHeldError(UserError):
     """Another live process works on the same thing."""
 
@@ -78,6 +88,14 @@ class StoppedError(AutoFreezeError):
         )
 
 
+class TrackingError(AutoFreezeError):
+    """MLflow refused what a run logs; what the run has committed to its store stands."""
+
+
+class TrackingUnreachableError(TrackingError):
+    """An MLflow server that does not answer; later it may."""
+
+
 class WorkerLostError(AutoFreezeError):
     """A worker died; the epoch can be tried again from what was committed last."""
 
@@ -88,3 +106,12 @@ class StorageFullError(AutoFreezeError):
 
 class IntegrityError(AutoFreezeError):
     """Stored bytes that are not what their manifest says."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from or while handling, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -15,7 +15,11 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$PREFECT_PORT/api"
 
 mkdir -p "$FOLDER"
-test -f "$DATABASE" || echo "$DATABASE does not exist yet, so MLflow is empty; make it with: make run"
+test -f "$DATABASE" || echo "$DATABASE does not exist yet, so MLflow is empty; fill it with: make run"
+# Not by the server, which a kill, or a run that starts at the same time, would stop half-way.
+"$BIN/python" -c 'import pathlib, sys
+from afcore.results.tracking_database import make_database
+make_database(pathlib.Path(sys.argv[1]))' "$DATABASE"
 
 # Each server leads a process group of its own: stopping it stops its children, and Ctrl-C reaches
 # this script alone.

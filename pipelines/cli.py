@@ -19,8 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from afcore.config import MODES, OWN_MODES, Config, load_config
-from afcore.errors import AutoFreezeError, ConfigError, StoppedError, UserError
-from pipelines.environment import proxy_for, set_defaults
+from afcore.errors import (
+    AutoFreezeError,
+    ConfigError,
+    OrchestrationError,
+    StoppedError,
+    UserError,
+)
+from pipelines.environment import from_prefect, proxy_for, set_defaults
 from pipelines.ephemeral import ephemeral_server
 
 __all__ = ["app", "main"]
@@ -78,7 +84,7 @@ def run(
         resolved = load_config(config, overrides or [])
         _check_writable(report)
         folder = _check_output(output, resolved) if output is not None else None
-        result = _import_flow("finetune")(resolved, fresh=fresh)
+        result = _run_flow("finetune", resolved, fresh=fresh)
         recorded = result.pop("recorded", False)
         _write(report, result)
         if folder is not None:
@@ -170,8 +176,13 @@ def compare(
         resolved = load_config(config, overrides or [])
         wanted = _parse_modes(modes)
         _check_writable(report)
-        result = _import_flow("compare")(
-            resolved, modes=wanted, seeds=seeds, share=share or _shares(resolved), fresh=fresh
+        result = _run_flow(
+            "compare",
+            resolved,
+            modes=wanted,
+            seeds=seeds,
+            share=share or _shares(resolved),
+            fresh=fresh,
         )
         recorded = result.pop("recorded")
         _write(report, result)
@@ -362,6 +373,33 @@ def main() -> None:
     app()
 
 
+def _run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
+    """Run a flow; what Prefect raises while it runs becomes one message.
+
+    Raises:
+        OrchestrationError: when somebody deleted or stopped the run there, or the server is gone.
+    """
+    flow = _import_flow(name)
+    from httpx import TransportError
+    from prefect.exceptions import ObjectNotFound, PrefectSignal
+
+    try:
+        result: dict[str, Any] = flow(config, **parameters)
+    except (Exception, PrefectSignal) as error:
+        if not from_prefect(error):
+            raise
+        problem = f"Prefect ended this flow run: {_one_line(error)}."
+        if isinstance(error, ObjectNotFound):
+            problem = "Prefect does not know this flow run any more; was it deleted there?"
+        elif isinstance(error, TransportError):
+            problem = f"the Prefect server does not answer any more: {_one_line(error)}."
+        raise OrchestrationError(
+            f"{problem} What is committed stands; the same command goes on from there, or returns "
+            "the result."
+        ) from error
+    return result
+
+
 def _import_flow(name: str) -> Any:
     """The flow of this name, imported when needed: ``--help`` should not wait for torch."""
     began = time.monotonic()
@@ -397,7 +435,7 @@ def _check_server(ours: bool) -> None:
     raise UserError(f"{what}. Start it, or unset PREFECT_API_URL to use a temporary one.")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from afcore.errors import AutoFreezeError
 
-__all__ = ["configure_logging", "proxy_for", "set_defaults"]
+__all__ = ["configure_logging", "from_prefect", "proxy_for", "set_defaults"]
 
 _DEFAULTS = {
     # Log lines of the core appear in Prefect's UI.
@@ -51,12 +51,17 @@ def proxy_for(url: str) -> str | None:
     return proxy.rpartition("@")[2]
 
 
+def from_prefect(error: BaseException | None) -> bool:
+    """Whether Prefect or its client raised it: about a server, not about the training."""
+    return type(error).__module__.partition(".")[0] in ("prefect", "httpx")
+
+
 class _WithoutTraceback(logging.Filter):
-    """An error of ours has said what is wrong; its traceback would bury the message."""
+    """What is wrong is said by an error's message; its traceback would bury that."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, AutoFreezeError):
+        if isinstance(error, AutoFreezeError) or from_prefect(error):
             record.exc_info = None
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
         return True

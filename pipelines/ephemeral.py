@@ -107,6 +107,7 @@ def _serve(channel: socket.socket) -> None:
     watch = _Watch(channel)
     watch.start()
     import uvicorn
+    from filelock import FileLock
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
@@ -117,9 +118,14 @@ def _serve(channel: socket.socket) -> None:
     channel.sendall(f"http://127.0.0.1:{listener.getsockname()[1]}/api\n".encode())
     from prefect.server.api.server import create_app
 
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.home / "autofreeze-server.lock")
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            # Each of Prefect's migrations is there or not, but two must not migrate at once.
+            with lock:
+                await super().startup(sockets)
             with contextlib.suppress(OSError):
                 channel.sendall(b"ready\n")
 

@@ -92,11 +92,12 @@ def train_epoch(
         figures.
     """
     run = open_run(store, run_id)
+    # First: that MLflow does not answer had better be known before an epoch is computed.
+    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
     record = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
     key = run.epoch_key(epoch, "checkpoint")
     checkpoint = read_record(run.storage, key, CheckpointRecord)
     assert checkpoint is not None
-    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
     tracker.log_epoch(mlflow_run_id, checkpoint, record)
     return {
         "checkpoint_uri": run.storage.uri(key),
@@ -157,11 +158,12 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
     began = time.time()
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store)
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
     if not fresh and (report := finished_report(storage, record.run_id)) is not None:
         if parent_mlflow_run_id is not None:
+            tracker = Tracker(config.tracking.uri, config.tracking.experiment)
             tracker.set_parent(report.mlflow_run_id, parent_mlflow_run_id)
         return {**report.model_dump(mode="json", by_alias=True), "recorded": True}
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
     with run_lease(storage, record.run_id, since=began) as lease:
         run = begin_run(storage, record, fresh=fresh)
         if fresh:
@@ -185,7 +187,6 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
         except BaseException as error:
             tracker.finish(mlflow_run_id, error)
             raise
-        tracker.finish(mlflow_run_id)
     return report
 
 

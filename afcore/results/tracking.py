@@ -2,22 +2,34 @@
 
 A training is found again by the tag :data:`_TRAINING_TAG`. Metrics carry the time at which they
 were measured, as it was recorded with the epoch; MLflow keeps one copy of equal metrics, so logging
-an epoch again adds nothing. A resumed training goes on in its run.
+an epoch again adds nothing. A resumed training goes on in its run. What a training needs and
+somebody deleted is taken out of MLflow's trash, with a warning; nothing else is.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import os
+import re
+import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from matplotlib.figure import Figure
 
-from afcore.errors import StoppedError, UserError
+from afcore.errors import (
+    AutoFreezeError,
+    StoppedError,
+    TrackingError,
+    TrackingUnreachableError,
+    UserError,
+    causes,
+)
 from afcore.results.report import EpochReport, RunReport
+from afcore.results.tracking_database import make_database, sqlite_path
 from afcore.runs.records import CheckpointRecord, EpochRecord
 
 __all__ = ["Tracker", "flat_parameters"]
@@ -27,7 +39,45 @@ _MODEL_TAG = "autofreeze.model_uri"
 _METRICS_PER_BATCH = 1000
 _PARAMETERS_PER_BATCH = 100
 _VALUE_CHARACTERS = 6000
+_MOST_RUNS = 50_000
+_ACTIVE = "active"
+_LIBRARIES = ("mlflow", "requests", "urllib3", "sqlalchemy", "botocore", "boto3")
+_PATIENCE = {
+    # 20 seconds for a server that is down, enough to start it again; MLflow's own are minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+_UPLOAD_TIMEOUT_SECONDS = 300
+_QUIET = {
+    "mlflow": logging.WARNING,
+    "mlflow.transformers": logging.ERROR,
+    "alembic": logging.WARNING,
+    # What these say, tracebacks among it, is said by the error that follows.
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,
+}
 _log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _about_a_run(
+    method: Callable[Concatenate["Tracker", str, P], R],
+) -> Callable[Concatenate["Tracker", str, P], R]:
+    """Explain what MLflow raises; a run that was deleted is restored, and written to again."""
+
+    @functools.wraps(method)
+    def call(tracker: "Tracker", run_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with tracker._explained():
+            try:
+                return method(tracker, run_id, *args, **kwargs)
+            except tracker._mlflow.exceptions.MlflowException as error:
+                if _cause_of_outage(error) is not None or not tracker._restore_run(run_id):
+                    raise
+            return method(tracker, run_id, *args, **kwargs)
+
+    return call
 
 
 class Tracker:
@@ -35,39 +85,35 @@ class Tracker:
 
     Args:
         uri: tracking URI.
-        experiment: name; made when there is none. With a SQLite file, artifacts go to a folder
-            beside it.
+        experiment: name; made by :meth:`begin` when there is none. With a SQLite file, artifacts
+            go to a folder beside it.
 
     Raises:
-        UserError: when the tracking store cannot be reached.
+        UserError: when the tracking store cannot be used.
+        TrackingUnreachableError: when the server does not answer.
+
+    Methods that write raise a :class:`TrackingError` when MLflow refuses, or does not answer.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
         # The import alone takes seconds; nothing but a tracker needs it.
         import mlflow
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for name, level in _QUIET.items():
+            logging.getLogger(name).setLevel(level)
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         self._mlflow = mlflow
-        artifacts = None
-        try:
-            if uri.startswith("sqlite:///"):
-                folder = Path(uri.removeprefix("sqlite:///")).parent
-                folder.mkdir(parents=True, exist_ok=True)
-                artifacts = (folder / "mlartifacts").as_uri()
-            self._client = mlflow.MlflowClient(uri)
-            found = self._client.get_experiment_by_name(experiment)
-            self._experiment_id = (
-                found.experiment_id
-                if found
-                else self._client.create_experiment(experiment, artifact_location=artifacts)
-            )
-        except Exception as error:
-            raise UserError(
-                f"tracking.uri {uri!r} cannot be used: {' '.join(str(error).split())[:300]}"
-            ) from error
         self._uri = uri
+        self._experiment = experiment
+        self._committed = "what is committed stands"
+        try:
+            if (path := sqlite_path(uri)) is not None:
+                make_database(path)
+            self._client = mlflow.MlflowClient(uri)
+            self._client.get_experiment_by_name(experiment)  # does it answer?
+        except Exception as error:
+            raise self._error(error, UserError) from error
 
     def begin(
         self,
@@ -90,39 +136,43 @@ class Tracker:
         Returns:
             The MLflow run id.
         """
-        found = self._client.search_runs(
-            [self._experiment_id], f"tags.`{_TRAINING_TAG}` = '{training_id}'"
-        )
         tags = {_TRAINING_TAG: training_id}
         if mode is not None:
             tags["execution_mode"] = mode
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        if found:
-            run_id = str(found[0].info.run_id)
-            for key, value in tags.items():
-                self._client.set_tag(run_id, key, value)
-            self._client.update_run(run_id, status="RUNNING")
-            return run_id
-        run = self._client.create_run(self._experiment_id, tags=tags, run_name=name)
-        run_id = str(run.info.run_id)
-        flat = [
-            self._mlflow.entities.Param(key, value[:_VALUE_CHARACTERS])
-            for key, value in flat_parameters(parameters or {}).items()
-        ]
-        for start in range(0, len(flat), _PARAMETERS_PER_BATCH):
-            self._client.log_batch(run_id, params=flat[start : start + _PARAMETERS_PER_BATCH])
-        return run_id
+        with self._explained():
+            experiment_id = self._open_experiment()
+            run = self._find_run(experiment_id, training_id)
+            if run is None:
+                run = self._client.create_run(experiment_id, tags=tags, run_name=name)
+            else:
+                self._restore_run(run.info.run_id)
+                for key, value in tags.items():
+                    self._client.set_tag(run.info.run_id, key, value)
+                self._client.update_run(run.info.run_id, status="RUNNING")
+            # A kill may have come before all were logged, and none can be changed.
+            flat = [
+                self._mlflow.entities.Param(key, value[:_VALUE_CHARACTERS])
+                for key, value in flat_parameters(parameters or {}).items()
+                if key not in run.data.params
+            ]
+            for start in range(0, len(flat), _PARAMETERS_PER_BATCH):
+                batch = flat[start : start + _PARAMETERS_PER_BATCH]
+                self._client.log_batch(run.info.run_id, params=batch)
+            return str(run.info.run_id)
 
     def set_parent(self, run_id: str, parent: str) -> None:
         """Show a run under a comparison; a run recorded elsewhere cannot be, and is warned of."""
         try:
-            self._client.set_tag(run_id, "mlflow.parentRunId", parent)
-        except self._mlflow.exceptions.MlflowException as error:
+            self._set_tag(run_id, "mlflow.parentRunId", parent)
+        except TrackingError as error:
             _log.warning("MLflow run %s cannot be shown here: %s", run_id, error)
 
+    @_about_a_run
     def log_epoch(self, run_id: str, checkpoint: CheckpointRecord, record: EpochRecord) -> None:
         """Log an epoch's steps, decisions and report; once or again, with the same effect."""
+        self._committed = f"epoch {record.report.epoch} is committed"
         metrics = []
         for step in checkpoint.steps:
             metrics += [
@@ -141,6 +191,7 @@ class Tracker:
         self._log_metrics(run_id, metrics)
         self.log_epoch_report(run_id, record.report, record.finished)
 
+    @_about_a_run
     def log_epoch_report(self, run_id: str, report: EpochReport, finished: float) -> None:
         """Log an epoch's report; ``finished`` in seconds since the epoch (UTC)."""
         values = report.model_dump()
@@ -152,10 +203,12 @@ class Tracker:
         ]
         self._log_metrics(run_id, [(name, v, finished, report.epoch) for name, v in metrics])
 
+    @_about_a_run
     def log_summary(self, run_id: str, values: Mapping[str, float], time: float) -> None:
         """Log headline metrics at step 0."""
         self._log_metrics(run_id, [(name, value, time, 0) for name, value in values.items()])
 
+    @_about_a_run
     def log_report(self, run_id: str, report: RunReport, time: float) -> None:
         """Log the totals and ``report.json``."""
         totals = report.totals.model_dump()
@@ -166,14 +219,17 @@ class Tracker:
         self.log_summary(run_id, summary, time)
         self.log_text(run_id, report.model_dump_json(by_alias=True, indent=1), "report.json")
 
+    @_about_a_run
     def log_figure(self, run_id: str, figure: Figure, name: str) -> None:
         """Save a figure as an artifact."""
         self._client.log_figure(run_id, figure, name)
 
+    @_about_a_run
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Save a text as an artifact."""
         self._client.log_text(run_id, text, name)
 
+    @_about_a_run
     def log_model(self, run_id: str, model: Any, tokenizer: Any) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 
@@ -191,7 +247,7 @@ class Tracker:
         import transformers
 
         self._mlflow.set_tracking_uri(self._uri)
-        with _quiet_progress(), self._mlflow.start_run(run_id=run_id):
+        with _transfer_settings(), self._mlflow.start_run(run_id=run_id):
             logged = mlflow.transformers.log_model(
                 transformers_model={"model": model, "tokenizer": tokenizer},
                 name="model",
@@ -206,6 +262,7 @@ class Tracker:
         self._client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
         return str(logged.model_uri)
 
+    @_about_a_run
     def load_model(self, run_id: str) -> Any:
         """The classifier that :meth:`log_model` saved.
 
@@ -215,9 +272,10 @@ class Tracker:
         from transformers import AutoModelForSequenceClassification
 
         self._mlflow.set_tracking_uri(self._uri)
-        with _quiet_progress(), tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+        tags = self._client.get_run(run_id).data.tags
+        with _transfer_settings(), tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
             try:
-                uri = self._client.get_run(run_id).data.tags[_MODEL_TAG]
+                uri = tags[_MODEL_TAG]
                 saved = self._mlflow.artifacts.download_artifacts(uri, dst_path=folder)
                 return AutoModelForSequenceClassification.from_pretrained(
                     Path(saved) / "model", use_safetensors=True, trust_remote_code=False
@@ -229,12 +287,27 @@ class Tracker:
                 ) from error
 
     def finish(self, run_id: str, error: BaseException | None = None) -> None:
-        """Close the run: finished; or failed, or killed from outside, by this error."""
-        status = "FINISHED"
-        if error is not None:
+        """Close the run: finished; or failed, or killed from outside, by this error.
+
+        A second problem never hides ``error``.
+        """
+        if error is None:
+            self._set_terminated(run_id, "FINISHED")
+        elif not isinstance(error, TrackingUnreachableError):  # which would not hear that either
             told = isinstance(error, StoppedError) or not isinstance(error, Exception)
             status = "KILLED" if told else "FAILED"
+            try:
+                self._set_terminated(run_id, status)
+            except TrackingError as refusal:
+                _log.warning("MLflow run %s is not marked as %s: %s", run_id, status, refusal)
+
+    @_about_a_run
+    def _set_terminated(self, run_id: str, status: str) -> None:
         self._client.set_terminated(run_id, status)
+
+    @_about_a_run
+    def _set_tag(self, run_id: str, key: str, value: str) -> None:
+        self._client.set_tag(run_id, key, value)
 
     def _log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float, float, int]]) -> None:
         entities = [
@@ -244,6 +317,111 @@ class Tracker:
         ]
         for start in range(0, len(entities), _METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=entities[start : start + _METRICS_PER_BATCH])
+
+    def _open_experiment(self) -> str:
+        """Find the experiment, or make it, or take it out of the trash."""
+        path = sqlite_path(self._uri)
+        artifacts = (path.parent / "mlartifacts").absolute().as_uri() if path else None
+        found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(self._experiment, artifacts))
+            except self._mlflow.exceptions.MlflowException:
+                found = self._client.get_experiment_by_name(self._experiment)
+                if found is None:  # it is not that another process has just made it
+                    raise
+        self._restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _find_run(self, experiment_id: str, training_id: str) -> Any:
+        """The MLflow run of a training, a deleted one only if there is no other; or None."""
+        found = self._client.search_runs(
+            [experiment_id],
+            f"tags.`{_TRAINING_TAG}` = '{training_id}'",
+            run_view_type=self._mlflow.entities.ViewType.ALL,
+        )
+        return min(found, key=lambda run: run.info.lifecycle_stage != _ACTIVE, default=None)
+
+    def _restore_run(self, run_id: str) -> bool:
+        """Take a run and its experiment out of the trash; whether one of them was there."""
+        run = self._client.get_run(run_id)
+        restored = self._restore_experiment(run.info.experiment_id)
+        if run.info.lifecycle_stage == _ACTIVE:
+            return restored
+        self._client.restore_run(run_id)
+        _log.warning("MLflow run %s was deleted; its training goes on, so it is restored", run_id)
+        return True
+
+    def _restore_experiment(self, experiment_id: str) -> bool:
+        """Take an experiment out of the trash, but not its runs, which MLflow restores with it."""
+        experiment = self._client.get_experiment(experiment_id)
+        if experiment.lifecycle_stage == _ACTIVE:
+            return False
+        deleted = self._client.search_runs(
+            [experiment_id],
+            run_view_type=self._mlflow.entities.ViewType.DELETED_ONLY,
+            max_results=_MOST_RUNS,
+        )
+        self._client.restore_experiment(experiment_id)
+        for run in deleted:
+            self._client.delete_run(run.info.run_id)
+        _log.warning(
+            "MLflow experiment %r was deleted; it is restored for this training, and what was in "
+            "it stays deleted",
+            experiment.name,
+        )
+        return True
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what MLflow and what it stands on raise into one message of ours."""
+        try:
+            yield
+        except AutoFreezeError:
+            raise
+        except Exception as error:
+            library = type(error).__module__.partition(".")[0]
+            if not isinstance(error, OSError) and library not in _LIBRARIES:
+                raise
+            raise self._error(error, TrackingError) from error
+
+    def _error(self, error: Exception, refused: type[AutoFreezeError]) -> AutoFreezeError:
+        """What a user should see, a ``refused`` when MLflow does answer."""
+        uri = _without_password(self._uri)
+        then = f"{self._committed}, and the same command goes on from there"
+        if (outage := _cause_of_outage(error)) is not None:
+            return TrackingUnreachableError(
+                f"MLflow at tracking.uri {uri!r} does not answer ({outage}). See that it runs; "
+                f"{then}."
+            )
+        text = _without_password(" ".join(str(error).split()))[:300]
+        problem = f"tracking.uri {uri!r} cannot be used: {text}"
+        if refused is UserError:
+            return refused(f"{problem}. Mend that, or give another.")
+        return refused(f"{problem}. Mend that; {then}.")
+
+
+def _cause_of_outage(error: BaseException) -> str | None:
+    """Why a server, of MLflow's or of its database, does not answer; None when it does."""
+    import requests
+    from sqlalchemy.exc import OperationalError
+
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, requests.RequestException):
+            out = cause.response is None or cause.response.status_code >= 500
+        elif isinstance(cause, OperationalError):
+            out = not isinstance(cause.orig, sqlite3.Error)
+        else:
+            continue
+        reasons = [c.strerror for c in chain if isinstance(c, OSError) and c.strerror]
+        text = reasons[0] if reasons else " ".join(_without_password(str(chain[-1])).split())[:200]
+        return text if out else None
+    return None
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def flat_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -258,15 +436,20 @@ def flat_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]
 
 
 @contextlib.contextmanager
-def _quiet_progress() -> Iterator[None]:
-    """MLflow draws bars for artifacts and takes no argument that would stop it."""
-    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
+def _transfer_settings() -> Iterator[None]:
+    """MLflow draws bars for artifacts and takes no argument for that; a model takes its time."""
+    timeout = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    settings = {
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        timeout: str(max(int(os.environ[timeout]), _UPLOAD_TIMEOUT_SECONDS)),
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

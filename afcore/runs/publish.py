@@ -96,6 +96,8 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: floa
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
     tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
     tracker.log_report(mlflow_run_id, report, finished)
+    # Before the record, after which nobody comes here again.
+    tracker.finish(mlflow_run_id)
     run.storage.put(
         f"{run.folder}/result.json", report.model_dump_json(by_alias=True, indent=1).encode()
     )

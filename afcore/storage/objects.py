@@ -19,7 +19,13 @@ import fsspec
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
+from afcore.errors import (
+    AutoFreezeError,
+    StorageFullError,
+    StoreError,
+    StoreUnreachableError,
+    causes,
+)
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
@@ -341,7 +347,7 @@ def raise_explained(error: Exception, what: str) -> NoReturn:
 
 def explain(error: Exception, what: str) -> Exception:
     """The exception a user should see for ``error``; itself when it is not about storage."""
-    for cause in _causes(error):
+    for cause in causes(error):
         name, text = type(cause).__name__, " ".join(str(cause).split())
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return StorageFullError(
@@ -380,11 +386,3 @@ def _explain_s3(error: Any, what: str) -> StoreError:
     if status >= 500 or error.response["Error"]["Code"] == "SlowDown":
         return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
     return StoreError(f"{what}. Check the credentials, and the rights on the store.")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

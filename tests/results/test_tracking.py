@@ -7,7 +7,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from afcore.errors import DataError, StoppedError, UserError
+from afcore.errors import (
+    DataError,
+    StoppedError,
+    TrackingError,
+    TrackingUnreachableError,
+    UserError,
+)
 from afcore.freezing.policy import FreezeState
 from afcore.results.tracking import Tracker, flat_parameters
 from afcore.runs.records import CheckpointRecord, EpochRecord
@@ -83,6 +89,104 @@ def test_children_stand_under_their_parent(uri: str) -> None:
         assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent
 
 
+def states(uri: str) -> dict[str, tuple[str, str]]:
+    """Stage and status by name, of all runs in the experiment ``x``."""
+    client = mlflow.MlflowClient(uri)
+    found = client.search_runs(
+        [client.get_experiment_by_name("x").experiment_id],
+        run_view_type=mlflow.entities.ViewType.ALL,
+    )
+    return {run.info.run_name: (run.info.lifecycle_stage, run.info.status) for run in found}
+
+
+def test_a_deleted_experiment_is_restored_for_a_training_and_its_runs_are_not(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = mlflow.MlflowClient(uri)
+    tracker = Tracker(uri, "x")
+    run_id = tracker.begin("t1", "resumed")
+    tracker.finish(tracker.begin("t2", "other"))
+    experiment_id = client.get_run(run_id).info.experiment_id
+    client.delete_experiment(experiment_id)
+    assert Tracker(uri, "x").begin("t3", "new") != run_id
+    assert client.get_experiment(experiment_id).lifecycle_stage == "active"
+    assert states(uri) == {
+        "resumed": ("deleted", "RUNNING"),
+        "other": ("deleted", "FINISHED"),
+        "new": ("active", "RUNNING"),
+    }
+    client.delete_experiment(experiment_id)
+    tracker.log_epoch(run_id, *records())  # in the middle of a training
+    tracker.finish(run_id)
+    assert states(uri) == {
+        "resumed": ("active", "FINISHED"),
+        "other": ("deleted", "FINISHED"),
+        "new": ("deleted", "RUNNING"),
+    }
+    assert [m.value for m in client.get_metric_history(run_id, "validation/accuracy")] == [0.6]
+    assert caplog.text.count("MLflow experiment 'x' was deleted; it is restored") == 2
+    assert caplog.text.count(f"MLflow run {run_id} was deleted") == 1
+
+
+def test_a_deleted_run_is_restored_when_its_training_goes_on(uri: str) -> None:
+    client = mlflow.MlflowClient(uri)
+    tracker = Tracker(uri, "x")
+    run_id, parent = tracker.begin("t", "a"), tracker.begin("p", "compare")
+    for write in (
+        lambda: tracker.log_summary(run_id, {"m": 1.0}, 1000.0),
+        lambda: tracker.set_parent(run_id, parent),
+        lambda: tracker.finish(run_id),
+        lambda: tracker.begin("t", "a"),
+    ):
+        client.delete_run(run_id)
+        write()
+        assert client.get_run(run_id).info.lifecycle_stage == "active"
+    run = client.get_run(run_id)
+    assert run.data.metrics == {"m": 1.0}
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert states(uri) == {"a": ("active", "RUNNING"), "compare": ("active", "RUNNING")}
+
+
+def test_a_run_is_found_whatever_its_name_and_status(uri: str) -> None:
+    client = mlflow.MlflowClient(uri)
+    run_id = Tracker(uri, "x").begin("t", "name", mode="cached", parameters={"a": 1})
+    client.update_run(run_id, status="FAILED", name="renamed")
+    client.delete_tag(run_id, "execution_mode")
+    # As after a kill between making a run and logging its parameters; those there stay as they are.
+    assert (
+        Tracker(uri, "x").begin("t", "name", mode="cached", parameters={"a": 2, "b": 3}) == run_id
+    )
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("RUNNING", "renamed")
+    assert run.data.tags["execution_mode"] == "cached"
+    assert run.data.params == {"a": "1", "b": "3"}
+
+
+def test_a_run_that_cannot_be_found_any_more_is_logged_anew(uri: str) -> None:
+    client = mlflow.MlflowClient(uri)
+    first = Tracker(uri, "x").begin("t", "name")
+    client.delete_tag(first, "autofreeze.training_id")
+    second = Tracker(uri, "x").begin("t", "name")
+    client.rename_experiment(client.get_run(first).info.experiment_id, "renamed")
+    third = Tracker(uri, "x").begin("t", "name")
+    assert len({first, second, third}) == 3
+    assert client.get_experiment(client.get_run(third).info.experiment_id).name == "x"
+    with pytest.raises(TrackingError, match="what is committed stands, and the same command"):
+        Tracker(uri, "x").log_summary("0" * 32, {"m": 1.0}, 1000.0)
+
+
+def test_two_that_make_an_experiment_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Tracker(uri, "x"), Tracker(uri, "x")
+    run_id = first.begin("t", "a")
+    look, answers = mlflow.MlflowClient.get_experiment_by_name, iter([None])
+    monkeypatch.setattr(
+        mlflow.MlflowClient,
+        "get_experiment_by_name",
+        lambda client, name: next(answers, look(client, name)),
+    )
+    assert second.begin("t", "a") == run_id
+
+
 ENDS = [
     (None, "FINISHED"),
     (DataError("no rows"), "FAILED"),
@@ -111,6 +215,31 @@ def test_a_store_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no database, and not empty")
     with pytest.raises(UserError, match=r"tracking.uri .* cannot be used"):
         Tracker(f"sqlite:///{tmp_path}/file", "x")
+
+
+def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingUnreachableError) as raised:
+        Tracker("http://user:secret@127.0.0.1:9", "x")
+    assert str(raised.value) == (
+        "MLflow at tracking.uri 'http://127.0.0.1:9' does not answer (Connection refused). See "
+        "that it runs; what is committed stands, and the same command goes on from there."
+    )
+    assert raised.value.exit_code == 1
+
+
+def test_a_second_problem_does_not_hide_the_first(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(uri, "x")
+    tracker.begin("t", "n")
+    gone = "0" * 32
+    tracker.finish(gone, DataError("no rows"))
+    assert f"MLflow run {gone} is not marked as FAILED" in caplog.text
+    with pytest.raises(TrackingError):
+        tracker.finish(gone)
+    monkeypatch.setattr(tracker, "_client", None)  # it would raise, were it asked
+    tracker.finish(gone, TrackingUnreachableError("no answer"))
 
 
 def test_flat_parameters() -> None:

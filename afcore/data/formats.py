@@ -155,12 +155,16 @@ def _not_json(source: str, line: int, error: json.JSONDecodeError) -> DataError:
     )
 
 
-def read_parquet(file: Any, columns: list[str]) -> Table:
+def read_parquet(source: str, file: Any, columns: list[str]) -> Table:
     """The columns' values, those of a ``ClassLabel`` by their names.
 
     Args:
+        source: in messages.
         file: a path, or a file that is open.
         columns: to read.
+
+    Raises:
+        DataError: for a value of a ``ClassLabel`` that names no class.
     """
     parquet = pq.ParquetFile(file)
     names = parquet.schema_arrow.names
@@ -169,18 +173,28 @@ def read_parquet(file: Any, columns: list[str]) -> Table:
     if b"huggingface" in (table.schema.metadata or {}):
         kinds = datasets.Features.from_arrow_schema(table.schema)
     values = {
-        column: class_names(table[column].to_pylist(), kinds.get(column))
+        column: class_names(source, column, table[column].to_pylist(), kinds.get(column))
         for column in table.column_names
     }
     return Table(names, values, Places("row", range(parquet.metadata.num_rows)))
 
 
-def class_names(values: Iterable[Any], kind: Any) -> list[Any]:
-    """Integers of a ``ClassLabel`` become their names."""
-    names = getattr(kind, "names", None)
+def class_names(source: str, column: str, values: Iterable[Any], kind: Any) -> list[Any]:
+    """Integers of a ``ClassLabel`` become their names.
+
+    Raises:
+        DataError: for one that names no class, as -1, by which hub data sets say "no label".
+    """
+    names, numbers = getattr(kind, "names", None), list(values)
     if names is None:
-        return list(values)
-    return [
-        names[value] if isinstance(value, int) and 0 <= value < len(names) else value
-        for value in values
-    ]
+        return numbers
+    known = {None, *range(len(names))}
+    bad = [row for row, number in enumerate(numbers) if number not in known]
+    if bad:
+        raise DataError(
+            f"data {source!r}: column {column!r} has {numbers[bad[0]]}, which is none of its "
+            f"{len(names)} classes, in {len(bad)} of {len(numbers)} rows (the first is row "
+            f"{bad[0]}, counted from 0). -1 stands for no label, as in test sets whose labels are "
+            "not published: take another split, or only the rows that have one."
+        )
+    return [None if number is None else names[number] for number in numbers]

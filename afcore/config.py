@@ -153,8 +153,8 @@ class DataConfig(_Section):
 
     train: Source = Field(
         min_length=1,
-        description="CSV, JSON lines or Parquet file (path or any fsspec URL), a hub data set "
-        "(`NAME` or `NAME:SPLIT`), or `docstrings` (built in)",
+        description="CSV, JSON lines or Parquet file (path or any fsspec URL), a folder of such "
+        "files or a hub data set (`NAME` or `NAME:SPLIT`), or `docstrings` (built in)",
     )
     test: Source | None = Field(None, description="the same; read for scoring once, at the end")
     validation: Source | Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -376,7 +376,9 @@ class PricesConfig(_Section):
     )
     spot: bool = Field(False, description="the spot price of `gpu` instead of the one on demand")
     table: Annotated[str, AfterValidator(_absolute)] | None = Field(
-        None, description="YAML file like `infra/prices.yaml`, whose entries win over those there"
+        None,
+        description="YAML file like the `prices.yaml` of `autofreeze examples`, whose entries "
+        "win over those there",
     )
     gpu_hour_usd: float | None = Field(
         None, ge=0, description="one worker for one hour; default: of `gpu`, else 1.0"
@@ -495,7 +497,7 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
     tree = read_mapping(
         Path(path),
         "the configuration",
-        "Give the path of a YAML file, e.g. pipelines/configs/quickstart.yaml.",
+        "Give the path of a YAML file; `autofreeze examples` writes some.",
     )
     changes: dict[str, Any] = {}
     for override in overrides:

@@ -1,6 +1,7 @@
 """Prices from a table, with a user's own on top. Nothing is fetched.
 
-The table that is shipped is ``infra/prices.yaml``, which says where its figures come from and when.
+The table that is shipped is ``afcore/shipped/prices.yaml``, which says where its figures come from
+and when.
 """
 
 from datetime import date
@@ -16,9 +17,8 @@ from afcore.yaml_files import parse, read_mapping
 
 __all__ = ["SHIPPED", "GpuPrice", "PriceTable", "StorePrice", "load_prices", "resolve_prices"]
 
-SHIPPED = Path(__file__).parent.parent / "infra"
-"""Tables and descriptions that come with the package: beside it in a checkout and when installed.
-"""
+SHIPPED = Path(__file__).parent / "shipped"
+"""Tables and descriptions that come with the package; ``autofreeze examples`` copies them."""
 
 _EGRESS = "egress_usd_per_gb"
 _DEFAULT = Prices(
@@ -117,5 +117,7 @@ def _of_gpu(config: PricesConfig) -> dict[str, float]:
 
 
 def _read(path: Path) -> PriceTable:
-    tree = read_mapping(path, "prices.table", "Write it like infra/prices.yaml.")
+    tree = read_mapping(
+        path, "prices.table", "Write it like the prices.yaml of `autofreeze examples`."
+    )
     return parse(PriceTable, tree, f"prices.table: {path}")

@@ -270,7 +270,7 @@ def replay_command(
 @app.command("simulate")
 def simulate_command(
     cluster: Annotated[
-        str, typer.Option(metavar="FILE", help="YAML, or the name of one in infra/clusters")
+        str, typer.Option(metavar="FILE", help="YAML, or the name of a shipped one")
     ],
     trace: Annotated[
         Path | None,
@@ -278,7 +278,7 @@ def simulate_command(
     ] = None,
     workload: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="YAML, or the name of one in infra/workloads"),
+        typer.Option(metavar="FILE", help="YAML, or the name of a shipped one"),
     ] = None,
     global_batch: Annotated[
         int | None, typer.Option(min=1, help="Examples of a step over all workers")
@@ -296,6 +296,23 @@ def simulate_command(
         from pipelines.cli_simulate import simulate_report
 
         simulate_report(cluster, trace, workload, global_batch, report, figure, _wide())
+
+
+@app.command("examples")
+def examples_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder to write")] = Path(
+        "examples"
+    ),
+) -> None:
+    """Write the files that come with the package: to run, to deploy, to simulate, to change.
+
+    Configurations and a Prefect deployment; prices, clusters, workloads and a recorded trace.
+    """
+    from pipelines.examples import write_examples
+
+    with _exit_codes():
+        for path in write_examples(folder):
+            _console.print(str(path), markup=False, soft_wrap=True)
 
 
 @cache_app.command("ls")
@@ -535,4 +552,9 @@ def _show_uis(config: Config) -> None:
     uri = config.tracking.uri
     _console.print(f"MLflow, experiment {config.tracking.experiment!r}: {uri}", markup=False)
     if uri.startswith("sqlite:"):
-        _console.print("Look at it, and at the Prefect flows, with: make ui", markup=False)
+        _console.print(
+            f"Look at it with: mlflow ui --backend-store-uri {uri}\n"
+            "and at the Prefect flows with: prefect server start",
+            markup=False,
+            soft_wrap=True,
+        )

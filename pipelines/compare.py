@@ -7,6 +7,7 @@ from prefect import flow
 
 from afcore.config import Config
 from afcore.digest import recipe_digest
+from afcore.extras import check_extras
 from afcore.launch.open import close_launchers
 from afcore.results.figures import accuracy_cost_figure
 from afcore.results.report import CompareReport, RunReport, compare_report
@@ -39,6 +40,8 @@ def compare(
         for number in range(seeds)
         for mode in modes
     ]
+    for one in configs:
+        check_extras(one)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment)
     parent = tracker.begin(
         recipe_digest([one.model_dump(mode="json") for one in configs])[:32],

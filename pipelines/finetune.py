@@ -18,6 +18,7 @@ from prefect.tasks import Task
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
 from afcore.errors import AutoFreezeError, StoppedError, StoreUnreachableError, WorkerLostError
+from afcore.extras import check_extras
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.epoch import launch_epoch
 from afcore.launch.open import check_devices, close_launchers, open_launcher
@@ -58,6 +59,7 @@ def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 @task(name="prepare", task_run_name="prepare", persist_result=False)
 def prepare(config: Config) -> dict[str, Any]:
     """Look for workers, tokenize the data, look at the model, name the run."""
+    check_extras(config)
     check_devices(config.workers, config.store)
     if config.mode not in PEER_MODES:
         open_launcher(config.workers)

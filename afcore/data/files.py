@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
@@ -23,12 +24,28 @@ from afcore.data.formats import Columns, read_csv, read_json, read_parquet
 from afcore.data.table import Table, joined
 from afcore.errors import DataError
 
-__all__ = ["COMPRESSIONS", "FORMATS", "file_format", "read_files", "stream_file"]
+__all__ = [
+    "COMPRESSIONS",
+    "FORMATS",
+    "file_format",
+    "read_files",
+    "read_local_files",
+    "stream_file",
+]
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 _FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$")
 _PATTERN = re.compile(r"[*?\[]")
+# A file may take however long, but not without an answer; proxies are those of the environment.
+_HTTP = {
+    "client_kwargs": {
+        "trust_env": True,
+        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
+    }
+}
+_S3 = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}  # s3fs itself tries five times
+_OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": _S3}
 
 
 def file_format(source: str) -> str | None:
@@ -79,10 +96,23 @@ def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
         yield from _read(source, next(iter(found.values())), None, encoding, num_rows)
 
 
+def read_local_files(paths: Iterable[str], columns: Iterable[str], encoding: str) -> Table:
+    """Read files of this machine, as :func:`read_files` reads one, below each other."""
+    wanted = list(dict.fromkeys(columns))
+    return joined({path: next(_read(path, Path(path), wanted, encoding)) for path in paths})
+
+
 def _local_files(source: str, folder: Path) -> dict[str, Path]:
     """Name and local path of each file; those of elsewhere are copied into the folder."""
-    is_local = "://" not in source
-    fs, path = (LocalFileSystem(), source) if is_local else fsspec.core.url_to_fs(source)
+    if "://" in source:
+        try:
+            return _opened(*_remote(source), folder)
+        except Exception as error:
+            raise DataError(f"cannot read the data {source!r}: {_why_unread(error)}") from error
+    return _opened(LocalFileSystem(), source, folder)
+
+
+def _opened(fs: Any, path: str, folder: Path) -> dict[str, Path]:
     fs.invalidate_cache()  # a listing of before is not what is there
     names = [path]
     if _PATTERN.search(path) and not fs.exists(path):
@@ -99,13 +129,42 @@ def _local_files(source: str, folder: Path) -> dict[str, Path]:
     return copies
 
 
+def _remote(source: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path there."""
+    found: tuple[Any, str] = fsspec.core.url_to_fs(
+        source, **_OPTIONS.get(source.partition("://")[0], {})
+    )
+    return found
+
+
+def _why_unread(error: Exception) -> str:
+    """What the innermost error means, and what to do."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    kind, text = type(cause).__name__, " ".join(str(cause).split())
+    if isinstance(error, FileNotFoundError):
+        return f"there is no such file or object ({text or kind}). Check its name."
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return (
+            "no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or "
+            "run where a role gives them."
+        )
+    if isinstance(error, PermissionError) or getattr(cause, "status", None) in (401, 403):
+        return f"not allowed ({text or kind}). Check the credentials, and the right to read it."
+    return (
+        f"{kind}: {text}".rstrip(": ") + ". Check the address, whether its server runs, and "
+        "variables of the environment that name a server or a proxy."
+    )
+
+
 def _read(
     source: str, path: Path, columns: Columns, encoding: str, num_rows: int | None = None
 ) -> Iterator[Table]:
     kind = file_format(source)
     if kind == "parquet":
         with _unpacked(path) as stream:
-            yield from read_parquet(_seekable(stream), columns, num_rows)
+            yield from read_parquet(source, _seekable(stream), columns, num_rows)
         return
     # Without the mark that some editors put before UTF-8.
     codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding

@@ -205,13 +205,19 @@ def _not_json(source: str, line: int, error: json.JSONDecodeError) -> DataError:
     )
 
 
-def read_parquet(file: Any, columns: Columns, num_rows: int | None = None) -> Iterator[Table]:
+def read_parquet(
+    source: str, file: Any, columns: Columns, num_rows: int | None = None
+) -> Iterator[Table]:
     """The columns' values, those of a ``ClassLabel`` by their names.
 
     Args:
+        source: in messages.
         file: a path, or a file that is open.
         columns: to read.
         num_rows: as in :func:`read_csv`.
+
+    Raises:
+        DataError: for a value of a ``ClassLabel`` that names no class.
     """
     parquet = pq.ParquetFile(file)
     schema = parquet.schema_arrow
@@ -229,7 +235,9 @@ def read_parquet(file: Any, columns: Columns, num_rows: int | None = None) -> It
     done = 0
     for part in parts:
         values = {
-            column: class_names(part.column(column).to_pylist(), kinds.get(column))
+            column: class_names(
+                source, column, part.column(column).to_pylist(), kinds.get(column), columns is None
+            )
             for column in wanted
         }
         rows = range(done, done + part.num_rows)
@@ -237,12 +245,33 @@ def read_parquet(file: Any, columns: Columns, num_rows: int | None = None) -> It
         done += part.num_rows
 
 
-def class_names(values: Iterable[Any], kind: Any) -> list[Any]:
-    """Integers of a ``ClassLabel`` become their names."""
-    names = getattr(kind, "names", None)
+def class_names(
+    source: str, column: str, values: Iterable[Any], kind: Any, may_lack: bool = False
+) -> list[Any]:
+    """Integers of a ``ClassLabel`` become their names.
+
+    Args:
+        source: in messages.
+        column: the same.
+        values: of the column.
+        kind: of the column, as ``datasets`` describes it.
+        may_lack: whether -1, by which hub data sets say "no label", becomes None.
+
+    Raises:
+        DataError: for a number that names no class.
+    """
+    names, numbers = getattr(kind, "names", None), list(values)
     if names is None:
-        return list(values)
-    return [
-        names[value] if isinstance(value, int) and 0 <= value < len(names) else value
-        for value in values
-    ]
+        return numbers
+    if may_lack:
+        numbers = [None if number == -1 else number for number in numbers]
+    known = {None, *range(len(names))}
+    bad = [row for row, number in enumerate(numbers) if number not in known]
+    if bad:
+        raise DataError(
+            f"data {source!r}: column {column!r} has {numbers[bad[0]]}, which is none of its "
+            f"{len(names)} classes, in {len(bad)} of {len(numbers)} rows (the first is row "
+            f"{bad[0]}, counted from 0). -1 stands for no label, as in test sets whose labels are "
+            "not published: take another split, or only the rows that have one."
+        )
+    return [None if number is None else names[number] for number in numbers]

@@ -6,6 +6,7 @@ Texts, labels and groups are text. Leaves files to :mod:`afcore.data.files`, and
 
 import datetime
 import decimal
+import glob
 import logging
 import math
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 import datasets
 
 from afcore.data.docstrings import docstring_rows
-from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files
+from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files, read_local_files
 from afcore.data.formats import Number, class_names
 from afcore.data.split import sampled
 from afcore.data.table import Places, Table
@@ -124,7 +125,10 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
             name, named_split = source, split
         if name == "docstrings":
             return _rows_table(docstring_rows(named_split), columns)
-        return _hub_table(name, named_split, columns)
+        if Path(name).is_dir():
+            return _folder_table(name, named_split, columns, encoding)
+        datasets.disable_progress_bars()
+        return _dataset_table(name, datasets.load_dataset(name, split=named_split), columns)
     except DataError:
         raise
     except Exception as error:
@@ -144,20 +148,31 @@ def _rows_table(rows: list[dict[str, str]], columns: list[str]) -> Table:
     return Table(names, found, Places("row", range(len(rows))))
 
 
-def _hub_table(name: str, split: str, columns: list[str]) -> Table:
-    """Of the hub, whose copies go by their content; a folder of here is read as it is now."""
+def _folder_table(folder: str, split: str, columns: list[str], encoding: str) -> Table:
+    """A folder as it is now. ``datasets`` says which of its files are the split's.
+
+    It also reads them where a README tells the types, or where they have other formats.
+    """
+    whole = str(Path(folder).resolve())
+    if glob.has_magic(whole):
+        raise DataError(
+            f"data {folder!r}: a folder with '[', '*' or '?' in its path, {whole!r}, would be "
+            "taken for a pattern. Rename it."
+        )
     datasets.disable_progress_bars()
-    if not Path(name).is_dir():
-        return _dataset_table(datasets.load_dataset(name, split=split), columns)
     with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as copy:
-        read = datasets.load_dataset(name, split=split, cache_dir=copy, keep_in_memory=True)
-        return _dataset_table(read, columns)
+        builder = datasets.load_dataset_builder(folder, cache_dir=copy)
+        files = (builder.config.data_files or {}).get(split, [])
+        if files and builder.info.features is None and all(file_format(file) for file in files):
+            return read_local_files(files, columns, encoding)
+        read = datasets.load_dataset(folder, split=split, cache_dir=copy, keep_in_memory=True)
+        return _dataset_table(folder, read, columns)
 
 
-def _dataset_table(dataset: Any, columns: list[str]) -> Table:
+def _dataset_table(name: str, dataset: Any, columns: list[str]) -> Table:
     names = list(dataset.column_names)
     found = {
-        column: class_names(dataset[column], dataset.features[column])
+        column: class_names(name, column, dataset[column], dataset.features[column])
         for column in columns
         if column in names
     }

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from afcore.errors import ConfigError, StoppedError, WorkerLostError
+from afcore.extras import require_package
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.endings import conclude
 from afcore.launch.job import EpochJob
@@ -81,7 +82,8 @@ class LaunchWithRay:
         os.environ.update(_SETTINGS if address else _SETTINGS | _ONLY_HERE)
         if address is not None:
             _check_address(address)
-        self._ray = _import_ray()
+        require_package("ray", "workers.launcher: ray")
+        self._ray: Any = importlib.import_module("ray")
         if address is not None:
             _check_ray_answers(address)
         self._local = address is None
@@ -214,15 +216,6 @@ def check_room(
                 f"{room} workers. Lower it, start more machines, or, if the cluster starts them by "
                 "itself, set workers.autoscaling: true."
             )
-
-
-def _import_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ConfigError(
-            'Ray is not installed: pip install "autofreeze[ray]", or choose another launcher.'
-        ) from error
 
 
 def _check_address(address: str) -> None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from afcore.errors import ModelError
+from afcore.extras import how_to_install
 from afcore.model_settings import MODEL_MARK
 
 __all__ = [
@@ -280,7 +281,9 @@ def locate(name: str) -> str:
     package, _, inside = name.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"model {name!r}: the package {package!r} is not installed")
+        raise ModelError(
+            f"model {name!r}: the package {package!r} is not installed: {how_to_install(package)}"
+        )
     path = Path(spec.submodule_search_locations[0]) / inside
     if not path.is_dir():
         raise ModelError(f"model {name!r}: the package {package!r} has no folder {inside!r}")

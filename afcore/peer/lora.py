@@ -1,6 +1,6 @@
 """LoRA (arXiv 2106.09685) by PEFT: a model that trains low-rank additions, and what it becomes.
 
-PEFT is an optional package, imported when it is needed.
+PEFT is an optional package, imported when it is needed (:mod:`afcore.extras`).
 """
 
 import warnings
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from afcore.errors import ConfigError
+from afcore.extras import require_package
 
 __all__ = ["LoraSettings", "add_lora", "merge_lora"]
 
@@ -41,12 +41,9 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
     Raises:
         ConfigError: when PEFT is not installed.
     """
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError as error:
-        raise ConfigError(
-            'mode hf_trainer_lora needs the package peft: pip install "autofreeze[lora]"'
-        ) from error
+    require_package("peft", "mode hf_trainer_lora")
+    from peft import LoraConfig, TaskType, get_peft_model
+
     head = [
         name
         for name, part in model.named_children()

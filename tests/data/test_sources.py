@@ -134,7 +134,7 @@ def test_files_of_elsewhere_are_read_as_they_are_there(tmp_path: Path, suffix: s
     changed = write(tmp_path / f"x.{suffix}", [{"text": "behind", "label": "b"}])
     fs.pipe_file(f"{folder}/reviews2.{suffix}", changed.read_bytes())
     assert load(f"memory:/{folder}/reviews2.{suffix}") == [("behind", "b")]
-    with pytest.raises(DataError, match="cannot load the data"):
+    with pytest.raises(DataError, match="there is no such file or object"):
         load(f"memory:/{folder}/none.{suffix}")
 
 
@@ -338,6 +338,57 @@ def test_files_that_are_not_what_their_names_say(
     with pytest.raises(DataError) as caught:
         load(tmp_path / name)
     assert message in str(caught.value)
+
+
+def test_files_of_a_folder_are_text_as_single_ones_are(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "a.csv").write_text("text,label\n007,TRUE\nNA,01\n")
+    (folder / "train" / "b.csv").write_text("text,label\n1.50,UNKNOWN\n")
+    (folder / "test").mkdir()
+    (folder / "test" / "c.csv").write_text("text,label\n008,TRUE\n")
+    assert load(folder) == [("007", "TRUE"), ("NA", "01"), ("1.50", "UNKNOWN")]
+    assert load(f"{folder}:test") == [("008", "TRUE")]
+    with pytest.raises(DataError, match=r"Unknown split \"dev\".*'test'"):
+        load(f"{folder}:dev")
+    (folder / "train" / "b.csv").write_text("text,label\nx,a\ny,\n")
+    with pytest.raises(DataError, match=r"'label' is empty in 1 of 4 .*line 3, of '.*b\.csv'"):
+        load(folder)
+    (folder / "train" / "b.csv").write_bytes("text,label\ncaf\xe9,a\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"b\.csv' is not UTF-8: line 2 has the byte 0xe9"):
+        load(folder)
+    folder.rename(tmp_path / "set[1]")
+    with pytest.raises(DataError, match=r"taken for a pattern. Rename it"):
+        load(tmp_path / "set[1]")
+
+
+def test_a_folder_whose_readme_tells_the_types(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nx,1\ny,0\n")
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - {name: text, dtype: string}\n"
+        "  - name: label\n    dtype: {class_label: {names: {'0': 'no', '1': 'yes'}}}\n---\n"
+    )
+    assert load(tmp_path) == [("x", "yes"), ("y", "no")]
+
+
+@pytest.mark.parametrize("number", [-1, 2])
+def test_a_number_of_no_class_is_refused(tmp_path: Path, number: int) -> None:
+    """-1 is how the test sets of GLUE say that a row has no label."""
+    label = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.Value("int64")}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [1, number]}, features=features)
+    table = rows.data.table.replace_schema_metadata(
+        datasets.Features({"text": datasets.Value("string"), "label": label}).arrow_schema.metadata
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "rows.parquet")
+    assert (
+        f"column 'label' has {number}, which is none of its 2 classes, in 1 of 2 rows (the first "
+        "is row 1, counted from 0). -1 stands for no label"
+    ) in str(caught.value)
 
 
 def test_class_labels_become_their_names(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ DEPLOYMENT = "finetune/nightly"
 def deployed(prefect_server: str) -> dict[str, Any]:
     """The deployment, made by the commands that docs/deployment.md gives."""
     prefect("work-pool", "create", "autofreeze", "--type", "process")
-    prefect("deploy", "--all", "--prefect-file", "infra/prefect.yaml")
+    prefect("deploy", "--all", "--prefect-file", "pipelines/configs/prefect.yaml")
     answer = httpx.get(f"{prefect_server}/deployments/name/{DEPLOYMENT}")
     found: dict[str, Any] = answer.raise_for_status().json()
     return found

@@ -58,7 +58,8 @@ def run_hf_trainer(
         recipe=RECIPES[run.config.mode],
     )
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
-    tested, classes = {}, None
+    tested: dict[str, Any] = {}
+    classes = None
     if fitted.test is not None:
         tested, classes = scored_test(run, fitted.test, in_order=fitted.test_in_order)
     tracker.log_model(mlflow_run_id, fitted.model.cpu(), tokenizer)

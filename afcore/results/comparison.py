@@ -84,8 +84,10 @@ def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
     if run.score == "loss":
         return _mean_difference(*(_rows(each, "losses") for each in (run, other)))
     labels, mine, theirs = _rows(run, "labels"), _rows(run, "predicted"), _rows(other, "predicted")
-    if labels is None or mine is None or not np.array_equal(labels, _rows(other, "labels")):
+    others = _rows(other, "labels")
+    if labels is None or others is None or not np.array_equal(labels, others):
         return None
+    assert mine is not None
     assert theirs is not None
     num_classes = int(max(labels.max(), mine.max(), theirs.max(), 1)) + 1
     score = partial(class_score, run.score, num_classes=num_classes)
@@ -105,7 +107,7 @@ def _right(run: RunReport) -> npt.NDArray[Any] | None:
 
 
 def _rows(run: RunReport, name: str) -> npt.NDArray[Any] | None:
-    packed = run.totals.test_rows and getattr(run.totals.test_rows, name)
+    packed: str | None = getattr(run.totals.test_rows, name, None)
     if packed is None:
         return None
     values = unpack_array(packed)
@@ -118,8 +120,9 @@ def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport | 
     if over_rows:
         found = row_difference(*pairs[0])
     else:
-        values = [(run.main_score, full.main_score) for run, full in pairs]
-        found = paired_difference(*zip(*values, strict=True))
+        found = paired_difference(
+            [run.main_score for run, _ in pairs], [full.main_score for _, full in pairs]
+        )
     if found is None:
         return None
     return DifferenceReport(

@@ -89,7 +89,7 @@ class Answers:
     @property
     def right(self) -> npt.NDArray[np.bool_]:
         """[n], whether the answer was right."""
-        return self.labels == self.predicted
+        return np.equal(self.labels, self.predicted)
 
     def scores(self, num_classes: int) -> dict[str, float]:
         """``accuracy``, ``f1_macro``, ``matthews``, ``loss``; see :func:`class_score`.

@@ -56,7 +56,7 @@ def test_the_last_decision_of_an_epoch_knows_its_validation_loss() -> None:
         return {"loss": 0.5, "accuracy": 0.25}
 
     (done,) = run_epochs(
-        state, examples, 1, scripted([1, 3]), validate=validate, validation_losses=(0.75,)
+        state, examples, 1, scripted([1, 3]), validate=validate, validations=({"loss": 0.75},)
     )
     assert evaluated == [len(done.steps)]
     assert done.validation == {"loss": 0.5, "accuracy": 0.25}

@@ -43,6 +43,8 @@ DIFFERENCE = "test - full"
 """A column of its own where there are seeds to take it over."""
 MANY_CLASSES = 20
 """More are not shown one by one."""
+MATRIX_CLASSES = 12
+"""The confusion matrix of more is not shown as one."""
 MOST_CONFUSED = 10
 WORKERS = "workers"
 """A column of its own where an epoch had more than one: the number in each epoch."""
@@ -208,7 +210,7 @@ def _shown(run: RunReport, scores: dict[str, float] | None) -> str:
 
 def classes_table(report: ClassesReport) -> Table:
     """The test set class by class, and what each was taken for; of many classes the worst."""
-    many = len(report.classes) > MANY_CLASSES
+    many, wide = (len(report.classes) > most for most in (MANY_CLASSES, MATRIX_CLASSES))
     shown = worst_classes(report, MANY_CLASSES) if many else report.classes
     title = f"Test, the worst {len(shown)} of {len(report.classes)} classes" if many else "Test"
     table = Table(title=f"{title}, by class", title_justify="left", caption_justify="left")
@@ -216,19 +218,17 @@ def classes_table(report: ClassesReport) -> Table:
     for column in ("precision", "recall", "F1", "rows"):
         table.add_column(column, justify="right", no_wrap=True)
     numbers = {one.name: str(number) for number, one in enumerate(report.classes)}
-    if many:
+    if wide:
         confused = frequent_confusions(report, MOST_CONFUSED)
-        table.caption = "\n".join(
-            ["most frequent confusions:"]
-            + [f"{rows} of {escape(true)} as {escape(answer)}" for true, answer, rows in confused]
-        )
+        lines = [f"{rows} of {escape(true)} as {escape(answer)}" for true, answer, rows in confused]
+        table.caption = "\n".join(["most frequent confusions:", *lines]) if lines else None
     else:
         for number in numbers.values():
             table.add_column(f"as {number}", justify="right", no_wrap=True)
     for one in shown:
         answers = report.confusion.get(one.name, {})
-        counts = [] if many else [str(answers.get(answer, 0)) for answer in numbers]
-        name = one.name if many else f"{numbers[one.name]}  {one.name}"
+        counts = [] if wide else [str(answers.get(answer, 0)) for answer in numbers]
+        name = one.name if wide else f"{numbers[one.name]}  {one.name}"
         table.add_row(escape(name), *_class_cells(one), *counts)
     return table
 

@@ -36,7 +36,7 @@ _COLORS = {
     "hf_trainer_lora": "#88c0d0",
 }
 _CONFUSION_CLASSES = 20
-_NAME = 18
+_NAME_CHARACTERS = 24
 _TIME_PARTS = {
     "prefix_seconds": ("frozen prefix", "#88c0d0"),
     "suffix_seconds": ("suffix (trained)", "#5e81ac"),
@@ -162,11 +162,11 @@ def confusion_figure(report: ClassesReport, name: str) -> Figure:
         if count:
             color = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=8)
-    short = [one if len(one) <= _NAME else f"{one[: _NAME - 1]}…" for one in names]
+    short = [_shortened(one) for one in names]
     axes.set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
     labels = [f"{one} ({count})" for one, count in zip(short, rows, strict=True)]
     axes.set_yticks(range(len(names)), labels, parse_math=False)
-    axes.set(xlabel="class answered", ylabel="class of the row (rows)")
+    axes.set(xlabel="predicted class", ylabel="true class (rows)")
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="share of the class's rows", shrink=0.8)
     return figure
@@ -257,6 +257,12 @@ def simulation_figure(simulations: Sequence[Simulation]) -> Figure:
         axes.grid(alpha=0.3, which="both")
     panels[0].legend()
     return figure
+
+
+def _shortened(name: str) -> str:
+    """In the middle: names of classes often begin alike."""
+    half = _NAME_CHARACTERS // 2
+    return name if len(name) <= 2 * half else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _limits(eta: np.ndarray) -> tuple[float, float]:

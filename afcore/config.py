@@ -24,6 +24,7 @@ from pydantic import (
 from afcore.errors import ConfigError
 from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.freezing.settling import CYCLE_EPOCHS
+from afcore.tasks.main_score import ScoreName
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 
 __all__ = [
@@ -249,6 +250,14 @@ class TrainingConfig(_Section):
         "`never`: all of `epochs` in one schedule; default: `settled` where blocks freeze by a "
         "policy that says when (`frozen_start`), else `never`",
     )
+    score: ScoreName = Field(
+        "accuracy",
+        description="the main score, on validation: it chooses the epoch that is published, and "
+        "`compare` shows and ranks by it. `accuracy`; for classes of very different sizes "
+        "`f1_macro` (mean of the classes' F1) or `matthews` (Matthews correlation, 0 where it is "
+        "undefined); `loss` (log loss, lower is better). With `f1_macro` and `matthews` a training "
+        "that may stop goes on while the loss or the score gains; else the loss alone decides",
+    )
 
     @property
     def num_epochs(self) -> int:
@@ -418,7 +427,8 @@ class Config(_Section):
         "workers with the least time, or cost, before each epoch. For comparison, Hugging Face's "
         "Trainer instead: `hf_trainer` with its default order (random), `hf_trainer_grouped` "
         "grouped by length, `hf_trainer_early` that and stopped after an epoch without a lower "
-        "validation loss, `hf_trainer_lora` with LoRA (PEFT) on all linear layers",
+        "validation loss (a better score, where `training.score` is `f1_macro` or `matthews`), "
+        "`hf_trainer_lora` with LoRA (PEFT) on all linear layers",
     )
     task: Literal["text-classification"] = Field("text-classification", description="the task")
     model: ModelConfig

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.config import PEER_MODES
+from afcore.results.comparison import paired_runs
 from afcore.results.paired import paired_difference
-from afcore.results.report import CompareReport, RunReport, paired_runs
+from afcore.results.report import CompareReport, RunReport
 from pipelines.table import comparison_table
 
 HERE = Path(__file__).parent

@@ -52,6 +52,9 @@ _TITLES = {
     "DecisionReport": "Decision",
     "IntervalReport": "Interval",
     "TotalsReport": "Totals",
+    "ClassesReport": "Classes",
+    "ClassReport": "Class",
+    "RowsReport": "Rows",
     "CompareReport": "Comparison",
     "DifferenceReport": "Difference",
 }
@@ -90,7 +93,7 @@ _SAID_HERE = {
     "EpochReport.materialize_seconds": "computing and writing activation sets",
     "EpochReport.evaluate_seconds": "scoring on validation",
     "EpochReport.train_loss": "mean over its steps",
-    "EpochReport.validation": "`accuracy`, `f1_macro`, `loss`",
+    "EpochReport.validation": "`accuracy`, `f1_macro`, `matthews`, `loss`",
     "EpochReport.activation_bytes_written": "of sets built; 0 where one was found",
     "EpochReport.cost_usd": "its seconds, bytes stored and requests at the configured prices",
     "TotalsReport.train_seconds": "sum over the epochs",
@@ -101,7 +104,8 @@ _SAID_HERE = {
     "TotalsReport.worker_seconds": "workers times seconds",
     "TotalsReport.activation_bytes_written": "sum over the epochs",
     "TotalsReport.cost_usd": "epochs, and the time between them and lost",
-    "TotalsReport.best_epoch": "by validation accuracy, then by loss",
+    "TotalsReport.best_epoch": "by the main score on validation, then by loss",
+    "ClassReport.name": "its label",
     "CompareReport.schema": "version of this document",
     "CompareReport.runs": "one for each seed and mode",
 }

@@ -531,16 +531,31 @@ def _draw_plan(path: Path, choices: Any) -> None:
 
 def _show_comparison(result: dict[str, Any]) -> None:
     from afcore.results.report import CompareReport
-    from pipelines.table import comparison_table, stories
+    from pipelines.table import classes_table, comparison_table, stories
 
     comparison = CompareReport.model_validate(result)
     _console.print()
     _wide().print(comparison_table(comparison))
     for line in stories(comparison):
         _console.print(line, markup=False)
-    for run_report in comparison.runs:
-        for note in run_report.notes:
-            _console.print(f"{run_report.mode}, seed {run_report.seed}: {note}", markup=False)
+    for line in _notes(comparison.runs):
+        _console.print(line, markup=False)
+    classes = comparison.runs[0].test_classes
+    if len(comparison.runs) == 1 and classes is not None:
+        _wide().print(classes_table(classes))
+        _console.print(f"The confusion matrix as a picture, in MLflow: {classes.figure}")
+
+
+def _notes(runs: Sequence[Any]) -> list[str]:
+    """What a reader should know; once, where it holds for every run."""
+    of_all = [note for note in runs[0].notes if all(note in run.notes for run in runs)]
+    of_all = of_all if len(runs) > 1 else []
+    return [f"every run: {note}" for note in of_all] + [
+        f"{run.mode}, seed {run.seed}: {note}"
+        for run in runs
+        for note in run.notes
+        if note not in of_all
+    ]
 
 
 def _wide() -> Console:

@@ -1,5 +1,6 @@
 """The flow ``compare``: the same training in several modes and seeds, side by side."""
 
+import statistics
 import time
 from typing import Any
 
@@ -9,8 +10,9 @@ from afcore.config import Config
 from afcore.digest import recipe_digest
 from afcore.extras import check_extras
 from afcore.launch.open import close_launchers
+from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure
-from afcore.results.report import CompareReport, RunReport, compare_report
+from afcore.results.report import CompareReport, RunReport
 from afcore.results.tracking import Tracker
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
@@ -69,18 +71,20 @@ def compare(
 def _log(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
     """The parent carries the headline figures: MLflow's experiment page shows no others."""
     values: dict[str, float] = {}
+    score = comparison.score
     for mode, speedup in comparison.speedup.items():
         values[f"{mode}/speedup"] = speedup
         values[f"{mode}/wall_speedup"] = comparison.wall_speedup[mode]
     for mode in dict.fromkeys(run.mode for run in comparison.runs):
         totals = [run.totals for run in comparison.runs if run.mode == mode]
-        accuracies = [run.accuracy for run in comparison.runs if run.mode == mode]
-        values[f"{mode}/accuracy"] = sum(accuracies) / len(accuracies)
+        runs = [run for run in comparison.runs if run.mode == mode]
+        values[f"{mode}/accuracy"] = statistics.mean(run.accuracy for run in runs)
+        values[f"{mode}/{score}"] = statistics.mean(run.main_score for run in runs)
         values[f"{mode}/cost_usd"] = sum(total.cost_usd for total in totals) / len(totals)
     for mode, difference in comparison.difference.items():
-        values[f"{mode}/accuracy_difference"] = difference.mean
-        values[f"{mode}/accuracy_difference_low"] = difference.low
-        values[f"{mode}/accuracy_difference_high"] = difference.high
+        values[f"{mode}/{score}_difference"] = difference.mean
+        values[f"{mode}/{score}_difference_low"] = difference.low
+        values[f"{mode}/{score}_difference_high"] = difference.high
     tracker.log_summary(parent, values, time.time())
     tracker.log_text(parent, comparison_markdown(comparison), "comparison.md")
     tracker.log_text(parent, comparison.model_dump_json(by_alias=True, indent=1), "comparison.json")

@@ -105,7 +105,7 @@ def train_epoch(
         "checkpoint_uri": run.storage.uri(key),
         "boundary": record.report.boundary_end,
         "last": record.next is None,
-        "validation_accuracy": record.report.validation["accuracy"],
+        "validation": record.report.validation,
     }
 
 

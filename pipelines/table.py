@@ -3,12 +3,24 @@
 What is taken over seeds stands in every row of its mode.
 """
 
+import statistics
+
+from rich.markup import escape
 from rich.table import Table
 
 from afcore.config import FREEZING_MODES
-from afcore.results.report import CompareReport, DifferenceReport, RunReport, row_difference
+from afcore.results.classes import frequent_confusions, worst_classes
+from afcore.results.comparison import ROW_SCORES, row_difference
+from afcore.results.report import (
+    ClassesReport,
+    ClassReport,
+    CompareReport,
+    DifferenceReport,
+    RunReport,
+)
+from afcore.tasks.main_score import MAIN_SCORES, MainScore
 
-__all__ = ["comparison_markdown", "comparison_table", "stories"]
+__all__ = ["classes_table", "comparison_markdown", "comparison_table", "stories"]
 
 BASELINES = ("hf_trainer", "full")
 
@@ -29,13 +41,23 @@ COLUMNS = (
 )
 DIFFERENCE = "test - full"
 """A column of its own where there are seeds to take it over."""
+MANY_CLASSES = 20
+"""More are not shown one by one."""
+MATRIX_CLASSES = 12
+"""The confusion matrix of more is not shown as one."""
+MOST_CONFUSED = 10
 WORKERS = "workers"
 """A column of its own where an epoch had more than one: the number in each epoch."""
 
 
 def comparison_table(comparison: CompareReport) -> Table:
     """For the console."""
-    table = Table(title="Accuracy, time and cost", title_justify="left", caption_justify="left")
+    title = MAIN_SCORES[comparison.score].title
+    table = Table(
+        title=f"{title[0].upper()}{title[1:]}, time and cost",
+        title_justify="left",
+        caption_justify="left",
+    )
     table.caption = _caption(comparison)
     for number, column in enumerate(_columns(comparison)):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
@@ -69,8 +91,9 @@ def _over_rows(run: RunReport, other: RunReport) -> str:
     found = row_difference(run, other)
     if found is None:
         return ""
-    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
-    return f" at {mean:+.1f} points ({low:+.1f} to {high:+.1f} over test rows)"
+    main = MAIN_SCORES[run.score]
+    mean, low, high = (_signed(main, value, 1) for value in (found.mean, found.low, found.high))
+    return f" at {mean} {_unit(main)} ({low} to {high} over test rows)"
 
 
 def comparison_markdown(comparison: CompareReport) -> str:
@@ -90,16 +113,34 @@ def _columns(comparison: CompareReport) -> tuple[str, ...]:
 
 
 def _caption(comparison: CompareReport) -> str | None:
+    lines = [line for line in (_noise(comparison), _best(comparison)) if line]
+    return "\n".join(lines) or None
+
+
+def _best(comparison: CompareReport) -> str | None:
+    if comparison.best_mode is None:
+        return None
+    main = MAIN_SCORES[comparison.score]
+    runs = [run for run in comparison.runs if run.mode == comparison.best_mode]
+    split = "test" if runs[0].totals.test else "validation"
+    value = main.shown(statistics.mean(run.main_score for run in runs))
+    seeds = f", mean of {len(runs)} seeds" if len(runs) > 1 else ""
+    return f"best {split} {main.title}: {comparison.best_mode}, {value}{seeds}"
+
+
+def _noise(comparison: CompareReport) -> str | None:
     if not comparison.difference:
         return None
+    unit = _unit(MAIN_SCORES[comparison.score])
     num_seeds = max(difference.num_seeds for difference in comparison.difference.values())
     if num_seeds == 1:
         return (
-            f"{DIFFERENCE}: points, on the same test rows, and the 95 % interval over them; within "
+            f"{DIFFERENCE}: {unit}, on the same test rows, and the 95 % interval over them"
+            f"{' (bootstrap)' if comparison.score in ROW_SCORES else ''}; within "
             "noise when it holds 0. Another seed may differ by as much: --seeds 3"
         )
     return (
-        f"{DIFFERENCE}: points, mean of {num_seeds} seeds, each minus full of the same seed, and "
+        f"{DIFFERENCE}: {unit}, mean of {num_seeds} seeds, each minus full of the same seed, and "
         "the 95 % interval (Student's t); within noise when it holds 0"
     )
 
@@ -115,7 +156,7 @@ def _rows(comparison: CompareReport) -> list[tuple[str, ...]]:
     if not comparison.difference:
         return rows
     return [
-        (*row, _points(comparison.difference.get(run.mode)))
+        (*row, _points(MAIN_SCORES[comparison.score], comparison.difference.get(run.mode)))
         for row, run in zip(rows, comparison.runs, strict=True)
     ]
 
@@ -129,8 +170,8 @@ def _row(run: RunReport, full: RunReport | None) -> tuple[str, ...]:
     return (
         run.mode,
         str(run.seed),
-        _percent(totals.validation),
-        _percent(totals.test),
+        _shown(run, totals.validation),
+        _shown(run, totals.test),
         f"{totals.train_seconds:.1f}",
         f"{totals.materialize_seconds:.1f}",
         f"{totals.evaluate_seconds:.1f}",
@@ -143,13 +184,55 @@ def _row(run: RunReport, full: RunReport | None) -> tuple[str, ...]:
     )
 
 
-def _points(difference: DifferenceReport | None) -> str:
+def _points(main: MainScore, difference: DifferenceReport | None) -> str:
     if difference is None:
         return "-"
     half = (difference.high - difference.low) / 2
     verdict = "within noise" if difference.within_noise else "beyond noise"
-    return f"{100 * difference.mean:+.2f} ± {100 * half:.2f}, {verdict}"
+    mean, error = _signed(main, difference.mean), _signed(main, half).removeprefix("+")
+    return f"{mean} ± {error}, {verdict}"
 
 
-def _percent(scores: dict[str, float] | None) -> str:
-    return f"{100 * scores['accuracy']:.2f} %" if scores else "-"
+def _unit(main: MainScore) -> str:
+    if main.name == "accuracy":
+        return "points"
+    return f"points of {main.title}" if main.in_percent else main.title
+
+
+def _signed(main: MainScore, value: float, decimals: int = 2) -> str:
+    """A difference: of percentages in points, of others with two decimals more."""
+    return f"{100 * value:+.{decimals}f}" if main.in_percent else f"{value:+.{decimals + 2}f}"
+
+
+def _shown(run: RunReport, scores: dict[str, float] | None) -> str:
+    return MAIN_SCORES[run.score].shown(scores[run.score]) if scores else "-"
+
+
+def classes_table(report: ClassesReport) -> Table:
+    """The test set class by class, and what each was taken for; of many classes the worst."""
+    many, wide = (len(report.classes) > most for most in (MANY_CLASSES, MATRIX_CLASSES))
+    shown = worst_classes(report, MANY_CLASSES) if many else report.classes
+    title = f"Test, the worst {len(shown)} of {len(report.classes)} classes" if many else "Test"
+    table = Table(title=f"{title}, by class", title_justify="left", caption_justify="left")
+    table.add_column("class", overflow="fold", max_width=40)
+    for column in ("precision", "recall", "F1", "rows"):
+        table.add_column(column, justify="right", no_wrap=True)
+    numbers = {one.name: str(number) for number, one in enumerate(report.classes)}
+    if wide:
+        confused = frequent_confusions(report, MOST_CONFUSED)
+        lines = [f"{rows} of {escape(true)} as {escape(answer)}" for true, answer, rows in confused]
+        table.caption = "\n".join(["most frequent confusions:", *lines]) if lines else None
+    else:
+        for number in numbers.values():
+            table.add_column(f"as {number}", justify="right", no_wrap=True)
+    for one in shown:
+        answers = report.confusion.get(one.name, {})
+        counts = [] if wide else [str(answers.get(answer, 0)) for answer in numbers]
+        name = one.name if wide else f"{numbers[one.name]}  {one.name}"
+        table.add_row(escape(name), *_class_cells(one), *counts)
+    return table
+
+
+def _class_cells(one: ClassReport) -> tuple[str, ...]:
+    shares = (one.precision, one.recall, one.f1)
+    return *("-" if share is None else f"{100 * share:.2f} %" for share in shares), str(one.support)

@@ -100,7 +100,8 @@ class FrozenStart(FreezePolicy):
         if losses[-1] > _LEARNED * statistics.chance_loss > 0:
             after = 0
         elif statistics.ends_cycle:
-            settled = has_settled(losses, 0.0 if self.tolerance == 0 else _LEAST_GAIN)
+            least_gain = 0.0 if self.tolerance == 0 else _LEAST_GAIN
+            settled = has_settled(losses, least_gain, statistics.validation_errors)
             best = memory.get("best", math.inf)
             left = statistics.num_epochs - statistics.epoch
             thaws = self.tolerance == 0 and left >= self.cycle_epochs and losses[-1] < best

@@ -62,6 +62,8 @@ class IntervalStatistics:
         validation_losses: of the epochs so far, in order; this one's is among them when the
             interval is its last.
         chance_loss: of always answering with the classes' shares in the training set.
+        validation_errors: as the losses, ``1 - score``, where the main score has a say in when
+            training has settled (:mod:`afcore.tasks.main_score`); else none.
     """
 
     gradient_norms: tuple[float, ...]
@@ -80,6 +82,7 @@ class IntervalStatistics:
     train_loss_error: float
     validation_losses: tuple[float, ...]
     chance_loss: float
+    validation_errors: tuple[float, ...] = ()
 
 
 PER_BLOCK = (

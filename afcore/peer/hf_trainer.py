@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 from transformers import (
@@ -40,7 +39,8 @@ from afcore.peer.lora import LoraSettings, add_lora, merge_lora
 from afcore.results.report import EpochReport
 from afcore.runs.records import best_epoch
 from afcore.runs.work import training_schedule
-from afcore.tasks.text_classification import Scores
+from afcore.tasks.main_score import MAIN_SCORES
+from afcore.tasks.text_classification import Answers, answered
 
 __all__ = ["Fitted", "Recipe", "fit"]
 
@@ -55,8 +55,8 @@ class Recipe:
     Attributes:
         sampling: ``train_sampling_strategy``: ``random`` or ``group_by_length``.
         early_stopping_patience: stop after so many epochs without a lower validation loss, which is
-            what the Trainer looks at unless told otherwise; None trains all epochs. The learning
-            rate falls as if all were trained.
+            what the Trainer looks at unless told otherwise, or a better score, where the main one
+            stops trainings; None trains all epochs. The learning rate falls as if all were trained.
         lora: train low-rank additions and the head instead of all weights.
     """
 
@@ -72,16 +72,16 @@ class Fitted:
     Attributes:
         epochs: one report each; their costs and the attempt are left to the caller.
         finished: when each was done, seconds since the epoch (UTC).
-        test: scores of the best epoch's weights; None without a test split.
-        test_right: [n] whether its answer was right, by test row; None where it is not known.
+        test: answers of the best epoch's weights; None without a test split.
+        test_in_order: whether they are in the order of the test rows.
         test_seconds: taken by that.
         model: with the best epoch's weights, LoRA's merged into them.
     """
 
     epochs: list[EpochReport]
     finished: list[float]
-    test: dict[str, float] | None
-    test_right: npt.NDArray[np.bool_] | None
+    test: Answers | None
+    test_in_order: bool
     test_seconds: float
     model: Any
 
@@ -111,7 +111,7 @@ def fit(
     """
     if recipe.lora is not None:
         model = add_lora(model, recipe.lora, training.seed)
-    watch = _Watch(compute, training.num_epochs)
+    watch = _Watch(compute, training.num_epochs, training.score)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         trainer = _make_trainer(
             model, tokenizer, data, _arguments(training, compute, recipe, folder), watch
@@ -128,26 +128,26 @@ def fit(
         trainer.remove_callback(watch)
         model.load_state_dict(watch.best_weights)
         clock = time.perf_counter()
-        test, test_right = None, None
+        test, in_order = None, False
         if data.test is not None:
             given = trainer.predict(_Features(data.test))
-            test = _without_prefix(given.metrics or {}, "test")
+            test = _answers(given.predictions, given.label_ids)
             # Grouped by length, the Trainer scores in another order and does not say which.
-            labels = np.asarray(given.label_ids)
-            if np.array_equal(labels, data.test.labels):
-                test_right = np.asarray(given.predictions).argmax(-1) == labels
+            in_order = np.array_equal(test.labels, data.test.labels)
         test_seconds = time.perf_counter() - clock
     # The Trainer put autocast around the model's forward; this gives the class's own back.
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
     if recipe.lora is not None:
         model = merge_lora(model)
-    return Fitted(watch.reports, watch.finished, test, test_right, test_seconds, model)
+    return Fitted(watch.reports, watch.finished, test, in_order, test_seconds, model)
 
 
 def _arguments(
     training: TrainingConfig, compute: Compute, recipe: Recipe, folder: str
 ) -> TrainingArguments:
+    # The Trainer's own default, the loss, where the score has no say in stopping.
+    main = MAIN_SCORES[training.score if MAIN_SCORES[training.score].stops else "loss"]
     arguments = TrainingArguments(
         output_dir=folder,  # asked for; nothing is written there
         num_train_epochs=training.epochs,
@@ -161,8 +161,8 @@ def _arguments(
         use_cpu=compute.device.type == "cpu",
         train_sampling_strategy=recipe.sampling,
         eval_strategy="epoch",
-        metric_for_best_model="loss",  # as by default where the best is kept
-        greater_is_better=False,
+        metric_for_best_model=main.name,  # what early stopping looks at
+        greater_is_better=main.higher_is_better,
         logging_strategy="epoch",
         save_strategy="no",
         report_to="none",
@@ -219,12 +219,13 @@ class _Watch(TrainerCallback):
         best_weights: of the best epoch, as :func:`afcore.runs.records.best_epoch` chooses it.
     """
 
-    def __init__(self, compute: Compute, num_epochs: int) -> None:
+    def __init__(self, compute: Compute, num_epochs: int, score: str) -> None:
         self.reports: list[EpochReport] = []
         self.finished: list[float] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self._compute = compute
         self._num_epochs = num_epochs
+        self._score = score
         self._clock = self._shown = 0.0
         self._train_seconds = 0.0
         self._train_loss = math.nan
@@ -268,8 +269,8 @@ class _Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Note the epoch, and keep the weights when none were better."""
-        evaluate_seconds = self._lap()
-        validation = _without_prefix(given["metrics"], "eval")
+        evaluate_seconds, main = self._lap(), MAIN_SCORES[self._score]
+        validation = {name: given["metrics"][f"eval_{name}"] for name in MAIN_SCORES}
         report = EpochReport(
             epoch=len(self.reports) + 1,
             num_steps=state.global_step - self._first_step,
@@ -292,15 +293,15 @@ class _Watch(TrainerCallback):
             resumed=False,
             attempt=1,
         )
-        if best_epoch([*self.reports, report]) is report:
+        if best_epoch([*self.reports, report], self._score) is report:
             weights = given["model"].state_dict()
             self.best_weights = {name: value.detach().clone() for name, value in weights.items()}
         self.reports.append(report.model_copy(update={"checkpoint_seconds": self._lap()}))
         self.finished.append(time.time())
         _log.info(
-            "epoch %d/%d done: trained %.1f s, evaluated %.1f s; validation accuracy %.4f",
+            "epoch %d/%d done: trained %.1f s, evaluated %.1f s; validation %s %s",
             *(report.epoch, self._num_epochs, report.train_seconds, evaluate_seconds),
-            validation["accuracy"],
+            *(main.title, main.shown(validation[main.name])),
         )
 
     def _lap(self) -> float:
@@ -321,10 +322,11 @@ def _scores(prediction: EvalPrediction, num_classes: int) -> dict[str, float]:
             "the logits are not finite: training diverged. Lower training.learning_rate, or set "
             "training.precision to fp32."
         )
-    scores = Scores(num_classes, torch.device("cpu"))
-    scores.add(torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids))
-    return scores.compute()
+    return _answers(prediction.predictions, prediction.label_ids).scores(num_classes)
 
 
-def _without_prefix(metrics: dict[str, float], prefix: str) -> dict[str, float]:
-    return {name: metrics[f"{prefix}_{name}"] for name in ("accuracy", "f1_macro", "loss")}
+def _answers(logits: Any, labels: Any) -> Answers:
+    """From [n, c] logits and [n] labels."""
+    labels = np.asarray(labels)
+    given = (torch.as_tensor(logits), torch.as_tensor(labels))
+    return Answers(labels, *(tensor.numpy() for tensor in answered(*given)))

@@ -5,15 +5,16 @@ before the end, so after a kill it starts over.
 """
 
 import time
+from typing import Any
 
 from afcore.cost import Usage, cost_usd
 from afcore.model.pretrained import load_tokenizer
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
-from afcore.results.report import EpochReport, RunReport, TotalsReport, pack_right
+from afcore.results.report import EpochReport, RunReport, TotalsReport
 from afcore.results.tracking import Tracker
-from afcore.runs.publish import described, publish_report, run_report
+from afcore.runs.publish import described, publish_report, run_report, scored_test
 from afcore.runs.records import best_epoch
 from afcore.runs.run import Run, check_lease
 from afcore.runs.spent import lost_seconds
@@ -57,6 +58,10 @@ def run_hf_trainer(
         recipe=RECIPES[run.config.mode],
     )
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
+    tested: dict[str, Any] = {}
+    classes = None
+    if fitted.test is not None:
+        tested, classes = scored_test(run, fitted.test, in_order=fitted.test_in_order)
     tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began
     report = run_report(
@@ -66,8 +71,9 @@ def run_hf_trainer(
         epochs=epochs,
         decisions=[],
         intervals=[],
-        totals=_totals(run, epochs, fitted, wall_seconds),
+        totals=_totals(run, epochs, fitted, wall_seconds, tested),
         notes=[],
+        test_classes=classes,
     )
     check_lease(run, attempt)
     for epoch, finished in zip(epochs, fitted.finished, strict=True):
@@ -86,8 +92,9 @@ def _totals(
     epochs: list[EpochReport],
     fitted: Fitted,
     wall_seconds: float,
+    tested: dict[str, Any],
 ) -> TotalsReport:
-    best = best_epoch(epochs)
+    best = best_epoch(epochs, run.config.training.score)
     return TotalsReport(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=0.0,
@@ -101,8 +108,7 @@ def _totals(
         cost_usd=_cost(run, wall_seconds),
         best_epoch=best.epoch,
         validation=best.validation,
-        test=fitted.test,
-        test_right=None if fitted.test_right is None else pack_right(fitted.test_right),
+        **({"test": None} | tested),
     )
 
 

@@ -10,11 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from afcore.planning.simulate import MODES, Simulation
-from afcore.results.report import CompareReport, RunReport
+from afcore.results.classes import frequent_confusions, worst_classes
+from afcore.results.report import ClassesReport, CompareReport, RunReport
+from afcore.tasks.main_score import MAIN_SCORES
 
 __all__ = [
     "Choice",
     "accuracy_cost_figure",
+    "confusion_figure",
     "epoch_time_figure",
     "freezing_figure",
     "pareto_figure",
@@ -32,6 +35,8 @@ _COLORS = {
     "hf_trainer_early": "#8fbcbb",
     "hf_trainer_lora": "#88c0d0",
 }
+_CONFUSION_CLASSES = 20
+_NAME_CHARACTERS = 24
 _TIME_PARTS = {
     "prefix_seconds": ("frozen prefix", "#88c0d0"),
     "suffix_seconds": ("suffix (trained)", "#5e81ac"),
@@ -98,7 +103,9 @@ def epoch_time_figure(report: RunReport) -> Figure:
 
 
 def accuracy_cost_figure(report: CompareReport) -> Figure:
-    """Test (else validation) accuracy against dollars and against seconds, a point a run."""
+    """Test (else validation) score against dollars and against seconds, a point a run."""
+    main = MAIN_SCORES[report.score]
+    factor, unit = (100, ", %") if main.in_percent else (1, "")
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, (field, label) in zip(
         figure.subplots(1, 2, sharey=True),
@@ -109,16 +116,59 @@ def accuracy_cost_figure(report: CompareReport) -> Figure:
             runs = [run for run in report.runs if run.mode == mode]
             axes.scatter(
                 [getattr(run.totals, field) for run in runs],
-                [100 * run.accuracy for run in runs],
+                [factor * run.main_score for run in runs],
                 label=mode,
                 color=_COLORS.get(mode),
                 s=60,
             )
-        axes.set(xlabel=label, ylabel="accuracy, %")
+        axes.set(xlabel=label, ylabel=f"{main.title}{unit}")
         axes.set_xlim(left=0)
         axes.margins(y=0.4)
         axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def confusion_figure(report: ClassesReport, name: str) -> Figure:
+    """The confusion matrix of the test set, in shares of each class's rows.
+
+    Of many classes, those that the most frequent confusions are between, and the worst ones.
+
+    Args:
+        report: of the classes.
+        name: of the run.
+    """
+    names = [one.name for one in report.classes]
+    title = f"What was taken for what: {name}"
+    if len(names) > _CONFUSION_CLASSES:
+        chosen: dict[str, None] = {}
+        for true, answer, _ in frequent_confusions(report, _CONFUSION_CLASSES // 2):
+            chosen |= {true: None, answer: None}
+        chosen |= {one.name: None for one in worst_classes(report, _CONFUSION_CLASSES)}
+        shown = set(list(chosen)[:_CONFUSION_CLASSES])
+        title += f"\n{len(shown)} of {len(names)} classes: the most confused and the worst"
+        names = [one for one in names if one in shown]
+    counts = np.array(
+        [[report.confusion.get(true, {}).get(answer, 0) for answer in names] for true in names]
+    )
+    support = {one.name: one.support for one in report.classes}
+    rows = np.array([support[one] for one in names])
+    shares = counts / np.maximum(rows, 1)[:, None]
+    side = 3.0 + 0.42 * len(names)
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            color = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=8)
+    short = [_shortened(one) for one in names]
+    axes.set_xticks(range(len(names)), short, rotation=45, ha="right", parse_math=False)
+    labels = [f"{one} ({count})" for one, count in zip(short, rows, strict=True)]
+    axes.set_yticks(range(len(names)), labels, parse_math=False)
+    axes.set(xlabel="predicted class", ylabel="true class (rows)")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="share of the class's rows", shrink=0.8)
     return figure
 
 
@@ -207,6 +257,12 @@ def simulation_figure(simulations: Sequence[Simulation]) -> Figure:
         axes.grid(alpha=0.3, which="both")
     panels[0].legend()
     return figure
+
+
+def _shortened(name: str) -> str:
+    """In the middle: names of classes often begin alike."""
+    half = _NAME_CHARACTERS // 2
+    return name if len(name) <= 2 * half else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _limits(eta: np.ndarray) -> tuple[float, float]:

@@ -1,19 +1,22 @@
 """Is a difference more than noise? Runs with the same seed are pairs. No I/O.
 
 Two runs of a seed share the head they begin with, so what one seed adds to both cancels in their
-difference, and fewer seeds tell as much as more that are not paired.
+difference, and fewer seeds tell as much as more that are not paired. The same test rows are pairs
+too.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import stdtrit
 
-__all__ = ["CONFIDENCE", "PairedDifference", "paired_difference"]
+__all__ = ["CONFIDENCE", "PairedDifference", "bootstrap_difference", "paired_difference"]
 
 CONFIDENCE = 0.95
+_RESAMPLES = 999
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,45 @@ def paired_difference(
     error = float(differences.std(ddof=1)) / math.sqrt(num_pairs)
     half = float(stdtrit(num_pairs - 1, (1 + confidence) / 2)) * error
     return PairedDifference(mean, mean - half, mean + half, num_pairs)
+
+
+def bootstrap_difference(
+    score: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
+    labels: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    baseline: npt.NDArray[np.int64],
+    confidence: float = CONFIDENCE,
+) -> PairedDifference:
+    """Percentile bootstrap of a score that is no mean over rows; both are scored on the same rows.
+
+    The samples are always the same ones, so the same answers give the same interval.
+
+    Args:
+        score: of labels and answers, [n] both.
+        labels: [n].
+        predicted: [n], answers.
+        baseline: [n], those of the baseline.
+        confidence: of the two-sided interval, above 0 and below 1.
+    """
+
+    def difference(rows: npt.NDArray[np.int64]) -> float:
+        of_rows = labels[rows]
+        return score(of_rows, predicted[rows]) - score(of_rows, baseline[rows])
+
+    rows = np.arange(len(labels))
+    mean = difference(rows)
+    if len(rows) == 1:
+        return PairedDifference(mean, -math.inf, math.inf, 1)
+    from scipy.stats import bootstrap  # takes a second, and is needed here alone
+
+    found = bootstrap(
+        (rows,),
+        difference,
+        vectorized=False,
+        n_resamples=_RESAMPLES,
+        batch=1,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return PairedDifference(mean, float(found.low), float(found.high), len(rows))

@@ -8,7 +8,7 @@ that froze, a replay ends where it would need a block that had been frozen there
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from afcore.freezing.gradient_norm import relative_change
 from afcore.freezing.guarded import coherence
 from afcore.freezing.policy import PER_BLOCK, FreezePolicy, IntervalStatistics
 from afcore.results.report import IntervalReport, RunReport
+from afcore.tasks.main_score import remaining_errors
 
 __all__ = ["EtaNoise", "Replay", "ReplayedInterval", "eta_noise", "replay"]
 
@@ -100,9 +101,11 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
                 "freezing.policy=none to replay to the end.",
             )
         known = interval.epoch - (interval.step < last_steps[interval.epoch])
-        validation_losses = tuple(epoch.validation["loss"] for epoch in report.epochs[:known])
-        statistics = _statistics(
-            interval, len(report.epochs), total_steps, state.boundary, validation_losses
+        validations = [epoch.validation for epoch in report.epochs[:known]]
+        statistics = replace(
+            _statistics(interval, len(report.epochs), total_steps, state.boundary),
+            validation_losses=tuple(scores["loss"] for scores in validations),
+            validation_errors=remaining_errors(report.score, validations),
         )
         coherences = coherence(statistics)
         ends_epoch = interval.step == last_steps[interval.epoch]
@@ -159,9 +162,8 @@ def _statistics(
     num_epochs: int,
     total_steps: int,
     boundary: int,
-    validation_losses: tuple[float, ...],
 ) -> IntervalStatistics:
-    """As the policy would have seen them: nothing of blocks that it has frozen."""
+    """As the policy would have seen them, but for validation: nothing of what it has frozen."""
     per_block = {
         name: tuple(
             0.0 if block < boundary else value
@@ -180,7 +182,7 @@ def _statistics(
         ends_cycle=interval.ends_cycle,
         train_loss=interval.train_loss,
         train_loss_error=interval.train_loss_error,
-        validation_losses=validation_losses,
+        validation_losses=(),
         chance_loss=interval.chance_loss,
     )
 

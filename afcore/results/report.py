@@ -6,28 +6,27 @@ steps from 1. ``null`` stands for what does not exist, and for an infinite or un
 
 import base64
 import math
-import statistics
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from afcore.results.paired import PairedDifference, paired_difference
-
 __all__ = [
+    "ClassReport",
+    "ClassesReport",
     "CompareReport",
     "DataReport",
     "DecisionReport",
     "DifferenceReport",
     "EpochReport",
     "IntervalReport",
+    "RowsReport",
     "RunReport",
     "TotalsReport",
-    "compare_report",
+    "pack_array",
     "pack_right",
-    "paired_runs",
-    "row_difference",
+    "unpack_array",
     "unpack_right",
 ]
 
@@ -169,6 +168,47 @@ class EpochReport(_Report):
         )
 
 
+class ClassReport(_Report):
+    """One class on the test set."""
+
+    name: str
+    precision: FiniteOrNone = Field(
+        description="share of right answers among those that named it; null where none did"
+    )
+    recall: FiniteOrNone = Field(
+        description="share of its rows that were answered right; null where it has none"
+    )
+    f1: FiniteOrNone = Field(
+        description="harmonic mean of both; null where no row and no answer is of it, and such a "
+        "class is not in `f1_macro`"
+    )
+    support: int = Field(description="its rows")
+    predicted: int = Field(description="answers that named it")
+
+
+class ClassesReport(_Report):
+    """The test set class by class."""
+
+    classes: list[ClassReport] = Field(description="in the order of the model's outputs")
+    confusion: dict[str, dict[str, int]] = Field(
+        description="rows by their class, then by the class that was answered; what is 0 is left "
+        "out"
+    )
+    figure: str = Field(description="artifact of the MLflow run with a picture of it")
+
+
+class RowsReport(_Report):
+    """What the main score is made from, by test row in their order, to pair runs by.
+
+    Arrays as base64, behind their type in NumPy's short form. Only those that the score needs;
+    accuracy needs no more than `test_right`.
+    """
+
+    labels: str | None = Field(None, description="place of the row's class among the classes")
+    predicted: str | None = Field(None, description="of the class that was answered")
+    losses: str | None = Field(None, description="cross-entropy")
+
+
 class TotalsReport(_Report):
     """The whole run. ``worker_seconds`` and ``wall_seconds`` count lost attempts too."""
 
@@ -196,6 +236,9 @@ class TotalsReport(_Report):
         description="whether its answer was right, a bit a test row in their order, as base64; "
         "runs on the same rows are compared by it",
     )
+    test_rows: RowsReport | None = Field(
+        None, description="where `score` is not accuracy: what such runs are compared by"
+    )
 
 
 class RunReport(_Report):
@@ -217,6 +260,13 @@ class RunReport(_Report):
     totals: TotalsReport
     mlflow_run_id: str
     notes: list[str] = Field(description="what a reader should know, e.g. why nothing was cached")
+    score: str = Field(
+        "accuracy",
+        description="the main score, which chose the best epoch: `training.score`",
+    )
+    test_classes: ClassesReport | None = Field(
+        None, description="class by class; null without a test set"
+    )
     happened: str = Field(
         "", description="in a sentence: what was frozen and read, and why training ended"
     )
@@ -231,19 +281,31 @@ class RunReport(_Report):
         """On test data; where there is none, on validation."""
         return (self.totals.test or self.totals.validation)["accuracy"]
 
+    @property
+    def main_score(self) -> float:
+        """The one of ``score``, on test data; where there is none, on validation."""
+        return (self.totals.test or self.totals.validation)[self.score]
+
 
 class DifferenceReport(_Report):
-    """A mode's accuracy minus that of ``full``, paired over seeds; with one seed, over test rows.
+    """A mode's main score minus ``full``'s, paired over seeds; with one seed, over test rows.
 
     Over rows the interval is that of these two models on other rows like those. What another seed
     would have given it does not know.
     """
 
-    mean: float = Field(description="over the pairs, in accuracy (0.01 is one point)")
-    low: float = Field(description="lower end of the 95 % interval (Student's t)")
+    mean: float = Field(
+        description="over the pairs, in the unit of the score (0.01 is one point of accuracy)"
+    )
+    low: float = Field(description="lower end of the 95 % interval")
     high: float = Field(description="upper end")
     num_seeds: int = Field(description="pairs of runs; 1: the interval is over test rows")
     within_noise: bool = Field(description="the interval holds 0: no difference was shown")
+    method: Literal["t", "bootstrap"] = Field(
+        "t",
+        description="of the interval: Student's t over the pairs; over test rows and for a score "
+        "that is no mean over rows (`f1_macro`, `matthews`), percentiles of 999 bootstrap samples",
+    )
 
 
 class CompareReport(_Report):
@@ -257,34 +319,14 @@ class CompareReport(_Report):
     wall_speedup: dict[str, float] = Field(description="the same of wall seconds")
     difference: dict[str, DifferenceReport] = Field(
         default_factory=dict,
-        description="test (else validation) accuracy against full's",
+        description="test (else validation) score against full's",
     )
-
-
-def compare_report(runs: list[RunReport]) -> CompareReport:
-    """Put runs side by side; ratios are taken seed by seed, then their median."""
-    speedup, wall, difference = {}, {}, {}
-    for mode in dict.fromkeys(run.mode for run in runs):
-        pairs = paired_runs(runs, mode, "full")
-        if pairs:
-            speedup[mode] = statistics.median(f.paid_seconds / r.paid_seconds for r, f in pairs)
-            wall[mode] = statistics.median(
-                f.totals.wall_seconds / r.totals.wall_seconds for r, f in pairs
-            )
-        found = _difference(pairs) if pairs and mode != "full" else None
-        if found is not None:
-            difference[mode] = found
-    return CompareReport(
-        schema=1, runs=runs, speedup=speedup, wall_speedup=wall, difference=difference
+    score: str = Field("accuracy", description="the main score, by which runs are compared")
+    best_mode: str | None = Field(
+        None,
+        description="the mode with the best mean of it over seeds, on test (else validation); "
+        "null for one mode alone",
     )
-
-
-def paired_runs(
-    runs: list[RunReport], mode: str, baseline: str
-) -> list[tuple[RunReport, RunReport]]:
-    """Runs of ``mode``, each with the run of mode ``baseline`` that has the same seed."""
-    of_seed = {run.seed: run for run in runs if run.mode == baseline}
-    return [(run, of_seed[run.seed]) for run in runs if run.mode == mode and run.seed in of_seed]
 
 
 def pack_right(right: npt.NDArray[np.bool_]) -> str:
@@ -299,28 +341,12 @@ def unpack_right(text: str) -> npt.NDArray[np.bool_]:
     return bits[: int(count)].astype(bool)
 
 
-def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
-    """Test accuracy minus that of ``other``, paired over test rows; None: not the same rows."""
-    if run.totals.test_right is None or other.totals.test_right is None:
-        return None
-    mine, theirs = unpack_right(run.totals.test_right), unpack_right(other.totals.test_right)
-    if len(mine) != len(theirs):
-        return None
-    return paired_difference(mine.astype(float).tolist(), theirs.astype(float).tolist())
+def pack_array(values: npt.NDArray[Any]) -> str:
+    """[n] numbers as text: their type in NumPy's short form, then their bytes as base64."""
+    return f"{values.dtype.str}:{base64.b64encode(values.tobytes()).decode()}"
 
 
-def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport | None:
-    found: PairedDifference | None
-    if len(pairs) == 1:
-        found = row_difference(*pairs[0])
-    else:
-        found = paired_difference([r.accuracy for r, _ in pairs], [f.accuracy for _, f in pairs])
-    if found is None:
-        return None
-    return DifferenceReport(
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        num_seeds=len(pairs),
-        within_noise=found.within_noise,
-    )
+def unpack_array(text: str) -> npt.NDArray[Any]:
+    """[n], what :func:`pack_array` was given."""
+    kind, _, packed = text.partition(":")
+    return np.frombuffer(base64.b64decode(packed), dtype=np.dtype(kind)).copy()

@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 
 from afcore.results.report import EpochReport
+from afcore.tasks.main_score import MAIN_SCORES
 
 __all__ = ["what_happened"]
 
 
-def what_happened(epochs: Sequence[EpochReport], num_blocks: int, num_planned: int) -> str:
+def what_happened(
+    epochs: Sequence[EpochReport], num_blocks: int, num_planned: int, score: str = "accuracy"
+) -> str:
     """One sentence without a full stop.
 
     Args:
         epochs: that were trained, at least one.
         num_blocks: L.
         num_planned: epochs that might have been trained.
+        score: the main one.
     """
-    return f"{_frozen(epochs, num_blocks)}; {_ended(epochs, num_planned)}"
+    return f"{_frozen(epochs, num_blocks)}; {_ended(epochs, num_planned, score)}"
 
 
 def _frozen(epochs: Sequence[EpochReport], num_blocks: int) -> str:
@@ -49,7 +53,7 @@ def _blocks(boundary: int, num_blocks: int) -> str:
     return f"blocks 0-{boundary - 1} of {num_blocks} were"
 
 
-def _ended(epochs: Sequence[EpochReport], num_planned: int) -> str:
+def _ended(epochs: Sequence[EpochReport], num_planned: int, score: str) -> str:
     done = len(epochs)
     if done >= num_planned:
         return f"all {num_planned} epochs were trained" if num_planned > 1 else "one epoch was"
@@ -62,4 +66,11 @@ def _ended(epochs: Sequence[EpochReport], num_planned: int) -> str:
             if fell > 0
             else ": the validation loss no longer fell"
         )
+        main = MAIN_SCORES[score]
+        if main.stops:
+            values = [epoch.validation[main.name] for epoch in epochs]
+            change += (
+                f", and {main.title} was {main.shown(values[-1])} after at most "
+                f"{main.shown(max(values[:-1]))}"
+            )
     return f"stopped after epoch {done} of {num_planned}{change}"

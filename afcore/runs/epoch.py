@@ -251,7 +251,8 @@ class _Epoch:
             compute=run.compute,
             policy=state.policy,
             intervals_per_epoch=config.freezing.intervals_per_epoch,
-            validation_losses=_validation_losses(run, self._epoch),
+            validations=_validations(run, self._epoch),
+            score=config.training.score,
             solve_head=len(run.record.label_names) if self._solves_head else None,
             validate=partial(self._evaluate, state.training.split, plan.read_from),
             max_grad_norm=config.training.max_grad_norm,
@@ -371,16 +372,16 @@ class _Epoch:
             held.open(
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
-        return evaluate(
+        answers = evaluate(
             split,
             validation,
-            num_classes=len(self._run.record.label_names),
             pad_token_id=self._run.record.pad_token_id,
             compute=self._run.compute,
             group=group,
             boundary=boundary,
             held=held,
         )
+        return answers.scores(len(self._run.record.label_names))
 
     def _complete(
         self, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
@@ -421,10 +422,9 @@ class _Epoch:
         self._run.storage.put(key, record.model_dump_json().encode())
 
 
-def _validation_losses(run: Run, epoch: int) -> tuple[float, ...]:
-    """Of the epochs before ``epoch``."""
-    records = epoch_records(run, epoch - 1)
-    return tuple(record.report.validation["loss"] for record in records)
+def _validations(run: Run, epoch: int) -> tuple[dict[str, float], ...]:
+    """Scores of the epochs before ``epoch``."""
+    return tuple(record.report.validation for record in epoch_records(run, epoch - 1))
 
 
 def _order(
@@ -453,7 +453,8 @@ def _order(
 
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
-    best = best_epoch([record.report for record in epoch_records(run, epoch)])
+    reports = [record.report for record in epoch_records(run, epoch)]
+    best = best_epoch(reports, run.config.training.score)
     kept = [
         read_record(run.storage, run.epoch_key(e, "checkpoint"), CheckpointRecord)
         for e in {best.epoch, epoch}

@@ -9,6 +9,7 @@ from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.records import EpochPlan, NextEpoch
 from afcore.runs.run import Run
+from afcore.tasks.main_score import MAIN_SCORES
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["epoch_cost", "predictions", "show_epoch"]
@@ -60,13 +61,14 @@ def epoch_cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
 
 def show_epoch(run: Run, report: EpochReport) -> None:
     """An epoch that is done, as a line in the log."""
+    main = MAIN_SCORES[run.config.training.score]
     _log.info(
         "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
         "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "
-        "validation accuracy %.4f",
+        "validation %s %s",
         *(report.epoch, run.config.training.num_epochs, report.read_from),
         *(report.boundary_start, report.boundary_end, report.train_seconds),
         *(report.checkpoint_seconds, report.materialize_seconds, report.evaluate_seconds),
         *(report.activation_bytes_written / 1e6, report.activation_bytes_read / 1e6),
-        report.validation["accuracy"],
+        *(main.title, main.shown(report.validation[main.name])),
     )

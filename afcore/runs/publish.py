@@ -10,19 +10,38 @@ from afcore.data.prepare import PreparedData
 from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import load_tokenizer
 from afcore.model_settings import MODEL_MARK, ModelSettings
-from afcore.results.figures import epoch_time_figure, freezing_figure
-from afcore.results.report import DataReport, EpochReport, RunReport, TotalsReport, pack_right
+from afcore.results.classes import classes_report
+from afcore.results.figures import confusion_figure, epoch_time_figure, freezing_figure
+from afcore.results.report import (
+    ClassesReport,
+    DataReport,
+    EpochReport,
+    RowsReport,
+    RunReport,
+    TotalsReport,
+    pack_array,
+    pack_right,
+)
 from afcore.results.story import what_happened
 from afcore.results.tracking import Tracker
 from afcore.runs.decide import profile_seconds
+from afcore.runs.imbalance import score_warnings
 from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.runs.run import Run, find_run, read_record
 from afcore.runs.spent import cost_outside, lost_seconds
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from afcore.tasks.text_classification import Answers
 from afcore.training.evaluate import evaluate
 
-__all__ = ["described", "finished_report", "publish", "publish_report", "run_report"]
+__all__ = [
+    "described",
+    "finished_report",
+    "publish",
+    "publish_report",
+    "run_report",
+    "scored_test",
+]
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
@@ -45,10 +64,10 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     began = time.perf_counter()
     records, checkpoints = _epoch_records(run)
     epochs = [record.report for record in records]
-    best = best_epoch(epochs)
+    best = best_epoch(epochs, run.config.training.score)
     split, _ = load_checkpoint(run, best.epoch)
     data = run.data()
-    tested = _test(run, data, split)
+    tested, classes = _test(run, data, split)
     tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
     tracker.log_model(mlflow_run_id, described(run, split.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began
@@ -61,7 +80,13 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
         totals=_totals(run, records, checkpoints, best, wall_seconds, tested),
         notes=_notes(run, checkpoints, epochs),
-        happened=what_happened(epochs, run.record.num_blocks, run.config.training.num_epochs),
+        happened=what_happened(
+            epochs,
+            run.record.num_blocks,
+            run.config.training.num_epochs,
+            run.config.training.score,
+        ),
+        test_classes=classes,
     )
     publish_report(run, tracker, report, records[-1].finished)
     return report
@@ -95,6 +120,9 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: floa
     mlflow_run_id = report.mlflow_run_id
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
     tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
+    if report.test_classes is not None:
+        figure = confusion_figure(report.test_classes, f"{report.mode}, seed {report.seed}")
+        tracker.log_figure(mlflow_run_id, figure, report.test_classes.figure)
     tracker.log_report(mlflow_run_id, report, finished)
     # Before the record, after which nobody comes here again.
     tracker.finish(mlflow_run_id)
@@ -103,8 +131,11 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: floa
     )
 
 
-def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any) -> RunReport:
+def run_report(
+    run: Run, data: PreparedData, mlflow_run_id: str, notes: list[str], **measured: Any
+) -> RunReport:
     """The report of a finished run: what the run is, and ``measured``, the other fields."""
+    score = run.config.training.score
     return RunReport(
         schema=1,
         run_id=run.record.run_id,
@@ -121,26 +152,61 @@ def run_report(run: Run, data: PreparedData, mlflow_run_id: str, **measured: Any
             test_examples=len(data.test) if data.test is not None else 0,
         ),
         mlflow_run_id=mlflow_run_id,
+        score=score,
+        notes=[*score_warnings(data.validation.labels, data.label_names, score), *notes],
         **measured,
     )
 
 
-def _test(run: Run, data: PreparedData, split: SplitModel) -> dict[str, Any]:
-    """Of the totals, what the one test gives."""
+def scored_test(
+    run: Run, answers: Answers, *, in_order: bool = True
+) -> tuple[dict[str, Any], ClassesReport]:
+    """What the answers on the test split give.
+
+    Args:
+        run: that was tested.
+        answers: of the best epoch's model.
+        in_order: whether they are in the order of the rows; else they are paired with no others.
+
+    Returns:
+        Of the totals, the scores and what other runs are paired by; and the classes.
+    """
+    names = run.record.label_names
+    kinds = {
+        "loss": ("losses",),
+        "f1_macro": ("labels", "predicted"),
+        "matthews": ("labels", "predicted"),
+    }.get(run.config.training.score, ())
+    small = np.min_scalar_type(len(names) - 1)
+    arrays = {kind: getattr(answers, kind) for kind in kinds}
+    packed = {
+        kind: pack_array(values if kind == "losses" else values.astype(small))
+        for kind, values in arrays.items()
+    }
+    totals = {
+        "test": answers.scores(len(names)),
+        "test_right": pack_right(answers.right) if in_order else None,
+        "test_rows": RowsReport(**packed) if packed and in_order else None,
+    }
+    return totals, classes_report(answers.labels, answers.predicted, names)
+
+
+def _test(
+    run: Run, data: PreparedData, split: SplitModel
+) -> tuple[dict[str, Any], ClassesReport | None]:
+    """What the one test gives: of the totals, and the classes."""
     if data.test is None:
-        return {}
+        return {}, None
     clock = time.perf_counter()
-    right = np.zeros(len(data.test), dtype=bool)
-    scores = evaluate(
+    answers = evaluate(
         split,
         data.test,
-        num_classes=len(run.record.label_names),
         pad_token_id=run.record.pad_token_id,
         compute=run.compute,
-        right=right,
     )
     seconds = time.perf_counter() - clock
-    return {"test": scores, "test_right": pack_right(right), "test_seconds": seconds}
+    totals, classes = scored_test(run, answers)
+    return {**totals, "test_seconds": seconds}, classes
 
 
 def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:

@@ -9,6 +9,7 @@ from afcore.freezing.policy import PER_BLOCK, FreezeState
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.results.report import DecisionReport, EpochReport, IntervalReport
+from afcore.tasks.main_score import MAIN_SCORES
 from afcore.training.trained import StepLog, TrainedEpoch
 
 __all__ = [
@@ -147,14 +148,17 @@ class LostTries(_Record):
     tries: list[LostTry]
 
 
-def best_epoch(reports: list[EpochReport]) -> EpochReport:
-    """The epoch with the best validation accuracy; among equals the one with the least loss.
+def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
+    """The epoch with the best ``score`` on validation; among equals the one with the least loss.
+
+    One whose score or loss is no number is the last to be taken.
 
     Within a cycle the learning rate is still high, and the model not what it will be at its end: so
     where a cycle has ended, only such ends count.
     """
     candidates = [report for report in reports if report.candidate] or reports
-    return max(candidates, key=lambda r: (r.validation["accuracy"], -r.validation["loss"]))
+    main, loss = MAIN_SCORES[score], MAIN_SCORES["loss"]
+    return max(candidates, key=lambda r: (main.quality(r.validation), loss.quality(r.validation)))
 
 
 def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:

@@ -55,6 +55,7 @@ from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
 from afcore.runs.fit import check_fit, check_length
+from afcore.runs.imbalance import score_warnings
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
@@ -200,6 +201,8 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         check_compiler(compute.device)
     tokenizer = load_tokenizer(config.model.name)
     data = prepare(storage, tokenizer, **config.data.model_dump(exclude={"batching"}))
+    for warning in score_warnings(data.validation.labels, data.label_names, config.training.score):
+        _log.warning("%s.", warning)
     model = _load_model(config, data, tokenizer)
     check_length(config.data.max_length, config.model.name, model, tokenizer)
     check_fit(config.model.name, model, tokenizer, data)

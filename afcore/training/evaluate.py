@@ -1,4 +1,4 @@
-"""Score a model on a split: the whole model, in eval mode, in length-sorted batches.
+"""Ask a model about a split: the whole model, in eval mode, in length-sorted batches.
 
 What the frozen prefix puts out is computed in the first evaluation that it is held for, and found
 in the next ones.
@@ -16,7 +16,7 @@ from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.model.blocks import SplitModel
-from afcore.tasks.text_classification import Scores, collate
+from afcore.tasks.text_classification import Answers, answered, collate
 from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["evaluate"]
@@ -29,33 +29,32 @@ def evaluate(
     split: SplitModel,
     examples: Examples,
     *,
-    num_classes: int,
     pad_token_id: int,
     compute: Compute,
     group: WorkerGroup = ALONE,
     boundary: int = 0,
     held: HeldBatches | None = None,
-    right: npt.NDArray[np.bool_] | None = None,
-) -> dict[str, float]:
-    """Accuracy, macro F1 and loss of the whole model, over the examples of all workers together.
+) -> Answers:
+    """What the whole model answers on all examples; every worker gets the answers of all.
 
-    Each worker scores a part of every batch. Leaves the model in eval mode.
+    Each worker computes a part of every batch. Leaves the model in eval mode.
 
     Args:
         split: the model.
         examples: to score it on.
-        num_classes: c.
         pad_token_id: of the tokenizer.
         compute: device and precision.
         group: the workers, each of which calls this.
         boundary: the blocks below it are those that ``held`` is open for; 0 without it.
         held: what they put out for these examples, as far as it is held; None: run them.
-        right: [n], filled by example id with whether the answer was right, as far as this worker
-            scored it.
+
+    Returns:
+        By example id.
     """
     split.model.eval()
     done, shown = 0, time.monotonic()
-    scores = Scores(num_classes, compute.device)
+    ids_done: list[npt.NDArray[np.int64]] = []
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []  # on the device, which is not waited for
     with torch.no_grad(), compute.autocast():
         for number, together in enumerate(inference_batches(examples.lengths)):
             ids = together[group.rank :: group.count]
@@ -67,12 +66,29 @@ def evaluate(
                 hidden = split.hidden(batch, boundary)
                 held.put(number, hidden)
             logits = split.logits(batch, boundary, hidden)
-            scores.add(logits, labels)
-            if right is not None:
-                right[ids] = (logits.argmax(-1) == labels).cpu().numpy()
+            ids_done.append(ids)
+            found.append(answered(logits, labels))
             done += len(together)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 _log.info("evaluated %d of %d examples", done, len(examples))
-    group.wait()  # torchmetrics adds up what the workers have, without patience
-    return scores.compute()
+    return _of_all_workers(group, examples.labels, ids_done, found)
+
+
+def _of_all_workers(
+    group: WorkerGroup,
+    labels: npt.NDArray[np.int64],
+    ids_done: list[npt.NDArray[np.int64]],
+    found: list[tuple[torch.Tensor, torch.Tensor]],
+) -> Answers:
+    """Put what each worker found where it belongs; scores are then of the whole split."""
+    mine = None
+    if ids_done:  # a split may have fewer examples than there are workers
+        predicted, losses = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
+        mine = np.concatenate(ids_done), predicted, losses
+    answers = Answers(labels, np.zeros_like(labels), np.zeros(len(labels), dtype=np.float32))
+    for part in group.gather(mine):
+        if part is not None:
+            ids, predicted, losses = part
+            answers.predicted[ids], answers.losses[ids] = predicted, losses
+    return answers

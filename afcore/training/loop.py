@@ -27,6 +27,7 @@ from afcore.feed import HiddenFeed
 from afcore.freezing.policy import FreezePolicy, IntervalStatistics
 from afcore.freezing.settling import has_settled
 from afcore.model.compile import Backend
+from afcore.tasks.main_score import remaining_errors
 from afcore.tasks.text_classification import chance_loss
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.group import ALONE, WorkerGroup
@@ -64,7 +65,8 @@ def train_epoch(
     compute: Compute,
     policy: FreezePolicy | None,
     intervals_per_epoch: int,
-    validation_losses: tuple[float, ...] = (),
+    validations: tuple[dict[str, float], ...] = (),
+    score: str = "accuracy",
     validate: Callable[[], dict[str, float]] | None = None,
     max_grad_norm: float,
     hidden_dtype: HiddenDtype,
@@ -91,8 +93,9 @@ def train_epoch(
         compute: device and precision.
         policy: decides at the end of each interval; None keeps no statistics.
         intervals_per_epoch: decisions per epoch.
-        validation_losses: of the epochs before this one, for the policy.
-        validate: called after the last step; its ``loss`` is the policy's for the last decision.
+        validations: scores of the epochs before this one, for the policy.
+        score: the main one, which may have a say in when training has settled.
+        validate: called after the last step; its scores are the policy's for the last decision.
         max_grad_norm: clipping; 0 for none.
         hidden_dtype: hidden states at the boundary are rounded to it.
         read_boundary: boundary of the feed's set, at most the state's; 0 for tokens.
@@ -124,7 +127,7 @@ def train_epoch(
         done=done or TrainedEpoch(),
     )
     decide = partial(
-        _decide, loop.done, state, epoch, schedule, chance_loss(examples.labels), group
+        _decide, loop.done, state, epoch, schedule, chance_loss(examples.labels), group, score
     )
     adds_up = policy is not None and policy.keeps_statistics
     ends = interval_ends(len(batches), intervals_per_epoch if adds_up else 1)
@@ -152,7 +155,7 @@ def train_epoch(
         if number in ends:
             _check_finite(norms)
         if policy is not None and number in ends and number < len(batches):
-            decide(sums, policy, validation_losses)
+            decide(sums, policy, validations)
             begin, end = interval_around(ends, number)
             sums.begin(end - begin)
             if state.freeze.boundary != boundary:
@@ -176,12 +179,14 @@ def train_epoch(
         clock = time.perf_counter()
         done.validation = validate()
         done.evaluate_seconds = time.perf_counter() - clock
-        validation_losses = (*validation_losses, done.validation["loss"])
+        validations = (*validations, done.validation)
     if policy is not None:
-        decide(sums, policy, validation_losses)
+        decide(sums, policy, validations)
         loop.drop_frozen()
-    if (policy is None or not policy.stops) and schedule.ends_cycle(epoch) and validation_losses:
-        state.freeze = replace(state.freeze, settled=has_settled(validation_losses))
+    if (policy is None or not policy.stops) and schedule.ends_cycle(epoch) and validations:
+        losses_seen = [scores["loss"] for scores in validations]
+        settled = has_settled(losses_seen, errors=remaining_errors(score, validations))
+        state.freeze = replace(state.freeze, settled=settled)
     return done
 
 
@@ -230,9 +235,10 @@ def _decide(
     schedule: Schedule,
     chance: float,
     group: WorkerGroup,
+    score: str,
     sums: GradientSums,
     policy: FreezePolicy,
-    validation_losses: tuple[float, ...],
+    validations: tuple[dict[str, float], ...],
 ) -> None:
     steps = done.steps[-sums.num_steps :] if policy.keeps_statistics else done.steps
     losses = [step.loss for step in steps]
@@ -249,8 +255,9 @@ def _decide(
         train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
         if len(losses) > 1
         else 0.0,
-        validation_losses=validation_losses,
+        validation_losses=tuple(scores["loss"] for scores in validations),
         chance_loss=chance,
+        validation_errors=remaining_errors(score, validations),
     )
     before, decision = state.freeze.boundary, None
     if before < state.split.num_blocks - 1 or not policy.keeps_statistics:

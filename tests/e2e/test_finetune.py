@@ -85,7 +85,16 @@ def _check_tracked(config: Config, report: RunReport) -> None:
     assert {a.path for a in client.list_artifacts(run.info.run_id, "figures")} == {
         "figures/freezing.png",
         "figures/epoch_time.png",
+        "figures/confusion.png",
     }
+    assert report.test_classes is not None
+    assert report.test_classes.figure == "figures/confusion.png"
+    assert sum(one.support for one in report.test_classes.classes) == report.data.test_examples
+    mean = np.mean([one.f1 for one in report.test_classes.classes])
+    assert report.totals.test["f1_macro"] == pytest.approx(mean, abs=1e-6)
+    # The scores of the split, not a metric for each class.
+    tested = {name for name in run.data.metrics if name.startswith("test/")}
+    assert tested == {"test/accuracy", "test/f1_macro", "test/matthews", "test/loss"}
     logged = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report.json"))
     assert RunReport.model_validate(logged) == report
     mlflow.set_tracking_uri(config.tracking.uri)

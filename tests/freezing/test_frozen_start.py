@@ -64,6 +64,13 @@ def test_training_settles_at_the_end_of_a_cycle_that_gained_little(
     assert (state.boundary, decision.boundary_after) == (3, 3)
 
 
+def test_a_main_score_that_gains_keeps_training_going() -> None:
+    policy = FrozenStart()
+    for errors, settled in (((0.5, 0.48), True), ((0.5, 0.4), False)):
+        statistics = replace(after([1.0, 0.95]), validation_errors=errors)
+        assert policy.decide(policy.begin(6), statistics)[0].settled is settled
+
+
 def test_a_model_that_has_not_begun_to_learn_is_thawed_and_goes_on() -> None:
     policy = FrozenStart(tolerance=2.0)
     state, decision = policy.decide(policy.begin(6), after([1.95, 1.94]))

@@ -116,17 +116,17 @@ def test_the_best_epoch_is_tested_and_handed_back(tiny_tokenizer: Any) -> None:
     fitted = fit_tiny(
         tiny_tokenizer, data, epochs=4, learning_rate=2e-2, schedule="constant", seed=3
     )
-    best = best_epoch(fitted.epochs)
+    best = best_epoch(fitted.epochs, "accuracy")
     ours = {
-        name: evaluate(
-            SplitModel(fitted.model), split, num_classes=3, pad_token_id=0, compute=CPU_FP32
-        )
+        name: evaluate(SplitModel(fitted.model), split, pad_token_id=0, compute=CPU_FP32).scores(3)
         for name, split in (("validation", data.validation), ("test", test))
     }
 
     assert best.epoch < 4, "choose a seed whose best epoch is not the last"
     assert ours["validation"] == pytest.approx(best.validation, abs=1e-5)
-    assert ours["test"] == pytest.approx(fitted.test, abs=1e-5)
+    assert fitted.test is not None
+    assert fitted.test_in_order
+    assert ours["test"] == pytest.approx(fitted.test.scores(3), abs=1e-5)
     assert [epoch.epoch for epoch in fitted.epochs] == [1, 2, 3, 4]
     for epoch in fitted.epochs:
         assert epoch.train_seconds > 0
@@ -147,6 +147,21 @@ def test_it_stops_after_an_epoch_without_a_lower_validation_loss(tiny_tokenizer:
     assert len(fitted.finished) == first + 1
 
 
+def test_by_macro_f1_it_stops_after_an_epoch_without_a_better_one(tiny_tokenizer: Any) -> None:
+    settings = {"epochs": 5, "learning_rate": 5e-3, "schedule": "constant", "seed": 8}
+    settings |= {"score": "f1_macro"}
+    whole = fit_tiny(tiny_tokenizer, **settings)
+    fitted = fit_tiny(tiny_tokenizer, early_stopping_patience=1, **settings)
+    scores, losses = (
+        [epoch.validation[name] for epoch in whole.epochs] for name in ("f1_macro", "loss")
+    )
+    first = next(n for n in range(1, 5) if scores[n] <= max(scores[:n]))
+    by_loss = next(n for n in range(1, 5) if losses[n] >= min(losses[:n]))
+
+    assert first != by_loss, "choose a seed where the loss would stop it elsewhere"
+    assert [epoch.validation["f1_macro"] for epoch in fitted.epochs] == scores[: first + 1]
+
+
 def test_lora_trains_additions_and_the_head_and_ends_as_a_plain_model(tiny_tokenizer: Any) -> None:
     before, test = make_split(dropout=0.0).model, make_examples(30)
     data = PreparedData("digest", DATA.label_names, DATA.train, DATA.validation, test)
@@ -164,8 +179,9 @@ def test_lora_trains_additions_and_the_head_and_ends_as_a_plain_model(tiny_token
     addition = addition - before.bert.encoder.layer[0].intermediate.dense.weight
     assert torch.linalg.matrix_rank(addition, atol=1e-6) == 2
     assert all(p.requires_grad for p in fitted.model.parameters())
-    ours = evaluate(SplitModel(fitted.model), test, num_classes=3, pad_token_id=0, compute=CPU_FP32)
-    assert ours == pytest.approx(fitted.test, abs=1e-5)
+    ours = evaluate(SplitModel(fitted.model), test, pad_token_id=0, compute=CPU_FP32)
+    assert fitted.test is not None
+    assert ours.scores(3) == pytest.approx(fitted.test.scores(3), abs=1e-5)
 
 
 def test_lora_is_decided_by_the_seed(tiny_tokenizer: Any) -> None:

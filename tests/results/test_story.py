@@ -55,3 +55,16 @@ def epochs(*rows: tuple[int, int, str, float]) -> list[EpochReport]:
 )
 def test_in_a_sentence(rows: list[Any], planned: int, expected: str) -> None:
     assert what_happened(epochs(*rows), 6, planned) == expected
+
+
+def test_a_score_that_may_stop_is_in_the_sentence() -> None:
+    trained = [
+        epoch.model_copy(update={"validation": {**epoch.validation, "f1_macro": score}})
+        for epoch, score in zip(
+            epochs((0, 0, "tokens", 1.0), (0, 0, "tokens", 1.1)), (0.6, 0.59), strict=True
+        )
+    ]
+    assert what_happened(trained, 6, 4, "f1_macro") == (
+        "nothing was frozen; stopped after epoch 2 of 4: the validation loss no longer fell, and "
+        "macro-F1 was 59.00 % after at most 60.00 %"
+    )

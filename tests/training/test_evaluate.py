@@ -14,12 +14,11 @@ def scores(
     return evaluate(
         split,
         examples,
-        num_classes=3,
         pad_token_id=0,
         compute=CPU_FP32,
         boundary=boundary,
         held=held,
-    )
+    ).scores(3)
 
 
 def count_runs(split: SplitModel) -> list[int]:

@@ -7,6 +7,7 @@ import torch
 
 from afcore.errors import AutoFreezeError
 from afcore.freezing.gradient_norm import GradientNorm
+from afcore.freezing.policy import FreezePolicy
 from afcore.training.loop import interval_ends
 from tests.training_setup import (
     NUM_BLOCKS,
@@ -56,7 +57,7 @@ def test_the_last_decision_of_an_epoch_knows_its_validation_loss() -> None:
         return {"loss": 0.5, "accuracy": 0.25}
 
     (done,) = run_epochs(
-        state, examples, 1, scripted([1, 3]), validate=validate, validation_losses=(0.75,)
+        state, examples, 1, scripted([1, 3]), validate=validate, validations=({"loss": 0.75},)
     )
     assert evaluated == [len(done.steps)]
     assert done.validation == {"loss": 0.5, "accuracy": 0.25}
@@ -67,6 +68,28 @@ def test_the_last_decision_of_an_epoch_knows_its_validation_loss() -> None:
     assert not any(
         id(p) in left for part in frozen for p in state.split.part_parameters(part).values()
     )
+
+
+@pytest.mark.parametrize(("score", "settled"), [("accuracy", True), ("f1_macro", False)])
+@pytest.mark.parametrize("policy", [None, scripted([0, 0])])
+def test_the_main_score_has_a_say_in_when_training_has_settled(
+    policy: FreezePolicy | None, score: str, settled: bool
+) -> None:
+    state, before = make_state(make_split()), {"loss": 0.5, "accuracy": 0.9, "f1_macro": 0.5}
+    (done,) = run_epochs(
+        state,
+        make_examples(),
+        1,
+        policy,
+        validations=(before,),
+        validate=lambda: {"loss": 0.6, "accuracy": 0.9, "f1_macro": 0.6},
+        score=score,
+    )
+    assert state.freeze.settled is settled
+    if policy is not None:
+        seen = [interval.statistics.validation_errors for interval in done.intervals]
+        expected = [(0.5,), (0.5, pytest.approx(0.4))] if score == "f1_macro" else [(), ()]
+        assert seen == expected
 
 
 def test_an_epoch_that_is_stopped_is_not_evaluated() -> None:

@@ -1,0 +1,110 @@
+"""Scores of answers: values written out, those that are undefined, and those of several workers."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_matthews_corrcoef
+
+from afcore.tasks.main_score import MAIN_SCORES, remaining_errors
+from afcore.tasks.text_classification import Answers, matthews_correlation
+from afcore.training.evaluate import evaluate
+from afcore.training.group import WorkerGroup
+from tests.training_setup import CPU_FP32, make_examples, make_split
+
+
+def answers(confusion: list[list[int]]) -> Answers:
+    """Rows with these counts by their class (a line each) and the class answered."""
+    matrix = np.asarray(confusion)
+    labels, predicted = (
+        np.repeat(at.flatten(), matrix.flatten()) for at in np.indices(matrix.shape)
+    )
+    return Answers(labels, predicted, np.full(len(labels), 0.5, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("confusion", "accuracy", "f1_macro", "matthews"),
+    [
+        # 97 % of one class, and a model that answers nothing else. TorchMetrics says 0.551 here.
+        ([[97, 0], [3, 0]], 0.97, 0.492386, 0.0),
+        # One of three is found, for two false alarms: (97 tp tn - ...) by hand 0.312715.
+        ([[95, 2], [2, 1]], 0.96, 0.656357, 0.312715),
+        ([[93, 4], [0, 3]], 0.96, 0.789474, 0.641014),
+        ([[97, 0], [0, 3]], 1.0, 1.0, 1.0),
+        ([[0, 97], [3, 0]], 0.0, 0.0, -1.0),
+        # A split of one class only: all right, and some wrong.
+        ([[50, 0], [0, 0]], 1.0, 1.0, 0.0),
+        ([[45, 5], [0, 0]], 0.9, 0.473684, 0.0),
+        # The third class has neither rows nor answers: no part of the mean.
+        ([[8, 2, 0], [1, 9, 0], [0, 0, 0]], 0.85, 0.849624, 0.703526),
+        # It has answers and no rows: a part of the mean, with 0.
+        ([[8, 1, 1], [1, 9, 0], [0, 0, 0]], 0.85, 0.580702, 0.718370),
+    ],
+)
+def test_values(
+    confusion: list[list[int]], accuracy: float, f1_macro: float, matthews: float
+) -> None:
+    scores = answers(confusion).scores(len(confusion))
+    expected = {"accuracy": accuracy, "f1_macro": f1_macro, "matthews": matthews, "loss": 0.5}
+    assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_matthews_of_many_classes_is_that_of_torchmetrics() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 500)
+    predicted = np.where(rng.random(500) < 0.6, labels, rng.integers(0, 7, 500))
+    theirs = multiclass_matthews_corrcoef(torch.tensor(predicted), torch.tensor(labels), 7)
+    assert 0.5 < float(theirs) < 0.8
+    assert matthews_correlation(labels, predicted) == pytest.approx(float(theirs), abs=1e-6)
+
+
+class Together(WorkerGroup):
+    """The last of two workers, and then the first, which hears what the last one said."""
+
+    said: Any = None
+
+    def gather(self, value: Any) -> list[Any]:
+        if self.rank == 1:
+            Together.said = value
+            return [None, value]
+        return [value, Together.said]
+
+
+@pytest.mark.parametrize("count", [1, 40, 301])
+def test_scores_are_of_the_whole_split_whatever_the_number_of_workers(count: int) -> None:
+    split, examples = make_split(), make_examples(count)
+    asked: dict[str, Any] = {"pad_token_id": 0, "compute": CPU_FP32}
+    alone = evaluate(split, examples, **asked)
+    half, both = (evaluate(split, examples, group=Together(rank, 2), **asked) for rank in (1, 0))
+    np.testing.assert_array_equal(both.predicted, alone.predicted)
+    np.testing.assert_allclose(both.losses, alone.losses, atol=1e-5)
+    assert both.scores(3) == pytest.approx(alone.scores(3), abs=1e-6)
+    assert (half.losses == 0).any(), "one worker alone does not have all answers"
+    assert alone.losses.min() > 0
+
+
+def test_the_mean_of_two_workers_scores_is_another_number() -> None:
+    whole = answers([[95, 2], [2, 1]])
+    parts = [pick(whole, np.arange(rank, 100, 2)) for rank in (0, 1)]
+    mean = np.mean([part.scores(2)["f1_macro"] for part in parts])
+    assert abs(mean - whole.scores(2)["f1_macro"]) > 0.01
+
+
+def pick(whole: Answers, rows: npt.NDArray[np.int64]) -> Answers:
+    return Answers(whole.labels[rows], whole.predicted[rows], whole.losses[rows])
+
+
+def test_directions_and_what_is_no_number() -> None:
+    scores = {"accuracy": 0.9, "f1_macro": 0.7, "matthews": -0.2, "loss": 0.3}
+    quality = {name: main.quality(scores) for name, main in MAIN_SCORES.items()}
+    assert quality == {"accuracy": 0.9, "f1_macro": 0.7, "matthews": -0.2, "loss": -0.3}
+    broken = scores | {"loss": float("nan")}
+    assert {main.quality(broken) for main in MAIN_SCORES.values()} == {-np.inf}
+
+
+def test_what_is_left_to_gain() -> None:
+    seen = [{"accuracy": 0.9, "f1_macro": 0.5, "matthews": -0.5, "loss": 0.3}]
+    left = {name: remaining_errors(name, seen) for name in MAIN_SCORES}
+    assert left == {"accuracy": (), "f1_macro": (0.5,), "matthews": (1.5,), "loss": ()}

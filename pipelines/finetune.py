@@ -17,7 +17,7 @@ from prefect.tasks import Task
 
 from afcore.config import PEER_MODES, Config
 from afcore.digest import recipe_digest
-from afcore.errors import AutoFreezeError, StoppedError, StoreUnreachableError, WorkerLostError
+from afcore.errors import StoppedError, StoreUnreachableError, WorkerLostError
 from afcore.extras import check_extras
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.epoch import launch_epoch
@@ -50,10 +50,11 @@ def _epoch_cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> st
 
 
 def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Errors of our own say that trying again cannot help, but for what was lost on the way."""
+    """What was lost on the way; a mistake, or memory that does not suffice, is there again."""
     error = state.result(raise_on_failure=False)
-    lost = isinstance(error, StoreUnreachableError | WorkerLostError)
-    return lost or not isinstance(error, AutoFreezeError)
+    return isinstance(
+        error, StoreUnreachableError | WorkerLostError | ConnectionError | TimeoutError
+    )
 
 
 @task(name="prepare", task_run_name="prepare", persist_result=False)

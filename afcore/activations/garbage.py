@@ -24,7 +24,7 @@ from afcore.activations.building import evict, is_being_built
 from afcore.activations.maintenance import duration, last_use, live_users
 from afcore.activations.sets import ActivationSet, list_sets
 from afcore.storage.lease import is_held
-from afcore.storage.objects import Storage
+from afcore.storage.objects import Storage, Stored
 
 __all__ = ["UNFINISHED_SECONDS", "Removal", "collect_garbage"]
 
@@ -157,31 +157,31 @@ def _leftovers(storage: Storage, sets: list[ActivationSet]) -> Iterator[Removal]
     now = time.time()
     found = _Leftovers(storage, sets)
     for top in ("activations", "runs", "probes"):
-        for key, size in storage.list(top).items():
-            found.add(key, size)
-    for folder, keys in found.keys.items():
-        if is_held(storage, found.lease_of[folder]):
+        for key, stored in storage.listing(top).items():
+            found.add(key, stored)
+    for folder, objects in found.objects.items():
+        if not _untouched(objects, now) or is_held(storage, found.lease_of[folder]):
             continue
-        if _untouched(storage, keys, now):
-            yield Removal(folder, found.why[folder], sum(keys.values()))
-    for key, size in storage.drafts().items():
-        if _untouched(storage, [key], now):
-            yield Removal(key, "draft of a killed writer", size)
+        # Once more, for who began and ended since.
+        if _untouched(storage.listing(folder).values(), now):
+            num_bytes = sum(stored.num_bytes for stored in objects)
+            yield Removal(folder, found.why[folder], num_bytes)
+    for key, stored in storage.drafts().items():
+        if _untouched([stored], now):
+            yield Removal(key, "draft of a killed writer", stored.num_bytes)
 
 
-def _untouched(storage: Storage, keys: Iterable[str], now: float) -> bool:
-    """Whether nothing was written or deleted there for a day."""
-    try:
-        return now - max(map(storage.modified, keys)) > UNFINISHED_SECONDS
-    except KeyError:  # somebody just deleted one
-        return False
+def _untouched(objects: Iterable[Stored], now: float) -> bool:
+    """Whether something is there, and was not written for a day."""
+    newest = max((stored.modified for stored in objects), default=now)
+    return now - newest > UNFINISHED_SECONDS
 
 
 class _Leftovers:
     """Sorts keys into the leftover folders that they lie in.
 
     Attributes:
-        keys: by leftover folder, with their bytes.
+        objects: by leftover folder.
         why: it is one.
         lease_of: it, which who works on it holds.
     """
@@ -196,21 +196,21 @@ class _Leftovers:
         }
         self._training_ids: dict[str, str | None] = {}
         self._damaged: set[str] = set()
-        self.keys: dict[str, dict[str, int]] = {}
+        self.objects: dict[str, list[Stored]] = {}
         self.why: dict[str, str] = {}
         self.lease_of: dict[str, str] = {}
 
-    def add(self, key: str, size: int) -> None:
-        """Put a key where it belongs; nowhere when something names it."""
+    def add(self, key: str, stored: Stored) -> None:
+        """Put an object where it belongs; nowhere when something names it, or it is not ours."""
+        if key.count("/") < (3 if key.startswith("runs/") else 2):
+            return None
         if key.startswith("probes/"):
             folder = "/".join(key.split("/")[:2])
-            return self._put(
-                folder, key, size, "left when workers were measured", f"{folder}/lease"
-            )
+            return self._put(folder, stored, "left when workers were measured", f"{folder}/lease")
         run, training_id = key.split("/")[1:3] if key.startswith("runs/") else ("", "")
         if run and training_id not in ("lease", "run.json", self._training_id(run, training_id)):
             folder, lease = f"runs/{run}/{training_id}", f"runs/{run}/lease"
-            return self._put(folder, key, size, "its run was trained anew, or is gone", lease)
+            return self._put(folder, stored, "its run was trained anew, or is gone", lease)
         above, separator, below = key.partition("activations/")
         if not separator:
             return None
@@ -218,16 +218,16 @@ class _Leftovers:
         folder = f"{above}activations/{name}"
         lease = f"{folder}/build"
         if folder not in self._committed:
-            return self._put(folder, key, size, "never finished", lease)
+            return self._put(folder, stored, "never finished", lease)
         depth = 2 if part.startswith("shards/") else 1
         part = "/".join(part.split("/")[:depth])
         if part.startswith(("shards/", "index-")) and f"{folder}/{part}" not in self._named:
             why = "not part of the set any more"
-            return self._put(f"{folder}/{part}", key, size, why, lease)
+            return self._put(f"{folder}/{part}", stored, why, lease)
         return None
 
-    def _put(self, folder: str, key: str, size: int, why: str, lease: str) -> None:
-        self.keys.setdefault(folder, {})[key] = size
+    def _put(self, folder: str, stored: Stored, why: str, lease: str) -> None:
+        self.objects.setdefault(folder, []).append(stored)
         self.why[folder], self.lease_of[folder] = why, lease
 
     def _training_id(self, run: str, found: str) -> str | None:

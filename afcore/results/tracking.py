@@ -247,6 +247,11 @@ class Tracker:
         import transformers
 
         self._mlflow.set_tracking_uri(self._uri)
+        base = Path(model.name_or_path)
+        if (
+            model.name_or_path and base.exists()
+        ):  # else MLflow looks for a card and a licence under that name on the hub
+            model.name_or_path = str(base.absolute())
         with _transfer_settings(), self._mlflow.start_run(run_id=run_id):
             logged = mlflow.transformers.log_model(
                 transformers_model={"model": model, "tokenizer": tokenizer},

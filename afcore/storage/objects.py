@@ -30,11 +30,21 @@ from afcore.errors import (
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
 
-__all__ = ["Storage", "StorageUsage"]
+__all__ = ["Storage", "StorageUsage", "Stored"]
 
 Seen = Callable[[memoryview], object]
 _PIECE_BYTES = 2**20
 _BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What ``link`` says where a file system has no hard links (FAT and many network shares)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as a listing tells it: bytes, and when it was written, seconds since the epoch."""
+
+    num_bytes: int
+    modified: float
 
 
 @dataclass
@@ -126,7 +136,7 @@ class Storage:
             try:
                 if self._is_local:
                     with self._local_draft(key, data) as (draft, target):
-                        os.link(draft, target)
+                        self._link(draft, target)
                 else:
                     self._fs.pipe_file(self._full(key), data, mode="create")
             except FileExistsError:
@@ -186,24 +196,30 @@ class Storage:
 
     def list(self, prefix: str) -> dict[str, int]:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
+        return {key: stored.num_bytes for key, stored in self.listing(prefix).items()}
+
+    def listing(self, prefix: str) -> dict[str, Stored]:
+        """As :meth:`list`, with the times too; one question to the store, not one an object."""
         with self._explained("list", prefix):
             found = self._fs.find(self._full(prefix), detail=True)
         start, below = len(self._path) + 1, f"{self._full(prefix).rstrip('/')}/"
         # s3fs gives the folder itself when the first object comes while it is listing.
         return {
-            path[start:]: int(info["size"])
+            path[start:]: Stored(int(info["size"]), _time_of(info))
             for path, info in sorted(found.items())
             if path.startswith(below) and not path.endswith(".draft")
         }
 
-    def drafts(self) -> dict[str, int]:
-        """Keys and bytes of the drafts that killed writers left on local disk, or live ones use."""
+    def drafts(self) -> dict[str, Stored]:
+        """The drafts that killed writers left on local disk, or that live ones use."""
         if not self._is_local:
             return {}
         root, found = Path(self._path), {}
         for path in sorted(root.rglob("*.draft")):
             with contextlib.suppress(FileNotFoundError):  # its writer is done
-                found[path.relative_to(root).as_posix()] = path.stat().st_size
+                status = path.stat()
+                key = path.relative_to(root).as_posix()
+                found[key] = Stored(status.st_size, status.st_mtime)
         return found
 
     def modified(self, key: str) -> float:
@@ -244,16 +260,23 @@ class Storage:
             self.usage.bytes_read += read
 
     def check(self) -> None:
-        """Write, read and delete a small object.
+        """Write, read and delete a small object; and make sure that only one writer creates one.
 
         Raises:
             StoreError: when any of it fails, with what to do about it.
         """
         key, data = f".probe-{uuid.uuid4().hex}", b"autofreeze"
-        self.put(key, data)
+        self.put_new(key, data)
         if self.get(key) != data:
             raise StoreError(f"store {self.root}: read back other bytes than were written")
+        created_twice = self.put_new(key, b"once more")
         self.delete(key)
+        if created_twice:
+            raise StoreError(
+                f"store {self.root}: an object that is there was created once more, so two "
+                "processes could both take a run for theirs. Its server does not keep to "
+                "If-None-Match; take another server, or a newer release of it."
+            )
 
     def check_there(self) -> None:
         """For who only looks: list the root, which the other methods take for empty if missing.
@@ -263,6 +286,18 @@ class Storage:
         """
         with self._explained("list", ""):
             self._fs.ls(self._path, detail=False)
+
+    def _link(self, draft: Path, target: Path) -> None:
+        try:
+            os.link(draft, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise StoreError(
+                f"store {self.root}: its file system has no hard links ({error.strerror}), by "
+                "which one of several processes gets a run. Point `store` at a folder of another "
+                "file system, or at S3."
+            ) from error
 
     @property
     def _is_local(self) -> bool:
@@ -313,6 +348,12 @@ class Storage:
             raise
         except Exception as error:
             raise_explained(error, f"cannot {verb} {self.uri(key)}")
+
+
+def _time_of(info: dict[str, Any]) -> float:
+    """When an object was written, by what the file systems of fsspec call it."""
+    moment = info.get("mtime", info.get("LastModified", info.get("created")))
+    return float(moment if isinstance(moment, int | float) else moment.timestamp())
 
 
 def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:

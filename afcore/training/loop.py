@@ -141,7 +141,7 @@ def train_epoch(
         boundary = state.freeze.boundary
         loss = loop.backward(ids, hidden)
         norms = {}
-        if adds_up or max_grad_norm:
+        if adds_up or max_grad_norm or number in ends:
             norms = norms_of_gradients(state.optimizer.parameters)
         if adds_up:
             sums.add(norms)

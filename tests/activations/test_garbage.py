@@ -219,3 +219,26 @@ def test_a_damaged_note_keeps_its_set_for_who_wrote_it(
     make_old(local_storage)
     with Lease(local_storage, "runs/r1/lease", "run r1"):
         assert collect(local_storage, idle_days=0) == {}
+
+
+def test_files_of_others_stay(local_storage: Storage) -> None:
+    write_set(local_storage, "activations/used", "r1")
+    begin(local_storage, "r1")
+    strays = ["runs/note.txt", "runs/r1/note.txt", "activations/.DS_Store", "probes/x", "note.txt"]
+    for key in strays:
+        local_storage.put(key, b"mine")
+    make_old(local_storage)
+    assert collect(local_storage) == {}
+    assert set(strays) <= set(local_storage.list(""))
+
+
+def test_the_store_is_not_asked_for_each_object(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(storage, "activations/unfinished", commit=False)
+
+    def asked(_storage: Storage, key: str) -> float:
+        raise AssertionError(key)
+
+    monkeypatch.setattr(Storage, "modified", asked)
+    assert collect(storage) == {}

@@ -217,7 +217,7 @@ def test_a_task_that_raises_is_retried_and_reads_what_was_cached(
         read_from.append((kwargs["epoch"], kwargs["read_boundary"]))
         done = real(*args, **kwargs)
         if kwargs["epoch"] == 3 and len([e for e, _ in read_from if e == 3]) == 1:
-            raise RuntimeError("a passing fault")
+            raise ConnectionError("a passing fault")
         return done
 
     monkeypatch.setattr(epoch_module, "train_epoch", failing)

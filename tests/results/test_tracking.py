@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afcore.errors import (
     DataError,
@@ -244,3 +245,16 @@ def test_a_second_problem_does_not_hide_the_first(
 
 def test_flat_parameters() -> None:
     assert flat_parameters({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": "1", "d": "[1, 2]"}
+
+
+def test_a_model_of_a_folder_is_not_looked_for_on_the_hub(
+    tiny_bert: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("huggingface_hub.ModelCard.load", lambda name: asked.append(name))
+    monkeypatch.chdir(tiny_bert.parent)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert.name)
+    tracker = Tracker(uri, "test")
+    run_id = tracker.begin("t", "n")
+    tracker.log_model(run_id, model, AutoTokenizer.from_pretrained(tiny_bert))
+    assert asked == [str(tiny_bert)]

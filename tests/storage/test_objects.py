@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,9 @@ def test_drafts_are_listed_apart(storage: Storage) -> None:
     assert storage.drafts() == {}
     if storage.protocol == "file":
         Path(storage.root, "a/b.abc.draft").write_bytes(b"half")
-        assert storage.drafts() == {"a/b.abc.draft": 4}
+        [(key, draft)] = storage.drafts().items()
+        assert (key, draft.num_bytes) == ("a/b.abc.draft", 4)
+        assert abs(draft.modified - time.time()) < 60
     assert list(storage.list("")) == ["a/b"]
 
 
@@ -170,3 +173,39 @@ def test_a_folder_that_comes_into_being_while_listed_is_no_key(
 
     monkeypatch.setattr(storage._fs, "find", racing)
     assert storage.list("folder") == {"folder/a": 1}
+
+
+def test_a_listing_has_sizes_and_times(storage: Storage) -> None:
+    storage.put("a/b", b"whole")
+    [(key, stored)] = storage.listing("a").items()
+    assert (key, stored.num_bytes) == ("a/b", 5)
+    assert stored.modified == pytest.approx(storage.modified("a/b"), abs=1)
+    assert abs(stored.modified - time.time()) < 60
+
+
+def test_a_store_in_which_two_can_create_one_object_is_refused(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.check()
+
+    def put_anyway(key: str, data: bytes) -> bool:
+        storage.put(key, data)
+        return True
+
+    monkeypatch.setattr(storage, "put_new", put_anyway)
+    with pytest.raises(StoreError, match="If-None-Match"):
+        storage.check()
+    assert storage.list("") == {}
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_folder_without_hard_links_is_refused(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_link(_draft: Path, _target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(StoreError, match="has no hard links .* another file system, or at S3"):
+        local_storage.check()
+    assert (local_storage.list(""), local_storage.drafts()) == ({}, {})

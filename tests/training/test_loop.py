@@ -132,8 +132,9 @@ def test_no_decision_is_taken_once_only_the_last_block_trains() -> None:
     assert sum(interval.statistics.num_steps for interval in done.intervals) == len(done.steps)
 
 
+@pytest.mark.parametrize("clipping", [1.0, 0.0])
 @pytest.mark.parametrize("boundary", [0, NUM_BLOCKS - 1])
-def test_a_gradient_that_is_not_finite_is_never_committed(boundary: int) -> None:
+def test_a_gradient_that_is_not_finite_is_never_committed(boundary: int, clipping: float) -> None:
     state, examples = make_state(make_split(), boundary=boundary), make_examples()
     weight = state.split.model.classifier.weight
     num_steps = len(run_epochs(state, examples, 1)[0].steps)
@@ -145,7 +146,7 @@ def test_a_gradient_that_is_not_finite_is_never_committed(boundary: int) -> None
 
     weight.register_hook(spoil_the_last)
     with pytest.raises(AutoFreezeError, match="gradients are not finite"):
-        run_epochs(state, examples, 1)
+        run_epochs(state, examples, 1, max_grad_norm=clipping)
     assert len(seen) == num_steps
 
 

@@ -206,6 +206,6 @@ def test_a_folder_without_hard_links_is_refused(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", no_link)
-    with pytest.raises(StoreError, match="has no hard links .* another file system, or at S3"):
+    with pytest.raises(StoreError, match=r"has no hard links .* another file system, or at S3"):
         local_storage.check()
     assert (local_storage.list(""), local_storage.drafts()) == ({}, {})

@@ -352,7 +352,7 @@ class Storage:
 
 def _time_of(info: dict[str, Any]) -> float:
     """When an object was written, by what the file systems of fsspec call it."""
-    moment = info.get("mtime", info.get("LastModified", info.get("created")))
+    moment: Any = info.get("mtime", info.get("LastModified", info.get("created")))
     return float(moment if isinstance(moment, int | float) else moment.timestamp())
 
 

@@ -91,7 +91,8 @@ def run(
             from afcore.runs.model_folder import write_model_folder
 
             write_model_folder(resolved, result["run_id"], folder)
-        _show_comparison({"schema": 1, "runs": [result], "speedup": {}, "wall_speedup": {}})
+        alone = {"schema": 1, "runs": [result], "score": result["score"]}
+        _show_comparison(alone | {"speedup": {}, "wall_speedup": {}})
         if recorded:
             _console.print(
                 "This run was finished before; the result is the recorded one. --fresh trains anew."

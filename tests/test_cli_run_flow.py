@@ -11,6 +11,7 @@ from pipelines import cli
 from pipelines.environment import from_prefect
 from tests.conftest import write_config
 from tests.e2e.test_cli import _expect_one_message, autofreeze
+from tests.reports import make_report
 
 
 def deleted() -> BaseException:
@@ -59,3 +60,14 @@ def run(error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cli, "_import_flow", lambda _: flow)
     tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
     return autofreeze("run", write_config(folder / "c.yaml", tree))
+
+
+def test_the_table_of_a_run_is_headed_by_its_main_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report = make_report().model_copy(update={"score": "f1_macro"})
+    result = report.model_dump(mode="json", by_alias=True)
+    monkeypatch.setattr(cli, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result))
+    tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
+    assert autofreeze("run", write_config(tmp_path / "c.yaml", tree)) == 0
+    assert "Macro-F1, time and cost" in capfd.readouterr().out

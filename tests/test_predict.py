@@ -46,19 +46,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, str]]:
-    """Some rows, one of them long, with a column that looks like numbers."""
+def answered(folder: Path) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+    """Some rows, one of them long, with a column that looks like numbers; and what the pipeline
+    answers, best first: clearly, so that rounding in another batch changes no label."""
+    pipeline = transformers.pipeline("text-classification", str(folder), truncation=True)
     some = [row | {"id": f"00{i}"} for i, row in enumerate(stdlib_rows()[:40])]
-    return [*some, {"text": "word " * 600, "label": "random", "id": "1e3"}]
+    some.append({"text": "word " * 600, "label": "random", "id": "1e3"})
+    pairs = [(row, pipeline(row["text"], top_k=None)) for row in some]
+    clear = [(row, all_) for row, all_ in pairs if all_[0]["score"] - all_[1]["score"] > 1e-5]
+    assert len(clear) > 35
+    assert clear[-1][0]["id"] == "1e3"
+    return clear
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path, rows: list[dict[str, str]]) -> tuple[list[str], np.ndarray]:
+def rows(answered: list[tuple[dict[str, str], list[dict[str, Any]]]]) -> list[dict[str, str]]:
+    """Rows of a file."""
+    return [row for row, _ in answered]
+
+
+@pytest.fixture(scope="module")
+def expected(
+    answered: list[tuple[dict[str, str], list[dict[str, Any]]]],
+) -> tuple[list[str], np.ndarray]:
     """Labels, and [n, c] probabilities, as the pipeline gives them."""
-    pipeline = transformers.pipeline("text-classification", str(folder), truncation=True)
-    given = [pipeline(row["text"], top_k=None) for row in rows]
-    by_label = [{one["label"]: one["score"] for one in answer} for answer in given]
-    return [answer[0]["label"] for answer in given], np.array(
+    by_label = [{one["label"]: one["score"] for one in all_} for _, all_ in answered]
+    return [all_[0]["label"] for _, all_ in answered], np.array(
         [[scores[label] for label in LABELS] for scores in by_label]
     )
 

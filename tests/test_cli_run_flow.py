@@ -65,9 +65,9 @@ def run(error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_table_of_a_run_is_headed_by_its_main_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    report = make_report().model_copy(update={"score": "f1_macro"})
+    report = make_report().model_copy(update={"score": "loss"})
     result = report.model_dump(mode="json", by_alias=True)
     monkeypatch.setattr(cli, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result))
     tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
     assert autofreeze("run", write_config(tmp_path / "c.yaml", tree)) == 0
-    assert "Macro-F1, time and cost" in capfd.readouterr().out
+    assert "Log loss, time and cost" in capfd.readouterr().out

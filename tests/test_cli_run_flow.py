@@ -65,8 +65,9 @@ def run(error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_table_of_a_run_is_headed_by_its_main_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    report = make_report().model_copy(update={"score": "loss"})
-    result = report.model_dump(mode="json", by_alias=True)
+    result = make_report().model_dump(mode="json", by_alias=True) | {"score": "loss"}
+    for split in ("validation", "test"):
+        result["totals"][split]["loss"] = 0.5
     monkeypatch.setattr(cli, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result))
     tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
     assert autofreeze("run", write_config(tmp_path / "c.yaml", tree)) == 0

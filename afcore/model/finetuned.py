@@ -8,15 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import transformers
 from pydantic import ValidationError
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from afcore.errors import ModelError
 from afcore.model.blocks import Batch, SplitModel
-from afcore.model.pretrained import check_finite, load_tokenizer, locate, shown, why_not_loaded
+from afcore.model.pretrained import check_finite, load_tokenizer, read_classifier, shown
 from afcore.model_settings import MODEL_MARK, ModelSettings
 
 __all__ = ["FinetunedModel", "load_finetuned"]
@@ -50,23 +47,9 @@ def load_finetuned(name: str) -> FinetunedModel:
     Raises:
         ModelError: when it cannot be loaded, or is no such classifier.
     """
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    path = locate(name)
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # a wrong configuration fails in whatever comes upon it first
-        raise ModelError(
-            f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. Give a folder that "
-            "`autofreeze run --output` or save_pretrained wrote, or a hub id."
-        ) from error
+    model, report = read_classifier(
+        name, "Give a folder that `autofreeze run --output` or save_pretrained wrote, or a hub id."
+    )
     absent = sorted([*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])])
     if absent:
         raise ModelError(

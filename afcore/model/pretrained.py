@@ -26,9 +26,8 @@ __all__ = [
     "forward_settings",
     "load_classifier",
     "load_tokenizer",
-    "locate",
+    "read_classifier",
     "shown",
-    "why_not_loaded",
 ]
 
 _NOT_IN_FORWARD = (
@@ -116,29 +115,16 @@ def load_classifier(
     Raises:
         ModelError: when it cannot be loaded, has no weights, too few, or some that are no numbers.
     """
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(seed)
-    path = locate(name)
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={label: i for i, label in enumerate(label_names)},
-            pad_token_id=pad_token_id,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **_OURS,
-        )
-    except Exception as error:  # a wrong configuration fails in whatever comes upon it first
-        raise ModelError(
-            f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. Give a hub id or a "
-            "folder with config.json and safetensors weights."
-        ) from error
+    model, report = read_classifier(
+        name,
+        "Give a hub id or a folder with config.json and safetensors weights.",
+        num_labels=len(label_names),
+        id2label=dict(enumerate(label_names)),
+        label2id={label: i for i, label in enumerate(label_names)},
+        pad_token_id=pad_token_id,
+        **_OURS,
+    )
     missing = sorted(report["missing_keys"])
     mismatched = sorted(report["mismatched_keys"])
     new = missing + [key[0] for key in mismatched]
@@ -154,6 +140,40 @@ def load_classifier(
     # Of an earlier training, whose model this one begins with.
     vars(model.config).pop(MODEL_MARK, None)
     return model
+
+
+def read_classifier(name: str, advice: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    """A sequence classifier in fp32, never from a pickle.
+
+    Args:
+        name: a folder, a hub id, or ``package:...``.
+        advice: ends the message of the error.
+        settings: of the configuration, to be replaced.
+
+    Returns:
+        The model, and Transformers' account of what its weights lacked.
+
+    Raises:
+        ModelError: when it cannot be loaded.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    path = locate(name)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
+        )
+    except Exception as error:  # a wrong configuration fails in whatever comes upon it first
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. {advice}"
+        ) from error
+    return model, report
 
 
 def forward_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -88,11 +88,10 @@ def preview_run(
     split, data = run.pretrained(), run.data()
     if recorded is not None:
         _check_trace(recorded, split.num_blocks, config)
-    cache = RunCache(run, split, data.train, run.compute)
+    trainee = run.trainee(split, data.train)
+    cache = RunCache(run, trainee)
     with as_worker(config.workers):
-        profile = measure_profile(
-            run, split, data.train, run.compute, cache.runner, budget_seconds=_BUDGET_SECONDS
-        )
+        profile = measure_profile(run, trainee, cache.runner, budget_seconds=_BUDGET_SECONDS)
     work = RunWork(
         epoch=(epoch := epoch_work(run, data.train, cache.runner, 1)),
         reading=place_set(run, epoch.set_bytes),

@@ -6,15 +6,13 @@ import time
 from collections.abc import Iterator
 
 from afcore.activations.materialize import PrefixRunner
-from afcore.compute import Compute
-from afcore.data.prepare import Examples
 from afcore.measuring.compute import profile_compute
 from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
-from afcore.model.blocks import SplitModel
 from afcore.planning.timing import Profile
 from afcore.runs.run import Run
 from afcore.runs.work import batches_of
+from afcore.trainee import Trainee
 
 __all__ = ["measure_profile"]
 
@@ -23,9 +21,7 @@ _log = logging.getLogger(__name__)
 
 def measure_profile(
     run: Run,
-    split: SplitModel,
-    examples: Examples,
-    compute: Compute,
+    trainee: Trainee,
     runner: PrefixRunner,
     *,
     budget_seconds: float,
@@ -35,10 +31,8 @@ def measure_profile(
 
     Args:
         run: says how it is trained and where it stores; nothing of it is changed.
-        split: copied.
-        examples: the training split.
-        compute: device and precision.
-        runner: of the same model and examples.
+        trainee: on the training split; its model is copied.
+        runner: of the same.
         budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
         budget_share: the same.
 
@@ -46,15 +40,11 @@ def measure_profile(
         StoreError: when the store cannot be used.
     """
     clock = time.perf_counter()
-    batches = batches_of(run, examples, 1)
+    batches = batches_of(run, trainee.examples, 1)
     with _quiet("afcore.training.loop", "afcore.feed.hidden"):
         fitted = profile_compute(
-            split,
-            examples,
+            trainee,
             batches,
-            pad_token_id=run.record.pad_token_id,
-            compute=compute,
-            hidden_dtype=run.config.cache.dtype,
             max_grad_norm=run.config.training.max_grad_norm,
             budget_seconds=budget_seconds,
             budget_share=budget_share,

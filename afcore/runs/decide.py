@@ -9,13 +9,10 @@ import logging
 from functools import cached_property
 
 from afcore.activations.materialize import PrefixRunner
-from afcore.compute import Compute
 from afcore.config import CHOOSING_MODES
 from afcore.cost import Usage, cost_usd
-from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
 from afcore.measuring.profile import measure_profile
-from afcore.model.blocks import SplitModel
 from afcore.planning.forecast import forecast_run
 from afcore.planning.resources import ResourceDecision, choose_resources
 from afcore.planning.scaling import RunWork, forecast_epoch_on
@@ -26,6 +23,7 @@ from afcore.runs.run import Run, read_record
 from afcore.runs.spent import cost_outside, wall_seconds
 from afcore.runs.state import epoch_records
 from afcore.runs.work import device_memory, epoch_work, place_set, resources_of
+from afcore.trainee import Trainee
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["EpochPlanner", "profile_seconds"]
@@ -59,15 +57,12 @@ class EpochPlanner:
     def __init__(
         self,
         run: Run,
-        split: SplitModel,
-        examples: Examples,
-        compute: Compute,
+        trainee: Trainee,
         runner: PrefixRunner,
     ) -> None:
         self._run = run
-        self._split = split
-        self._examples = examples
-        self._compute = compute
+        self._trainee = trainee
+        self._split, self._examples = trainee.split, trainee.examples
         self._runner = runner
         self._profile: Profile | None = None
 
@@ -80,9 +75,7 @@ class EpochPlanner:
             if self._profile is None:
                 self._profile = measure_profile(
                     self._run,
-                    self._split,
-                    self._examples,
-                    self._compute,
+                    self._trainee,
                     self._runner,
                     budget_seconds=_RUN_BUDGET_SECONDS,
                     budget_share=_RUN_BUDGET_SHARE,

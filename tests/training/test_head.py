@@ -6,7 +6,7 @@ from torch import nn
 
 from afcore.training.head import PENALTY, HeadFeatures, solve_head
 from afcore.training.trained import TrainingState
-from tests.training_setup import make_examples, make_split, make_state, run_epochs
+from tests.training_setup import TASK, make_examples, make_split, make_state, run_epochs
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -35,9 +35,8 @@ def test_the_solution_is_where_the_gradient_of_the_objective_is_zero(bias: bool)
 def test_features_are_what_the_last_layer_reads() -> None:
     split, examples = make_split(dropout=0.0), make_examples()
     split.model.eval()
-    from afcore.tasks.text_classification import collate
 
-    batch, _ = collate(examples, torch.arange(4).numpy(), 0, torch.device("cpu"))
+    batch, _ = TASK.collate(examples, torch.arange(4).numpy(), torch.device("cpu"))
     found = HeadFeatures(split, 3)
     features = found.take(batch, 0, None)
     torch.testing.assert_close(found.layer(features), split.logits(batch))

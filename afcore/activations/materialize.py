@@ -34,12 +34,12 @@ from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
 from afcore.model.blocks import Batch, SplitModel
 from afcore.model.forwards import evaluating
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
-from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
 

@@ -14,6 +14,7 @@ from afcore.activations.sets import ActivationSet
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import ContentDigest, recipe_digest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import LeaseLostError
 from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import forward_settings
@@ -23,7 +24,6 @@ from afcore.planning.source import SourceDecision
 from afcore.runs.decide import EpochPlanner
 from afcore.runs.records import NextEpoch, SetReference
 from afcore.runs.run import Run, run_folder
-from afcore.training.group import ALONE, WorkerGroup
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunCache"]

@@ -30,6 +30,7 @@ from afcore.activations.sets import ActivationSet
 from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import code_digest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
 from afcore.feed import HiddenFeed
 from afcore.model.blocks import SplitModel
@@ -51,7 +52,6 @@ from afcore.runs.run import Run, check_lease, read_record
 from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
 from afcore.runs.work import batches_of, training_bytes, training_schedule
 from afcore.training.evaluate import evaluate
-from afcore.training.group import ALONE, WorkerGroup
 from afcore.training.loop import train_epoch
 from afcore.training.schedule import Schedule
 from afcore.training.trained import TrainedEpoch

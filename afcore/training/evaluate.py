@@ -15,9 +15,9 @@ from afcore.activations.held_batches import HeldBatches
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.model.blocks import SplitModel
 from afcore.tasks.text_classification import Answers, answered, collate
-from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["evaluate"]
 

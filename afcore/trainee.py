@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.model.blocks import Batch, SplitModel
 from afcore.tasks.text_classification import TextClassification
-from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["HiddenDtype", "Trainee"]
 

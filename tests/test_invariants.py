@@ -62,7 +62,7 @@ def test_invariant_2_cached_and_recomputed_runs_see_the_same(
             source=None,
             producer="test",
         )
-        return boundary, HiddenFeed(made, runner)
+        return HiddenFeed(made, runner)
 
     cached = run_epochs(reading, examples, 3, scripted(script), feed=feed, dtype=dtype)
     assert cached[1].activation_bytes_read > 0

@@ -117,7 +117,8 @@ def run_epochs(
     order = batches or partial(grouped_batches, examples)
     for epoch in range(1, epochs + 1):
         made = {name: value for name, value in changes.items() if name in STEP_SETTINGS}
-        rest = {name: value for name, value in changes.items() if name not in STEP_SETTINGS}
+        given = {name: changes[name] for name in ("stop", "done") if name in changes}
+        rest = {name: changes[name] for name in changes.keys() - STEP_SETTINGS - given.keys()}
         course: dict[str, Any] = {
             "schedule": Schedule(epochs, len(order(epoch))),
             "policy": policy,
@@ -131,6 +132,7 @@ def run_epochs(
                 Course(epoch, **course | rest),
                 StepSettings(**made),
                 feed=feed(epoch, state) if feed else None,
+                **given,
             )
         )
     return done

@@ -31,12 +31,12 @@ from afcore.activations.held import HeldShards
 from afcore.activations.sets import ActivationSet, ActivationWriter, new_generation, open_set
 from afcore.data.order import inference_batches
 from afcore.digest import RecipeDigest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
 from afcore.model.blocks import Batch
 from afcore.model.forwards import evaluating
 from afcore.storage.objects import Storage
 from afcore.trainee import HiddenDtype, Trainee
-from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
 

@@ -18,6 +18,7 @@ import uuid
 import numpy as np
 import numpy.typing as npt
 
+from afcore.distributed import join_group
 from afcore.freezing.policy import FreezeState
 from afcore.launch.job import EpochJob
 from afcore.launch.open import open_launcher, worker_threads
@@ -30,7 +31,6 @@ from afcore.runs.run import Run, RunRecord
 from afcore.runs.work import batches_of
 from afcore.storage.objects import Storage
 from afcore.trainee import Trainee
-from afcore.training.group import join_group
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule

@@ -30,6 +30,7 @@ from afcore.activations.sets import ActivationSet
 from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import code_digest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
 from afcore.feed import HiddenFeed
 from afcore.model.blocks import SplitModel
@@ -52,7 +53,6 @@ from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_
 from afcore.runs.work import batches_of, training_bytes, training_schedule
 from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
-from afcore.training.group import ALONE, WorkerGroup
 from afcore.training.loop import Course, train_epoch
 from afcore.training.schedule import Schedule
 from afcore.training.steps import StepSettings

@@ -34,6 +34,7 @@ from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
 from afcore.model.blocks import (
     Batch,
@@ -60,7 +61,6 @@ from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import TextClassification
 from afcore.trainee import Trainee
-from afcore.training.group import ALONE, WorkerGroup
 
 __all__ = [
     "Run",

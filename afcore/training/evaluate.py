@@ -13,9 +13,9 @@ import torch
 
 from afcore.activations.held_batches import HeldBatches
 from afcore.data.order import inference_batches
+from afcore.distributed import WorkerGroup
 from afcore.tasks.text_classification import Answers
 from afcore.trainee import Trainee
-from afcore.training.group import WorkerGroup
 
 __all__ = ["evaluate"]
 

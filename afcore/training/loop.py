@@ -5,7 +5,7 @@ froze and keeps the rest's moments. The epoch's last decision knows how the mode
 validation split.
 
 Each worker runs this loop over the same batches, on its share of each
-(:mod:`afcore.training.group`).
+(:mod:`afcore.distributed`).
 """
 
 import logging

@@ -13,7 +13,7 @@ from afcore.measuring.store import probe_bandwidths
 from afcore.model.blocks import SplitModel
 from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split, make_trainee
+from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee
 
 EXAMPLES = make_examples()
 BATCHES = epoch_batches(EXAMPLES.lengths, batch_size=8, seed=0, epoch=1, batching="grouped")
@@ -116,8 +116,7 @@ def test_a_deeper_boundary_is_never_predicted_to_take_longer_above_it() -> None:
 
 
 def probe_free(compute: ComputeProfile) -> object:
-    from afcore.model.blocks import SplitModel
-from afcore.planning.timing import Bandwidths, Profile
+    from afcore.planning.timing import Bandwidths, Profile
 
     speeds = Bandwidths(
         shard_bytes=1, store_latency_seconds=0, store_write=1, store_read=1, tiers={"x": 1}

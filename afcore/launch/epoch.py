@@ -3,7 +3,7 @@
 import logging
 import time
 
-from afcore.activations.kept import release_shards
+from afcore.activations.residency import release_shards
 from afcore.config import Config
 from afcore.errors import AutoFreezeError, WorkerLostError
 from afcore.launch.here import LaunchHere

@@ -1,10 +1,10 @@
 """What each worker of an epoch does."""
 
+from afcore.distributed import join_group
 from afcore.interrupt import stop_requested
 from afcore.launch.job import EpochJob
 from afcore.runs.epoch import run_epoch
 from afcore.runs.run import open_run
-from afcore.training.group import join_group
 
 __all__ = ["work_epoch"]
 

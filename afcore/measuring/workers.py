@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.data.prepare import Examples
+from afcore.distributed import WorkerGroup, join_group
 from afcore.freezing.policy import FreezeState
 from afcore.launch.job import EpochJob
 from afcore.launch.open import open_launcher, worker_threads
@@ -30,7 +31,6 @@ from afcore.planning.workers import WorkerProfile, ring_terms
 from afcore.runs.run import Run, RunRecord
 from afcore.runs.work import batches_of
 from afcore.storage.objects import Storage
-from afcore.training.group import WorkerGroup, join_group
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule

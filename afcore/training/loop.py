@@ -5,7 +5,7 @@ froze and keeps the rest's moments. The epoch's last decision knows how the mode
 validation split.
 
 Each worker runs this loop over the same batches, on its share of each
-(:mod:`afcore.training.group`).
+(:mod:`afcore.distributed`).
 """
 
 import logging
@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from afcore.activations.codec import HiddenDtype
+from afcore.activations.feed import HiddenFeed
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
-from afcore.feed import HiddenFeed
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.freezing.policy import FreezePolicy, IntervalStatistics
 from afcore.freezing.settling import has_settled
 from afcore.model.compile import Backend
 from afcore.tasks.main_score import remaining_errors
 from afcore.tasks.text_classification import chance_loss
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
-from afcore.training.group import ALONE, WorkerGroup
 from afcore.training.schedule import Schedule
 from afcore.training.steps import Losses, Steps, diverged
 from afcore.training.trained import Interval, StepLog, TrainedEpoch, TrainingState

@@ -2,9 +2,9 @@
 
 import torch
 
+from afcore.distributed import join_group
 from afcore.errors import ConfigError, LeaseLostError
 from afcore.launch.job import EpochJob
-from afcore.training.group import join_group
 
 __all__ = ["another_data", "lost_lease", "same_data"]
 

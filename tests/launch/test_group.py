@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from afcore.config import parse_config
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import AutoFreezeError, ConfigError
 from afcore.launch import epoch as epoch_module
 from afcore.launch.epoch import workers_left
 from afcore.launch.job import EpochJob
 from afcore.launch.torchrun import LaunchWithTorchrun
-from afcore.training.group import ALONE, WorkerGroup
 
 WHERE = "tests.launch.functions_group"
 

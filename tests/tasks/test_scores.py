@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_matthews_corrcoef
 
+from afcore.distributed import WorkerGroup
 from afcore.tasks.main_score import MAIN_SCORES, remaining_errors
 from afcore.tasks.text_classification import Answers, matthews_correlation
 from afcore.training.evaluate import evaluate
-from afcore.training.group import WorkerGroup
 from tests.training_setup import CPU_FP32, make_examples, make_split
 
 

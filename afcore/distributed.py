@@ -1,14 +1,12 @@
 """The workers that train one epoch together: which of them this is, and what all agree on.
 
-Every worker runs the same program on its share of each batch. Gradients are averaged by
-``DistributedDataParallel`` around what trains, wrapped anew at each boundary; so weights, moments,
-statistics and decisions are the same on every worker, which is checked at every decision. The
-first worker alone commits. One worker alone needs no process group: then nothing here does
-anything.
+Every worker runs the same program on its share of each batch. Gradients are averaged
+(:mod:`afcore.training.suffix`), so weights, moments, statistics and decisions are the same on every
+worker, which is checked at every decision. The first worker alone commits. One worker alone needs
+no process group: then nothing here does anything.
 """
 
 import contextlib
-import gc
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,15 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from afcore.digest import recipe_digest
 from afcore.errors import ConfigError, LeaseLostError, WorkerLostError
-from afcore.model.blocks import Batch, SplitModel
 
-__all__ = ["ALONE", "Suffix", "WorkerGroup", "join_group"]
+__all__ = ["ALONE", "WorkerGroup", "join_group"]
 
 STEP_SECONDS = 30.0
 """A worker that is silent for so long within a step is taken to be dead."""
@@ -204,66 +199,3 @@ def join_group(device: torch.device) -> Iterator[WorkerGroup]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-class Suffix:
-    """What trains, seen by the workers: its gradients are averaged in the backward pass.
-
-    Args:
-        split: the model.
-        group: of the workers.
-    """
-
-    def __init__(self, split: SplitModel, group: WorkerGroup) -> None:
-        self._split = split
-        self._group = group
-        self._wrapped: DistributedDataParallel | None = None
-        self.bytes_reduced = 0
-
-    def wrap(self) -> None:
-        """Average the gradients of the parameters that require them now, and of no others.
-
-        The wrapper before this one is let go first: two that are alive reduce twice.
-        """
-        if self._group.count == 1:
-            return
-        self._wrapped = None
-        gc.collect()
-        self._wrapped = DistributedDataParallel(
-            _Logits(self._split),
-            forward_sync_buffers=False,
-            gradient_as_bucket_view=True,
-            init_sync=False,  # every worker has loaded, or computed, the same
-        )
-        self._wrapped.register_comm_hook(dist.group.WORLD, self._reduce)
-
-    def logits(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
-        """As :meth:`afcore.model.blocks.SplitModel.logits`."""
-        if self._wrapped is None:
-            return self._split.logits(batch, boundary, hidden)
-        logits: Tensor = self._wrapped(batch, boundary, hidden)
-        return logits
-
-    def accumulating(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, gradients are added up on each worker and not averaged yet."""
-        if self._wrapped is None:
-            return contextlib.nullcontext()
-        without: contextlib.AbstractContextManager[None] = self._wrapped.no_sync()
-        return without
-
-    def _reduce(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-        self.bytes_reduced += bucket.buffer().nbytes
-        return allreduce_hook(group, bucket)
-
-
-class _Logits(nn.Module):
-    """The model as a module whose forward pass is that of the suffix."""
-
-    def __init__(self, split: SplitModel) -> None:
-        super().__init__()
-        self.model = split.model
-        self._split = split
-
-    def forward(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
-        """[b, c] float32."""
-        return self._split.logits(batch, boundary, hidden)

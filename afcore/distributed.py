@@ -1,9 +1,9 @@
 """The workers that train one epoch together: which of them this is, and what all agree on.
 
 Every worker runs the same program on its share of each batch. Gradients are averaged
-(:mod:`afcore.training.suffix`), so weights, moments, statistics and decisions are the same on every
-worker, which is checked at every decision. The first worker alone commits. One worker alone needs
-no process group: then nothing here does anything.
+(:mod:`afcore.training.data_parallel`), so weights, moments, statistics and decisions are the same
+on every worker, which is checked at every decision. The first worker alone commits. One worker
+alone needs no process group: then nothing here does anything.
 """
 
 import contextlib

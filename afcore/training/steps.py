@@ -27,9 +27,9 @@ from afcore.errors import AutoFreezeError
 from afcore.model.compile import Backend, SuffixCompiler
 from afcore.model.split_model import Batch
 from afcore.tasks.text_classification import classification_loss, collate
+from afcore.training.data_parallel import Suffix
 from afcore.training.head import HeadFeatures, solve_head
 from afcore.training.stopwatch import Stopwatch
-from afcore.training.suffix import Suffix
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
 __all__ = ["Losses", "Steps", "diverged"]

@@ -1,6 +1,7 @@
-"""What trains, seen by the workers: gradients averaged by ``DistributedDataParallel``.
+"""What trains, on several workers: its gradients are averaged in the backward pass.
 
-It is wrapped anew at each boundary, around the parameters that train then.
+By ``DistributedDataParallel`` around the suffix, wrapped anew at each boundary. One worker alone
+(:mod:`afcore.distributed`) is not wrapped.
 """
 
 import contextlib

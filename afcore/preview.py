@@ -21,11 +21,10 @@ from afcore.planning.forecast import (
     RunWork,
     forecast_boundaries,
     forecast_run,
-    recorded_trace,
 )
 from afcore.planning.timing import Profile
 from afcore.prices import resolve_prices
-from afcore.results.traces import load_recorded
+from afcore.results.traces import load_recorded, recorded_trace
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, identify_run
 from afcore.runs.work import device_memory, epoch_work, place_set, resources_of

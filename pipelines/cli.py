@@ -520,7 +520,7 @@ def _write(report: Path | None, result: dict[str, Any]) -> None:
 
 
 def _draw_plan(path: Path, choices: Any) -> None:
-    from afcore.results.figures import pareto_figure
+    from pipelines.plan_figures import pareto_figure
 
     if not choices:
         raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")

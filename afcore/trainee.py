@@ -9,7 +9,7 @@ import numpy.typing as npt
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.distributed import ALONE, WorkerGroup
-from afcore.model.blocks import Batch, SplitModel
+from afcore.model.split_model import Batch, SplitModel
 from afcore.tasks.text_classification import TextClassification
 
 __all__ = ["HiddenDtype", "Trainee"]

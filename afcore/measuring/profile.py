@@ -41,7 +41,7 @@ def measure_profile(
     """
     clock = time.perf_counter()
     batches = batches_of(run, trainee.examples, 1)
-    with _quiet("afcore.training.loop", "afcore.feed.hidden"):
+    with _quiet("afcore.training.loop", "afcore.activations.feed"):
         fitted = profile_compute(
             trainee,
             batches,

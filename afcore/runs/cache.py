@@ -7,9 +7,9 @@ from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
 from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
-from afcore.activations.held import HeldShards
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
@@ -42,7 +42,7 @@ class RunCache:
         self,
         run: Run,
         trainee: Trainee,
-        held: HeldShards | None = None,
+        held: ResidentShards | None = None,
     ) -> None:
         self._run = run
         self.trainee = trainee

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from afcore.activations.held_batches import HeldBatches
+from afcore.activations.validation_states import ValidationStates
 from afcore.data.order import inference_batches
 from afcore.distributed import WorkerGroup
 from afcore.tasks.text_classification import Answers
@@ -23,7 +23,9 @@ _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-def evaluate(trainee: Trainee, *, boundary: int = 0, held: HeldBatches | None = None) -> Answers:
+def evaluate(
+    trainee: Trainee, *, boundary: int = 0, held: ValidationStates | None = None
+) -> Answers:
     """What the whole model answers on all examples; every worker gets the answers of all.
 
     Each worker computes a part of every batch. Leaves the model in eval mode.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from afcore.feed import HiddenFeed
+from afcore.activations.feed import HiddenFeed
 from afcore.freezing.policy import FreezePolicy, IntervalStatistics
 from afcore.freezing.settling import has_settled
 from afcore.tasks.main_score import remaining_errors

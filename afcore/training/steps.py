@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from afcore.activations.codec import round_block, round_hidden
+from afcore.activations.feed import HiddenFeed
 from afcore.distributed import WorkerGroup
 from afcore.errors import AutoFreezeError
-from afcore.feed import HiddenFeed
-from afcore.model.blocks import Batch
 from afcore.model.compile import Backend, SuffixCompiler
+from afcore.model.split_model import Batch
 from afcore.trainee import Trainee
 from afcore.training.data_parallel import Suffix
 from afcore.training.head import HeadFeatures, solve_head

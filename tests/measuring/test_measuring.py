@@ -10,7 +10,7 @@ from afcore.data.order import epoch_batches
 from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_compute
 from afcore.measuring.fit import fit_seconds
 from afcore.measuring.store import probe_bandwidths
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
 from afcore.storage.objects import Storage
 from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from afcore.config import Config
 from afcore.errors import ConfigError
 from afcore.freezing.none import NoFreezing
-from afcore.launch.open import as_worker, check_devices
+from afcore.launch.launcher import as_worker, check_devices
 from afcore.measuring.profile import measure_profile
 from afcore.planning.alternatives import EpochAlternatives, weigh_workers
 from afcore.planning.forecast import (

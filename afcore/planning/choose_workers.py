@@ -117,6 +117,11 @@ class Allowed:
         """Whether there are workers to choose from."""
         return self.mode in ("performance", "efficiency") and self.max_workers > 1
 
+    @property
+    def measures(self) -> bool:
+        """Whether anything is decided from measurements; else the configuration has."""
+        return self.sets == "auto" or self.chooses
+
 
 @dataclass(frozen=True)
 class Standing:

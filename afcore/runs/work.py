@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from afcore.activations.kept import measure_budgets
 from afcore.activations.layout import SHARD_BYTES
+from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import choose_window, place
 from afcore.config import CHOOSING_MODES, TrainingConfig
 from afcore.data.order import epoch_batches

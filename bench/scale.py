@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.config import Config
-from afcore.launch.epoch import launch_epoch
-from afcore.launch.job import EpochJob
-from afcore.launch.open import check_devices, close_launchers, open_launcher, worker_threads
+from afcore.launch.job import Job
+from afcore.launch.launcher import check_devices, close_launchers, open_launcher, worker_threads
+from afcore.measuring.workers import nothing
 from afcore.preview import preview_run
+from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import EpochRecord
 from afcore.runs.run import Run
 
@@ -60,10 +61,10 @@ def _round(config: Config, number: int, boundary: int) -> list[dict[str, Any]]:
     """Predict, then train on each number of workers."""
     config = config.replace(mode="cached")
     plan = preview_run(config, ["cached"])
-    (weighed,) = [row for row in plan.workers if row.boundary == boundary]
+    weighed = plan.boundaries[boundary].workers["performance"]
     rows = []
     for predicted in weighed.alternatives:
-        row = _train(config, predicted.num_workers)
+        row = _train(config, predicted.setup.num_workers)
         rows.append(
             {
                 "round": number,
@@ -99,15 +100,7 @@ def _train(config: Config, num_workers: int) -> dict[str, Any]:
 def _launch_seconds(config: Config) -> float:
     """The least that a launch can take: workers that do nothing."""
     workers = config.workers
-    job = EpochJob(
-        config.store,
-        "nothing",
-        1,
-        1,
-        workers.max,
-        worker_threads(workers),
-        function="afcore.measuring.workers:nothing",
-    )
+    job = Job(nothing, ("", "", 0.0), workers.max, "while nothing is done", worker_threads(workers))
     clock = time.perf_counter()
     open_launcher(workers).run(job)
     return time.perf_counter() - clock

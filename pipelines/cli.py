@@ -106,7 +106,7 @@ def run(
 def predict_command(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Folder that run --output wrote, or any classifier"),
+        typer.Argument(metavar="MODEL", help="Folder that run --output wrote, or any trained model of a known task"),
     ],
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, here or at a URL")
@@ -125,6 +125,9 @@ def predict_command(
     text: Annotated[
         str | None, typer.Option(help="Column with the text. Default: as in the training")
     ] = None,
+    text_pair: Annotated[
+        str | None, typer.Option(help="Column with the second text of a pair. Default: likewise")
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="Column with the label, if there is one. Default: likewise")
     ] = None,
@@ -132,16 +135,16 @@ def predict_command(
         str | None, typer.Option(help="Of a CSV or JSON file. Default: likewise")
     ] = None,
 ) -> None:
-    """Classify the texts of FILE: its rows, with the column 'prediction' more.
+    """Predict for the texts of FILE: its rows, with the column 'prediction' more.
 
     Texts are read, cut and computed as in the test of the training. Where FILE has the labels too,
-    the accuracy is printed. A long file is never held in memory (but for JSON that is one list).
+    the score is printed. A long file is never held in memory (but for JSON that is one list).
     """
     with _exit_codes():
         set_defaults()
         from pipelines.cli_predict import predict_and_show
 
-        options = {"text": text, "label": label, "encoding": encoding}
+        options = {"text": text, "text_pair": text_pair, "label": label, "encoding": encoding}
         predict_and_show(model, file, output, options, probabilities, (_console, _errors))
 
 
@@ -225,9 +228,9 @@ def plan(
         wanted = _parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
         _check_writable(report)
         set_defaults()
-        from afcore.launch.open import close_launchers
+        from afcore.launch.launcher import close_launchers
         from afcore.preview import load_trace, preview_run
-        from pipelines.plan_table import boundary_table, choices, run_table, workers_table
+        from pipelines.plan_table import boundary_table, run_table, workers_table
 
         recorded = load_trace(trace) if trace is not None else None
         with _console.status("Measuring a few batches"):
@@ -237,11 +240,11 @@ def plan(
                 close_launchers()
         _write(report, found.model_dump(mode="json"))
         _wide().print(boundary_table(found))
-        if found.workers:
+        if found.weighs_workers:
             _wide().print(workers_table(found))
         _wide().print(run_table(found))
         if figure is not None:
-            _draw_plan(figure, choices(found))
+            _draw_plan(figure, found)
         for note in found.notes:
             _console.print(note, markup=False)
 
@@ -519,13 +522,13 @@ def _write(report: Path | None, result: dict[str, Any]) -> None:
         report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _draw_plan(path: Path, choices: Any) -> None:
+def _draw_plan(path: Path, plan: Any) -> None:
     from pipelines.plan_figures import pareto_figure
 
-    if not choices:
+    if not plan.weighs_workers:
         raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")
     try:
-        pareto_figure(choices).savefig(path, dpi=150)
+        pareto_figure(plan).savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--figure {path}: cannot be written: {error}") from error
 

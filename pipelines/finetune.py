@@ -15,14 +15,13 @@ from prefect.runtime import task_run
 from prefect.states import State
 from prefect.tasks import Task
 
-from afcore.config import PEER_MODES, Config
+from afcore.config import PEER_MODES, Config, check_extras
 from afcore.digest import recipe_digest
 from afcore.errors import StoppedError, StoreUnreachableError, WorkerLostError
-from afcore.extras import check_extras
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.epoch import launch_epoch
-from afcore.launch.open import check_devices, close_launchers, open_launcher
+from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.tracking import Tracker
+from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
 from afcore.runs.records import CheckpointRecord

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from afcore.activations import kept
+from afcore.activations import residency
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.launch.epoch import launch_epoch
-from afcore.launch.job import EpochJob
-from afcore.launch.open import close_launchers
-from afcore.launch.torchrun import LaunchWithTorchrun
+from afcore.launch.job import Job
+from afcore.launch.launcher import close_launchers
+from afcore.launch.local import LaunchLocally
+from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import CheckpointRecord, EpochPlan
 from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
 from afcore.runs.spent import wall_seconds
@@ -83,13 +83,13 @@ def test_what_this_process_held_is_let_go_before_workers_start(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept_bytes = []
-    run = LaunchWithTorchrun.run
+    run = LaunchLocally.run
 
-    def watched(launcher: LaunchWithTorchrun, job: EpochJob) -> None:
-        kept_bytes.append(sum(held.host_bytes for held in kept._all_held))
+    def watched(launcher: LaunchLocally, job: Job) -> None:
+        kept_bytes.append(sum(held.host_bytes for held in residency._all_held))
         run(launcher, job)
 
-    monkeypatch.setattr(LaunchWithTorchrun, "run", watched)
+    monkeypatch.setattr(LaunchLocally, "run", watched)
     train(config, tmp_path / "store", [1, 1, 2])
     assert kept_bytes == [0]
 
@@ -144,8 +144,8 @@ def test_all_that_was_taken_counts_against_a_deadline_and_a_budget(
     for epoch in (1, 2):
         plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
         assert plan is not None
-        assert plan.resources is not None
-        left.append(getattr(plan.resources, limit))
+        assert plan.choice is not None
+        left.append(getattr(plan.choice.workers, limit))
     each = 1.0 if limit == "deadline_seconds" else hour_usd / 3600
     trained = checkpoints(run)[0].report.train_seconds
     assert left[0] < given, "preparation took some"

@@ -14,7 +14,7 @@ from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.tasks.text_classification import TextClassification
 from afcore.trainee import HiddenDtype, Trainee
 from afcore.training.loop import Course, train_epoch

@@ -1,7 +1,7 @@
 """Rows of named fields from anywhere: files, hub data sets, and what is built in.
 
-What a field holds is for who asks for it to say: by default, text. Leaves files to :mod:`afcore.data.files`, and tokens to
-:mod:`afcore.data.prepare`.
+Who asks for a field says what it holds. Leaves files to :mod:`afcore.data.files`, and tokens to
+:mod:`afcore.tasks.prepare`.
 """
 
 import datetime

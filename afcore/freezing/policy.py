@@ -63,7 +63,7 @@ class IntervalStatistics:
             interval is its last.
         chance_loss: of always answering with the classes' shares in the training set.
         validation_errors: as the losses, ``1 - score``, where the main score has a say in when
-            training has settled (:mod:`afcore.tasks.main_score`); else none.
+            training has settled (:mod:`afcore.tasks.scores`); else none.
     """
 
     gradient_norms: tuple[float, ...]
@@ -194,7 +194,8 @@ class FreezePolicy(BaseModel, ABC):
 
         Each trace by what it is, in words: one where the policy leaves no choice, else both ends,
         between which all lies that it may decide. A boundary is the one in force during the
-        interval. None: nothing is known, so a plan forecasts nothing that depends on it.
+        interval; that training may stop before is added by who asks. None: nothing is known, so a
+        plan forecasts nothing that depends on it.
         """
         return None
 

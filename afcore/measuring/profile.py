@@ -9,10 +9,9 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.measuring.compute import profile_compute
 from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
-from afcore.planning.timing import Profile
+from afcore.planning.profile import Profile
+from afcore.runs.batches import batches_of
 from afcore.runs.run import Run
-from afcore.runs.work import batches_of
-from afcore.trainee import Trainee
 
 __all__ = ["measure_profile"]
 
@@ -21,7 +20,6 @@ _log = logging.getLogger(__name__)
 
 def measure_profile(
     run: Run,
-    trainee: Trainee,
     runner: PrefixRunner,
     *,
     budget_seconds: float,
@@ -31,8 +29,7 @@ def measure_profile(
 
     Args:
         run: says how it is trained and where it stores; nothing of it is changed.
-        trainee: on the training split; its model is copied.
-        runner: of the same.
+        runner: of the model, which is copied, and the training split.
         budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
         budget_share: the same.
 
@@ -40,10 +37,10 @@ def measure_profile(
         StoreError: when the store cannot be used.
     """
     clock = time.perf_counter()
-    batches = batches_of(run, trainee.examples, 1)
-    with _quiet("afcore.training.loop", "afcore.feed.hidden"):
+    batches = batches_of(run, runner.examples, 1)
+    with _quiet("afcore.training.loop", "afcore.activations.feed"):
         fitted = profile_compute(
-            trainee,
+            runner.trainee,
             batches,
             max_grad_norm=run.config.training.max_grad_norm,
             budget_seconds=budget_seconds,

@@ -14,21 +14,21 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from afcore.distributed import join_group
 from afcore.freezing.policy import FreezeState
-from afcore.launch.job import EpochJob
-from afcore.launch.open import open_launcher, worker_threads
+from afcore.launch.job import Job
+from afcore.launch.launcher import open_launcher, worker_threads
 from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
-from afcore.planning.scaling import pass_seconds, share_of
-from afcore.planning.timing import Profile, Reading, Work, forecast_epoch
-from afcore.planning.workers import WorkerProfile, ring_terms
+from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
+from afcore.planning.profile import Profile, WorkerProfile, ring_terms
+from afcore.runs.batches import batches_of
 from afcore.runs.run import Run, RunRecord
-from afcore.runs.work import batches_of
 from afcore.storage.objects import Storage
 from afcore.trainee import Trainee
 from afcore.training.loop import Course, train_epoch
@@ -41,8 +41,8 @@ __all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
 
 _STEPS = 4
 _FASTEST = 1e12
-Points = list[tuple[int, int, int, int, float]]
-"""(boundary, padded tokens, tokens, backward passes, seconds of a step)."""
+Points = list[tuple[int, int, int, float]]
+"""(boundary, padded tokens, backward passes, seconds of a step)."""
 
 
 def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
@@ -57,31 +57,26 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
     """
     workers = run.config.workers
     count = workers.max
-    probe_id = uuid.uuid4().hex
-    folder = f"probes/{probe_id}"
+    folder = f"probes/{uuid.uuid4().hex}"
 
-    def job(function: str) -> EpochJob:
-        return EpochJob(
-            run.storage.root,
-            probe_id,
-            0,
-            0,
-            count,
-            worker_threads(workers),
-            launched=time.time(),
-            function=f"{__name__}:{function}",
+    def job(function: Callable[[str, str, float], None]) -> Job:
+        return Job(
+            function,
+            (run.storage.root, folder, time.time()),
+            num_workers=count,
+            what="while the workers were measured",
+            threads=worker_threads(workers),
         )
 
     launcher = open_launcher(workers)
     run.storage.put(f"{folder}/run.json", run.record.model_dump_json().encode())
     try:
-        launcher.run(job("nothing"))  # the first launch takes longer than later ones
-        launcher.run(job("probe"))
+        launcher.run(job(nothing))  # the first launch takes longer than later ones
+        launcher.run(job(probe))
         measured = json.loads(run.storage.get(f"{folder}/measured.json"))
     finally:
         run.storage.delete_folder(folder)
-    points = [(*map(int, counts), seconds) for *counts, seconds in measured["points"]]
-    return fit_workers(profile, points, count, measured["startup_seconds"]).model_copy(
+    return fit_workers(profile, measured["points"], count, measured["startup_seconds"]).model_copy(
         update={"startup_here_seconds": _open_seconds(run) if workers.launcher == "auto" else None}
     )
 
@@ -101,14 +96,14 @@ def fit_workers(
 ) -> WorkerProfile:
     """Contention, latency and speed that give the measured steps."""
     rows = []
-    for boundary, padded, num_tokens, passes, _ in points:
-        share = share_of(Work(1, padded, num_tokens, 0), count)
+    for boundary, padded, passes, _ in points:
         alone = forecast_epoch(
-            profile, share, [boundary], read_boundary=0, reading=Reading({}, 0), statistics=False
+            profile,
+            Work(1, math.ceil(padded / count)),
+            EpochSetup(boundaries=[boundary], accumulation=passes),
         )
         num_bytes = 4 * profile.compute.num_parameters[boundary]
-        further = (passes - 1) * pass_seconds(profile.compute, [boundary])
-        rows.append([alone.train_seconds + further, *ring_terms(num_bytes, count)])
+        rows.append([alone.train_seconds, *ring_terms(num_bytes, count)])
     contention, alpha, per_byte = fit_seconds(rows, [seconds for *_, seconds in points])
     return WorkerProfile(
         link_latency_seconds=alpha,
@@ -118,20 +113,19 @@ def fit_workers(
     )
 
 
-def nothing(job: EpochJob) -> None:
+def nothing(store: str, folder: str, launched: float) -> None:
     """The job that takes what launching takes."""
 
 
-def probe(job: EpochJob) -> None:
+def probe(store: str, folder: str, launched: float) -> None:
     """On every worker; the first writes what was measured."""
-    storage = Storage(job.store)
-    record = RunRecord.model_validate_json(storage.get(f"probes/{job.run_id}/run.json"))
+    storage = Storage(store)
+    record = RunRecord.model_validate_json(storage.get(f"{folder}/run.json"))
     run = Run(storage, record)
     with join_group(run.compute.device) as group:
         split, examples = run.pretrained(), run.data().train
         trainee = run.trainee(split, examples, group)
-        assert job.launched is not None
-        startup_seconds = time.time() - job.launched
+        startup_seconds = time.time() - launched
         sample = sample_batches(batches_of(run, examples, 1), examples.lengths)
         split.set_training(0)
         # What has no gradient is skipped, so one optimizer serves every boundary.
@@ -145,11 +139,10 @@ def probe(job: EpochJob) -> None:
                 seconds = _steps(run, trainee, state, [ids] * _STEPS) / _STEPS
                 lengths = examples.lengths
                 passes = math.ceil(len(group.share(ids)) / (micro_batch or len(ids)))
-                padded, num_tokens = padded_tokens(ids, lengths), int(lengths[ids].sum())
-                points.append((boundary, padded, num_tokens, passes, seconds))
+                points.append((boundary, padded_tokens(ids, lengths), passes, seconds))
         if group.is_first:
             found = {"points": points, "startup_seconds": startup_seconds}
-            storage.put(f"probes/{job.run_id}/measured.json", json.dumps(found).encode())
+            storage.put(f"{folder}/measured.json", json.dumps(found).encode())
         group.wait()
 
 

@@ -16,7 +16,7 @@ from afcore.freezing.gradient_norm import relative_change
 from afcore.freezing.guarded import coherence
 from afcore.freezing.policy import PER_BLOCK, FreezePolicy, IntervalStatistics
 from afcore.results.report import IntervalReport, RunReport
-from afcore.tasks.main_score import remaining_errors
+from afcore.tasks.scores import remaining_errors
 
 __all__ = ["EtaNoise", "Replay", "ReplayedInterval", "eta_noise", "replay"]
 
@@ -105,7 +105,7 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
         statistics = replace(
             _statistics(interval, len(report.epochs), total_steps, state.boundary),
             validation_losses=tuple(scores["loss"] for scores in validations),
-            validation_errors=remaining_errors(report.score, validations),
+            validation_errors=remaining_errors(report.main, validations),
         )
         coherences = coherence(statistics)
         ends_epoch = interval.step == last_steps[interval.epoch]

@@ -24,19 +24,22 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from afcore.activations.held import HeldShards
-from afcore.activations.kept import hold_shards, release_shards
+from afcore.activations.feed import HiddenFeed
+from afcore.activations.residency import hold_shards, release_shards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
+from afcore.data.examples import Examples
 from afcore.data.order import windowed_batches
-from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
-from afcore.feed import HiddenFeed
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
+from afcore.runs.batches import batches_of, training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
+from afcore.runs.decide import lacks_profile
+from afcore.runs.device_room import training_bytes
 from afcore.runs.epoch_report import epoch_cost, predictions, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
@@ -50,7 +53,6 @@ from afcore.runs.records import (
 )
 from afcore.runs.run import Run, check_lease, read_record
 from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
-from afcore.runs.work import batches_of, training_bytes, training_schedule
 from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
@@ -106,16 +108,22 @@ def run_epoch(
 
 
 def decide_first_epoch(run: Run) -> NextEpoch:
-    """How epoch 1 should be trained, decided before there are workers, and recorded."""
+    """How epoch 1 should be trained, decided before there are workers, and recorded.
+
+    A profile that was lost is measured anew: that, too, takes a process that has no workers yet.
+    """
     key = run.epoch_key(0, "next")
     found = read_record(run.storage, key, NextEpoch)
+    if found is not None and not lacks_profile(run):
+        return found
+    cache = RunCache(run, run.trainee(run.pretrained(), run.data().train))
+    if lacks_profile(run):
+        cache.planner.measure(record=True)
     if found is None:
-        split, data = run.pretrained(), run.data()
-        _, freeze = initial_policy(run)
-        found = RunCache(run, run.trainee(split, data.train)).first_epoch(freeze.boundary)
+        found = cache.first_epoch(initial_policy(run)[1].boundary)
         run.storage.put(key, found.model_dump_json().encode())
-        del split
-        run.compute.release_memory()  # of a GPU that is a worker's
+    del cache
+    run.compute.release_memory()  # of a GPU that is a worker's
     return found
 
 
@@ -127,7 +135,7 @@ class _Epoch:
         run: Run,
         epoch: int,
         attempt: int,
-        held: HeldShards,
+        held: ResidentShards,
         group: WorkerGroup,
         stop: Callable[[], bool],
         launched: float | None,
@@ -252,7 +260,7 @@ class _Epoch:
                 policy=state.policy,
                 intervals_per_epoch=config.freezing.intervals_per_epoch,
                 validations=_validations(run, self._epoch),
-                score=config.training.score,
+                score=config.main_score,
                 validate=partial(self._evaluate, cache.trainee, plan.read_from),
                 solve_head=config.freezes and config.freezing.solves_head,
             ),
@@ -326,7 +334,7 @@ class _Epoch:
         build = cache.should_build(
             training.freeze.boundary,
             source,
-            decided.decision if decided else None,
+            decided.choice if decided else None,
             last=last,
         )
         refusal = cache.refused(training.freeze.boundary, saved, source, last=last)
@@ -353,8 +361,8 @@ class _Epoch:
         """Write the set at the new boundary if that was decided; what the next epoch reads."""
         read_from = checkpoint.read_from
         if not checkpoint.materialize:
-            decision = checkpoint.next.decision if checkpoint.next else None
-            return None if decision is not None and decision.source == "tokens" else read_from
+            choice = checkpoint.next.choice if checkpoint.next else None
+            return read_from if choice is None or choice.forecast.setup.read_boundary else None
         reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, read_from)
         cache.open_or_build(reference, checkpoint.parts)
         return reference
@@ -369,7 +377,7 @@ class _Epoch:
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
         answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
-        return answers.scores(len(self._run.record.label_names))
+        return answers.scores()
 
     def _complete(
         self, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
@@ -442,7 +450,7 @@ def _order(
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
     reports = [record.report for record in epoch_records(run, epoch)]
-    best = best_epoch(reports, run.config.training.score)
+    best = best_epoch(reports, run.config.main_score)
     kept = [
         read_record(run.storage, run.epoch_key(e, "checkpoint"), CheckpointRecord)
         for e in {best.epoch, epoch}

@@ -9,7 +9,6 @@ from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.records import EpochPlan, NextEpoch
 from afcore.runs.run import Run
-from afcore.tasks.main_score import MAIN_SCORES
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["epoch_cost", "predictions", "show_epoch"]
@@ -25,23 +24,26 @@ def predictions(
     report: EpochReport,
 ) -> dict[str, Any]:
     """What was predicted of the epoch, and of the set that is built at its end."""
-    predicted: dict[str, Any] = {}
-    if plan.resources is not None:
-        predicted = {
-            "resources": plan.resources.text(),
-            "predicted_seconds": plan.resources.forecast.seconds,
-            "predicted_cost_usd": plan.resources.forecast.cost_usd,
-        }
-    if plan.decision is None:
+    choice, predicted = plan.choice, dict[str, Any]()
+    if choice is None:
         return predicted
-    built_first = plan.decision.build_seconds if report.epoch == 1 else 0.0
-    built_last = decided.decision.build_seconds if decided and decided.decision else 0.0
+    if choice.workers is not None:
+        predicted = {
+            "resources": choice.workers.text(),
+            "predicted_seconds": choice.workers.forecast.seconds,
+            "predicted_cost_usd": choice.workers.forecast.cost_usd,
+        }
+    if choice.source is None:
+        return predicted
+    following = decided.choice if decided else None
+    built_first = choice.forecast.materialize_seconds if report.epoch == 1 else 0.0
+    built_last = following.forecast.materialize_seconds if following else 0.0
     return predicted | {
-        "decision": plan.decision.text(),
-        "predicted_train_seconds": plan.decision.forecast.train_seconds,
+        "decision": choice.source_text(),
+        "predicted_train_seconds": choice.forecast.train_seconds,
         "predicted_materialize_seconds": built_first + built_last,
         "prediction_error": cache.planner.error(
-            report.epoch, plan.decision, trained, report.train_seconds, report.num_workers
+            report.epoch, choice, trained, report.train_seconds, report.num_workers
         ),
     }
 
@@ -61,7 +63,7 @@ def epoch_cost(run: Run, report: EpochReport, puts: int, gets: int) -> float:
 
 def show_epoch(run: Run, report: EpochReport) -> None:
     """An epoch that is done, as a line in the log."""
-    main = MAIN_SCORES[run.config.training.score]
+    main = run.config.main_score
     _log.info(
         "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
         "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "

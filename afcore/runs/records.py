@@ -6,10 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
 from afcore.freezing.policy import PER_BLOCK, FreezeState
-from afcore.planning.resources import ResourceDecision
-from afcore.planning.source import SourceDecision
+from afcore.planning.choose import EpochChoice
 from afcore.results.report import DecisionReport, EpochReport, IntervalReport
-from afcore.tasks.main_score import MAIN_SCORES
+from afcore.tasks.scores import LOG_LOSS, Score
 from afcore.training.trained import StepLog, TrainedEpoch
 
 __all__ = [
@@ -47,13 +46,12 @@ class SetReference(_Record):
 class NextEpoch(_Record):
     """How the epoch to come is to be trained.
 
-    ``decision`` and ``resources`` say why, where measurements decided; ``num_workers`` are started,
-    or fewer when the epoch is tried again after some were lost; ``notes`` go to the run's report.
+    ``choice`` says why, where measurements decided; ``num_workers`` are started, or fewer when the
+    epoch is tried again after some were lost; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
-    decision: SourceDecision | None = None
-    resources: ResourceDecision | None = None
+    choice: EpochChoice | None = None
     num_workers: int = 1
     micro_batch: int | None = None
     notes: list[str] = []
@@ -148,8 +146,8 @@ class LostTries(_Record):
     tries: list[LostTry]
 
 
-def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
-    """The epoch with the best ``score`` on validation; among equals the one with the least loss.
+def best_epoch(reports: list[EpochReport], score: Score) -> EpochReport:
+    """The epoch with the best score on validation; among equals the one with the least loss.
 
     One whose score or loss is no number is the last to be taken.
 
@@ -157,8 +155,9 @@ def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
     where a cycle has ended, only such ends count.
     """
     candidates = [report for report in reports if report.candidate] or reports
-    main, loss = MAIN_SCORES[score], MAIN_SCORES["loss"]
-    return max(candidates, key=lambda r: (main.quality(r.validation), loss.quality(r.validation)))
+    return max(
+        candidates, key=lambda r: (score.quality(r.validation), LOG_LOSS.quality(r.validation))
+    )
 
 
 def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:

@@ -12,7 +12,9 @@ _MAJORITY = 0.8
 _NAMED = 5
 
 
-def score_warnings(labels: npt.NDArray[np.int64], label_names: list[str], score: Score) -> list[str]:
+def score_warnings(
+    labels: npt.NDArray[np.int64], label_names: list[str], score: Score
+) -> list[str]:
     """What is wrong with choosing an epoch by ``score`` on these labels, and what to do.
 
     Args:

@@ -68,7 +68,8 @@ def learn_label_names(
     if len(known) < 2:
         lost = f": data.limit leaves {shown_labels(left_out, 5)} out" if left_out else ""
         raise DataError(
-            f"data {splits['train'].source!r} has one class only: {min(known, default=None)!r}{lost}.{raised}"
+            f"data {splits['train'].source!r} has one class only: "
+            f"{min(known, default=None)!r}{lost}.{raised}"
         )
     names = sorted(known)
     if all(_INTEGER.fullmatch(name) for name in names):
@@ -79,8 +80,8 @@ def learn_label_names(
             first = next(i for i, t in enumerate(targets[split]) if unknown & set(labels_of(t)))
             raise DataError(
                 f"data {rows.source!r} ({split}) has labels that the training set never shows: "
-                f"{shown_labels(unknown, 5)}. Known are {shown_labels(names, 20)}. The first stands in "
-                f"{rows.place(first)}.{_why_unknown(unknown, known, left_out)}"
+                f"{shown_labels(unknown, 5)}. Known are {shown_labels(names, 20)}. The first "
+                f"stands in {rows.place(first)}.{_why_unknown(unknown, known, left_out)}"
             )
     if left_out:
         _log.warning(
@@ -106,7 +107,10 @@ def shown_labels(labels: Iterable[str], count: int = 50) -> str:
 
 def _why_unknown(unknown: set[str], known: set[str], left_out: set[str]) -> str:
     if lost := unknown & left_out:
-        return f" data.limit leaves {shown_labels(lost, 5)} out of it: raise data.limit, or leave it out."
+        return (
+            f" data.limit leaves {shown_labels(lost, 5)} out of it: raise data.limit, or leave it "
+            "out."
+        )
     likes = {_alike(name): name for name in sorted(known)}
     for label in sorted(unknown):
         if like := likes.get(_alike(label)):

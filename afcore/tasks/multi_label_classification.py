@@ -1,6 +1,6 @@
 """Multi-label classification: any number of labels, none among them, for a text or a pair."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -56,7 +56,7 @@ def _without_blanks(labels: list[str]) -> list[str]:
     return list(dict.fromkeys(label.strip() for label in labels if label.strip()))
 
 
-def _f1(average: str, values: RowValues) -> float:
+def _f1(average: Literal["micro", "macro"], values: RowValues) -> float:
     from torchmetrics.functional.classification import multilabel_f1_score
 
     labels, predicted = (torch.from_numpy(values[name] > 0) for name in ("labels", "predicted"))
@@ -74,7 +74,6 @@ class MultiLabelClassification(TextTask):
         label_names: c.
     """
 
-    read_label = staticmethod(read_label_lists)
     label_may_be_blank = True
     scores: ClassVar[tuple[Score, ...]] = (
         Score(
@@ -97,8 +96,13 @@ class MultiLabelClassification(TextTask):
         LOG_LOSS,
     )
 
-    name: Literal["multi_label_classification"] = "multi_label_classification"
+    name: Literal["multi-label-classification"] = "multi-label-classification"
     label_names: list[str]
+
+    @staticmethod
+    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+        """See :func:`read_label_lists`."""
+        return list(read_label_lists(source, key, column, table))
 
     @classmethod
     def learn(
@@ -115,6 +119,10 @@ class MultiLabelClassification(TextTask):
         for row, some in enumerate(labels):
             found[row, [index[label] for label in some if label in index]] = 1.0
         return found
+
+    def unknown_labels(self, labels: list[list[str]]) -> list[str]:
+        """Not among the label names."""
+        return [label for some in labels for label in some if label not in self.label_names]
 
     def warnings(self, validation: Examples, score: Score) -> list[str]:
         """Of labels that no validation row has."""
@@ -151,7 +159,7 @@ class MultiLabelClassification(TextTask):
         return (outputs > 0).to(torch.uint8)
 
     def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
-        """``labels`` and ``predicted``, [n, c] uint8, and ``exact``, [n] bool: all of them right."""
+        """``labels`` and ``predicted``, [n, c] uint8, and ``exact``, [n] bool: all right."""
         labels = targets["labels"].astype(np.uint8)
         exact = (labels == predicted).all(-1)
         return {"labels": labels, "predicted": predicted, "exact": exact}
@@ -163,7 +171,7 @@ class MultiLabelClassification(TextTask):
             for row in outputs > 0
         ]
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, Sequence[float]]:
+    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Of each label by itself."""
         shares = torch.from_numpy(outputs).sigmoid().numpy()
         return {name: shares[:, i] for i, name in enumerate(self.label_names)}

@@ -19,7 +19,7 @@ TASKS: dict[str, type[Task]] = {
         MultiLabelClassification,
     )
 }
-DEFAULT_TASK = "text_classification"
+DEFAULT_TASK = "text-classification"
 
 
 def task_class(name: str) -> type[Task]:

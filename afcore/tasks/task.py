@@ -5,11 +5,11 @@ what the training data taught it (the names of the labels, say), and is recorded
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import numpy.typing as npt
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -91,6 +91,14 @@ class Task(BaseModel, ABC):
         """What makes it doubtful to choose an epoch by ``score`` on these examples."""
         return []
 
+    @abstractmethod
+    def encode_labels(self, labels: list[Any]) -> Any:
+        """[n, ...], the target ``labels``, from the rows' own."""
+
+    def unknown_labels(self, labels: list[Any]) -> list[str]:
+        """Those among the rows' labels that the model cannot answer."""
+        return []
+
     # The model.
 
     @property
@@ -160,7 +168,7 @@ class Task(BaseModel, ABC):
     def prediction(self, outputs: npt.NDArray[np.float32]) -> list[Any]:
         """Of each row of [n, c] outputs, what is written into the column ``prediction``."""
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, Sequence[float]]:
+    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Further columns, by what follows ``probability_`` in their names; none by default."""
         return {}
 

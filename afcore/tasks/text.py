@@ -1,7 +1,7 @@
 """What tasks on a text, or on a pair of texts, have in common: all but what is answered."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,8 +21,12 @@ _log = logging.getLogger(__name__)
 class TextTask(Task):
     """One answer for a text, or for a pair of texts; its target is the field ``label``."""
 
-    read_label: ClassVar[Callable[[str, str, str, Table], list[Any]]] = staticmethod(read_labels)
     label_may_be_blank: ClassVar[bool] = False
+
+    @staticmethod
+    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+        """The column of the labels; text unless a task wants something else."""
+        return list(read_labels(source, key, column, table))
 
     @classmethod
     def fields(cls, columns: Mapping[str, str | None], *, labelled: bool = True) -> list[Field]:
@@ -62,7 +66,3 @@ class TextTask(Task):
         if "label" in rows.targets:
             targets["labels"] = Column(np.asarray(self.encode_labels(rows.targets["label"])))
         return Examples(inputs, targets)
-
-    def encode_labels(self, labels: list[Any]) -> Any:
-        """[n, ...], what is trained on, from the labels of the rows."""
-        raise NotImplementedError

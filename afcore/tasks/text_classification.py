@@ -1,7 +1,7 @@
 """Text classification: one label of several for a text, or for a pair of texts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -90,7 +90,7 @@ class TextClassification(TextTask):
         LOG_LOSS,
     )
 
-    name: Literal["text_classification"] = "text_classification"
+    name: Literal["text-classification"] = "text-classification"
     label_names: list[str]
 
     @classmethod
@@ -105,6 +105,10 @@ class TextClassification(TextTask):
         """[n], index into the label names; -1 of a row to be predicted, if it has none of them."""
         index = {name: i for i, name in enumerate(self.label_names)}
         return np.asarray([index.get(label, -1) for label in labels], dtype=np.int64)
+
+    def unknown_labels(self, labels: list[str]) -> list[str]:
+        """Not among the label names."""
+        return [label for label in labels if label not in self.label_names]
 
     def warnings(self, validation: Examples, score: Score) -> list[str]:
         """Of classes that are rare, or not there."""
@@ -143,7 +147,7 @@ class TextClassification(TextTask):
         """The label with the largest logit."""
         return [self.label_names[i] for i in outputs.argmax(-1)]
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, Sequence[float]]:
+    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """Softmax, of each label."""
         shares = torch.from_numpy(outputs).softmax(-1).numpy()
         return {name: shares[:, i] for i, name in enumerate(self.label_names)}

@@ -66,7 +66,6 @@ def _spearman(predicted: Tensor, labels: Tensor) -> Tensor:
 class TextRegression(TextTask):
     """A number for a text, trained on in its own unit; its loss is the mean squared error."""
 
-    read_label = staticmethod(read_numbers)
     scores: ClassVar[tuple[Score, ...]] = (
         Score(
             "pearson",
@@ -84,7 +83,12 @@ class TextRegression(TextTask):
         mean_of("losses", "loss", "mean squared error", higher_is_better=False),
     )
 
-    name: Literal["text_regression"] = "text_regression"
+    name: Literal["text-regression"] = "text-regression"
+
+    @staticmethod
+    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+        """See :func:`read_numbers`."""
+        return list(read_numbers(source, key, column, table))
 
     @classmethod
     def learn(
@@ -122,7 +126,11 @@ class TextRegression(TextTask):
 
     def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
         """``labels``, ``predicted`` and ``distances`` between them, [n] float32."""
-        return {**targets, "predicted": predicted, "distances": np.abs(targets["labels"] - predicted)}
+        return {
+            **targets,
+            "predicted": predicted,
+            "distances": np.abs(targets["labels"] - predicted),
+        }
 
     def prediction(self, outputs: npt.NDArray[np.float32]) -> list[float]:
         """The number."""

@@ -13,14 +13,14 @@ from afcore.compute import Compute
 from afcore.config import PEER_MODES, TrainingConfig, parse_config
 from afcore.data.prepare import PreparedData
 from afcore.errors import AutoFreezeError, ConfigError
-from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import load_classifier
+from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.peer.run import RECIPES
+from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
-from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch

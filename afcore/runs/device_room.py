@@ -1,0 +1,96 @@
+"""What a run's activations and its training have of memory, and where its sets are held."""
+
+import sys
+from typing import Any
+
+import torch
+
+from afcore.activations.layout import SHARD_BYTES
+from afcore.activations.residency import measure_budgets
+from afcore.activations.tiers import choose_window, place
+from afcore.config import CHOOSING_MODES
+from afcore.model.pretrained import build_model
+from afcore.planning.choose_workers import MemoryModel, activation_bytes
+from afcore.planning.profile import Reading
+from afcore.runs.run import Run
+
+__all__ = [
+    "device_memory",
+    "place_set",
+    "training_bytes",
+]
+
+_USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
+
+
+def place_set(run: Run, num_bytes: int) -> Reading:
+    """What an epoch reads of a set, and from where.
+
+    What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
+    to come at the store's speed. It is gathered in host memory, but for what device memory holds.
+    Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
+    known yet, so all are assumed.
+    """
+    cache = run.config.cache
+    budgets = measure_budgets(
+        cache.device_bytes,
+        cache.host_bytes,
+        cache.disk_bytes,
+        run.compute.device,
+        run.storage.protocol == "file",
+        run.config.workers.max if run.config.workers.ray_address is None else 1,
+        training_bytes(run),
+        held_is_free=True,
+    )
+    whole, rest = divmod(num_bytes, SHARD_BYTES)
+    shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
+    tiers = place(shards, budgets, choose_window(shards, budgets))
+    streamed = sum(
+        size
+        for size, tier in zip(shards, tiers, strict=True)
+        if tier in ("local disk", "object store")
+    )
+    on_device = sum(shards[: tiers.count("device memory")])  # the first tier that is filled
+    gathered = {"device memory": on_device, "host memory": num_bytes - on_device}
+    return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
+
+
+def device_memory(run: Run) -> MemoryModel | None:
+    """Of a GPU, less what may hold activations; a CPU's is taken to suffice."""
+    device = run.compute.device
+    if device.type != "cuda":
+        return None
+    needed, given = training_bytes(run), run.config.cache.device_bytes
+    held = measure_budgets(given, 0, 0, device, True, needed_bytes=needed).device_bytes
+    total = torch.cuda.get_device_properties(device).total_memory
+    return _memory(run, _without_weights(run), int(_USABLE * total) - held)
+
+
+def training_bytes(run: Run) -> int:
+    """Of a worker's GPU, what training takes at most: nothing frozen, no batch cut by a plan.
+
+    The device tier leaves so much, although it is made before the model is there. 0 on a CPU.
+    """
+    if run.compute.device.type != "cuda":
+        return 0
+    config, model = run.config, _without_weights(run)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
+    examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
+    memory = _memory(run, model, 0)
+    by_boundary = [num_parameters] * run.record.num_blocks
+    return memory.needed_bytes(by_boundary, 0, examples * memory.example_tokens)
+
+
+def _without_weights(run: Run) -> Any:
+    with torch.device("meta"):
+        return build_model(run.record.architecture, run.record.task.auto_class)
+
+
+def _memory(run: Run, model: Any, limit_bytes: int) -> MemoryModel:
+    length = run.config.data.max_length
+    return MemoryModel(
+        limit_bytes=limit_bytes,
+        example_tokens=length,
+        block_token_bytes=activation_bytes(int(model.config.hidden_size), 0, length),
+    )

@@ -106,7 +106,10 @@ def run(
 def predict_command(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Folder that run --output wrote, or any trained model of a known task"),
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder that run --output wrote, or another",
+        ),
     ],
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, here or at a URL")

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from afcore.tasks.registry import find_score
 from afcore.tasks.scores import Score
 
 __all__ = [
@@ -266,6 +265,8 @@ class RunReport(_Report):
     @property
     def main(self) -> Score:
         """The main score: how it is shown and compared."""
+        from afcore.tasks.registry import find_score  # torch, which a report needs not
+
         return find_score(self.task, self.score)
 
     @property

@@ -13,7 +13,7 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.compute import Compute
-from afcore.data.prepare import Examples
+from afcore.data.examples import Examples
 from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
 from tests.training_setup import CPU_FP32, TASK, make_split, make_trainee

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from afcore.errors import DataError, StoppedError
-from afcore.interrupt import stop_requested
+from afcore.interrupt import committing, stop_requested
+from afcore.launch import connection
 
 
 def join() -> int:
@@ -48,6 +49,28 @@ def work_for_ever(folder: str) -> None:
             leave(folder, f"committed-{rank}")
             raise StoppedError("in epoch 3")
         time.sleep(0.01)
+
+
+def commit_slowly(folder: str) -> None:
+    """The first commits for longer than the grace period, the others wait for it."""
+    rank = join()
+    connection.GRACE_SECONDS = 0.5
+    leave(folder, f"pid-{rank}", str(os.getpid()))
+    while not stop_requested():
+        time.sleep(0.01)
+    with committing():
+        if rank == 0:
+            time.sleep(2.5)
+            leave(folder, "committed-0")
+        dist.barrier()
+    raise StoppedError("in epoch 3")
+
+
+def never_stop(folder: str) -> None:
+    rank = join()
+    connection.GRACE_SECONDS = 0.5
+    leave(folder, f"pid-{rank}", str(os.getpid()))
+    time.sleep(600)
 
 
 def kill_last(folder: str) -> None:

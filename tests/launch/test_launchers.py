@@ -144,6 +144,28 @@ def test_a_stop_asked_for_in_this_process_reaches_the_workers(
     run(launcher, "all_reduce", tmp_path)
 
 
+def test_a_commit_that_takes_longer_than_the_grace_period_is_waited_for(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    with catch_sigterm():
+        request_stop_when_working(tmp_path)
+        with pytest.raises(StoppedError, match="epoch 3"):
+            run(launcher, "commit_slowly", tmp_path)
+    assert (tmp_path / "committed-0").exists()
+
+
+def test_a_worker_that_does_not_stop_is_ended_after_the_grace_period(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    with catch_sigterm():
+        request_stop_when_working(tmp_path)
+        with pytest.raises(StoppedError, match="epoch 3"):
+            run(launcher, "never_stop", tmp_path)
+    assert time.monotonic() - began < 120
+    wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
+
+
 def request_stop_when_working(folder: Path) -> None:
     def wait_and_ask() -> None:
         worker_pids(folder)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from afcore.activations import kept
+from afcore.activations import residency
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.launch.job import Job
@@ -86,7 +86,7 @@ def test_what_this_process_held_is_let_go_before_workers_start(
     run = LaunchLocally.run
 
     def watched(launcher: LaunchLocally, job: Job) -> None:
-        kept_bytes.append(sum(held.host_bytes for held in kept._all_held))
+        kept_bytes.append(sum(held.host_bytes for held in residency._all_held))
         run(launcher, job)
 
     monkeypatch.setattr(LaunchLocally, "run", watched)

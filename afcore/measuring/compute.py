@@ -22,7 +22,7 @@ from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.freezing.policy import FreezeState
 from afcore.measuring.fit import fit_seconds
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.planning.timing import ComputeProfile
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.loop import train_epoch

@@ -7,17 +7,17 @@ from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
 from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
-from afcore.activations.held import HeldShards
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import LeaseLostError
-from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import forward_settings
+from afcore.model.split_model import SplitModel
 from afcore.numerics import numerics_of
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
@@ -46,7 +46,7 @@ class RunCache:
         split: SplitModel,
         examples: Examples,
         compute: Compute,
-        held: HeldShards | None = None,
+        held: ResidentShards | None = None,
         group: WorkerGroup = ALONE,
     ) -> None:
         self._run = run

@@ -15,7 +15,7 @@ from afcore.cost import Usage, cost_usd
 from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
 from afcore.measuring.profile import measure_profile
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.planning.forecast import forecast_run
 from afcore.planning.resources import ResourceDecision, choose_resources
 from afcore.planning.scaling import RunWork, forecast_epoch_on

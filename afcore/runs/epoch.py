@@ -24,16 +24,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from afcore.activations.held import HeldShards
-from afcore.activations.kept import hold_shards, release_shards
+from afcore.activations.feed import HiddenFeed
+from afcore.activations.residency import hold_shards, release_shards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
-from afcore.feed import HiddenFeed
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
@@ -125,7 +125,7 @@ class _Epoch:
         run: Run,
         epoch: int,
         attempt: int,
-        held: HeldShards,
+        held: ResidentShards,
         group: WorkerGroup,
         stop: Callable[[], bool],
         launched: float | None,

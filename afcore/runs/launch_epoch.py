@@ -3,7 +3,7 @@
 import logging
 import time
 
-from afcore.activations.kept import release_shards
+from afcore.activations.residency import release_shards
 from afcore.config import Config
 from afcore.distributed import join_group
 from afcore.errors import AutoFreezeError, WorkerLostError

@@ -10,9 +10,17 @@ from afcore.launch.connection import ParentAddress, connect
 from afcore.launch.job import Job
 from afcore.launch.outcome import Outcome, outcome_of
 
-__all__ = ["work"]
+__all__ = ["is_worker", "work"]
 
 _AFTER_OTHERS_SECONDS = 1.0  # see outcome.py
+
+
+_is_worker = False
+
+
+def is_worker() -> bool:
+    """Whether a launcher has started this process."""
+    return _is_worker
 
 
 def work(job: Job, address: ParentAddress, rank: int) -> bool:
@@ -22,6 +30,8 @@ def work(job: Job, address: ParentAddress, rank: int) -> bool:
         Whether it ended in order: it returned, or all stopped together. A worker that did not makes
         the launcher stop the others, who may still be about to commit.
     """
+    global _is_worker
+    _is_worker = True
     report = connect(address, rank)
     if job.threads is not None:
         torch.set_num_threads(job.threads)

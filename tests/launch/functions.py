@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from afcore.config import WorkersConfig
 from afcore.errors import DataError, StoppedError
 from afcore.interrupt import committing, stop_requested
 from afcore.launch import connection
+from afcore.launch.launcher import open_launcher
 
 
 def join() -> int:
@@ -100,3 +102,7 @@ def bug(folder: str) -> None:
 
 def nothing(folder: str) -> None:
     pass
+
+
+def launch_others(folder: str) -> None:
+    open_launcher(WorkersConfig(max=2))

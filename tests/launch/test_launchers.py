@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from afcore.errors import DataError, StoppedError, WorkerLostError
+from afcore.errors import AutoFreezeError, DataError, StoppedError, WorkerLostError
 from afcore.interrupt import catch_sigterm, request_stop
 from afcore.launch.job import Launcher
 from tests.launch.parent import job_of, open_launcher
@@ -117,6 +117,11 @@ def test_a_killed_worker_is_named_within_seconds(launcher: Launcher, tmp_path: P
 def test_an_error_of_ours_comes_out_as_it_went_in(launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^shard 7 is empty$"):
         run(launcher, "bad_data", tmp_path)
+
+
+def test_a_worker_starts_no_workers(launcher: Launcher, tmp_path: Path) -> None:
+    with pytest.raises(AutoFreezeError, match=r"^a worker cannot start workers"):
+        run(launcher, "launch_others", tmp_path)
 
 
 def test_another_exception_names_the_worker_and_its_traceback_is_logged(

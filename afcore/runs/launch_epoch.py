@@ -16,11 +16,9 @@ from afcore.launch.launcher import (
     open_launcher,
     worker_threads,
 )
-from afcore.planning.resources import worker_counts
-from afcore.runs.cache import RunCache
-from afcore.runs.decide import profile_seconds
+from afcore.planning.choose_workers import worker_counts
 from afcore.runs.epoch import decide_first_epoch, run_epoch
-from afcore.runs.records import EpochPlan, EpochRecord, LostTry, NextEpoch
+from afcore.runs.records import EpochPlan, EpochRecord, LostTry
 from afcore.runs.run import Run, open_run, read_record
 from afcore.runs.spent import note_lost_try, seconds_kept
 
@@ -52,8 +50,7 @@ def launch_epoch(
     if found is not None:
         return found
     workers = run.config.workers
-    decided = None if num_workers else _decided(run, epoch)
-    planned = num_workers or (decided.num_workers if decided else 1)
+    planned = num_workers or _planned(run, epoch)
     count = workers_left(run.config, planned, tries)
     if count != planned:
         _log.warning("epoch %d: %d workers instead of the planned %d", epoch, count, planned)
@@ -65,10 +62,7 @@ def launch_epoch(
         what=f"in epoch {epoch}",
         threads=worker_threads(workers),
     )
-    if not isinstance(launcher, LaunchHere):
-        if decided is not None and (decided.decision or decided.resources):
-            _ensure_profile(run)
-        # The workers need the memory.
+    if not isinstance(launcher, LaunchHere):  # the workers need the memory
         release_shards()
         run.compute.release_memory()
     began, kept = time.perf_counter(), seconds_kept(run, epoch, attempt)
@@ -102,28 +96,25 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
         run_epoch(run, epoch, attempt, group, stop_requested, launched)
 
 
-def _decided(run: Run, epoch: int) -> NextEpoch | None:
-    """The plan, where there is one; else what was decided after the epoch before, if anything."""
+def _planned(run: Run, epoch: int) -> int:
+    """Of the plan, where there is one; else as decided after the epoch before.
+
+    Workers find a profile to decide from, whatever happened to the run's.
+    """
     workers = run.config.workers
+    if workers.max == 1:
+        return 1
+    with as_worker(workers):
+        first = decide_first_epoch(run)
     plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
-    if plan is not None or workers.max == 1:
-        return plan
+    if plan is not None:
+        return plan.num_workers
     if epoch == 1:
-        with as_worker(workers):
-            return decide_first_epoch(run)
+        return first.num_workers
     before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
     assert before is not None
-    return before.next
-
-
-def _ensure_profile(run: Run) -> None:
-    """Measure here what was measured before, if its record is lost: no worker can start others."""
-    if profile_seconds(run):
-        return
-    with as_worker(run.config.workers):
-        cache = RunCache(run, run.pretrained(), run.data().train, run.compute)
-        _log.warning("the run's profile is lost; measuring it again")
-        _ = cache.planner.profile
+    assert before.next is not None
+    return before.next.num_workers
 
 
 def workers_left(config: Config, planned: int, tries: int) -> int:

@@ -23,7 +23,7 @@ from afcore.prices import resolve_prices
 from afcore.runs.batches import batches_of
 from afcore.runs.device_room import device_memory, place_set
 from afcore.runs.run import Run
-from afcore.runs.run_profile import has_profile, measure_run, read_profile, record_profile
+from afcore.runs.run_profile import measure_run, read_profile, record_profile
 from afcore.runs.spent import cost_outside, wall_seconds
 from afcore.runs.state import epoch_records
 from afcore.training.trained import TrainedEpoch
@@ -70,8 +70,8 @@ def possible_traces(config: Config, num_blocks: int) -> dict[str, list[list[int]
 
 
 def lacks_profile(run: Run) -> bool:
-    """Whether something is to be decided from a profile that is not there."""
-    return allowed_in(run).measures and not has_profile(run)
+    """Whether something is to be decided from a profile that is not there, or is damaged."""
+    return allowed_in(run).measures and read_profile(run) is None
 
 
 class RunPlanner:

@@ -25,7 +25,6 @@ from afcore.storage.objects import Storage
 from afcore.training.steps import StepSettings
 
 __all__ = [
-    "has_profile",
     "measure_run",
     "measure_workers",
     "nothing",
@@ -39,11 +38,6 @@ _log = logging.getLogger(__name__)
 def read_profile(run: Run) -> Profile | None:
     """The run's, or None where nothing was measured."""
     return read_record(run.storage, _key(run), Profile, replaceable=True)
-
-
-def has_profile(run: Run) -> bool:
-    """Whether there is one."""
-    return run.storage.exists(_key(run))
 
 
 def record_profile(run: Run, profile: Profile) -> None:

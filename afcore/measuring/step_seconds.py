@@ -278,7 +278,7 @@ def _fit_suffix(points: list[_Point], num_blocks: int) -> dict[str, float]:
 
 
 def _fit_prefix(points: list[_Point]) -> dict[str, float]:
-    terms = {
+    terms: dict[str, list[float]] = {
         "prefix_step": [1.0] * len(points),
         "prefix_token": [p.padded_tokens for p in points],
         "prefix_block_token": [p.padded_tokens * p.boundary for p in points],

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from afcore.config import Config, load_config
 from afcore.results.report import EpochReport
-from afcore.runs.records import EpochRecord
 from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 
@@ -48,12 +47,12 @@ def prepare(
     return work, load_config(str(HERE / "speed.yaml"), [*common, *settings, *arguments.set])
 
 
-def train_anew(config: Config, train: Callable[[Run, int], EpochRecord]) -> EpochReport:
+def train_anew(config: Config, train: Callable[[Run, int], EpochReport]) -> EpochReport:
     """One epoch without orchestration; ``train`` gets the run and the attempt's number."""
     storage = Storage(config.store)
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
-        return train(begin_run(storage, record, fresh=True), lease.number).report
+        return train(begin_run(storage, record, fresh=True), lease.number)
 
 
 def within(rows: Sequence[dict[str, object]]) -> str:

@@ -22,7 +22,7 @@ from afcore.numerics import numerics_of
 from afcore.planning.resources import ResourceDecision
 from afcore.planning.source import SourceDecision
 from afcore.runs.decide import EpochPlanner
-from afcore.runs.records import NextEpoch, SetReference
+from afcore.runs.records import EpochPlan, SetReference
 from afcore.runs.run import Run, run_folder
 from afcore.training.trained import TrainedEpoch
 
@@ -80,7 +80,7 @@ class RunCache:
             return False
         return self._open_sound(self._reference([boundary], weights).folder) is not None
 
-    def first_epoch(self, boundary: int) -> NextEpoch:
+    def first_epoch(self, boundary: int) -> EpochPlan:
         """How epoch 1 is to be trained."""
         weights = self._run.record.weights
         reference = self._reference([boundary], weights) if boundary and self.allowed else None
@@ -96,8 +96,8 @@ class RunCache:
         )
         if decision is not None and decision.source != "set":
             reference = None
-        refusal = self.refused(boundary, weights, None, last=False)
-        return NextEpoch(
+        refusal = self._refused(boundary, weights, None)
+        return EpochPlan(
             read_from=None if refusal else reference,
             decision=decision,
             resources=resources,
@@ -112,8 +112,16 @@ class RunCache:
         current: SetReference | None,
         trained: TrainedEpoch,
         epoch: int,
-    ) -> NextEpoch:
-        """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
+    ) -> EpochPlan:
+        """How the epoch after ``epoch`` is to be trained.
+
+        Args:
+            boundary: after ``epoch``.
+            weights: likewise.
+            current: the set that ``epoch`` read, as far as nothing of it has thawed.
+            trained: of ``epoch``.
+            epoch: the one that is being committed.
+        """
         read_boundary = current.boundary if current else 0
         exists, scale = False, 1.0
         if self._measured:
@@ -134,8 +142,18 @@ class RunCache:
             scale=scale,
             max_set_bytes=self._room_bytes(),
         )
-        return NextEpoch(
-            read_from=None, decision=decision, resources=resources, **self._workers(resources)
+        refusal = self._refused(boundary, weights, current)
+        build = self._should_build(boundary, current, decision) and refusal is None
+        read_from = None if decision and decision.source == "tokens" else current
+        if build:
+            read_from = self.next_source(boundary, weights, current)
+        return EpochPlan(
+            read_from=read_from,
+            build=build,
+            decision=decision,
+            resources=resources,
+            notes=[refusal] if refusal else [],
+            **self._workers(resources),
         )
 
     def _workers(self, resources: ResourceDecision | None) -> dict[str, Any]:
@@ -154,32 +172,27 @@ class RunCache:
         """The set at a grown boundary, when the current one is at hand."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
 
-    def should_build(
-        self,
-        boundary: int,
-        current: SetReference | None,
-        decision: SourceDecision | None,
-        last: bool,
+    def _should_build(
+        self, boundary: int, current: SetReference | None, decision: SourceDecision | None
     ) -> bool:
         """Whether to have the set at ``boundary`` before the next epoch."""
         read_boundary = current.boundary if current else 0
-        if not self.allowed or last or boundary <= read_boundary:
+        if not self.allowed or boundary <= read_boundary:
             return False
         return decision is None or decision.source == "set"
 
-    def refused(
+    def _refused(
         self,
         boundary: int,
         weights: Mapping[str, ContentDigest],
         current: SetReference | None,
-        last: bool,
     ) -> str | None:
         """Why the set at ``boundary`` may not be written for the next epoch: ``cache.max_bytes``.
 
         None when it may, when it is there, or when nobody would want it.
         """
         wanted = boundary > (current.boundary if current else 0)
-        if not self.allowed or not wanted or last:
+        if not self.allowed or not wanted:
             return None
         reference = self.next_source(boundary, weights, current)
         room = self._room_bytes()

@@ -22,9 +22,9 @@ from afcore.planning.scaling import RunWork, forecast_epoch_on
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import Profile, Work
 from afcore.prices import resolve_prices
+from afcore.runs.records import done_reports
 from afcore.runs.run import Run, read_record
 from afcore.runs.spent import cost_outside, wall_seconds
-from afcore.runs.state import epoch_records
 from afcore.runs.work import device_memory, epoch_work, place_set, resources_of
 from afcore.training.trained import TrainedEpoch
 
@@ -191,7 +191,7 @@ class EpochPlanner:
         if limits.deadline_seconds is None and limits.budget_usd is None:
             return None
         wall = wall_seconds(run)
-        epochs = [record.report for record in epoch_records(run, epoch - 1)]
+        epochs = done_reports(run, epoch - 1)
         others = (num_workers - 1) * worked_seconds
         _, outside_usd = cost_outside(run, epochs, wall, others)
         return wall, outside_usd + sum(report.cost_usd for report in epochs)

@@ -25,7 +25,7 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.feed import HiddenFeed
-from afcore.freezing.policy import FreezePolicy, IntervalStatistics
+from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics
 from afcore.freezing.settling import has_settled
 from afcore.model.compile import Backend
 from afcore.tasks.main_score import remaining_errors
@@ -33,7 +33,7 @@ from afcore.tasks.text_classification import chance_loss
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.schedule import Schedule
 from afcore.training.steps import Losses, Steps, diverged
-from afcore.training.trained import Interval, StepLog, TrainedEpoch, TrainingState
+from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
 __all__ = ["interval_around", "interval_ends", "train_epoch"]
 
@@ -262,7 +262,7 @@ def _decide(
     before, decision = state.freeze.boundary, None
     if before < state.split.num_blocks - 1 or not policy.keeps_statistics:
         state.freeze, decision = policy.decide(state.freeze, statistics)
-    done.intervals.append(Interval(epoch, time.time(), statistics, decision))
+    done.intervals.append(Interval(time.time(), statistics, decision))
     group.check_same("freeze decision", state.freeze.boundary)
     if decision is not None:
         looked_at = ""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from afcore.config import Config
 from afcore.errors import ConfigError
 from afcore.freezing.none import NoFreezing
-from afcore.launch.open import as_worker, check_devices
+from afcore.launch.launcher import as_worker, check_devices
 from afcore.measuring.profile import measure_profile
 from afcore.planning.alternatives import EpochAlternatives, weigh_workers
 from afcore.planning.forecast import (
@@ -21,11 +21,10 @@ from afcore.planning.forecast import (
     RunWork,
     forecast_boundaries,
     forecast_run,
-    recorded_trace,
 )
 from afcore.planning.timing import Profile
 from afcore.prices import resolve_prices
-from afcore.results.traces import load_recorded
+from afcore.results.traces import load_recorded, recorded_trace
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, identify_run
 from afcore.runs.work import device_memory, epoch_work, place_set, resources_of

@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.config import Config
-from afcore.launch.epoch import launch_epoch
-from afcore.launch.job import EpochJob
-from afcore.launch.open import check_devices, close_launchers, open_launcher, worker_threads
+from afcore.launch.job import Job
+from afcore.launch.launcher import check_devices, close_launchers, open_launcher, worker_threads
+from afcore.measuring.workers import nothing
 from afcore.preview import preview_run
 from afcore.results.report import EpochReport
+from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.run import Run
 
 
@@ -99,15 +100,7 @@ def _train(config: Config, num_workers: int) -> dict[str, Any]:
 def _launch_seconds(config: Config) -> float:
     """The least that a launch can take: workers that do nothing."""
     workers = config.workers
-    job = EpochJob(
-        config.store,
-        "nothing",
-        1,
-        1,
-        workers.max,
-        worker_threads(workers),
-        function="afcore.measuring.workers:nothing",
-    )
+    job = Job(nothing, ("", "", 0.0), workers.max, "while nothing is done", worker_threads(workers))
     clock = time.perf_counter()
     open_launcher(workers).run(job)
     return time.perf_counter() - clock

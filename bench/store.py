@@ -38,10 +38,10 @@ from rich.table import Table
 
 from afcore.activations.held import HeldShards
 from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
 from afcore.feed.gather import gather_rows
-from afcore.planning.tiers import Budgets
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent

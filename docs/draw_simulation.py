@@ -13,8 +13,8 @@ from afcore.cluster import load_cluster, load_workload
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.planning.simulate import Simulation, simulate
 from afcore.prices import resolve_prices
-from afcore.results.figures import simulation_figure
 from pipelines.cli_simulate import TRACE, simulate_file
+from pipelines.plan_figures import simulation_figure
 from pipelines.simulate_table import MODE_COLUMNS, mode_rows, workers_columns, workers_rows
 
 __all__ = ["CASES", "PAGE", "PICTURE", "page", "points"]

@@ -225,7 +225,7 @@ def plan(
         wanted = _parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
         _check_writable(report)
         set_defaults()
-        from afcore.launch.open import close_launchers
+        from afcore.launch.launcher import close_launchers
         from afcore.preview import load_trace, preview_run
         from pipelines.plan_table import boundary_table, choices, run_table, workers_table
 
@@ -520,7 +520,7 @@ def _write(report: Path | None, result: dict[str, Any]) -> None:
 
 
 def _draw_plan(path: Path, choices: Any) -> None:
-    from afcore.results.figures import pareto_figure
+    from pipelines.plan_figures import pareto_figure
 
     if not choices:
         raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")

@@ -6,11 +6,10 @@ from rich.console import Console
 
 from afcore.cluster import load_cluster, load_workload
 from afcore.errors import ConfigError
-from afcore.planning.forecast import recorded_trace
 from afcore.planning.simulate import Simulation, simulate
 from afcore.prices import SHIPPED, resolve_prices
-from afcore.results.figures import simulation_figure
-from afcore.results.traces import load_recorded
+from afcore.results.traces import load_recorded, recorded_trace
+from pipelines.plan_figures import simulation_figure
 from pipelines.simulate_table import mode_table
 
 __all__ = ["TRACE", "simulate_file", "simulate_report"]

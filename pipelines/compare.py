@@ -9,7 +9,7 @@ from prefect import flow
 from afcore.config import Config
 from afcore.digest import recipe_digest
 from afcore.extras import check_extras
-from afcore.launch.open import close_launchers
+from afcore.launch.launcher import close_launchers
 from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure
 from afcore.results.report import CompareReport, RunReport

@@ -20,9 +20,9 @@ from afcore.digest import recipe_digest
 from afcore.errors import StoppedError, StoreUnreachableError, WorkerLostError
 from afcore.extras import check_extras
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.epoch import launch_epoch
-from afcore.launch.open import check_devices, close_launchers, open_launcher
+from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.tracking import Tracker
+from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
 from afcore.runs.records import CheckpointRecord, record_of

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from afcore.planning.alternatives import EpochAlternatives
 from afcore.preview import PlanReport
-from afcore.results.figures import Choice
+from pipelines.plan_figures import Choice
 
 __all__ = ["boundary_table", "choices", "run_table", "workers_table"]
 

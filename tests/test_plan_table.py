@@ -9,7 +9,7 @@ from rich.console import Console
 from afcore.planning.alternatives import weigh_workers
 from afcore.planning.forecast import Resources, forecast_boundaries, forecast_run
 from afcore.preview import PlanReport
-from afcore.results.figures import Choice, pareto_figure
+from pipelines.plan_figures import Choice, pareto_figure
 from pipelines.plan_table import choices, run_table, workers_table
 from tests.planning.test_resources import PRICES, scalable
 from tests.planning.test_scaling import RUN

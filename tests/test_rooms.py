@@ -49,7 +49,13 @@ def test_decisions_are_pure() -> None:
     pure = [path for room in rooms for path in (ROOT / room).glob("*.py")]
     pure += [
         ROOT / f"{name}.py"
-        for name in ("cost", "results/report", "results/paired", "tasks/main_score")
+        for name in (
+            "cost",
+            "activations/tiers",
+            "results/report",
+            "results/paired",
+            "tasks/main_score",
+        )
     ]
     assert len(pure) >= 14
     known = {path.relative_to(ROOT.parent).with_suffix("").as_posix() for path in pure}

@@ -13,10 +13,10 @@ from safetensors.torch import load
 from afcore.activations import kept
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.launch.epoch import launch_epoch
-from afcore.launch.job import EpochJob
-from afcore.launch.open import close_launchers
-from afcore.launch.torchrun import LaunchWithTorchrun
+from afcore.launch.job import Job
+from afcore.launch.launcher import close_launchers
+from afcore.launch.local import LaunchLocally
+from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import CheckpointRecord, done_reports, plan_of, record_of
 from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.runs.spent import wall_seconds
@@ -83,13 +83,13 @@ def test_what_this_process_held_is_let_go_before_workers_start(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept_bytes = []
-    run = LaunchWithTorchrun.run
+    run = LaunchLocally.run
 
-    def watched(launcher: LaunchWithTorchrun, job: EpochJob) -> None:
+    def watched(launcher: LaunchLocally, job: Job) -> None:
         kept_bytes.append(sum(held.host_bytes for held in kept._all_held))
         run(launcher, job)
 
-    monkeypatch.setattr(LaunchWithTorchrun, "run", watched)
+    monkeypatch.setattr(LaunchLocally, "run", watched)
     train(config, tmp_path / "store", [1, 1, 2])
     assert kept_bytes == [0]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from afcore.activations.arrays import bytes_of, checksum
 from afcore.activations.held_batches import HeldBatches
 from afcore.activations.layout import RaggedLayout
+from afcore.activations.tiers import Budgets, Tier, choose_window, place, window_bytes
 from afcore.errors import StorageFullError
-from afcore.planning.tiers import Budgets, Tier, choose_window, place, window_bytes
 
 __all__ = ["HeldShards"]
 

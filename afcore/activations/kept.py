@@ -11,8 +11,8 @@ import psutil
 import torch
 
 from afcore.activations.held import HeldShards
+from afcore.activations.tiers import Budgets, room_beside
 from afcore.memory import available_memory
-from afcore.planning.tiers import Budgets, room_beside
 
 __all__ = ["hold_shards", "measure_budgets", "release_shards"]
 

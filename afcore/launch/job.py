@@ -1,64 +1,43 @@
 """What workers are to do, and who makes them do it."""
 
-import importlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["EpochJob", "Launcher"]
+__all__ = ["Job", "Launcher"]
 
 
 @dataclass(frozen=True)
-class EpochJob:
-    """One epoch on ``num_workers`` workers.
+class Job:
+    """A function for each of ``num_workers`` workers.
 
     Attributes:
-        store: root of the store.
-        run_id: of the run.
-        epoch: from 1; 0 to measure the workers.
-        attempt: number of the lease that it is done under.
+        function: of a module that workers can import; what it returns is dropped.
+        arguments: for it, pickled on their way.
         num_workers: world size.
+        what: it is, in messages: ``in epoch 3``.
         threads: of each worker's computations; None leaves it to torch.
-        function: ``module:function`` that every worker calls with this job.
-        launched: when, in seconds since the epoch (UTC); None where nobody asks.
     """
 
-    store: str
-    run_id: str
-    epoch: int
-    attempt: int
+    function: Callable[..., object]
+    arguments: tuple[object, ...]
     num_workers: int
+    what: str
     threads: int | None = None
-    function: str = "afcore.launch.worker:work_epoch"
-    launched: float | None = None
 
-    @property
-    def what(self) -> str:
-        """It is, in messages."""
-        return f"in epoch {self.epoch}" if self.epoch else "while the workers were measured"
-
-    def to_json(self) -> str:
-        """As JSON, for a worker on any machine."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "EpochJob":
-        """Back from :meth:`to_json`."""
-        return cls(**json.loads(text))
-
-    def load(self) -> Callable[["EpochJob"], object]:
-        """Import the function."""
-        module, _, name = self.function.partition(":")
-        function: Callable[[EpochJob], object] = getattr(importlib.import_module(module), name)
-        return function
+    def call(self) -> None:
+        """Do it, in a worker."""
+        self.function(*self.arguments)
 
 
 class Launcher(Protocol):
     """Runs jobs, one at a time."""
 
-    def run(self, job: EpochJob) -> None:
+    def run(self, job: Job) -> None:
         """Call the job's function on each worker and wait until all have returned.
+
+        ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR`` and
+        ``MASTER_PORT`` are set: the function itself joins a process group, by ``env://``.
 
         Raises:
             WorkerLostError: when a worker's process died.

@@ -16,15 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from afcore.errors import ConfigError, StoppedError, WorkerLostError
 from afcore.extras import require_package
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.endings import conclude
-from afcore.launch.job import EpochJob
-from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
+from afcore.launch.connection import GRACE_SECONDS, LineAddress, WorkerLines
+from afcore.launch.job import Job
+from afcore.launch.outcome import conclude
 
 __all__ = ["LaunchWithRay", "check_room"]
 
@@ -115,7 +114,7 @@ class LaunchWithRay:
                 self.close()
                 raise
 
-    def run(self, job: EpochJob) -> None:
+    def run(self, job: Job) -> None:
         """See :class:`afcore.launch.job.Launcher`."""
         host = "127.0.0.1" if self._local else self._ray.util.get_node_ip_address()
         with catch_sigterm():
@@ -137,7 +136,7 @@ class LaunchWithRay:
         self._ray.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _fit(self, job: EpochJob, address: LineAddress) -> BaseException | None:
+    def _fit(self, job: Job, address: LineAddress) -> BaseException | None:
         """Run the workers.
 
         In a thread, as Ray takes over Ctrl-C in the main one, and this one is to see a stop.
@@ -164,15 +163,15 @@ class LaunchWithRay:
             raise
         return failures[0] if failures else None
 
-    def _trainer(self, job: EpochJob, address: LineAddress) -> Any:
+    def _trainer(self, job: Job, address: LineAddress) -> Any:
         train = importlib.import_module("ray.train")
         torch_trainer = importlib.import_module("ray.train.torch").TorchTrainer
         worker = importlib.import_module("afcore.launch.ray_worker")
         return torch_trainer(
             worker.ray_worker,
             train_loop_config={
-                "job": job.to_json(),
-                "address": asdict(address),
+                "job": job,
+                "address": address,
                 "environment": {
                     name: value
                     for name, value in os.environ.items()

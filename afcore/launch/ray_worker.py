@@ -14,9 +14,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 
 from afcore.interrupt import request_stop
-from afcore.launch.job import EpochJob
-from afcore.launch.lines import LineAddress
-from afcore.launch.process import work
+from afcore.launch.worker import work
 
 __all__ = ["WorkersOnly", "ray_worker"]
 
@@ -67,7 +65,7 @@ def ray_worker(given: dict[str, Any]) -> None:
         MASTER_ADDR=host,
         MASTER_PORT=str(port),
     )
-    if not work(EpochJob.from_json(given["job"]), LineAddress(**given["address"]), rank):
+    if not work(given["job"], given["address"], rank):
         raise RuntimeError("the job's function failed")
 
 

@@ -15,9 +15,9 @@ from afcore.activations.held import HeldShards
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.planning.tiers import Budgets
 from afcore.planning.timing import Bandwidths
 from afcore.storage.objects import Storage
 

@@ -14,6 +14,7 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,8 @@ import numpy.typing as npt
 from afcore.data.prepare import Examples
 from afcore.distributed import WorkerGroup, join_group
 from afcore.freezing.policy import FreezeState
-from afcore.launch.job import EpochJob
-from afcore.launch.open import open_launcher, worker_threads
+from afcore.launch.job import Job
+from afcore.launch.launcher import open_launcher, worker_threads
 from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
 from afcore.planning.scaling import pass_seconds, share_of
@@ -56,26 +57,22 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
     """
     workers = run.config.workers
     count = workers.max
-    probe_id = uuid.uuid4().hex
-    folder = f"probes/{probe_id}"
+    folder = f"probes/{uuid.uuid4().hex}"
 
-    def job(function: str) -> EpochJob:
-        return EpochJob(
-            run.storage.root,
-            probe_id,
-            0,
-            0,
-            count,
-            worker_threads(workers),
-            launched=time.time(),
-            function=f"{__name__}:{function}",
+    def job(function: Callable[[str, str, float], None]) -> Job:
+        return Job(
+            function,
+            (run.storage.root, folder, time.time()),
+            num_workers=count,
+            what="while the workers were measured",
+            threads=worker_threads(workers),
         )
 
     launcher = open_launcher(workers)
     run.storage.put(f"{folder}/run.json", run.record.model_dump_json().encode())
     try:
-        launcher.run(job("nothing"))  # the first launch takes longer than later ones
-        launcher.run(job("probe"))
+        launcher.run(job(nothing))  # the first launch takes longer than later ones
+        launcher.run(job(probe))
         measured = json.loads(run.storage.get(f"{folder}/measured.json"))
     finally:
         run.storage.delete_folder(folder)
@@ -117,19 +114,18 @@ def fit_workers(
     )
 
 
-def nothing(job: EpochJob) -> None:
+def nothing(store: str, folder: str, launched: float) -> None:
     """The job that takes what launching takes."""
 
 
-def probe(job: EpochJob) -> None:
+def probe(store: str, folder: str, launched: float) -> None:
     """On every worker; the first writes what was measured."""
-    storage = Storage(job.store)
-    record = RunRecord.model_validate_json(storage.get(f"probes/{job.run_id}/run.json"))
+    storage = Storage(store)
+    record = RunRecord.model_validate_json(storage.get(f"{folder}/run.json"))
     run = Run(storage, record)
     with join_group(run.compute.device) as group:
         split, examples = run.pretrained(), run.data().train
-        assert job.launched is not None
-        startup_seconds = time.time() - job.launched
+        startup_seconds = time.time() - launched
         sample = sample_batches(batches_of(run, examples, 1), examples.lengths)
         split.set_training(0)
         # What has no gradient is skipped, so one optimizer serves every boundary.
@@ -147,7 +143,7 @@ def probe(job: EpochJob) -> None:
                 points.append((boundary, padded, num_tokens, passes, seconds))
         if group.is_first:
             found = {"points": points, "startup_seconds": startup_seconds}
-            storage.put(f"probes/{job.run_id}/measured.json", json.dumps(found).encode())
+            storage.put(f"{folder}/measured.json", json.dumps(found).encode())
         group.wait()
 
 

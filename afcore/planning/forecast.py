@@ -22,7 +22,6 @@ from afcore.planning.scaling import (
 )
 from afcore.planning.source import SourceDecision, choose_source
 from afcore.planning.timing import Profile, build_seconds, forecast_epoch
-from afcore.results.report import RunReport
 
 __all__ = [
     "BoundaryForecast",
@@ -33,7 +32,6 @@ __all__ = [
     "Trace",
     "forecast_boundaries",
     "forecast_run",
-    "recorded_trace",
 ]
 
 Trace = Sequence[Sequence[int]]
@@ -254,20 +252,6 @@ def forecast_run(
         worker_seconds=sum(epoch.worker_seconds for epoch in epochs),
         cost_usd=sum(epoch.cost_usd for epoch in epochs),
     )
-
-
-def recorded_trace(report: RunReport) -> list[list[int]]:
-    """The trace that a run had."""
-    after = {decision.step: decision.boundary_after for decision in report.decisions}
-    trace = []
-    for epoch in report.epochs:
-        boundary, boundaries = epoch.boundary_start, []
-        for interval in report.intervals:
-            if interval.epoch == epoch.epoch:
-                boundaries.append(boundary)
-                boundary = after.get(interval.step, boundary)
-        trace.append(boundaries or [boundary])
-    return trace
 
 
 def _choose(

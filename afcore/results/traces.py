@@ -8,7 +8,7 @@ from afcore.errors import ConfigError
 from afcore.results.report import RunReport
 from afcore.tasks.main_score import remaining_errors
 
-__all__ = ["load_recorded", "read_reports"]
+__all__ = ["load_recorded", "read_reports", "recorded_trace"]
 
 
 def read_reports(path: Path) -> list[RunReport]:
@@ -59,3 +59,17 @@ def load_recorded(path: Path) -> RunReport:
         if any(epoch.boundary_end for epoch in run.epochs):
             return run
     raise ConfigError(f"--trace {path}: in none of its {len(runs)} runs did a block freeze")
+
+
+def recorded_trace(report: RunReport) -> list[list[int]]:
+    """The boundaries that were in force in a run, by epoch and interval."""
+    after = {decision.step: decision.boundary_after for decision in report.decisions}
+    trace = []
+    for epoch in report.epochs:
+        boundary, boundaries = epoch.boundary_start, []
+        for interval in report.intervals:
+            if interval.epoch == epoch.epoch:
+                boundaries.append(boundary)
+                boundary = after.get(interval.step, boundary)
+        trace.append(boundaries or [boundary])
+    return trace

@@ -12,6 +12,7 @@ from afcore.activations.codec import row_bytes
 from afcore.activations.kept import measure_budgets
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
+from afcore.activations.tiers import choose_window, place
 from afcore.config import CHOOSING_MODES, Config, TrainingConfig
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
@@ -19,7 +20,6 @@ from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import build_classifier
 from afcore.planning.forecast import Resources
 from afcore.planning.resources import MemoryModel, activation_bytes
-from afcore.planning.tiers import choose_window, place
 from afcore.planning.timing import Reading, Work
 from afcore.runs.run import Run
 from afcore.training.schedule import Schedule

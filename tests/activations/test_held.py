@@ -12,8 +12,8 @@ from afcore.activations.arrays import checksum
 from afcore.activations.held import HeldShards
 from afcore.activations.kept import hold_shards, measure_budgets, release_shards
 from afcore.activations.layout import RaggedLayout, plan_layout
+from afcore.activations.tiers import Budgets
 from afcore.errors import StorageFullError
-from afcore.planning.tiers import Budgets
 
 WIDTH = 4
 LENGTHS = np.asarray([3, 1, 7, 2, 2, 5, 9, 4])

@@ -15,7 +15,7 @@ import pytest
 import transformers
 import typer
 
-from afcore.launch import open as launchers
+from afcore.launch import launcher as launchers
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET, write_config
 from tests.model.test_pretrained import configure, set_weight

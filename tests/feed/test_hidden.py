@@ -13,10 +13,10 @@ from afcore.activations import sets as sets_module
 from afcore.activations.held import HeldShards
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.tiers import Budgets
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import RecipeDigest
 from afcore.feed import HiddenFeed
-from afcore.planning.tiers import Budgets
 from afcore.storage.objects import Storage
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, run_epochs
 

@@ -27,7 +27,7 @@ from afcore.freezing.policy import FreezeState
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
 from afcore.storage.objects import Storage
-from afcore.planning.tiers import Budgets
+from afcore.activations.tiers import Budgets
 from afcore.training.trained import TrainingState
 from afcore.training.loop import train_epoch
 

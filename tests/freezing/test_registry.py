@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 
 from afcore.freezing.policy import PER_BLOCK, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.freezing.registry import DEFAULT_POLICY, Policy
-from afcore.planning.forecast import recorded_trace
 from afcore.results.replay import replay
 from afcore.results.report import DecisionReport, RunReport
+from afcore.results.traces import recorded_trace
 from tests.freezing.intervals import interval
 from tests.reports import make_report
 

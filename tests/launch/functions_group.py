@@ -4,18 +4,17 @@ import torch
 
 from afcore.distributed import join_group
 from afcore.errors import ConfigError, LeaseLostError
-from afcore.launch.job import EpochJob
 
 __all__ = ["another_data", "lost_lease", "same_data"]
 
 
-def another_data(job: EpochJob) -> None:
+def another_data() -> None:
     """The last worker has other data."""
     with join_group(torch.device("cpu")) as group:
         group.check_same("data", "other" if group.rank else "these")
 
 
-def same_data(job: EpochJob) -> None:
+def same_data() -> None:
     """All have the same."""
     with join_group(torch.device("cpu")) as group:
         group.check_same("data", "these")
@@ -25,7 +24,7 @@ def same_data(job: EpochJob) -> None:
             raise ConfigError("a wish to stop was not heard")
 
 
-def lost_lease(job: EpochJob) -> None:
+def lost_lease() -> None:
     """The first worker alone has a lease, and loses it; afterwards they still hear each other."""
 
     def check() -> None:

@@ -4,21 +4,22 @@ import logging
 import sys
 
 from afcore.errors import AutoFreezeError
-from afcore.launch.job import EpochJob, Launcher
+from afcore.launch.job import Job, Launcher
+from tests.launch import functions
 
 
 def open_launcher(name: str) -> Launcher:
-    if name == "torchrun":
-        from afcore.launch.torchrun import LaunchWithTorchrun
+    if name == "local":
+        from afcore.launch.local import LaunchLocally
 
-        return LaunchWithTorchrun(["torch.distributed", "afcore.launch.torchrun"])
+        return LaunchLocally()
     from afcore.launch.ray_train import LaunchWithRay
 
     return LaunchWithRay(name.partition("@")[2] or None, max_workers=2)
 
 
-def job_of(function: str, store: str) -> EpochJob:
-    return EpochJob(store, "run", 3, 1, 2, 1, f"tests.launch.functions:{function}")
+def job_of(function: str, store: str) -> Job:
+    return Job(getattr(functions, function), (store,), 2, "in epoch 3", threads=1)
 
 
 def main() -> int:

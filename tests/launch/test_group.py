@@ -1,30 +1,31 @@
 """What the workers of an epoch agree on, and what is refused."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from afcore.config import parse_config
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import AutoFreezeError, ConfigError
-from afcore.launch import epoch as epoch_module
-from afcore.launch.epoch import workers_left
-from afcore.launch.job import EpochJob
-from afcore.launch.torchrun import LaunchWithTorchrun
+from afcore.launch.job import Job
+from afcore.launch.local import LaunchLocally
+from afcore.runs import launch_epoch as epoch_module
+from afcore.runs.launch_epoch import workers_left
+from tests.launch import functions_group
 
-WHERE = "tests.launch.functions_group"
 
-
-def job(function: str) -> EpochJob:
-    return EpochJob("memory://", "run", 1, 1, 2, 1, f"{WHERE}:{function}")
+def job(function: Callable[[], None]) -> Job:
+    return Job(function, (), 2, "in epoch 1", threads=1)
 
 
 def test_workers_that_differ_are_told_so() -> None:
     with pytest.raises(ConfigError, match="worker 1 has another data than worker 0"):
-        LaunchWithTorchrun().run(job("another_data"))
+        LaunchLocally().run(job(functions_group.another_data))
 
 
 def test_a_lease_that_the_first_worker_lost_is_lost_for_all() -> None:
-    LaunchWithTorchrun().run(job("lost_lease"))
+    LaunchLocally().run(job(functions_group.lost_lease))
 
 
 def test_a_plan_below_the_least_is_kept() -> None:
@@ -33,7 +34,7 @@ def test_a_plan_below_the_least_is_kept() -> None:
 
 
 def test_workers_that_are_alike_go_on() -> None:
-    LaunchWithTorchrun().run(job("same_data"))
+    LaunchLocally().run(job(functions_group.same_data))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -21,7 +21,7 @@ from tests.launch.parent import job_of, open_launcher
 
 ROOT = Path(__file__).parents[2]
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-NAMES = ["torchrun", pytest.param("ray", marks=pytest.mark.slow)]
+NAMES = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -212,7 +212,7 @@ def test_no_worker_outlives_a_killed_parent(name: str, tmp_path: Path) -> None:
 
 
 def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Path) -> None:
-    with parent("torchrun", "work_for_ever", tmp_path) as process:
+    with parent("local", "work_for_ever", tmp_path) as process:
         os.killpg(process.pid, signal.SIGTERM)
         process.communicate(timeout=120)
     assert process.returncode == 143

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from afcore.config import parse_config
-from afcore.launch.open import close_launchers
+from afcore.launch.launcher import close_launchers
 from afcore.measuring.workers import Points, fit_workers, measure_workers
 from afcore.planning.scaling import forecast_epoch_on
 from afcore.planning.timing import Reading, Work

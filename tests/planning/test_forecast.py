@@ -10,11 +10,8 @@ from afcore.planning.forecast import (
     RunWork,
     forecast_boundaries,
     forecast_run,
-    recorded_trace,
 )
-from afcore.results.report import DecisionReport
 from tests.planning.test_source import READING, WORK, profile
-from tests.reports import make_report
 
 PRICES = Prices(3600.0, 0.0, 0.0, 0.0)  # one dollar a second, nothing else
 RUN = RunWork(WORK, READING, validation_tokens=100, test_tokens=50, statistics=True)
@@ -88,25 +85,3 @@ def test_an_epoch_at_each_boundary() -> None:
     assert rows[3].compute_seconds == pytest.approx(EPOCH_AT_3 + PREFIX_AT_3)
     assert rows[3].read_seconds == pytest.approx(EPOCH_AT_3 + 1.5)
     assert rows[3].build_seconds == pytest.approx(8.4)
-
-
-def test_the_trace_of_a_recorded_run() -> None:
-    report = make_report()
-    interval = report.intervals[0]
-    at = {1: (5, 10), 2: (15, 20)}
-    decided = {10: (0, 1), 15: (1, 2)}
-    intervals = [
-        interval.model_copy(update={"epoch": epoch, "step": step})
-        for epoch, steps in at.items()
-        for step in steps
-    ]
-    decisions = [
-        DecisionReport(
-            step=step, epoch=1, eta=(), threshold=0.0, boundary_before=before, boundary_after=after
-        )
-        for step, (before, after) in decided.items()
-    ]
-    changed = report.model_copy(update={"intervals": intervals, "decisions": decisions})
-    assert recorded_trace(changed) == [[0, 0], [1, 2]]
-    bare = report.model_copy(update={"intervals": [], "decisions": []})
-    assert recorded_trace(bare) == [[0], [1]]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from afcore.errors import ConfigError
-from afcore.results.report import CompareReport, RunReport
-from afcore.results.traces import load_recorded
+from afcore.results.report import CompareReport, DecisionReport, RunReport
+from afcore.results.traces import load_recorded, recorded_trace
 from tests.reports import make_report
 
 
@@ -32,3 +32,25 @@ def test_where_nothing_froze(tmp_path: Path) -> None:
     path = written(tmp_path / "r.json", unfrozen("full"), unfrozen("cached"))
     with pytest.raises(ConfigError, match="in none of its 2 runs did a block freeze"):
         load_recorded(path)
+
+
+def test_the_trace_of_a_recorded_run() -> None:
+    report = make_report()
+    interval = report.intervals[0]
+    at = {1: (5, 10), 2: (15, 20)}
+    decided = {10: (0, 1), 15: (1, 2)}
+    intervals = [
+        interval.model_copy(update={"epoch": epoch, "step": step})
+        for epoch, steps in at.items()
+        for step in steps
+    ]
+    decisions = [
+        DecisionReport(
+            step=step, epoch=1, eta=(), threshold=0.0, boundary_before=before, boundary_after=after
+        )
+        for step, (before, after) in decided.items()
+    ]
+    changed = report.model_copy(update={"intervals": intervals, "decisions": decisions})
+    assert recorded_trace(changed) == [[0, 0], [1, 2]]
+    bare = report.model_copy(update={"intervals": [], "decisions": []})
+    assert recorded_trace(bare) == [[0], [1]]

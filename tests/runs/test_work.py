@@ -7,9 +7,9 @@ import torch
 
 from afcore.activations.kept import measure_budgets
 from afcore.activations.layout import SHARD_BYTES
+from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config
-from afcore.planning.tiers import Budgets
 from afcore.runs import work
 from afcore.runs.run import Run, identify_run
 from afcore.storage.objects import Storage

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from afcore.interrupt import catch_sigterm, request_stop
-from afcore.launch.endings import Ending
-from afcore.launch.lines import WorkerLines
+from afcore.launch.connection import WorkerLines
+from afcore.launch.outcome import Ending
 
 
 def call(lines: WorkerLines, rank: int, secret: str | None = None) -> socket.socket:
@@ -59,7 +59,7 @@ def test_a_worker_that_calls_after_the_request_is_told_to_stop_too() -> None:
 
 
 def test_closing_does_not_wait_for_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("afcore.launch.lines._POLL_SECONDS", 60.0)
+    monkeypatch.setattr("afcore.launch.connection._POLL_SECONDS", 60.0)
     with WorkerLines():
         began = time.monotonic()
     assert time.monotonic() - began < 20

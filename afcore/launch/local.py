@@ -14,10 +14,8 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver, resource_tracker, set_forkserver_preload
-from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -25,33 +23,30 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from afcore.errors import StoppedError
 from afcore.interrupt import catch_sigterm, request_stop, stop_requested
-from afcore.launch.endings import conclude
-from afcore.launch.job import EpochJob
-from afcore.launch.lines import GRACE_SECONDS, LineAddress, WorkerLines
-from afcore.launch.process import work
+from afcore.launch.connection import GRACE_SECONDS, LineAddress, WorkerLines
+from afcore.launch.job import Job
+from afcore.launch.outcome import conclude
+from afcore.launch.worker import work
 
-__all__ = ["PRELOADED", "LaunchWithTorchrun"]
-
-PRELOADED = ("afcore.launch.worker", "afcore.launch.torchrun")
-"""Modules that the fork server imports."""
+__all__ = ["LaunchLocally"]
 
 _MONITOR_SECONDS = 0.05
 _RENDEZVOUS_SECONDS = 60
 
 
-class LaunchWithTorchrun:
+class LaunchLocally:
     """Starts the fork server at once, so that it imports while this process prepares.
 
-    Args:
-        preloaded: modules for the fork server; only the first launcher of a process chooses.
+    It imports what this process has imported of the package, as jobs are made of that; only the
+    first launcher of a process chooses.
     """
 
-    def __init__(self, preloaded: Sequence[str] = PRELOADED) -> None:
-        set_forkserver_preload(list(preloaded))
+    def __init__(self) -> None:
+        set_forkserver_preload(sorted(name for name in sys.modules if name.startswith("afcore.")))
         with _without_main():
             _ensure_fork_server()
 
-    def run(self, job: EpochJob) -> None:
+    def run(self, job: Job) -> None:
         """See :class:`afcore.launch.job.Launcher`."""
         with catch_sigterm():
             if stop_requested():
@@ -70,14 +65,14 @@ class LaunchWithTorchrun:
         """The fork server stays for later launches, and ends with this process."""
 
 
-def _launch(job: EpochJob, address: LineAddress) -> dict[int, str]:
+def _launch(job: Job, address: LineAddress) -> dict[int, str]:
     """Run the workers; what the agent saw of those that failed, by rank."""
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder, _quiet(), _without_main():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=job.num_workers,
-            run_id=f"{job.run_id}-{job.epoch}",
+            run_id="workers",
             role="worker",
             rdzv_backend="static",
             rdzv_endpoint=f"127.0.0.1:{_free_port()}",
@@ -93,7 +88,7 @@ def _launch(job: EpochJob, address: LineAddress) -> dict[int, str]:
         _ensure_fork_server()  # in case it was killed
         try:
             with catch_sigterm():  # the agent leaves its own handler behind
-                elastic_launch(config, _worker)(job.to_json(), asdict(address), dict(os.environ))
+                elastic_launch(config, _worker)(job, address, dict(os.environ))
         except SignalException:
             request_stop()
         except ChildFailedError as error:
@@ -101,7 +96,7 @@ def _launch(job: EpochJob, address: LineAddress) -> dict[int, str]:
     return {}
 
 
-def _worker(job: str, address: dict[str, Any], environment: Mapping[str, str]) -> None:
+def _worker(job: Job, address: LineAddress, environment: Mapping[str, str]) -> None:
     """A worker's process, from its fork on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     for name, value in environment.items():
@@ -109,7 +104,7 @@ def _worker(job: str, address: dict[str, Any], environment: Mapping[str, str]) -
             os.environ[name] = value
     with catch_sigterm():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        returned = work(EpochJob.from_json(job), LineAddress(**address), int(os.environ["RANK"]))
+        returned = work(job, address, int(os.environ["RANK"]))
     if not returned:
         sys.exit(1)
 

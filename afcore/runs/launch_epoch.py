@@ -5,18 +5,25 @@ import time
 
 from afcore.activations.kept import release_shards
 from afcore.config import Config
+from afcore.distributed import join_group
 from afcore.errors import AutoFreezeError, WorkerLostError
-from afcore.launch.here import LaunchHere
-from afcore.launch.job import EpochJob
-from afcore.launch.open import as_worker, num_devices, open_launcher, worker_threads
+from afcore.interrupt import stop_requested
+from afcore.launch.job import Job
+from afcore.launch.launcher import (
+    LaunchHere,
+    as_worker,
+    num_devices,
+    open_launcher,
+    worker_threads,
+)
 from afcore.planning.resources import worker_counts
 from afcore.results.report import EpochReport
-from afcore.runs.epoch import decide_first_epoch
+from afcore.runs.epoch import decide_first_epoch, run_epoch
 from afcore.runs.records import LostTry, plan_of, record_of
-from afcore.runs.run import Run
+from afcore.runs.run import Run, open_run
 from afcore.runs.spent import note_lost_try, seconds_kept
 
-__all__ = ["launch_epoch", "workers_left"]
+__all__ = ["launch_epoch", "train_on_worker", "workers_left"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,14 +56,12 @@ def launch_epoch(
     if count != planned:
         _log.warning("epoch %d: %d workers instead of the planned %d", epoch, count, planned)
     launcher = open_launcher(workers, count)
-    job = EpochJob(
-        run.storage.root,
-        run.record.run_id,
-        epoch,
-        attempt,
-        count,
-        worker_threads(workers),
-        launched=time.time(),
+    job = Job(
+        train_on_worker,
+        (run.storage.root, run.record.run_id, epoch, attempt, time.time()),
+        num_workers=count,
+        what=f"in epoch {epoch}",
+        threads=worker_threads(workers),
     )
     if not isinstance(launcher, LaunchHere):  # the workers need the memory
         release_shards()
@@ -72,6 +77,24 @@ def launch_epoch(
     done = record_of(run, epoch, EpochReport)
     assert done is not None
     return done
+
+
+def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched: float) -> None:
+    """What each worker does: train the epoch with the others; its record is in the store then.
+
+    Args:
+        store: root of the store.
+        run_id: of the run.
+        epoch: from 1.
+        attempt: number of the lease that it is done under.
+        launched: when, in seconds since the epoch (UTC).
+
+    Raises:
+        AutoFreezeError: as :func:`afcore.runs.epoch.run_epoch`.
+    """
+    run = open_run(store, run_id)
+    with join_group(run.compute.device) as group:
+        run_epoch(run, epoch, attempt, group, stop_requested, launched)
 
 
 def _planned(run: Run, epoch: int) -> int:

@@ -8,10 +8,11 @@ import torch
 
 from afcore.config import WorkersConfig
 from afcore.errors import ConfigError
-from afcore.launch.here import LaunchHere
-from afcore.launch.job import Launcher
+from afcore.interrupt import catch_sigterm
+from afcore.launch.job import Job, Launcher
 
 __all__ = [
+    "LaunchHere",
     "as_worker",
     "check_devices",
     "close_launchers",
@@ -49,9 +50,9 @@ def _open(workers: WorkersConfig) -> Launcher:
             use_gpu=torch.cuda.is_available(),
             autoscaling=workers.autoscaling,
         )
-    from afcore.launch.torchrun import LaunchWithTorchrun
+    from afcore.launch.local import LaunchLocally
 
-    return LaunchWithTorchrun()
+    return LaunchLocally()
 
 
 def close_launchers() -> None:
@@ -67,12 +68,29 @@ def worker_threads(workers: WorkersConfig) -> int | None:
     return 1 if workers.max > 1 else None
 
 
-@contextlib.contextmanager
-def as_worker(workers: WorkersConfig) -> Iterator[None]:
+class LaunchHere:
+    """One worker, this process: calls the function; what it raises is raised."""
+
+    def run(self, job: Job) -> None:
+        """See :class:`afcore.launch.job.Launcher`."""
+        assert job.num_workers == 1, "this process is one worker"
+        with catch_sigterm(), _threads(job.threads):
+            job.call()
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def as_worker(workers: WorkersConfig) -> contextlib.AbstractContextManager[None]:
     """Compute, and measure, with as many threads as a worker has."""
+    return _threads(worker_threads(workers))
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
     former = torch.get_num_threads()
     try:
-        torch.set_num_threads(worker_threads(workers) or former)
+        torch.set_num_threads(count or former)
         yield
     finally:
         torch.set_num_threads(former)

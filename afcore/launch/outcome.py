@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from afcore import errors
 from afcore.errors import AutoFreezeError, StoppedError, WorkerLostError
-from afcore.launch.job import EpochJob
+from afcore.launch.job import Job
 
 __all__ = ["Ending", "conclude", "ending_of"]
 
@@ -50,7 +50,7 @@ def ending_of(error: BaseException | None) -> Ending:
 
 
 def conclude(
-    job: EpochJob,
+    job: Job,
     endings: dict[int, tuple[float, Ending]],
     lost: dict[int, tuple[float, str]],
     *,
@@ -74,7 +74,7 @@ def conclude(
 
 
 def _cause(
-    job: EpochJob,
+    job: Job,
     endings: dict[int, tuple[float, Ending]],
     lost: dict[int, tuple[float, str]],
 ) -> Exception | None:

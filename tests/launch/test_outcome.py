@@ -8,10 +8,10 @@ from afcore.errors import (
     StorageFullError,
     WorkerLostError,
 )
-from afcore.launch.endings import Ending, conclude, ending_of
-from afcore.launch.job import EpochJob
+from afcore.launch.job import Job
+from afcore.launch.outcome import Ending, conclude, ending_of
 
-JOB = EpochJob("memory://x", "run", 4, 1, num_workers=3)
+JOB = Job(print, (), num_workers=3, what="in epoch 4")
 DATA = ending_of(DataError("no rows"))
 CLOSED = ending_of(ConnectionError("closed by peer"))
 BUG = ending_of(ZeroDivisionError("a bug"))
@@ -65,7 +65,3 @@ def test_a_class_that_the_parent_does_not_know_travels_as_text() -> None:
 
     assert ending_of(IntegrityError("x")).ours
     assert not ending_of(OddError("x")).ours
-
-
-def test_a_job_survives_json() -> None:
-    assert EpochJob.from_json(JOB.to_json()) == JOB

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from afcore.interrupt import request_stop, stop_requested
-from afcore.launch.endings import Ending
+from afcore.launch.outcome import Ending
 
 __all__ = ["GRACE_SECONDS", "LineAddress", "WorkerLines", "connect"]
 

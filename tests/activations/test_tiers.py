@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afcore.planning.tiers import Budgets, choose_window, place, room_beside
+from afcore.activations.tiers import Budgets, choose_window, place, room_beside
 
 D, H, L, S = "device memory", "host memory", "local disk", "object store"
 

@@ -29,7 +29,7 @@ def read_reports(path: Path) -> list[RunReport]:
 def _completed(run: dict[str, Any]) -> dict[str, Any]:
     """In the first reports intervals do not repeat what the epochs beside them say."""
     epochs, intervals = run["epochs"], run["intervals"]
-    for interval, following in zip(intervals, [*intervals[1:], {"epoch": None}], strict=True):
+    for interval, following in zip(intervals, [*intervals[1:], {"epoch": None}], strict=False):
         if "total_steps" not in interval:
             ends_epoch = following["epoch"] != interval["epoch"]
             known = epochs[: interval["epoch"] - (not ends_epoch)]

@@ -265,8 +265,9 @@ class _Epoch:
         """Save the parts; decide how to go on."""
         run, epoch, group = self._run, self._epoch, self._group
         freeze = state.training.freeze
+        clock = time.perf_counter()
         further = self._launch_seconds + cache.seconds + trained.evaluate_seconds
-        saved = state.save(run, epoch, self._attempt, trained, further)
+        saved = state.save(run, epoch, self._attempt, trained, clock, further)
         stops = run.config.stops and freeze.settled
         following, error = None, None
         if epoch < run.config.training.num_epochs and not stops:

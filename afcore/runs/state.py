@@ -47,7 +47,13 @@ class OpenState:
     partial: PartialRecord | None
 
     def save(
-        self, run: Run, epoch: int, attempt: int, trained: TrainedEpoch, further_seconds: float
+        self,
+        run: Run,
+        epoch: int,
+        attempt: int,
+        trained: TrainedEpoch,
+        since: float,
+        further_seconds: float = 0.0,
     ) -> dict[str, Any]:
         """Write the parts that changed; what is frozen since the epoch began did not.
 
@@ -56,12 +62,13 @@ class OpenState:
             epoch: that the state is in, or after.
             attempt: at the run.
             trained: of the epoch up to here.
-            further_seconds: of this attempt in the epoch, besides training.
+            since: when saving began, by :func:`time.perf_counter`.
+            further_seconds: of this attempt in the epoch, besides training and saving.
 
         Returns:
             The fields of a :class:`StateRecord`.
         """
-        clock, training, earlier = time.perf_counter(), self.training, self.partial
+        training, earlier = self.training, self.partial
         frozen = training.split.frozen_parts(self.boundary_start)
         parts = save_checkpoint(
             run.storage,
@@ -70,7 +77,7 @@ class OpenState:
             training.optimizer,
             unchanged={part: self.parts[part] for part in frozen if part in self.parts},
         )
-        saving = time.perf_counter() - clock
+        saving = time.perf_counter() - since
         seconds = dict(earlier.seconds) if earlier else {}
         trained_before = earlier.trained.train_seconds if earlier else 0.0
         here = trained.train_seconds - trained_before + saving + further_seconds
@@ -149,7 +156,7 @@ def commit_partial(
     clock, training = time.perf_counter(), state.training
     sums = training.sums.tensors() if training.sums is not None else {}
     digest = save_sums(run.storage, run.parts_folder, sums) if sums else None
-    saved = state.save(run, epoch, attempt, done, time.perf_counter() - clock)
+    saved = state.save(run, epoch, attempt, done, clock)
     commit_record(run, PartialRecord(**saved, sums=digest), attempt)
     _log.info("epoch %d: stopped and committed after step %d", epoch, training.step)
 

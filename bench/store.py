@@ -36,12 +36,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from afcore.activations.held import HeldShards
+from afcore.activations.feed import HiddenFeed
+from afcore.activations.gather import gather_rows
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
-from afcore.feed import HiddenFeed
-from afcore.feed.gather import gather_rows
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
@@ -170,7 +170,7 @@ def whole_shards(
 def random_batches(
     found: ActivationSet, shards: list[np.ndarray], scratch: Path, rounds: int
 ) -> list[Measurement]:
-    held = HeldShards(Budgets(0, 2 * found.manifest.num_bytes, 0))
+    held = ResidentShards(Budgets(0, 2 * found.manifest.num_bytes, 0))
     feed = HiddenFeed(found, None, held)  # type: ignore[arg-type]  # nothing is damaged
     memory = np.concatenate(shards)
     memory.tofile(scratch / "all")

@@ -6,9 +6,8 @@ from typing import Any
 
 from prefect import flow
 
-from afcore.config import Config
+from afcore.config import Config, check_extras
 from afcore.digest import recipe_digest
-from afcore.extras import check_extras
 from afcore.launch.launcher import close_launchers
 from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure

@@ -15,10 +15,9 @@ from prefect.runtime import task_run
 from prefect.states import State
 from prefect.tasks import Task
 
-from afcore.config import PEER_MODES, Config
+from afcore.config import PEER_MODES, Config, check_extras
 from afcore.digest import recipe_digest
 from afcore.errors import StoppedError, StoreUnreachableError, WorkerLostError
-from afcore.extras import check_extras
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.tracking import Tracker

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from afcore.config import parse_config
+from afcore.config import check_extras, parse_config
 from afcore.errors import ConfigError
-from afcore.extras import check_extras, how_to_install
+from afcore.extras import how_to_install
 
 PEFT = 'mode hf_trainer_lora needs the package peft: pip install "autofreeze[lora]"'
 RAY = 'workers.launcher: ray needs the package ray: pip install "autofreeze[ray]"'

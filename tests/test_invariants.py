@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import afcore
+from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.data.order import epoch_batches
 from afcore.digest import RecipeDigest
-from afcore.feed import HiddenFeed
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import classification_loss, collate
 from afcore.training.trained import TrainingState
@@ -28,7 +28,7 @@ from tests.training_setup import (
 
 SOURCES = sorted(Path(afcore.__file__).parent.rglob("*.py"))
 
-# Invariant 1, suffix(prefix(x)) equals the whole model: tests/model/test_blocks.py, for each
+# Invariant 1, suffix(prefix(x)) equals the whole model: tests/model/test_split_model.py, for each
 # architecture; invariant 4, killed and started again: tests/e2e/test_kill.py.
 
 

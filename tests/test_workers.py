@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from afcore.activations import kept
+from afcore.activations import residency
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.launch.job import Job
@@ -86,7 +86,7 @@ def test_what_this_process_held_is_let_go_before_workers_start(
     run = LaunchLocally.run
 
     def watched(launcher: LaunchLocally, job: Job) -> None:
-        kept_bytes.append(sum(held.host_bytes for held in kept._all_held))
+        kept_bytes.append(sum(held.host_bytes for held in residency._all_held))
         run(launcher, job)
 
     monkeypatch.setattr(LaunchLocally, "run", watched)
@@ -152,8 +152,8 @@ def test_all_that_was_taken_counts_against_a_deadline_and_a_budget(
     for epoch in (1, 2):
         plan = plan_of(run, epoch)
         assert plan is not None
-        assert plan.resources is not None
-        left.append(getattr(plan.resources, limit))
+        assert plan.choice is not None
+        left.append(getattr(plan.choice.workers, limit))
     each = 1.0 if limit == "deadline_seconds" else hour_usd / 3600
     trained = checkpoints(run)[0].trained.train_seconds
     assert left[0] < given, "preparation took some"

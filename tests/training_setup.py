@@ -13,7 +13,7 @@ from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule

@@ -28,7 +28,7 @@ from afcore.activations.codec import (
     row_bytes,
     row_width,
 )
-from afcore.activations.held import HeldShards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, ActivationWriter, new_generation, open_set
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
@@ -36,8 +36,8 @@ from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
-from afcore.model.blocks import Batch, SplitModel
 from afcore.model.forwards import evaluating
+from afcore.model.split_model import Batch, SplitModel
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
 
@@ -141,7 +141,7 @@ def materialize(
     source: ActivationSet | None,
     producer: str,
     check: Callable[[], None] = lambda: None,
-    held: HeldShards | None = None,
+    held: ResidentShards | None = None,
     group: WorkerGroup = ALONE,
 ) -> ActivationSet:
     """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
@@ -206,7 +206,7 @@ def materialize(
 
 
 def read_held(
-    activation_set: ActivationSet, shard: int, runner: PrefixRunner, held: HeldShards | None
+    activation_set: ActivationSet, shard: int, runner: PrefixRunner, held: ResidentShards | None
 ) -> npt.NDArray[Any]:
     """A shard from where it is held, else from the store."""
     label = activation_set.manifest.shards[shard].checksum

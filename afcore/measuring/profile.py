@@ -11,8 +11,8 @@ from afcore.data.prepare import Examples
 from afcore.measuring.compute import profile_compute
 from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
-from afcore.model.blocks import SplitModel
-from afcore.planning.timing import Profile
+from afcore.model.split_model import SplitModel
+from afcore.planning.profile import Profile
 from afcore.runs.run import Run
 from afcore.runs.work import batches_of
 
@@ -47,7 +47,7 @@ def measure_profile(
     """
     clock = time.perf_counter()
     batches = batches_of(run, examples, 1)
-    with _quiet("afcore.training.loop", "afcore.feed.hidden"):
+    with _quiet("afcore.training.loop", "afcore.activations.feed"):
         fitted = profile_compute(
             split,
             examples,

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from afcore.activations.held import HeldShards
+from afcore.activations.feed import HiddenFeed
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, ActivationWriter
 from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
-from afcore.feed import HiddenFeed
-from afcore.planning.timing import Bandwidths
+from afcore.planning.profile import Bandwidths
 from afcore.storage.objects import Storage
 
 __all__ = ["probe_bandwidths"]
@@ -116,7 +116,7 @@ class _Probe:
         return writer.commit(RecipeDigest("probe"), 1, [1], {}, "probe")
 
     def _gather(self, found: ActivationSet, batches: list[npt.NDArray[np.int64]]) -> float:
-        held = HeldShards(Budgets(0, found.manifest.num_bytes, 0))
+        held = ResidentShards(Budgets(0, found.manifest.num_bytes, 0))
         feed = HiddenFeed(found, self._runner, held)
         feed.batch(batches[0])
         clock = time.perf_counter()

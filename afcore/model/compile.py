@@ -18,7 +18,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from afcore.errors import ConfigError, ModelError
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 
 __all__ = ["Backend", "SuffixCompiler", "check_compiler"]
 

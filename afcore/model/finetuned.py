@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from afcore.errors import ModelError
-from afcore.model.blocks import Batch, SplitModel
 from afcore.model.pretrained import check_finite, load_tokenizer, read_classifier, shown
+from afcore.model.split_model import Batch, SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
 
 __all__ = ["FinetunedModel", "load_finetuned"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from afcore.digest import ContentDigest, content_digest
 from afcore.errors import IntegrityError
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.storage.objects import Storage
 from afcore.training.optimizer import SuffixOptimizer
 

@@ -23,19 +23,20 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from afcore.activations.held import HeldShards
-from afcore.activations.kept import hold_shards, release_shards
+from afcore.activations.feed import HiddenFeed
+from afcore.activations.residency import hold_shards, release_shards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
-from afcore.feed import HiddenFeed
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
+from afcore.runs.decide import lacks_profile
 from afcore.runs.epoch_report import epoch_report, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
@@ -103,15 +104,21 @@ def run_epoch(
 
 
 def decide_first_epoch(run: Run) -> EpochPlan:
-    """How epoch 1 should be trained, decided before there are workers, and recorded."""
+    """How epoch 1 should be trained, decided before there are workers, and recorded.
+
+    A profile that was lost is measured anew: that, too, takes a process that has no workers yet.
+    """
     found = plan_of(run, 1)
+    if found is not None and not lacks_profile(run):
+        return found
+    cache = RunCache(run, run.pretrained(), run.data().train, run.compute)
+    if lacks_profile(run):
+        cache.planner.measure(record=True)
     if found is None:
-        split, data = run.pretrained(), run.data()
-        _, freeze = initial_policy(run)
-        found = RunCache(run, split, data.train, run.compute).first_epoch(freeze.boundary)
+        found = cache.first_epoch(initial_policy(run)[1].boundary)
         commit_record(run, found)
-        del split
-        run.compute.release_memory()  # of a GPU that is a worker's
+    del cache
+    run.compute.release_memory()  # of a GPU that is a worker's
     return found
 
 
@@ -123,7 +130,7 @@ class _Epoch:
         run: Run,
         epoch: int,
         attempt: int,
-        held: HeldShards,
+        held: ResidentShards,
         group: WorkerGroup,
         stop: Callable[[], bool],
         launched: float | None,
@@ -275,9 +282,9 @@ class _Epoch:
             source = plan.read_from
             source = source if source and source.boundary <= freeze.boundary else None
             following = cache.next_epoch(freeze.boundary, saved["parts"], source, trained, epoch)
-        if plan.decision is not None:
+        if plan.choice is not None and plan.choice.source is not None:
             error = cache.planner.error(
-                epoch, plan.decision, trained, trained.train_seconds, group.count
+                epoch, plan.choice, trained, trained.train_seconds, group.count
             )
         return CheckpointRecord(
             **saved,

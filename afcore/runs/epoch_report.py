@@ -81,21 +81,21 @@ def epoch_report(
 
 def _predicted(plan: EpochPlan, checkpoint: CheckpointRecord) -> dict[str, Any]:
     """What was predicted of the epoch, and of the set that is built at its end."""
-    predicted: dict[str, Any] = {}
-    if plan.resources is not None:
+    choice, predicted = plan.choice, dict[str, Any]()
+    if choice is not None and choice.workers is not None:
         predicted = {
-            "resources": plan.resources.text(),
-            "predicted_seconds": plan.resources.forecast.seconds,
-            "predicted_cost_usd": plan.resources.forecast.cost_usd,
+            "resources": choice.workers.text(),
+            "predicted_seconds": choice.workers.forecast.seconds,
+            "predicted_cost_usd": choice.workers.forecast.cost_usd,
         }
-    if plan.decision is not None:
-        built_first = plan.decision.build_seconds if checkpoint.epoch == 1 else 0.0
-        following = checkpoint.next.decision if checkpoint.next else None
+    if choice is not None and choice.source is not None:
+        built_first = choice.forecast.materialize_seconds if checkpoint.epoch == 1 else 0.0
+        following = checkpoint.next.choice if checkpoint.next else None
+        built_last = following.forecast.materialize_seconds if following else 0.0
         predicted |= {
-            "decision": plan.decision.text(),
-            "predicted_train_seconds": plan.decision.forecast.train_seconds,
-            "predicted_materialize_seconds": built_first
-            + (following.build_seconds if following else 0.0),
+            "decision": choice.source_text(),
+            "predicted_train_seconds": choice.forecast.train_seconds,
+            "predicted_materialize_seconds": built_first + built_last,
         }
     return predicted
 

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from afcore.activations.kept import release_shards
+from afcore.activations.residency import release_shards
 from afcore.config import Config
 from afcore.distributed import join_group
 from afcore.errors import AutoFreezeError, WorkerLostError
@@ -16,7 +16,7 @@ from afcore.launch.launcher import (
     open_launcher,
     worker_threads,
 )
-from afcore.planning.resources import worker_counts
+from afcore.planning.choose_workers import worker_counts
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import decide_first_epoch, run_epoch
 from afcore.runs.records import LostTry, plan_of, record_of
@@ -98,13 +98,13 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
 
 
 def _planned(run: Run, epoch: int) -> int:
+    """As decided; workers find a profile to decide from, whatever happened to the run's."""
     workers = run.config.workers
     if workers.max == 1:
         return 1
-    if epoch == 1:
-        with as_worker(workers):
-            return decide_first_epoch(run).num_workers
-    plan = plan_of(run, epoch)
+    with as_worker(workers):
+        first = decide_first_epoch(run)
+    plan = first if epoch == 1 else plan_of(run, epoch)
     assert plan is not None
     return plan.num_workers
 

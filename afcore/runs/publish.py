@@ -7,8 +7,8 @@ import numpy as np
 
 from afcore.config import PEER_MODES
 from afcore.data.prepare import PreparedData
-from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import load_tokenizer
+from afcore.model.split_model import SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
 from afcore.results.classes import classes_report
 from afcore.results.figures import confusion_figure, epoch_time_figure, freezing_figure

@@ -6,8 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
 from afcore.freezing.policy import FreezeState
-from afcore.planning.resources import ResourceDecision
-from afcore.planning.source import SourceDecision
+from afcore.planning.choose import EpochChoice
 from afcore.results.report import EpochReport
 from afcore.runs.run import Run, check_lease, read_record
 from afcore.tasks.main_score import MAIN_SCORES
@@ -52,15 +51,14 @@ class EpochPlan(_Record):
     """How an epoch is to be trained: decided once, at the end of the one before (:func:`plan_of`).
 
     So nothing that is measured on another day changes what is trained. ``build``: the set that it
-    reads is built before the epoch before is done, else when it is not there. ``decision`` and
-    ``resources`` say why, where measurements decided; ``num_workers`` are started, or fewer when
-    the epoch is tried again after some were lost; ``notes`` go to the run's report.
+    reads is built before the epoch before is done, else when it is not there. ``choice`` says why,
+    where measurements decided; ``num_workers`` are started, or fewer when the epoch is tried again
+    after some were lost; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
     build: bool = False
-    decision: SourceDecision | None = None
-    resources: ResourceDecision | None = None
+    choice: EpochChoice | None = None
     num_workers: int = 1
     micro_batch: int | None = None
     notes: list[str] = []

@@ -35,9 +35,7 @@ from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.prepare import PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
-from afcore.model.blocks import (
-    Batch,
-    SplitModel,
+from afcore.model.checks import (
     num_pretrained_blocks,
     unused_parameters,
     verify_finite,
@@ -51,6 +49,7 @@ from afcore.model.pretrained import (
     load_classifier,
     load_tokenizer,
 )
+from afcore.model.split_model import Batch, SplitModel
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests

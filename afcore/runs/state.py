@@ -7,7 +7,7 @@ from typing import Any
 
 from afcore.digest import ContentDigest
 from afcore.freezing.policy import FreezePolicy, FreezeState
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.runs.checkpoint import load_moments, load_sums, load_weights, save_checkpoint, save_sums
 from afcore.runs.records import CheckpointRecord, PartialRecord, commit_record, record_of
 from afcore.runs.run import Run

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from afcore.compute import to_device
 from afcore.data.prepare import Examples
-from afcore.model.blocks import Batch
+from afcore.model.split_model import Batch
 
 __all__ = [
     "Answers",

@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from afcore.distributed import WorkerGroup
-from afcore.model.blocks import Batch, SplitModel
+from afcore.model.split_model import Batch, SplitModel
 
 __all__ = ["Suffix"]
 
@@ -52,7 +52,7 @@ class Suffix:
         self._wrapped.register_comm_hook(dist.group.WORLD, self._reduce)
 
     def logits(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
-        """As :meth:`afcore.model.blocks.SplitModel.logits`."""
+        """As :meth:`afcore.model.split_model.SplitModel.logits`."""
         if self._wrapped is None:
             return self._split.logits(batch, boundary, hidden)
         logits: Tensor = self._wrapped(batch, boundary, hidden)

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from afcore.activations.held_batches import HeldBatches
+from afcore.activations.validation_states import ValidationStates
 from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.distributed import ALONE, WorkerGroup
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.tasks.text_classification import Answers, answered, collate
 
 __all__ = ["evaluate"]
@@ -33,7 +33,7 @@ def evaluate(
     compute: Compute,
     group: WorkerGroup = ALONE,
     boundary: int = 0,
-    held: HeldBatches | None = None,
+    held: ValidationStates | None = None,
 ) -> Answers:
     """What the whole model answers on all examples; every worker gets the answers of all.
 

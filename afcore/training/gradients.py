@@ -6,7 +6,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from afcore.model.blocks import SplitModel, block_part
+from afcore.model.split_model import SplitModel, block_part
 
 __all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
 

@@ -9,8 +9,8 @@ L-BFGS (head first, then the rest: LP-FT, arXiv 2202.10054).
 import torch
 from torch import Tensor, nn
 
-from afcore.model.blocks import Batch, SplitModel
 from afcore.model.forwards import largest_difference
+from afcore.model.split_model import Batch, SplitModel
 
 __all__ = ["HeadFeatures", "solve_head"]
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from afcore.activations.codec import HiddenDtype
+from afcore.activations.feed import HiddenFeed
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.distributed import ALONE, WorkerGroup
-from afcore.feed import HiddenFeed
 from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics
 from afcore.freezing.settling import has_settled
 from afcore.model.compile import Backend

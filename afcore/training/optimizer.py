@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 
 __all__ = ["SuffixOptimizer"]
 

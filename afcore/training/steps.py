@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from afcore.activations.codec import HiddenDtype, round_block, round_hidden
+from afcore.activations.feed import HiddenFeed
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.distributed import WorkerGroup
 from afcore.errors import AutoFreezeError
-from afcore.feed import HiddenFeed
-from afcore.model.blocks import Batch
 from afcore.model.compile import Backend, SuffixCompiler
+from afcore.model.split_model import Batch
 from afcore.tasks.text_classification import classification_loss, collate
 from afcore.training.data_parallel import Suffix
 from afcore.training.head import HeadFeatures, solve_head

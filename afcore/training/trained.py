@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from afcore.freezing.policy import FreezeState, Interval
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.training.gradients import GradientSums
 from afcore.training.optimizer import SuffixOptimizer
 

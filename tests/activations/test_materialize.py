@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from afcore.activations.codec import round_block, round_hidden
+from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
-from afcore.feed import HiddenFeed
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
 from tests.training_setup import CPU_FP32, make_examples, make_split

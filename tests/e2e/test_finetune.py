@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
-from afcore.activations.held_batches import HeldBatches
 from afcore.activations.sets import list_sets
+from afcore.activations.validation_states import ValidationStates
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError
 from afcore.results.report import CompareReport, RunReport
@@ -138,13 +138,13 @@ def test_modes_read_and_write_as_they_should(config: Config) -> None:
 def test_caching_changes_what_is_computed_but_not_what_is_learnt(
     config: Config, dtype: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluated, put = [], HeldBatches.put
+    evaluated, put = [], ValidationStates.put
 
-    def note(held: HeldBatches, number: int, hidden: torch.Tensor) -> None:
+    def note(held: ValidationStates, number: int, hidden: torch.Tensor) -> None:
         evaluated.append(number)
         put(held, number, hidden)
 
-    monkeypatch.setattr(HeldBatches, "put", note)
+    monkeypatch.setattr(ValidationStates, "put", note)
     static = {
         "freezing.policy": "static",
         "freezing.depth": 2,

@@ -9,10 +9,10 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager, eager
 
 from afcore.errors import ConfigError, ModelError
-from afcore.model.blocks import SplitModel
 from afcore.model.compile import SuffixCompiler, check_compiler
+from afcore.model.split_model import SplitModel
 from afcore.training.trained import TrainedEpoch, TrainingState
-from tests.model.test_blocks import build
+from tests.model.test_split_model import build
 from tests.training_setup import make_examples, make_split, make_state, run_epochs, scripted
 
 pytestmark = [

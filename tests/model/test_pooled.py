@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from afcore.errors import ModelError
-from afcore.model.blocks import SplitModel, verify_pooled
+from afcore.model.checks import verify_pooled
 from afcore.model.pooled import find_pooled_block
-from tests.model.test_blocks import CONFIGS, build, ragged_batch
+from afcore.model.split_model import SplitModel
+from tests.model.test_split_model import CONFIGS, build, ragged_batch
 
 NO_KERNEL = "its attention is eager"
 POSITIONS = {

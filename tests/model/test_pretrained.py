@@ -12,8 +12,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from afcore.errors import ModelError
-from afcore.model.blocks import SplitModel, verify_finite
+from afcore.model.checks import verify_finite
 from afcore.model.pretrained import build_classifier, load_classifier, load_tokenizer
+from afcore.model.split_model import SplitModel
 
 LABELS = ["a", "b", "c"]
 

@@ -13,8 +13,8 @@ from afcore.compute import Compute
 from afcore.config import PEER_MODES, TrainingConfig, parse_config
 from afcore.data.prepare import PreparedData
 from afcore.errors import AutoFreezeError, ConfigError
-from afcore.model.blocks import SplitModel
 from afcore.model.pretrained import load_classifier
+from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.peer.run import RECIPES

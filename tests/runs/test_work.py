@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from afcore.activations.kept import measure_budgets
 from afcore.activations.layout import SHARD_BYTES
+from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config

@@ -1,15 +1,15 @@
 import pytest
 
-from afcore.activations.held_batches import HeldBatches
+from afcore.activations.validation_states import ValidationStates
 from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.training.evaluate import evaluate
 from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split
 
 
 def scores(
-    split: SplitModel, examples: Examples, boundary: int = 0, held: HeldBatches | None = None
+    split: SplitModel, examples: Examples, boundary: int = 0, held: ValidationStates | None = None
 ) -> dict[str, float]:
     return evaluate(
         split,
@@ -39,7 +39,7 @@ def test_the_prefix_runs_once_and_no_score_changes(boundary: int) -> None:
     batches = len(inference_batches(examples.lengths))
     assert batches > 1
     expected = scores(split, examples)
-    runs, held = count_runs(split), HeldBatches()
+    runs, held = count_runs(split), ValidationStates()
     held.open(("weights",), 10**9)
     for evaluations in (1, 2, 3):
         assert scores(split, examples, boundary, held) == expected
@@ -50,7 +50,7 @@ def test_what_there_is_no_room_for_is_computed_again() -> None:
     split, examples = make_split(), make_examples(500)
     batches = inference_batches(examples.lengths)
     expected = scores(split, examples)
-    runs, held = count_runs(split), HeldBatches()
+    runs, held = count_runs(split), ValidationStates()
     held.open(("weights",), len(batches[0]) * int(examples.lengths.max()) * 32 * 4)
     assert scores(split, examples, 3, held) == expected
     assert scores(split, examples, 3, held) == expected
@@ -59,7 +59,7 @@ def test_what_there_is_no_room_for_is_computed_again() -> None:
 
 def test_other_weights_find_nothing() -> None:
     split, examples = make_split(), make_examples(500)
-    held = HeldBatches()
+    held = ValidationStates()
     held.open(("weights",), 10**9)
     scores(split, examples, 1, held)
     held.open(("weights",), 10**9)

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from afcore.activations import held as held_module
-from afcore.activations import kept
+from afcore.activations import residency, resident_shards
 from afcore.activations.arrays import checksum
-from afcore.activations.held import HeldShards
-from afcore.activations.kept import hold_shards, measure_budgets, release_shards
 from afcore.activations.layout import RaggedLayout, plan_layout
+from afcore.activations.residency import hold_shards, measure_budgets, release_shards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.tiers import Budgets
 from afcore.errors import StorageFullError
 
@@ -29,7 +28,7 @@ def rows_of(layout: RaggedLayout, shard: int, seed: int = 0) -> np.ndarray:
     return rng.integers(0, 2**16, (layout.num_rows(shard), WIDTH), dtype=np.uint16)
 
 
-def fill(held: HeldShards, layout: RaggedLayout) -> list[bool]:
+def fill(held: ResidentShards, layout: RaggedLayout) -> list[bool]:
     """Put every shard; which of them are held afterwards."""
     for shard in range(layout.num_shards):
         rows = rows_of(layout, shard)
@@ -51,7 +50,7 @@ def test_what_is_put_is_got_from_every_tier(
     budgets: tuple[int, int, int], random_access: bool, tier: str
 ) -> None:
     layout = make_layout()
-    held = HeldShards(Budgets(*budgets), store_is_local=False)
+    held = ResidentShards(Budgets(*budgets), store_is_local=False)
     held.fit(layout, 2 * WIDTH, random_access)
     assert layout.num_shards > 2
     assert all(fill(held, layout))
@@ -65,14 +64,14 @@ def test_what_is_put_is_got_from_every_tier(
 def test_nothing_is_held_of_the_store_tier_nor_beside_a_local_store() -> None:
     layout = make_layout()
     for budgets, local in (((0, 0, 0), False), ((0, 0, 10**6), True)):
-        held = HeldShards(Budgets(*budgets), store_is_local=local)
+        held = ResidentShards(Budgets(*budgets), store_is_local=local)
         held.fit(layout, 2 * WIDTH)
         assert not any(fill(held, layout))
 
 
 def test_a_set_of_the_same_layout_takes_the_place_shard_by_shard() -> None:
     layout = make_layout()
-    held = HeldShards(Budgets(0, 10**6, 0))
+    held = ResidentShards(Budgets(0, 10**6, 0))
     held.fit(layout, 2 * WIDTH)
     fill(held, layout)
     held.fit(make_layout(), 2 * WIDTH)
@@ -88,7 +87,7 @@ def test_a_set_of_the_same_layout_takes_the_place_shard_by_shard() -> None:
 
 def test_bytes_that_changed_on_the_local_disk_are_not_given() -> None:
     layout = make_layout()
-    held = HeldShards(Budgets(0, 0, 10**6), store_is_local=False)
+    held = ResidentShards(Budgets(0, 0, 10**6), store_is_local=False)
     held.fit(layout, 2 * WIDTH)
     fill(held, layout)
     os.pwrite(held._file._file.fileno(), b"\xff\xfe\xff", held._file._first_byte[1])
@@ -100,8 +99,8 @@ def test_a_disk_without_room_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(held_module.os, "posix_fallocate", full)
-    held = HeldShards(Budgets(0, 0, 10**6), store_is_local=False)
+    monkeypatch.setattr(resident_shards.os, "posix_fallocate", full)
+    held = ResidentShards(Budgets(0, 0, 10**6), store_is_local=False)
     with pytest.raises(StorageFullError, match=r"Lower cache\.disk_bytes"):
         held.fit(make_layout(), 2 * WIDTH)
 
@@ -118,7 +117,7 @@ SETTINGS: dict[str, Any] = {
 def test_what_windows_need_is_no_room() -> None:
     layout = make_layout()
     sizes = [layout.num_rows(shard) * 2 * WIDTH for shard in range(layout.num_shards)]
-    held = HeldShards(Budgets(0, sum(sizes) - 1, 0))
+    held = ResidentShards(Budgets(0, sum(sizes) - 1, 0))
     held.fit(layout, 2 * WIDTH)
     assert held.window is not None
     resident = held.bytes_by_tier().get("host memory", 0)
@@ -133,7 +132,7 @@ def planned_bytes() -> int:
 
 def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 10_000
-    monkeypatch.setattr(kept, "available_memory", lambda: free)
+    monkeypatch.setattr(residency, "available_memory", lambda: free)
     settings = SETTINGS | {"host_bytes": None}
     release_shards()
     with hold_shards(**settings) as held:

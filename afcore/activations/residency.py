@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import psutil
 import torch
 
-from afcore.activations.held import HeldShards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.tiers import Budgets, room_beside
 from afcore.memory import available_memory
 
 __all__ = ["hold_shards", "measure_budgets", "release_shards"]
 
-_kept: tuple[object, HeldShards] | None = None
+_kept: tuple[object, ResidentShards] | None = None
 _keeping = threading.Lock()
 # The kept one and those in use, each with the number of workers that hold as much.
-_all_held: weakref.WeakKeyDictionary[HeldShards, int] = weakref.WeakKeyDictionary()
+_all_held: weakref.WeakKeyDictionary[ResidentShards, int] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def hold_shards(
     store_is_local: bool,
     num_sharing: int = 1,
     needed_bytes: int = 0,
-) -> Iterator[HeldShards]:
+) -> Iterator[ResidentShards]:
     """What this process holds, for one epoch; kept afterwards for the next.
 
     Nobody else gets it meanwhile: a second training in the same process begins with nothing.
@@ -43,7 +43,7 @@ def hold_shards(
         host_bytes: most bytes in host memory.
         disk_bytes: most bytes in a local file.
         device: that trains.
-        store_is_local: see :class:`HeldShards`.
+        store_is_local: see :class:`ResidentShards`.
         num_sharing: workers of this machine, each of which has a part of its memory and disk.
         needed_bytes: see :func:`measure_budgets`.
     """
@@ -63,7 +63,7 @@ def hold_shards(
             num_sharing,
             needed_bytes,
         )
-        held = HeldShards(budgets, device, store_is_local)
+        held = ResidentShards(budgets, device, store_is_local)
         _all_held[held] = num_sharing
     try:
         yield held

@@ -14,15 +14,15 @@ SCRIPT = f"""
 import sys, threading, time
 import numpy as np, torch, transformers
 from functools import partial
-from afcore.activations.held import HeldShards
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import ActivationWriter
-from afcore.model.blocks import SplitModel
+from afcore.model.split_model import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import windowed_batches
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
-from afcore.feed import HiddenFeed
+from afcore.activations.feed import HiddenFeed
 from afcore.freezing.policy import FreezeState
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
@@ -62,7 +62,7 @@ state = TrainingState(split, SuffixOptimizer(split, learning_rate=1e-4, weight_d
                       FreezeState(1))
 runner = PrefixRunner(split, examples, 0, compute, "bf16")
 before = own_bytes()
-held = HeldShards(Budgets(0, {BUDGET_MB} * {MB}, 0), store_is_local=True)
+held = ResidentShards(Budgets(0, {BUDGET_MB} * {MB}, 0), store_is_local=True)
 held.fit(found.layout, 2 * hidden)
 window = held.window
 feed = HiddenFeed(found, runner, held, window)

@@ -10,13 +10,13 @@ import torch
 
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
-from afcore.activations.held import HeldShards
+from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.activations.tiers import Budgets
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import RecipeDigest
-from afcore.feed import HiddenFeed
 from afcore.storage.objects import Storage
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, run_epochs
 
@@ -32,7 +32,10 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(
-    storage: Storage, runner: PrefixRunner, held: HeldShards | None = None, boundary: int = BOUNDARY
+    storage: Storage,
+    runner: PrefixRunner,
+    held: ResidentShards | None = None,
+    boundary: int = BOUNDARY,
 ) -> ActivationSet:
     return materialize(
         storage,
@@ -84,7 +87,7 @@ def test_batches_are_the_same_from_every_tier(
     assert found.layout.num_shards >= (10 if dtype == "bf16" else 20)
     rows = runner.rows(np.arange(80), [BOUNDARY])
     first = np.concatenate([[0], np.cumsum(runner.examples.lengths)])
-    held = HeldShards(Budgets(*TIERS[tiers]), store_is_local=False)
+    held = ResidentShards(Budgets(*TIERS[tiers]), store_is_local=False)
     feed = HiddenFeed(found, runner, held, window=2)
     batches = windowed(found, 2)
     seen = 0
@@ -108,7 +111,7 @@ def test_all_tiers_give_the_same_bits(local_storage: Storage) -> None:
     batches = windowed(found, 2)
     given = []
     for budgets in TIERS.values():
-        held = HeldShards(Budgets(*budgets), store_is_local=False)
+        held = ResidentShards(Budgets(*budgets), store_is_local=False)
         given.append(list(HiddenFeed(found, runner, held, window=2).batches(batches)))
     for other in given[1:]:
         assert all(torch.equal(a, b) for a, b in zip(given[0], other, strict=True))
@@ -124,7 +127,7 @@ def test_an_epoch_that_reads_trains_like_one_that_recomputes(
         state = make_state(make_split(), BOUNDARY)
         runner = PrefixRunner(state.split, examples, 0, CPU_FP32, "fp32")
         found = build(local_storage, runner)
-        held = HeldShards(Budgets(0, 8 * SHARD_BYTES if windows else 10**9, 10**9))
+        held = ResidentShards(Budgets(0, 8 * SHARD_BYTES if windows else 10**9, 10**9))
         feed = HiddenFeed(found, runner, held, window=2 if windows else None)
         assert ("local disk" in feed.tier_bytes) is windows
         done = run_epochs(
@@ -141,7 +144,7 @@ def test_an_epoch_that_reads_trains_like_one_that_recomputes(
 
 def test_a_set_just_built_is_not_read_back(storage: Storage) -> None:
     runner = make_runner()
-    held = HeldShards(Budgets(0, 10**9, 0), store_is_local=False)
+    held = ResidentShards(Budgets(0, 10**9, 0), store_is_local=False)
     found = build(storage, runner, held)
     _ = found.layout
     before = storage.usage.bytes_read
@@ -161,7 +164,7 @@ def test_a_damaged_shard_is_mended_amid_an_epoch(
     runner = make_runner()
     found = build(local_storage, runner)
     batches = windowed(found, 1)
-    held = HeldShards(Budgets(0, 0, 0))
+    held = ResidentShards(Budgets(0, 0, 0))
     expected = list(HiddenFeed(found, runner, held, window=1).batches(batches))
     # Not among the shards that are loaded at the start.
     last = int(found.layout.shard[batches[-1][-1]])
@@ -188,7 +191,7 @@ def test_what_a_thread_raises_reaches_the_training(
     runner = make_runner()
     found = build(local_storage, runner)
     batches = windowed(found, 1)
-    feed = HiddenFeed(found, runner, HeldShards(Budgets(0, 0, 0)), window=1)
+    feed = HiddenFeed(found, runner, ResidentShards(Budgets(0, 0, 0)), window=1)
     states = feed.batches(batches)
     next(states)
 
@@ -208,7 +211,7 @@ def test_an_order_that_was_planned_for_memory_is_kept_without_it(
     batches = epoch_batches(found.layout.lengths, batch_size=8, seed=0, epoch=1, batching="grouped")
     expected = list(HiddenFeed(found, runner).batches(batches))
     assert "slow" not in caplog.text
-    held = HeldShards(Budgets(0, 3 * SHARD_BYTES, 0))
+    held = ResidentShards(Budgets(0, 3 * SHARD_BYTES, 0))
     feed = HiddenFeed(found, runner, held)
     assert "slow" in caplog.text
     assert set(feed.tier_bytes) == {"host memory", "local disk"}

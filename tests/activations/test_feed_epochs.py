@@ -13,7 +13,7 @@ import pytest
 
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
-from afcore.activations.kept import release_shards
+from afcore.activations.residency import release_shards
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.results.report import EpochReport

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afcore.feed.gather import gather_bf16_rows, gather_device_rows, gather_rows
+from afcore.activations.gather import gather_bf16_rows, gather_device_rows, gather_rows
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=12))

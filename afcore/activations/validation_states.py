@@ -7,10 +7,10 @@ every evaluation from tokens does.
 
 from torch import Tensor
 
-__all__ = ["HeldBatches"]
+__all__ = ["ValidationStates"]
 
 
-class HeldBatches:
+class ValidationStates:
     """Hidden states of batches at one boundary."""
 
     def __init__(self) -> None:

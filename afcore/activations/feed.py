@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.activations.held import HeldShards
-from afcore.activations.kept import measure_budgets
+from afcore.activations.gather import gather_bf16_rows, gather_device_rows, gather_rows
 from afcore.activations.materialize import PrefixRunner, as_hidden, read_or_repair
+from afcore.activations.residency import measure_budgets
+from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
+from afcore.activations.shard_stream import ShardStream
 from afcore.errors import IntegrityError
-from afcore.feed.gather import gather_bf16_rows, gather_device_rows, gather_rows
-from afcore.feed.stream import ShardStream
 
 __all__ = ["HiddenFeed"]
 
@@ -52,7 +52,7 @@ class HiddenFeed:
         self,
         activation_set: ActivationSet,
         runner: PrefixRunner,
-        held: HeldShards | None = None,
+        held: ResidentShards | None = None,
         window: int | None = None,
         device: torch.device = _CPU,
     ) -> None:
@@ -61,7 +61,7 @@ class HiddenFeed:
         self._layout = activation_set.layout
         self._row_bytes = manifest.num_bytes // manifest.num_rows
         if held is None:
-            held = HeldShards(measure_budgets(None, None, None, device, True), device)
+            held = ResidentShards(measure_budgets(None, None, None, device, True), device)
         self._held = held
         held.fit(self._layout, self._row_bytes, random_access=False)
         if window is None and held.window is not None:

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from afcore.activations.arrays import bytes_of, checksum
-from afcore.activations.held_batches import HeldBatches
 from afcore.activations.layout import RaggedLayout
 from afcore.activations.tiers import Budgets, Tier, choose_window, place, window_bytes
+from afcore.activations.validation_states import ValidationStates
 from afcore.errors import StorageFullError
 
-__all__ = ["HeldShards"]
+__all__ = ["ResidentShards"]
 
 _CPU = torch.device("cpu")
 _Rows = npt.NDArray[Any]
 
 
-class HeldShards:
+class ResidentShards:
     """The stored rows of one set's shards, as far as budgets allow.
 
     Several threads may put and get different shards.
@@ -57,7 +57,7 @@ class HeldShards:
         self.host: dict[int, _Rows] = {}
         self.on_device: Tensor | None = None
         self.device_first: dict[int, int] = {}
-        self.evaluated = HeldBatches()
+        self.evaluated = ValidationStates()
         self._device = device
         self._store_is_local = store_is_local
         self._layout: RaggedLayout | None = None

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from afcore.activations.shard_stream import ShardStream
 from afcore.errors import IntegrityError
-from afcore.feed.stream import ShardStream
 
 NEEDS = [[4, 1], [1], [], [1, 0], [0], [2, 3], [3]]
 

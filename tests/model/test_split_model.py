@@ -10,14 +10,8 @@ import transformers
 from torch import nn
 
 from afcore.errors import ModelError
-from afcore.model.blocks import (
-    EMBEDDINGS,
-    HEAD,
-    SplitModel,
-    block_part,
-    unused_parameters,
-    verify_split,
-)
+from afcore.model.checks import unused_parameters, verify_split
+from afcore.model.split_model import EMBEDDINGS, HEAD, SplitModel, block_part
 
 COMMON: dict[str, Any] = {"num_labels": 3, "vocab_size": 64, "pad_token_id": 0}
 WIDE = {

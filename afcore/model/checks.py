@@ -1,0 +1,128 @@
+"""What is proved of a user's model, on its own data, before anything is trained."""
+
+import torch
+
+from afcore.errors import ModelError
+from afcore.model.forwards import evaluating, largest_difference
+from afcore.model.split_model import Batch, SplitModel
+
+__all__ = [
+    "num_pretrained_blocks",
+    "unused_parameters",
+    "verify_finite",
+    "verify_pooled",
+    "verify_split",
+]
+
+
+def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: float) -> str | None:
+    """Prove on a batch that prefix and suffix equal the whole, and that the prefix is cacheable.
+
+    The model is run in eval mode, in fp32 and without gradients.
+
+    Args:
+        split: the model.
+        batch: ``input_ids`` and ``attention_mask`` [b, s], examples of different lengths.
+        boundary: ``k`` at which to split.
+        tolerance: largest difference allowed, relative to the largest magnitude (at least 1).
+
+    Returns:
+        None when the prefix is cacheable, else why not. It is when an example's hidden states
+        depend on nothing but the example: alone in a batch without padding it must give the same
+        numbers.
+
+    Raises:
+        ModelError: when prefix and suffix do not equal the whole.
+    """
+    with evaluating(split.model), torch.no_grad():
+        hidden = split.hidden(batch, boundary)
+        apart = largest_difference(
+            split.logits(batch, boundary, hidden), split.model(**batch).logits
+        )
+        if apart > tolerance:
+            raise ModelError(
+                f"{type(split.model).__name__} cannot be split: prefix and suffix at boundary "
+                f"{boundary} differ from the whole by {apart:.1e}. Use mode full."
+            )
+        shortest = int(batch["attention_mask"].sum(1).argmin())
+        length = int(batch["attention_mask"][shortest].sum())
+        alone = {name: values[shortest : shortest + 1, :length] for name, values in batch.items()}
+        apart = largest_difference(
+            split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length]
+        )
+    if apart > tolerance:
+        return (
+            "an example's hidden states depend on the other examples of its batch (they differ by "
+            f"{apart:.1e})"
+        )
+    return None
+
+
+def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
+    """Prove on a batch that the last block at one position gives the whole model's outputs.
+
+    Args:
+        split: run in eval mode, in fp32 and without gradients.
+        batch: ``input_ids`` and ``attention_mask`` [b, s], examples of different lengths.
+        tolerance: as in :func:`verify_split`.
+
+    Raises:
+        ModelError: when it does not.
+    """
+    if split.pooled is None:
+        return
+    with evaluating(split.model), torch.no_grad():
+        difference = largest_difference(split.logits(batch), split.model(**batch).logits)
+    if difference > tolerance:
+        raise ModelError(
+            f"{type(split.model).__name__}: the last block, computed at the {split.pooled_reason} "
+            f"position alone, changes the outputs by {difference:.1e}. Set "
+            "training.pooled_last_block to false."
+        )
+
+
+def verify_finite(split: SplitModel, batch: Batch) -> None:
+    """Make sure, before anything is trained, that the model puts out numbers.
+
+    Args:
+        split: run in eval mode, in fp32 and without gradients.
+        batch: ``input_ids`` and ``attention_mask`` [b, s].
+
+    Raises:
+        ModelError: when it does not.
+    """
+    with evaluating(split.model), torch.no_grad():
+        finite = bool(split.model(**batch).logits.isfinite().all())
+    if not finite:
+        raise ModelError(
+            f"{type(split.model).__name__} puts out NaN or infinity before any training, though "
+            "its weights are numbers: they are too large, or config.json does not fit them. Use "
+            "another checkpoint."
+        )
+
+
+def num_pretrained_blocks(split: SplitModel) -> int:
+    """Blocks from the bottom up that have been trained before, as their vectors show.
+
+    Biases and the weights of norms begin as zeros and ones, and no training leaves them so: a block
+    in which each of them is still one number repeated was drawn at random.
+    """
+    for number, block in enumerate(split.blocks):
+        vectors = [p.detach() for p in block.parameters() if p.ndim == 1 and len(p) > 1]
+        if vectors and all(bool((vector == vector[0]).all()) for vector in vectors):
+            return number
+    return split.num_blocks
+
+
+def unused_parameters(split: SplitModel, batch: Batch) -> list[str]:
+    """Names of parameters that get no gradient: workers that average gradients wait for them.
+
+    Args:
+        split: trained as it is set; gradients are cleared.
+        batch: ``input_ids`` and ``attention_mask``, [b, s].
+    """
+    split.logits(batch).sum().backward()
+    trained = [(name, p) for name, p in split.model.named_parameters() if p.requires_grad]
+    unused = [name for name, parameter in trained if parameter.grad is None]
+    split.model.zero_grad(set_to_none=True)
+    return unused

@@ -45,9 +45,9 @@ from afcore.data.prepare import PreparedData
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
 from afcore.model.split_model import SplitModel
+from afcore.runs.batches import training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
-from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import collate
 from afcore.training.loop import train_epoch

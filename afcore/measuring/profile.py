@@ -13,8 +13,8 @@ from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
 from afcore.model.split_model import SplitModel
 from afcore.planning.profile import Profile
+from afcore.runs.batches import batches_of
 from afcore.runs.run import Run
-from afcore.runs.work import batches_of
 
 __all__ = ["measure_profile"]
 

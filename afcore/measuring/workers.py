@@ -28,8 +28,8 @@ from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
 from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import Profile, WorkerProfile, ring_terms
+from afcore.runs.batches import batches_of
 from afcore.runs.run import Run, RunRecord
-from afcore.runs.work import batches_of
 from afcore.storage.objects import Storage
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer

@@ -37,8 +37,8 @@ from afcore.data.prepare import Examples, PreparedData
 from afcore.errors import AutoFreezeError
 from afcore.peer.lora import LoraSettings, add_lora, merge_lora
 from afcore.results.report import EpochReport
+from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
-from afcore.runs.work import training_schedule
 from afcore.tasks.main_score import MAIN_SCORES
 from afcore.tasks.text_classification import Answers, answered
 

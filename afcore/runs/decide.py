@@ -22,10 +22,11 @@ from afcore.planning.forecast import EpochSetup, Forecast, Work, forecast_epoch
 from afcore.planning.profile import Profile
 from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 from afcore.prices import resolve_prices
+from afcore.runs.batches import batches_of
+from afcore.runs.device_room import device_memory, place_set
 from afcore.runs.records import done_reports
 from afcore.runs.run import Run, read_record
 from afcore.runs.spent import cost_outside, wall_seconds
-from afcore.runs.work import batches_of, device_memory, place_set
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces", "profile_seconds"]

@@ -34,9 +34,11 @@ from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
 from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
+from afcore.runs.batches import batches_of, training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
 from afcore.runs.decide import lacks_profile
+from afcore.runs.device_room import training_bytes
 from afcore.runs.epoch_report import epoch_report, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
@@ -51,7 +53,6 @@ from afcore.runs.records import (
 )
 from afcore.runs.run import Run
 from afcore.runs.state import OpenState, commit_partial, initial_policy, open_state
-from afcore.runs.work import batches_of, training_bytes, training_schedule
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import train_epoch
 from afcore.training.trained import TrainedEpoch

@@ -18,9 +18,9 @@ from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.peer.run import RECIPES
+from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
-from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import train_epoch

@@ -19,16 +19,17 @@ Two roundings, both the same whether hidden states are read or recomputed:
 * :func:`round_hidden` at the boundary: exactly what a stored row gives back.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from afcore.trainee import HiddenDtype
+
 __all__ = [
     "STORED_AS",
-    "HiddenDtype",
     "as_hidden",
     "as_stored",
     "canonical_lineage",
@@ -39,7 +40,6 @@ __all__ = [
     "row_width",
 ]
 
-HiddenDtype = Literal["bf16", "fp32", "int8"]
 STORED_AS: dict[HiddenDtype, Any] = {"bf16": np.uint16, "fp32": np.float32, "int8": np.uint8}
 _LARGEST = 127
 _SCALE_BYTES = 4

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from afcore.activations.codec import (
     STORED_AS,
-    HiddenDtype,
     as_hidden,
     as_stored,
     round_block,
@@ -30,16 +29,14 @@ from afcore.activations.codec import (
 )
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, ActivationWriter, new_generation, open_set
-from afcore.compute import Compute
 from afcore.data.order import inference_batches
-from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
 from afcore.model.forwards import evaluating
-from afcore.model.split_model import Batch, SplitModel
+from afcore.model.split_model import Batch
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import collate
+from afcore.trainee import HiddenDtype, Trainee
 
 __all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
 
@@ -51,26 +48,14 @@ class PrefixRunner:
     """Runs the frozen prefix over examples in length-sorted batches.
 
     Args:
-        split: the model; its prefix must not change meanwhile.
-        examples: the split of the data.
-        pad_token_id: of the tokenizer.
-        compute: device and precision.
-        dtype: type in which hidden states are kept.
+        trainee: whose prefix must not change meanwhile.
     """
 
-    def __init__(
-        self,
-        split: SplitModel,
-        examples: Examples,
-        pad_token_id: int,
-        compute: Compute,
-        dtype: HiddenDtype,
-    ) -> None:
-        self.split = split
-        self.examples = examples
-        self.dtype: HiddenDtype = dtype
-        self._pad_token_id = pad_token_id
-        self._compute = compute
+    def __init__(self, trainee: Trainee) -> None:
+        self.trainee = trainee
+        self.split, self.examples = trainee.split, trainee.examples
+        self.dtype: HiddenDtype = trainee.dtype
+        self._compute = trainee.compute
 
     @property
     def hidden_size(self) -> int:
@@ -107,9 +92,7 @@ class PrefixRunner:
         given = None if source is None else as_hidden(source, self.dtype)
         with evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
             for batch_rows in inference_batches(lengths):
-                batch, _ = collate(
-                    self.examples, ids[batch_rows], self._pad_token_id, self._compute.device
-                )
+                batch = self.trainee.inputs(ids[batch_rows])
                 spans = [(int(first[i]), int(first[i + 1])) for i in batch_rows]
                 hidden = None
                 if given is not None:

@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.activations.arrays import check_metadata, read_array, write_array
-from afcore.activations.codec import STORED_AS, HiddenDtype, row_bytes, row_width
+from afcore.activations.codec import STORED_AS, row_bytes, row_width
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
 from afcore.storage.objects import Storage, raise_explained
+from afcore.trainee import HiddenDtype
 
 __all__ = [
     "ActivationManifest",

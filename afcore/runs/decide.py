@@ -129,9 +129,6 @@ class RunPlanner:
         run, runner = self._run, self._runner
         self.profile = measure_profile(
             run,
-            runner.split,
-            runner.examples,
-            run.compute,
             runner,
             budget_seconds=budget_seconds,
             budget_share=budget_share,

@@ -53,8 +53,10 @@ from afcore.runs.records import (
 )
 from afcore.runs.run import Run
 from afcore.runs.state import OpenState, commit_partial, initial_policy, open_state
+from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
-from afcore.training.loop import train_epoch
+from afcore.training.loop import Course, train_epoch
+from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["decide_first_epoch", "run_epoch"]
@@ -112,7 +114,7 @@ def decide_first_epoch(run: Run) -> EpochPlan:
     found = plan_of(run, 1)
     if found is not None and not lacks_profile(run):
         return found
-    cache = RunCache(run, run.pretrained(), run.data().train, run.compute)
+    cache = RunCache(run, run.trainee(run.pretrained(), run.data().train))
     if lacks_profile(run):
         cache.planner.measure(record=True)
     if found is None:
@@ -162,7 +164,7 @@ class _Epoch:
             group.check_same("code or data", [code_digest(), self._data.train.digest])
         if checkpoint is None:
             state = open_state(run, epoch, self._schedule.steps_in(epoch))
-            cache = self._cache(state.training.split)
+            cache = self._cache(state.split)
             if self._launched is not None:
                 self._launch_seconds = time.time() - self._launched
             if plan is None:  # of epoch 1
@@ -230,27 +232,26 @@ class _Epoch:
         self._group.wait()  # with patience: within a step, who is silent is taken to be dead
         before = done_reports(run, self._epoch - 1)
         trained = train_epoch(
+            cache.trainee,
             state.training,
-            data.train,
             _order(run, start, data.train, activation_set),
-            epoch=self._epoch,
-            schedule=self._schedule,
-            seed=config.training.seed,
-            pad_token_id=run.record.pad_token_id,
-            compute=run.compute,
-            policy=state.policy,
-            intervals_per_epoch=config.freezing.intervals_per_epoch,
-            validations=tuple(report.validation for report in before),
-            score=config.training.score,
-            solve_head=len(run.record.label_names) if self._solves_head else None,
-            validate=partial(self._evaluate, state.training.split, plan.read_from),
-            max_grad_norm=config.training.max_grad_norm,
-            hidden_dtype=config.cache.dtype,
-            read_boundary=plan.read_from.boundary if plan.read_from else 0,
+            Course(
+                epoch=self._epoch,
+                schedule=self._schedule,
+                policy=state.policy,
+                intervals_per_epoch=config.freezing.intervals_per_epoch,
+                validations=tuple(report.validation for report in before),
+                score=config.training.score,
+                validate=partial(self._evaluate, cache.trainee, plan.read_from),
+                solve_head=config.freezes and config.freezing.solves_head,
+            ),
+            StepSettings(
+                seed=config.training.seed,
+                max_grad_norm=config.training.max_grad_norm,
+                micro_batch=plan.micro_batch,
+                compile_backend="inductor" if config.training.compile else None,
+            ),
             feed=feed,
-            compile_backend="inductor" if config.training.compile else None,
-            group=self._group,
-            micro_batch=plan.micro_batch,
             stop=self._stop,
             done=copy.deepcopy(state.partial.trained) if state.partial else None,
         )
@@ -261,11 +262,6 @@ class _Epoch:
             trained.store_bytes_read += sum(self._group.gather(read))
             trained.tier_bytes = feed.tier_bytes
         return trained
-
-    @property
-    def _solves_head(self) -> bool:
-        config = self._run.config
-        return config.freezes and config.freezing.solves_head
 
     def _checkpoint(
         self, plan: EpochPlan, state: OpenState, cache: RunCache, trained: TrainedEpoch
@@ -299,7 +295,7 @@ class _Epoch:
             next=following,
         )
 
-    def _evaluate(self, split: SplitModel, read_from: SetReference | None) -> dict[str, float]:
+    def _evaluate(self, trainee: Trainee, read_from: SetReference | None) -> dict[str, float]:
         """On the validation split; below the set that the epoch read, nothing runs twice."""
         validation, group = self._data.validation, self._group
         boundary, held = 0, None
@@ -308,15 +304,7 @@ class _Epoch:
             held.open(
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
-        answers = evaluate(
-            split,
-            validation,
-            pad_token_id=self._run.record.pad_token_id,
-            compute=self._run.compute,
-            group=group,
-            boundary=boundary,
-            held=held,
-        )
+        answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
         return answers.scores(len(self._run.record.label_names))
 
     def _requests(self) -> tuple[int, int]:
@@ -327,8 +315,8 @@ class _Epoch:
         return puts, gets
 
     def _cache(self, split: SplitModel) -> RunCache:
-        run = self._run
-        return RunCache(run, split, self._data.train, run.compute, self._held, self._group)
+        trainee = self._run.trainee(split, self._data.train, self._group)
+        return RunCache(self._run, trainee, self._held)
 
     def _by_first(self, epoch: int, kind: type[_Record], make: Callable[[], _Record]) -> _Record:
         """A record that the first worker makes and commits; the others wait for it and read it."""

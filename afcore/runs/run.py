@@ -32,8 +32,9 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
-from afcore.data.prepare import PreparedData, open_prepared, prepare
+from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
 from afcore.model.checks import (
     num_pretrained_blocks,
@@ -57,7 +58,8 @@ from afcore.runs.fit import check_fit, check_length
 from afcore.runs.imbalance import score_warnings
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import collate
+from afcore.tasks.text_classification import TextClassification
+from afcore.trainee import Trainee
 
 __all__ = [
     "Run",
@@ -137,6 +139,16 @@ class Run:
     def compute(self) -> Compute:
         """Device and precision."""
         return choose_compute(self.config.training.precision)
+
+    @property
+    def task(self) -> TextClassification:
+        """As the data taught it."""
+        return TextClassification(self.record.label_names, self.record.pad_token_id)
+
+    def trainee(self, split: SplitModel, examples: Examples, group: WorkerGroup = ALONE) -> Trainee:
+        """The model on examples, as this run trains it."""
+        dtype = self.config.cache.dtype
+        return Trainee(split, self.task, examples, self.compute, dtype, group)
 
     def data(self) -> PreparedData:
         """The tokens."""
@@ -433,4 +445,4 @@ def _few_examples(split: SplitModel, data: PreparedData, pad_token_id: int) -> B
     lengths = data.train.lengths[:64]
     ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
     device = next(split.model.parameters()).device
-    return collate(data.train, ids, pad_token_id, device)[0]
+    return TextClassification([], pad_token_id).collate(data.train, ids, device)[0]

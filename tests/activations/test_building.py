@@ -20,7 +20,7 @@ from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
 from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
-from tests.training_setup import CPU_FP32, make_examples, make_split
+from tests.training_setup import make_split, make_trainee
 
 FOLDER = "activations/some-key"
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +42,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def want(storage: Storage, run: str) -> tuple[ActivationSet, bool, float]:
     """What a run does that wants the set."""
-    runner = PrefixRunner(make_split(), make_examples(), 0, CPU_FP32, "bf16")
+    runner = PrefixRunner(make_trainee(make_split()))
     opened = open_or_build(
         storage,
         FOLDER,
@@ -194,7 +194,7 @@ def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(
             local_storage.put(
                 f"{FOLDER}/build/000002.json", local_storage.get(f"{FOLDER}/build/000001.json")
             )
-            other = PrefixRunner(make_split(), make_examples(), 0, CPU_FP32, "bf16")
+            other = PrefixRunner(make_trainee(make_split()))
             key = RecipeDigest("k")
             materialize(
                 *(local_storage, FOLDER, other),

@@ -18,7 +18,13 @@ from afcore.activations.tiers import Budgets
 from afcore.data.order import epoch_batches, windowed_batches
 from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, run_epochs
+from tests.training_setup import (
+    make_examples,
+    make_split,
+    make_state,
+    make_trainee,
+    run_epochs,
+)
 
 BOUNDARY = 2
 SHARD_BYTES = 4096
@@ -51,7 +57,7 @@ def build(
 
 
 def make_runner(dtype: Any = "bf16") -> PrefixRunner:
-    return PrefixRunner(make_split(), make_examples(80), 0, CPU_FP32, dtype)
+    return PrefixRunner(make_trainee(make_split(), make_examples(80), dtype=dtype))
 
 
 def windowed(found: ActivationSet, window: int, epoch: int = 1) -> list[np.ndarray]:
@@ -125,7 +131,7 @@ def test_an_epoch_that_reads_trains_like_one_that_recomputes(
 
     def losses(reads: bool) -> list[float]:
         state = make_state(make_split(), BOUNDARY)
-        runner = PrefixRunner(state.split, examples, 0, CPU_FP32, "fp32")
+        runner = PrefixRunner(make_trainee(state.split, examples, dtype="fp32"))
         found = build(local_storage, runner)
         held = ResidentShards(Budgets(0, 8 * SHARD_BYTES if windows else 10**9, 10**9))
         feed = HiddenFeed(found, runner, held, window=2 if windows else None)
@@ -134,7 +140,7 @@ def test_an_epoch_that_reads_trains_like_one_that_recomputes(
             state,
             examples,
             2,
-            feed=(lambda *_: (BOUNDARY, feed)) if reads else None,
+            feed=(lambda *_: feed) if reads else None,
             batches=partial(windowed, found, 2) if windows else None,
         )
         return [step.loss for epoch in done for step in epoch.steps]

@@ -16,14 +16,13 @@ from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import collate
-from tests.training_setup import CPU_FP32, make_examples, make_split
+from tests.training_setup import CPU_FP32, TASK, make_split, make_trainee
 
 BF16 = Compute(torch.device("cpu"), "bf16")
 
 
 def make_runner(dtype: Any = "fp32", compute: Compute = CPU_FP32) -> PrefixRunner:
-    return PrefixRunner(make_split(), make_examples(), 0, compute, dtype)
+    return PrefixRunner(make_trainee(make_split(), compute=compute, dtype=dtype))
 
 
 def build(
@@ -46,7 +45,7 @@ def build(
 
 
 def recompute(runner: PrefixRunner, ids: np.ndarray, boundary: int) -> torch.Tensor:
-    batch, _ = collate(runner.examples, ids, 0, torch.device("cpu"))
+    batch, _ = TASK.collate(runner.examples, ids, torch.device("cpu"))
     runner.split.model.eval()
     with torch.no_grad():
         hidden = runner.split.hidden(

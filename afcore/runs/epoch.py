@@ -32,6 +32,7 @@ from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
+from afcore.interrupt import committing
 from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.batches import batches_of, training_schedule
@@ -202,9 +203,10 @@ class _Epoch:
         run, group = self._run, self._group
         trained = self._train_steps(plan, start, state, cache)
         if len(trained.steps) < self._schedule.steps_in(self._epoch):
-            if group.is_first:
-                commit_partial(run, self._epoch, self._attempt, state, trained)
-            group.wait()
+            with committing():
+                if group.is_first:
+                    commit_partial(run, self._epoch, self._attempt, state, trained)
+                group.wait()
             raise StoppedError(f"in epoch {self._epoch} after step {state.training.step}")
         checkpoint = self._by_first(
             self._epoch, CheckpointRecord, lambda: self._checkpoint(plan, state, cache, trained)
@@ -321,10 +323,11 @@ class _Epoch:
     def _by_first(self, epoch: int, kind: type[_Record], make: Callable[[], _Record]) -> _Record:
         """A record that the first worker makes and commits; the others wait for it and read it."""
         record = None
-        if self._group.is_first:
-            record = make()
-            commit_record(self._run, record, self._attempt)
-        self._group.wait()
+        with committing():
+            if self._group.is_first:
+                record = make()
+                commit_record(self._run, record, self._attempt)
+            self._group.wait()
         if record is None:
             record = record_of(self._run, epoch, kind)
             assert record is not None

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from afcore.config import Config, load_config
 from afcore.results.report import EpochReport
-from afcore.runs.records import EpochRecord
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.epoch import run_epoch
+from afcore.runs.records import CheckpointRecord, EpochRecord
+from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
@@ -54,6 +55,24 @@ def train_anew(config: Config, train: Callable[[Run, int], EpochRecord]) -> Epoc
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
         return train(begin_run(storage, record, fresh=True), lease.number).report
+
+
+def train_all(config: Config) -> tuple[list[EpochReport], list[list[int]]]:
+    """A whole training, and the boundary of each step of each epoch."""
+    storage = Storage(config.store)
+    record = identify_run(config, storage)
+    reports, trace = [], []
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record, fresh=True)
+        for epoch in range(1, config.training.num_epochs + 1):
+            done = run_epoch(run, epoch, lease.number)
+            key = run.epoch_key(epoch, "checkpoint")
+            checkpoint = read_record(storage, key, CheckpointRecord)
+            trace.append([step.boundary for step in checkpoint.steps])
+            reports.append(done.report)
+            if done.next is None:
+                break
+    return reports, trace
 
 
 def within(rows: Sequence[dict[str, object]]) -> str:

@@ -23,11 +23,11 @@ from rich.table import Table
 from afcore.config import Config
 from afcore.launch.job import Job
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher, worker_threads
-from afcore.measuring.workers import nothing
 from afcore.preview import preview_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import EpochRecord
 from afcore.runs.run import Run
+from afcore.runs.run_profile import nothing
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from afcore.results.report import (
 )
 from afcore.results.story import what_happened
 from afcore.results.tracking import Tracker
-from afcore.runs.decide import profile_seconds
 from afcore.runs.imbalance import score_warnings
 from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
 from afcore.runs.run import Run, find_run, read_record
+from afcore.runs.run_profile import read_profile
 from afcore.runs.spent import cost_outside, lost_seconds
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
@@ -237,7 +237,7 @@ def _totals(
         materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
         evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs)
         + tested.get("test_seconds", 0.0),
-        decide_seconds=profile_seconds(run),
+        decide_seconds=profile.seconds if (profile := read_profile(run)) else 0.0,
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=in_epochs + outside_seconds,

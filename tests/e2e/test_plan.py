@@ -154,7 +154,7 @@ def test_predictions_are_recorded_and_a_restart_measures_nothing(
     def again(*args: Any, **options: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(decide, "measure_profile", again)
+    monkeypatch.setattr(decide, "measure_run", again)
     _, records = train(auto, 3)
     plans = [read_record(run.storage, run.epoch_key(e, "plan"), EpochPlan) for e in (1, 2, 3)]
     assert [p.choice for p in plans[1:]] == [r.next.choice for r in records[:2]]
@@ -224,9 +224,9 @@ def _read_seconds(run: Run, choice: EpochChoice) -> float:
 
 def _bias(monkeypatch: pytest.MonkeyPatch, slower: str) -> None:
     """A tiny model's true figures are too close together to decide anything for sure."""
-    real = decide.measure_profile
+    real = decide.measure_run
     factor = {"computing": 1e6, "reading": 1e-9}[slower]
-    monkeypatch.setattr(decide, "measure_profile", lambda *a, **k: real(*a, **k).scaled(factor))
+    monkeypatch.setattr(decide, "measure_run", lambda *a, **k: real(*a, **k).scaled(factor))
     monkeypatch.setattr(decide.RunPlanner, "scale", lambda *_: 1.0)
 
 

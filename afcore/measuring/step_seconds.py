@@ -1,13 +1,16 @@
-"""Measure a model on a few batches: what :mod:`afcore.planning.forecast` predicts from.
+"""Measure steps of a model on a few batches: what :mod:`afcore.planning.forecast` predicts from.
 
-Steps run through :func:`afcore.training.loop.train_epoch` itself, on a copy of the model, at a few
+Steps run through :func:`afcore.training.loop.train_epoch` itself at learning rate 0, at a few
 boundaries and batch sizes; a linear model is fitted to them by least squares without negative
-terms. Weights, moments and random state of the training are not touched.
+terms. They run on the model itself, which is put back afterwards: a second one on the device might
+not fit where training does. What does not fit even so is left out: larger passes, then shallower
+boundaries.
 """
 
-import copy
+import contextlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +21,8 @@ import torch
 from afcore.activations.materialize import PrefixRunner
 from afcore.data.order import inference_batches
 from afcore.freezing.policy import FreezeState
-from afcore.measuring.fit import fit_seconds
+from afcore.measuring.least_squares import fit_seconds
+from afcore.model.split_model import SplitModel, block_part
 from afcore.planning.profile import ComputeProfile
 from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
@@ -29,49 +33,55 @@ from afcore.training.steps import StepSettings
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import TrainedEpoch, TrainingState
 
-__all__ = ["padded_tokens", "profile_compute", "sample_batches"]
+__all__ = ["measure_steps", "padded_tokens", "sample_batches", "trial_steps"]
 
 _QUANTILES = (1 / 2, 5 / 6, 1 / 6)
 _REPEATS = 3
 _MAX_ROUNDS = 8
+_log = logging.getLogger(__name__)
 
 Batches = list[npt.NDArray[np.int64]]
 
 
-def profile_compute(
+def measure_steps(
     trainee: Trainee,
     batches: Batches,
+    settings: StepSettings,
     *,
-    max_grad_norm: float,
     budget_seconds: float,
     budget_share: float | None = None,
 ) -> ComputeProfile:
     """Measure and fit.
 
     Args:
-        trainee: on the training split; its model is copied, not changed.
+        trainee: on the training split; its model is as it was afterwards.
         batches: of an epoch; a few are measured.
-        max_grad_norm: clipping; 0 for none.
+        settings: of the training's steps.
         budget_seconds: batches are added, and repeated, until it is used; a middling one is
             always measured, which takes about four steps.
         budget_share: that, but no more than this share of an epoch, as the first steps show it.
+
+    Raises:
+        torch.OutOfMemoryError: where not even the last block can be trained on an example.
     """
-    with torch.random.fork_rng():
-        trial = _Trial(trainee, max_grad_norm)
+    with torch.random.fork_rng(), _put_back(trainee.split):
+        trial = _Trial(trainee, settings)
         most = None if budget_share is None else budget_share * len(batches)
         steps = trial.steps(sample_batches(batches, trainee.examples.lengths), budget_seconds, most)
         update, statistics = trial.parameter_seconds()
         inference = trial.inference_seconds()
         parameters = trial.num_parameters()
+    trainee.compute.release_memory()
     points = [
         _Point(
             boundary,
-            padded_tokens,
+            padded,
+            runs[0].num_passes,
             float(np.median([done.prefix_seconds for done in runs])),
             float(np.median([done.suffix_seconds for done in runs]))
             - update * parameters[boundary],
         )
-        for (boundary, padded_tokens), runs in steps.items()
+        for (boundary, padded), runs in steps.items()
     ]
     return ComputeProfile(
         num_parameters=parameters,
@@ -84,15 +94,57 @@ def profile_compute(
     )
 
 
-class _Trial:
-    """A copy of the model that may be trained for nothing."""
+@contextlib.contextmanager
+def _put_back(split: SplitModel) -> Iterator[None]:
+    """Undo what is done to the model meanwhile; its numbers are kept in host memory."""
+    parameters, modules = list(split.model.parameters()), list(split.model.modules())
+    tensors = [*parameters, *split.model.buffers()]
+    numbers = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+    trained = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    training = [module.training for module in modules]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, number in zip(tensors, numbers, strict=True):
+                tensor.copy_(number)
+        for parameter, (requires_grad, gradient) in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        for module, was_training in zip(modules, training, strict=True):
+            module.training = was_training
 
-    def __init__(self, trainee: Trainee, max_grad_norm: float) -> None:
-        self._split = copy.deepcopy(trainee.split)
-        self._split.set_training(0)
-        self._trainee = replace(trainee, split=self._split)
+
+def trial_steps(
+    trainee: Trainee,
+    optimizer: SuffixOptimizer,
+    boundary: int,
+    batches: Batches,
+    settings: StepSettings,
+) -> TrainedEpoch:
+    """Training steps from the examples, for a trial; what has no gradient is not updated."""
+    return train_epoch(
+        trainee,
+        TrainingState(optimizer, FreezeState(boundary)),
+        batches,
+        Course(1, Schedule(1, len(batches), "constant")),
+        settings,
+    )
+
+
+class _Trial:
+    """A model that may be trained for nothing."""
+
+    def __init__(self, trainee: Trainee, settings: StepSettings) -> None:
+        self._split, self._trainee = trainee.split, trainee
         self._examples, self._compute = trainee.examples, trainee.compute
-        self._max_grad_norm = max_grad_norm
+        self._settings = replace(settings, compile_backend=None)
+        self._boundaries = sorted({0, 1, self._split.num_blocks // 2, self._split.num_blocks - 1})
+        self._begin()
+
+    def _begin(self) -> None:
+        self._split.set_training(0)
+        self._split.model.zero_grad(set_to_none=True)
         # What has no gradient is skipped, so one optimizer serves every boundary.
         self._optimizer = SuffixOptimizer(self._split, learning_rate=0.0, weight_decay=0.0)
 
@@ -104,57 +156,72 @@ class _Trial:
         That is the lesser of ``budget_seconds`` and the time of ``budget_steps`` unfrozen steps.
         """
         began = time.perf_counter()
+        self._make_room(max(sample, key=lambda ids: padded_tokens(ids, self._examples.lengths)))
         done: dict[tuple[int, int], list[TrainedEpoch]] = {}
-        self._step(0, sample[-1])  # the first step makes the optimizer's moments
         for repeat in range(_MAX_ROUNDS):
             for ids in sample:
                 if not repeat:
-                    self._step(0, ids)  # kernels are chosen by shape
+                    self._step(self._boundaries[0], ids)  # kernels are chosen by shape
                 padded = padded_tokens(ids, self._examples.lengths)
-                for boundary in _boundaries(self._split.num_blocks):
+                for boundary in self._boundaries:
                     done.setdefault((boundary, padded), []).append(self._step(boundary, ids))
                 if budget_steps is not None:
-                    unfrozen = done[0, padded][-1].train_seconds
-                    budget_seconds = min(budget_seconds, budget_steps * unfrozen)
+                    largest = done[self._boundaries[0], padded][-1].train_seconds
+                    budget_seconds = min(budget_seconds, budget_steps * largest)
                 if time.perf_counter() - began > budget_seconds:
                     return done
         return done
 
+    def _make_room(self, ids: npt.NDArray[np.int64]) -> None:
+        """A first step, which makes the optimizer's moments, within the memory that there is."""
+        while True:
+            try:
+                self._step(self._boundaries[0], ids)
+                return
+            except torch.OutOfMemoryError:
+                size = self._settings.micro_batch or len(ids)
+                if size == 1 and len(self._boundaries) == 1:
+                    raise
+            # After the handler: its exception holds on to what did not fit.
+            if size > 1:
+                self._settings = replace(self._settings, micro_batch=size // 2)
+                _log.info("measuring in passes of %d examples: more do not fit", size // 2)
+            else:
+                _log.info("boundary %d is not measured: it does not fit", self._boundaries.pop(0))
+            self._begin()
+            self._compute.release_memory()
+
     def _step(self, boundary: int, ids: npt.NDArray[np.int64]) -> TrainedEpoch:
-        """One training step from tokens, at learning rate 0."""
-        return train_epoch(
-            self._trainee,
-            TrainingState(self._optimizer, FreezeState(boundary)),
-            [ids],
-            Course(1, Schedule(1, 1, "constant")),
-            StepSettings(max_grad_norm=self._max_grad_norm),
-        )
+        return trial_steps(self._trainee, self._optimizer, boundary, [ids], self._settings)
 
     def parameter_seconds(self) -> tuple[float, float]:
         """Seconds per parameter of (clipping and update, adding up the statistics)."""
-        self._split.set_training(0)
-        parameters = self._optimizer.parameters
+        self._split.set_training(self._boundaries[0])
+        parameters = [p for p in self._optimizer.parameters if p.requires_grad]
         count = sum(parameter.numel() for parameter in parameters)
-        sums = GradientSums(self._split, 2 * _REPEATS)
 
-        def fill() -> None:
-            for parameter in parameters:
+        def fill(some: list[torch.nn.Parameter]) -> None:
+            for parameter in some:
                 parameter.grad = torch.zeros_like(parameter)
 
         def update() -> None:
-            if self._max_grad_norm:
-                clip_gradients(norms_of_gradients(parameters), self._max_grad_norm)
+            if self._settings.max_grad_norm:
+                clip_gradients(norms_of_gradients(parameters), self._settings.max_grad_norm)
             self._optimizer.step(1.0)
 
-        fill()
-        norms = norms_of_gradients(parameters)
-        sums.add(norms)
-        statistics = self._seconds(partial(sums.add, norms))
         updates = []
         for _ in range(_REPEATS):
-            fill()
+            fill(parameters)
             updates.append(self._seconds(update, repeats=1))
-        return float(np.median(updates)) / count, statistics / count
+        # Of one block: the sums of all would come on top of what training needs.
+        block = list(self._split.part_parameters(block_part(self._boundaries[0])).values())
+        sums = GradientSums(self._split, 2 * _REPEATS)
+        fill(block)
+        norms = norms_of_gradients(block)
+        sums.add(norms)
+        statistics = self._seconds(partial(sums.add, norms))
+        size = sum(parameter.numel() for parameter in block)
+        return float(np.median(updates)) / count, statistics / size
 
     def inference_seconds(self) -> tuple[float, float]:
         """Seconds per (token, token and block) of a pass that builds a set."""
@@ -194,13 +261,19 @@ class _Trial:
 class _Point:
     boundary: int
     padded_tokens: int
+    num_passes: int
     prefix_seconds: float
     suffix_seconds: float
 
 
 def _fit_suffix(points: list[_Point], num_blocks: int) -> dict[str, float]:
     rows = [
-        [1, p.padded_tokens, p.padded_tokens * (num_blocks - 1 - p.boundary), p.boundary == 0]
+        [
+            p.num_passes,
+            p.padded_tokens,
+            p.padded_tokens * (num_blocks - 1 - p.boundary),
+            p.num_passes * (p.boundary == 0),
+        ]
         for p in points
     ]
     found = fit_seconds(rows, [p.suffix_seconds for p in points])
@@ -212,10 +285,6 @@ def _fit_prefix(points: list[_Point]) -> dict[str, float]:
     rows = [[1, p.padded_tokens, p.padded_tokens * p.boundary] for p in points]
     found = fit_seconds(rows, [p.prefix_seconds for p in points])
     return dict(zip(("prefix_step", "prefix_token", "prefix_block_token"), found, strict=True))
-
-
-def _boundaries(num_blocks: int) -> list[int]:
-    return sorted({0, 1, num_blocks // 2, num_blocks - 1})
 
 
 def sample_batches(batches: Batches, lengths: npt.NDArray[np.int64]) -> Batches:

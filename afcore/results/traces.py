@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from afcore.errors import ConfigError
-from afcore.results.report import CompareReport, RunReport
+from afcore.results.report import RunReport
 
 __all__ = ["load_recorded", "read_reports", "recorded_trace"]
 
@@ -17,9 +17,11 @@ def read_reports(path: Path) -> list[RunReport]:
         ValueError: when it is no such report.
     """
     tree = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(tree, dict) and "runs" in tree:
-        return CompareReport.model_validate(tree).runs
-    return [RunReport.model_validate(tree)]
+    try:
+        runs = tree.get("runs", [tree])
+        return [RunReport.model_validate(run) for run in runs]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"something is missing: {error}") from error
 
 
 def load_recorded(path: Path) -> RunReport:

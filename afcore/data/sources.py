@@ -353,13 +353,13 @@ def _say_numbers(source: str, key: str, column: str, table: Table) -> None:
         )
 
 
-def refuse_blank(rows: Rows, column: str, values: Iterable[str]) -> None:
+def refuse_blank(rows: Rows, column: str, values: Iterable[Any]) -> None:
     """Refuse rows of which some value is blank.
 
     Raises:
         DataError: naming the first.
     """
-    blank = [row for row, value in enumerate(values) if not value.strip()]
+    blank = [row for row, value in enumerate(values) if not str(value).strip()]
     if blank:
         raise DataError(
             f"data {rows.source!r}: column {column!r} is empty in {len(blank)} of "

@@ -34,10 +34,11 @@ def read_numbers(source: str, key: str, column: str, table: Table) -> list[float
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
+            what = f"holds {text[:40]!r}, which is no number," if text else "is empty"
             raise DataError(
-                f"data {source!r}: column {column!r} holds {text[:40]!r} in "
-                f"{table.places.name(row)}, which is no number. Write numbers with a decimal "
-                f"point, name another column with data.{key}, or choose another task"
+                f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. Write a "
+                f"number with a decimal point, name another column with data.{key}, or choose "
+                "another task"
             )
         numbers.append(number)
     return numbers

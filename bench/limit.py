@@ -45,6 +45,7 @@ from afcore.data.prepare import PreparedData
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
 from afcore.model.split_model import SplitModel
+from afcore.model.stacks import HIDDEN_STATES
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
 from afcore.runs.work import training_schedule
@@ -163,7 +164,7 @@ class Cell:
         ids, prepared = self.batches[0], self.prepared[0]
         batch, _ = collate(self.data.train, ids, self.run.record.pad_token_id, self.compute.device)
         with torch.no_grad():
-            ours = self.split.logits(batch, self.boundary, prepared.hidden)
+            ours = self.split.logits(batch, self.boundary, {HIDDEN_STATES: prepared.hidden})
             for way in ALONE:
                 alone = suffix_logits(self.split, self.boundary, prepared, way)
                 torch.testing.assert_close(alone, ours)
@@ -234,7 +235,7 @@ class Cell:
         batch, labels = collate(
             self.data.train, ids, self.run.record.pad_token_id, self.compute.device
         )
-        return Prepared(self.feed.batch(ids), self._mask(batch), labels)
+        return Prepared(self.feed.batch(ids)[HIDDEN_STATES], self._mask(batch), labels)
 
     def _mask(self, batch: Any) -> Tensor | None:
         """What the model makes of ``attention_mask`` before its first block."""

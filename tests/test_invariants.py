@@ -11,9 +11,8 @@ import torch
 
 import afcore
 from afcore.activations.feed import HiddenFeed
-from afcore.activations.materialize import PrefixRunner, materialize
+from afcore.activations.materialize import materialize
 from afcore.data.order import epoch_batches
-from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
 from afcore.tasks.text_classification import classification_loss, collate
 from afcore.training.trained import TrainingState
@@ -22,6 +21,8 @@ from tests.training_setup import (
     make_examples,
     make_split,
     make_state,
+    new_set,
+    prefix_runner,
     run_epochs,
     scripted,
 )
@@ -50,17 +51,9 @@ def test_invariant_2_cached_and_recomputed_runs_see_the_same(
         boundary = state.freeze.boundary
         if not boundary:
             return 0, None
-        runner = PrefixRunner(state.split, examples, 0, CPU_FP32, dtype)
-        made = materialize(
-            local_storage,
-            f"activations/{epoch}",
-            runner,
-            key=RecipeDigest("k"),
-            recipe={},
-            lineage=[boundary],
-            source=None,
-            producer="test",
-        )
+        runner = prefix_runner(state.split, examples, dtype)
+        new = new_set(f"activations/{epoch}", [boundary])
+        made = materialize(local_storage, new, runner)
         return boundary, HiddenFeed(made, runner)
 
     cached = run_epochs(reading, examples, 3, scripted(script), feed=feed, hidden_dtype=dtype)

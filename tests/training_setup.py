@@ -1,6 +1,6 @@
 """Small pieces for tests below the flow: a model, data and a training state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -9,11 +9,16 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from afcore.activations.codec import HiddenDtype
+from afcore.activations.materialize import PrefixRunner
+from afcore.activations.sets import NewSet
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
+from afcore.digest import RecipeDigest
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.split_model import SplitModel
+from afcore.tasks.text_classification import inputs_of
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
@@ -47,6 +52,26 @@ def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
         attention_probs_dropout_prob=dropout,
     )
     return SplitModel(transformers.BertForSequenceClassification(config), pool)
+
+
+def prefix_runner(
+    split: SplitModel,
+    examples: Examples,
+    dtype: HiddenDtype = "bf16",
+    compute: Compute = CPU_FP32,
+) -> PrefixRunner:
+    inputs = partial(inputs_of, examples, 0, compute.device)
+    return PrefixRunner(split, inputs, examples.lengths, compute, dtype)
+
+
+def new_set(
+    folder: str,
+    lineage: Sequence[int] = (2,),
+    key: str = "k",
+    recipe: dict[str, Any] | None = None,
+    producer: str = "a-run",
+) -> NewSet:
+    return NewSet(folder, RecipeDigest(key), recipe or {}, list(lineage), producer)
 
 
 def make_state(split: SplitModel, boundary: int = 0) -> TrainingState:

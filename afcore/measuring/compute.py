@@ -24,6 +24,7 @@ from afcore.freezing.policy import FreezeState
 from afcore.measuring.fit import fit_seconds
 from afcore.model.split_model import SplitModel
 from afcore.planning.timing import ComputeProfile
+from afcore.tasks.text_classification import inputs_of
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.loop import train_epoch
 from afcore.training.optimizer import SuffixOptimizer
@@ -185,8 +186,9 @@ class _Trial:
 
     def inference_seconds(self) -> tuple[float, float]:
         """Seconds per (token, token and block) of a pass that builds a set."""
+        inputs = partial(inputs_of, self._examples, self._pad_token_id, self._compute.device)
         runner = PrefixRunner(
-            self._split, self._examples, self._pad_token_id, self._compute, self._hidden_dtype
+            self._split, inputs, self._examples.lengths, self._compute, self._hidden_dtype
         )
         batches = inference_batches(self._examples.lengths)
         ids = batches[len(batches) // 2]

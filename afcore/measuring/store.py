@@ -15,7 +15,7 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.sets import ActivationSet, ActivationWriter, NewSet
 from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
 from afcore.planning.timing import Bandwidths
@@ -45,7 +45,7 @@ def probe_bandwidths(
     rows = runner.rows(batches[0][:1], [1])
     row_bytes = rows[:1].nbytes
     # The probe's example i is the i-th that the epoch meets.
-    lengths = runner.examples.lengths[np.concatenate(batches)]
+    lengths = runner.lengths[np.concatenate(batches)]
     ends = np.cumsum([len(ids) for ids in batches])
     num_batches = max(1, int((np.cumsum(lengths)[ends - 1] * row_bytes <= probe_bytes).sum()))
     probed = np.split(np.arange(ends[num_batches - 1]), ends[: num_batches - 1])
@@ -100,10 +100,9 @@ class _Probe:
     def _write(self) -> ActivationSet:
         writer = ActivationWriter(
             self._storage,
-            self._folder,
+            NewSet(self._folder, RecipeDigest("probe"), {}, [1], "probe"),
             self._lengths,
-            self._runner.hidden_size,
-            self._runner.dtype,
+            self._runner.format,
         )
         shards = [
             np.resize(self._rows, (writer.layout.num_rows(shard), self._rows.shape[1]))
@@ -113,7 +112,7 @@ class _Probe:
         for number, rows in enumerate(shards):
             writer.write_shard(number, rows)
         self.write_seconds = time.perf_counter() - clock
-        return writer.commit(RecipeDigest("probe"), 1, [1], {}, "probe")
+        return writer.commit()
 
     def _gather(self, found: ActivationSet, batches: list[npt.NDArray[np.int64]]) -> float:
         held = ResidentShards(Budgets(0, found.manifest.num_bytes, 0))

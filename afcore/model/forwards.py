@@ -11,6 +11,7 @@ from torch import Tensor, nn
 __all__ = [
     "Batch",
     "Forward",
+    "Hidden",
     "evaluating",
     "first_output",
     "largest_difference",
@@ -21,6 +22,8 @@ __all__ = [
 
 Batch = Mapping[str, Tensor]
 """What a model takes, by the names of its arguments."""
+Hidden = Mapping[str, Tensor]
+"""Hidden states at a boundary, [b, s, h] each, by name."""
 Forward = Callable[..., Any]
 
 

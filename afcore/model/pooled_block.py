@@ -58,8 +58,10 @@ class PooledBlock:
         if self.pooling.position == "first":
             return None
         if self.pooling.position == "last":
-            shown = batch.get("attention_mask", torch.ones_like(batch["input_ids"])) != 0
+            mask = batch.get("attention_mask")
+            shown = torch.ones_like(batch["input_ids"]) if mask is None else mask != 0
         else:
+            assert self.pooling.pad_token_id is not None
             shown = batch["input_ids"] != self.pooling.pad_token_id
         columns = torch.arange(shown.shape[1], device=shown.device)
         return (columns * shown).argmax(1)
@@ -86,8 +88,13 @@ class PooledBlock:
 
         return forward
 
+    def _layer(self, name: str) -> nn.Linear:
+        layer = self.block.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def _leaving_out(self, names: tuple[str, ...]) -> AbstractContextManager[None]:
-        layers = [self.block.get_submodule(name) for name in names]
+        layers = [self._layer(name) for name in names]
         return replaced_forwards({layer: partial(_nothing, layer) for layer in layers})
 
     def by_name(self, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -100,7 +107,7 @@ class PooledBlock:
 
     def _attention(self, whole: Callable[..., Any], given: dict[str, Any]) -> _Attention:
         if self.pooling.projections is not None:
-            key, value = (self.block.get_submodule(name) for name in self.pooling.projections)
+            key, value = (self._layer(name) for name in self.pooling.projections)
             return _meeting_hidden(given["hidden_states"], key, value)
         with self._leaving_out(self.pooling.idle_first):
             return meeting(*self.keys_and_values(whole, given))

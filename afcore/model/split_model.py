@@ -29,6 +29,7 @@ from afcore.model.finders.registry import find_stack
 from afcore.model.forwards import (
     Batch,
     Forward,
+    Hidden,
     evaluating,
     first_output,
     logits_of,
@@ -43,8 +44,6 @@ __all__ = ["EMBEDDINGS", "HEAD", "Batch", "Hidden", "SplitModel", "block_part"]
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
-Hidden = Mapping[str, Tensor]
-"""Hidden states at a boundary, by name."""
 
 
 def block_part(index: int) -> str:

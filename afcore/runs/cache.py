@@ -3,14 +3,15 @@
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
-from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
+from afcore.activations.codec import canonical_lineage, lineages_below
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet
+from afcore.activations.sets import ActivationSet, NewSet
 from afcore.compute import Compute
 from afcore.data.prepare import Examples
 from afcore.digest import ContentDigest, recipe_digest
@@ -24,6 +25,7 @@ from afcore.planning.source import SourceDecision
 from afcore.runs.decide import EpochPlanner
 from afcore.runs.records import NextEpoch, SetReference
 from afcore.runs.run import Run, run_folder
+from afcore.tasks.text_classification import inputs_of
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunCache"]
@@ -57,9 +59,8 @@ class RunCache:
         self.held = held
         self.seconds = 0.0
         self.bytes_written = 0
-        self.runner = PrefixRunner(
-            split, examples, run.record.pad_token_id, compute, run.config.cache.dtype
-        )
+        inputs = partial(inputs_of, examples, run.record.pad_token_id, compute.device)
+        self.runner = PrefixRunner(split, inputs, examples.lengths, compute, run.config.cache.dtype)
         self.planner = EpochPlanner(run, split, examples, compute, self.runner)
 
     @property
@@ -207,7 +208,7 @@ class RunCache:
         """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
         if source is None or self.held is None:
             return None
-        size = row_bytes(self.runner.hidden_size, self.runner.dtype)
+        size = self.runner.format.row_bytes
         self.held.fit(plan_layout(self._examples.lengths, row_bytes=size), size)
         return self.held.window
 
@@ -255,17 +256,20 @@ class RunCache:
         below: ActivationSet | None,
         check: Callable[[], None] = lambda: None,
     ) -> ActivationSet:
+        new = NewSet(
+            reference.folder,
+            reference.key,
+            self._recipe(reference.lineage, weights),
+            reference.lineage,
+            self._run.record.run_id,
+        )
         return materialize(
             self._run.storage,
-            reference.folder,
+            new,
             self.runner,
-            key=reference.key,
-            recipe=self._recipe(reference.lineage, weights),
-            lineage=reference.lineage,
-            source=below,
-            producer=self._run.record.run_id,
+            below,
             check=check,
-            held=self.held,
+            resident=self.held,
             group=self._group,
         )
 

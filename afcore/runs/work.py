@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from afcore.activations.codec import row_bytes
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.residency import measure_budgets
@@ -52,7 +51,7 @@ def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.
 
 def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
     """What epoch ``epoch``, 1-based, goes through."""
-    hidden_bytes = row_bytes(runner.hidden_size, runner.dtype)
+    hidden_bytes = runner.format.row_bytes
     return Work.of(examples.lengths, batches_of(run, examples, epoch), hidden_bytes)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "class_score",
     "classification_loss",
     "collate",
+    "inputs_of",
     "matthews_correlation",
 ]
 
@@ -49,6 +50,13 @@ def collate(
         "attention_mask": to_device(torch.from_numpy(mask.astype(np.int64)), device),
     }
     return batch, to_device(torch.from_numpy(examples.labels[ids]), device)
+
+
+def inputs_of(
+    examples: Examples, pad_token_id: int, device: torch.device, ids: npt.NDArray[np.int64]
+) -> Batch:
+    """A padded batch without its labels; see :func:`collate`."""
+    return collate(examples, ids, pad_token_id, device)[0]
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

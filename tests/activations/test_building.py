@@ -15,12 +15,11 @@ import pytest
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
 from afcore.activations.building import build_lease, evict, open_or_build
-from afcore.activations.materialize import PrefixRunner, materialize
+from afcore.activations.materialize import materialize
 from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
-from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
-from tests.training_setup import CPU_FP32, make_examples, make_split
+from tests.training_setup import make_examples, make_split, new_set, prefix_runner
 
 FOLDER = "activations/some-key"
 ROOT = Path(__file__).parent.parent.parent
@@ -42,19 +41,14 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def want(storage: Storage, run: str) -> tuple[ActivationSet, bool, float]:
     """What a run does that wants the set."""
-    runner = PrefixRunner(make_split(), make_examples(), 0, CPU_FP32, "bf16")
+    runner = prefix_runner(make_split(), make_examples())
     opened = open_or_build(
         storage,
         FOLDER,
         lambda check: materialize(
             storage,
-            FOLDER,
+            new_set(FOLDER, producer=run),
             runner,
-            key=RecipeDigest("k"),
-            recipe={},
-            lineage=[2],
-            source=None,
-            producer=run,
             check=check,
         ),
         what="activations@2",
@@ -194,12 +188,8 @@ def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(
             local_storage.put(
                 f"{FOLDER}/build/000002.json", local_storage.get(f"{FOLDER}/build/000001.json")
             )
-            other = PrefixRunner(make_split(), make_examples(), 0, CPU_FP32, "bf16")
-            key = RecipeDigest("k")
-            materialize(
-                *(local_storage, FOLDER, other),
-                **{"key": key, "recipe": {}, "lineage": [2], "source": None, "producer": "other"},
-            )
+            other = prefix_runner(make_split(), make_examples())
+            materialize(local_storage, new_set(FOLDER, producer="other"), other)
             local_storage.delete_folder(f"{FOLDER}/build")
             local_storage.put(f"{FOLDER}/build/000002.json", b"")
             threading.Timer(

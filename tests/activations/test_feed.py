@@ -16,9 +16,15 @@ from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.activations.tiers import Budgets
 from afcore.data.order import epoch_batches, windowed_batches
-from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, run_epochs
+from tests.training_setup import (
+    make_examples,
+    make_split,
+    make_state,
+    new_set,
+    prefix_runner,
+    run_epochs,
+)
 
 BOUNDARY = 2
 SHARD_BYTES = 4096
@@ -37,21 +43,12 @@ def build(
     held: ResidentShards | None = None,
     boundary: int = BOUNDARY,
 ) -> ActivationSet:
-    return materialize(
-        storage,
-        f"activations/{boundary}",
-        runner,
-        key=RecipeDigest("k"),
-        recipe={},
-        lineage=[boundary],
-        source=None,
-        producer="test",
-        held=held,
-    )
+    new = new_set(f"activations/{boundary}", [boundary])
+    return materialize(storage, new, runner, resident=held)
 
 
 def make_runner(dtype: Any = "bf16") -> PrefixRunner:
-    return PrefixRunner(make_split(), make_examples(80), 0, CPU_FP32, dtype)
+    return prefix_runner(make_split(), make_examples(80), dtype)
 
 
 def windowed(found: ActivationSet, window: int, epoch: int = 1) -> list[np.ndarray]:
@@ -86,12 +83,13 @@ def test_batches_are_the_same_from_every_tier(
     found = build(local_storage, runner)
     assert found.layout.num_shards >= (10 if dtype == "bf16" else 20)
     rows = runner.rows(np.arange(80), [BOUNDARY])
-    first = np.concatenate([[0], np.cumsum(runner.examples.lengths)])
+    first = np.concatenate([[0], np.cumsum(runner.lengths)])
     held = ResidentShards(Budgets(*TIERS[tiers]), store_is_local=False)
     feed = HiddenFeed(found, runner, held, window=2)
     batches = windowed(found, 2)
     seen = 0
-    for ids, hidden in zip(batches, feed.batches(batches), strict=True):
+    for ids, named in zip(batches, feed.batches(batches), strict=True):
+        hidden = named["hidden_states"]
         assert hidden.dtype == torch.float32
         for example, states in zip(ids, hidden, strict=True):
             expected = rows[first[example] : first[example + 1]]
@@ -112,7 +110,8 @@ def test_all_tiers_give_the_same_bits(local_storage: Storage) -> None:
     given = []
     for budgets in TIERS.values():
         held = ResidentShards(Budgets(*budgets), store_is_local=False)
-        given.append(list(HiddenFeed(found, runner, held, window=2).batches(batches)))
+        feed = HiddenFeed(found, runner, held, window=2)
+        given.append([hidden["hidden_states"] for hidden in feed.batches(batches)])
     for other in given[1:]:
         assert all(torch.equal(a, b) for a, b in zip(given[0], other, strict=True))
 
@@ -125,7 +124,7 @@ def test_an_epoch_that_reads_trains_like_one_that_recomputes(
 
     def losses(reads: bool) -> list[float]:
         state = make_state(make_split(), BOUNDARY)
-        runner = PrefixRunner(state.split, examples, 0, CPU_FP32, "fp32")
+        runner = prefix_runner(state.split, examples, "fp32")
         found = build(local_storage, runner)
         held = ResidentShards(Budgets(0, 8 * SHARD_BYTES if windows else 10**9, 10**9))
         feed = HiddenFeed(found, runner, held, window=2 if windows else None)
@@ -153,8 +152,8 @@ def test_a_set_just_built_is_not_read_back(storage: Storage) -> None:
     assert storage.usage.bytes_read == before
     upper = build(storage, runner, held, boundary=3)
     assert torch.equal(
-        HiddenFeed(upper, runner, held).batch(np.arange(80)),
-        HiddenFeed(upper, runner).batch(np.arange(80)),
+        HiddenFeed(upper, runner, held).batch(np.arange(80))["hidden_states"],
+        HiddenFeed(upper, runner).batch(np.arange(80))["hidden_states"],
     )
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import list_sets
 from afcore.data.order import epoch_batches
 from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_compute
@@ -12,7 +11,7 @@ from afcore.measuring.fit import fit_seconds
 from afcore.measuring.store import probe_bandwidths
 from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split
+from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split, prefix_runner
 
 EXAMPLES = make_examples()
 BATCHES = epoch_batches(EXAMPLES.lengths, batch_size=8, seed=0, epoch=1, batching="grouped")
@@ -95,7 +94,7 @@ def test_no_term_is_negative() -> None:
 
 @pytest.mark.parametrize("probe_bytes", [0, 2000, 2**20])
 def test_the_probe_measures_and_leaves_nothing(storage: Storage, probe_bytes: int) -> None:
-    runner = PrefixRunner(make_split(), EXAMPLES, 0, CPU_FP32, "bf16")
+    runner = prefix_runner(make_split(), EXAMPLES)
     found = probe_bandwidths(storage, "activations", runner, BATCHES, probe_bytes=probe_bytes)
     assert min(found.store_write, found.store_read, found.store_latency_seconds) > 0
     assert set(found.tiers) == {"host memory"}

@@ -62,7 +62,9 @@ def test_outputs_and_gradients_are_those_of_the_whole(
     for split in (whole, pooled):
         split.set_training(boundary)
         split.model.eval()
-        hidden = split.hidden(batch, boundary).detach() if boundary else None
+        hidden = None
+        if boundary:
+            hidden = {name: h.detach() for name, h in split.hidden(batch, boundary).items()}
         logits = split.logits(batch, boundary, hidden)
         logits.square().sum().backward()
         named = split.model.named_parameters()

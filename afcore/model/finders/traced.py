@@ -155,9 +155,10 @@ def _entry(
     """The outermost module that puts out nothing but what block 0 takes, and runs only for that."""
     given = _input(trace.given[first])
     found = next((m for m in before if trace.outputs.get(m) is given), None)
+    if found is None:
+        return None
     places = [m for _, m in model.named_modules(remove_duplicate=False) if m is found]
-    alone = len(places) == 1 and trace.started.count(places[0]) == 1
-    return found if alone else None
+    return found if len(places) == 1 and trace.started.count(found) == 1 else None
 
 
 def _with_handed_on(

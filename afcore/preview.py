@@ -10,24 +10,13 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.config import Config
 from afcore.errors import ConfigError
-from afcore.freezing.none import NoFreezing
 from afcore.launch.launcher import as_worker, check_devices
-from afcore.measuring.profile import measure_profile
-from afcore.planning.alternatives import EpochAlternatives, weigh_workers
-from afcore.planning.forecast import (
-    BoundaryForecast,
-    Resources,
-    RunForecast,
-    RunWork,
-    forecast_boundaries,
-    forecast_run,
-)
-from afcore.planning.timing import Profile
-from afcore.prices import resolve_prices
+from afcore.planning.profile import Profile
+from afcore.planning.run_forecast import BoundaryForecast, RunForecast, forecast_boundaries
 from afcore.results.traces import load_recorded, recorded_trace
 from afcore.runs.cache import RunCache
+from afcore.runs.decide import possible_traces
 from afcore.runs.run import Run, identify_run
-from afcore.runs.work import device_memory, epoch_work, place_set, resources_of
 from afcore.storage.objects import Storage
 
 __all__ = ["PlanReport", "load_trace", "preview_run"]
@@ -44,8 +33,7 @@ class PlanReport(BaseModel):
         train_examples: without those held out.
         epochs: of the training.
         profile: what was measured.
-        boundaries: an epoch at each boundary.
-        workers: an epoch at each boundary by number of workers; empty where there is but one.
+        boundaries: an epoch at each boundary, and on each number of workers.
         runs: each mode, at both ends of what the policy may decide (mode ``full`` alone, where it
             does not know them), and along a given trace.
         notes: what a reader should know.
@@ -59,9 +47,18 @@ class PlanReport(BaseModel):
     epochs: int
     profile: Profile
     boundaries: list[BoundaryForecast]
-    workers: list[EpochAlternatives]
     runs: list[RunForecast]
     notes: list[str]
+
+    @property
+    def weighs_workers(self) -> bool:
+        """Whether there is more than one."""
+        return bool(self.boundaries[0].workers)
+
+    def boundary_text(self, row: BoundaryForecast) -> str:
+        """A row of workers in words."""
+        reads = next(iter(row.workers.values())).forecast.setup.read_boundary
+        return f"{row.boundary} of {self.num_blocks}, from {'a set' if reads else 'tokens'}"
 
 
 def preview_run(
@@ -88,32 +85,25 @@ def preview_run(
     if recorded is not None:
         _check_trace(recorded, split.num_blocks, config)
     cache = RunCache(run, split, data.train, run.compute)
+    planner = cache.planner
     with as_worker(config.workers):
-        profile = measure_profile(
-            run, split, data.train, run.compute, cache.runner, budget_seconds=_BUDGET_SECONDS
-        )
-    work = RunWork(
-        epoch=(epoch := epoch_work(run, data.train, cache.runner, 1)),
-        reading=place_set(run, epoch.set_bytes),
-        validation_tokens=len(data.validation.tokens),
-        test_tokens=len(data.test.tokens) if data.test else 0,
-        statistics=config.freezing.keeps_statistics,
-        existing=[k for k in range(split.num_blocks) if cache.has(k, run.record.weights)],
-    )
-    prices = resolve_prices(config.prices)
-    resources = resources_of(config, device_memory(run, split))
-    several = resources.max_workers > 1
-    caches = cache.allowed and config.cache.mode != "off"
+        profile = planner.measure(_BUDGET_SECONDS, budget_share=None)
+    existing = [k for k in range(split.num_blocks) if cache.has(k, run.record.weights)]
+    at, runs = planner.start(0), []
+    for mode in modes:
+        traces = possible_traces(config.replace(mode=mode), split.num_blocks) or {}
+        if recorded is not None and mode != "full":
+            traces = {**traces, "as recorded": recorded}
+        runs += planner.forecasts(traces, mode, at, existing)
     return PlanReport(
         model=config.model.name,
         num_blocks=split.num_blocks,
         train_examples=len(data.train),
         epochs=config.training.num_epochs,
         profile=profile,
-        boundaries=forecast_boundaries(profile, work),
-        workers=weigh_workers(profile, work, resources, prices, caches=caches) if several else [],
-        runs=_forecasts(config, modes, recorded, profile, work, resources, cache.allowed),
-        notes=_notes(run, work),
+        boundaries=forecast_boundaries(profile, planner.work(1), planner.allowed),
+        runs=runs,
+        notes=_notes(run, existing),
     )
 
 
@@ -126,53 +116,21 @@ def load_trace(path: Path) -> list[list[int]]:
     return recorded_trace(load_recorded(path))
 
 
-def _forecasts(
-    config: Config,
-    modes: list[str],
-    recorded: list[list[int]] | None,
-    profile: Profile,
-    work: RunWork,
-    resources: Resources,
-    cacheable: bool,
-) -> list[RunForecast]:
-    freezing = config.freezing
-    shape = profile.compute.num_blocks, config.training.num_epochs
-    never = NoFreezing(intervals_per_epoch=freezing.intervals_per_epoch).possible_traces(*shape)
-    decided = dict(freezing.possible_traces(*shape) or {})
-    if recorded is not None:
-        decided["as recorded"] = recorded
-    return [
-        forecast_run(
-            profile,
-            work,
-            trace,
-            mode=mode,
-            case=case,
-            cache_mode=config.cache.mode if cacheable else "off",
-            prices=resolve_prices(config.prices),
-            resources=resources,
-        )
-        for mode in modes
-        for case, trace in (never if mode == "full" else decided).items()
-    ]
-
-
-def _notes(run: Run, work: RunWork) -> list[str]:
+def _notes(run: Run, existing: list[int]) -> list[str]:
     notes = [
         "Predicted are training, cache building, checkpoints and evaluation; not what is around "
         "the epochs: loading, orchestration, tracking, publishing."
     ]
-    policy, shape = run.config.freezing, (run.record.num_blocks, run.config.training.num_epochs)
-    if run.config.mode != "full" and policy.possible_traces(*shape) is None:
+    if possible_traces(run.config, run.record.num_blocks) is None:
         notes.append(
-            f"There is no forecast for freezing.policy {policy.policy!r}: what it may "
+            f"There is no forecast for freezing.policy {run.config.freezing.policy!r}: what it may "
             "decide is not known beforehand. Give the report of a run with --trace to follow its "
             "boundaries."
         )
     if run.record.uncacheable:
         notes.append(f"Nothing can be cached: {run.record.uncacheable}.")
-    if work.existing:
-        found = ", ".join(f"activations@{boundary}" for boundary in work.existing)
+    if existing:
+        found = ", ".join(f"activations@{boundary}" for boundary in existing)
         notes.append(f"The store has {found} already.")
     return notes
 

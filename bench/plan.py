@@ -55,7 +55,7 @@ def predict_and_train(config: Config, boundary: int) -> list[dict[str, object]]:
 def compare(plan: PlanReport, epoch: EpochReport, mode: str, boundary: int) -> dict[str, object]:
     (forecast,) = plan.runs
     (predicted,) = forecast.epochs
-    assert predicted.boundary_start == boundary == epoch.boundary_start
+    assert predicted.setup.boundaries[0] == boundary == epoch.boundary_start
     return {
         "boundary": boundary,
         "mode": mode,

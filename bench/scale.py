@@ -61,10 +61,10 @@ def _round(config: Config, number: int, boundary: int) -> list[dict[str, Any]]:
     """Predict, then train on each number of workers."""
     config = config.replace(mode="cached")
     plan = preview_run(config, ["cached"])
-    (weighed,) = [row for row in plan.workers if row.boundary == boundary]
+    weighed = plan.boundaries[boundary].workers["performance"]
     rows = []
     for predicted in weighed.alternatives:
-        row = _train(config, predicted.num_workers)
+        row = _train(config, predicted.setup.num_workers)
         rows.append(
             {
                 "round": number,

@@ -227,7 +227,7 @@ def plan(
         set_defaults()
         from afcore.launch.launcher import close_launchers
         from afcore.preview import load_trace, preview_run
-        from pipelines.plan_table import boundary_table, choices, run_table, workers_table
+        from pipelines.plan_table import boundary_table, run_table, workers_table
 
         recorded = load_trace(trace) if trace is not None else None
         with _console.status("Measuring a few batches"):
@@ -237,11 +237,11 @@ def plan(
                 close_launchers()
         _write(report, found.model_dump(mode="json"))
         _wide().print(boundary_table(found))
-        if found.workers:
+        if found.weighs_workers:
             _wide().print(workers_table(found))
         _wide().print(run_table(found))
         if figure is not None:
-            _draw_plan(figure, choices(found))
+            _draw_plan(figure, found)
         for note in found.notes:
             _console.print(note, markup=False)
 
@@ -519,13 +519,13 @@ def _write(report: Path | None, result: dict[str, Any]) -> None:
         report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _draw_plan(path: Path, choices: Any) -> None:
+def _draw_plan(path: Path, plan: Any) -> None:
     from pipelines.plan_figures import pareto_figure
 
-    if not choices:
+    if not plan.weighs_workers:
         raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")
     try:
-        pareto_figure(choices).savefig(path, dpi=150)
+        pareto_figure(plan).savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--figure {path}: cannot be written: {error}") from error
 

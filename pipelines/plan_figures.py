@@ -1,67 +1,49 @@
 """Pictures of what is predicted: by number of workers, of a plan and of a simulation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from afcore.planning.simulate import MODES, Simulation
+from afcore.preview import PlanReport
 from afcore.results.figures import MODE_COLORS
 
-__all__ = ["Choice", "pareto_figure", "simulation_figure"]
+__all__ = ["pareto_figure", "simulation_figure"]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Alternatives of one decision, and which was taken.
+def pareto_figure(plan: PlanReport) -> Figure:
+    """Predicted cost against predicted time, by number of workers; rings mark what is chosen.
 
-    Attributes:
-        name: what is decided.
-        labels: of the alternatives.
-        seconds: predicted.
-        cost_usd: predicted.
-        chosen: labels by the mode that takes them.
+    A panel for the first boundary, the middle one and the last. Numbers of workers that no other
+    beats in both are joined by a line.
     """
-
-    name: str
-    labels: Sequence[str]
-    seconds: Sequence[float]
-    cost_usd: Sequence[float]
-    chosen: dict[str, str]
-
-
-def pareto_figure(choices: Sequence[Choice]) -> Figure:
-    """Predicted cost against predicted time, a panel a decision; rings mark what is chosen.
-
-    Alternatives that no other beats in both are joined by a line.
-    """
-    figure = Figure(figsize=(4.5 * len(choices), 4), layout="constrained")
-    for axes, choice in zip(
-        figure.subplots(1, len(choices), squeeze=False)[0], choices, strict=True
-    ):
-        points = sorted(zip(choice.seconds, choice.cost_usd, strict=True))
+    shown = [plan.boundaries[k] for k in sorted({0, plan.num_blocks // 2, plan.num_blocks - 1})]
+    figure = Figure(figsize=(4.5 * len(shown), 4), layout="constrained")
+    for axes, row in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        alternatives = next(iter(row.workers.values())).alternatives
+        points = sorted((one.seconds, one.cost_usd) for one in alternatives)
         front = [p for at, p in enumerate(points) if all(p[1] < q[1] for q in points[:at])]
         axes.plot(*zip(*front, strict=True), color="#d8dee9", zorder=0)
-        axes.scatter(choice.seconds, choice.cost_usd, color="#4c566a", s=30)
-        where = zip(choice.labels, choice.seconds, choice.cost_usd, strict=True)
-        at = {label: (seconds, dollars) for label, seconds, dollars in where}
-        for label, point in at.items():
-            axes.annotate(label, point, xytext=(5, 5), textcoords="offset points")
-        for size, (mode, label) in enumerate(choice.chosen.items()):
+        axes.scatter(*zip(*points, strict=True), color="#4c566a", s=30)
+        for one in alternatives:
+            at, label = (one.seconds, one.cost_usd), str(one.setup.num_workers)
+            axes.annotate(label, at, xytext=(5, 5), textcoords="offset points")
+        for size, (mode, choice) in enumerate(row.workers.items()):
             axes.scatter(
-                *at[label],
+                *(choice.forecast.seconds, choice.forecast.cost_usd),
                 s=160 + 140 * size,
                 facecolors="none",
                 edgecolors=MODE_COLORS.get(mode),
                 linewidths=2,
                 label=mode,
             )
-        axes.set(xlabel="predicted seconds", ylabel="predicted US dollars", title=choice.name)
+        axes.set(
+            xlabel="predicted seconds", ylabel="predicted US dollars", title=plan.boundary_text(row)
+        )
         axes.margins(0.2)
         axes.grid(alpha=0.3)
-        if choice.chosen:
-            axes.legend()
+        axes.legend()
     return figure
 
 

@@ -2,11 +2,10 @@
 
 from rich.table import Table
 
-from afcore.planning.alternatives import EpochAlternatives
+from afcore.planning.run_forecast import BoundaryForecast
 from afcore.preview import PlanReport
-from pipelines.plan_figures import Choice
 
-__all__ = ["boundary_table", "choices", "run_table", "workers_table"]
+__all__ = ["boundary_table", "run_table", "workers_table"]
 
 
 def boundary_table(plan: PlanReport) -> Table:
@@ -15,25 +14,20 @@ def boundary_table(plan: PlanReport) -> Table:
         title=f"Predicted epoch at each boundary, {plan.train_examples} examples",
         title_justify="left",
     )
-    columns = (
-        "frozen",
-        "s computing",
-        "s reading",
-        "set MB",
-        "s to build from tokens",
-        "pays from",
-    )
-    for column in columns:
+    columns = ("frozen", "s computing", "s reading", "set MB", "s to build from tokens")
+    for column in (*columns, "pays from"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in plan.boundaries:
-        table.add_row(
-            f"{row.boundary} of {plan.num_blocks}",
-            f"{row.compute_seconds:.1f}",
-            _number(row.read_seconds),
-            f"{row.set_bytes / 1e6:.1f}" if row.boundary else "-",
-            _number(row.build_seconds),
-            _pays_from(row.compute_seconds, row.read_seconds, row.build_seconds),
-        )
+        cells = ["-"] * 4
+        if row.read is not None:
+            cells = [
+                f"{row.read.train_seconds:.1f}",
+                f"{row.read.activation_bytes_written / 1e6:.1f}",
+                f"{row.read.materialize_seconds:.1f}",
+                _pays_from(row),
+            ]
+        seconds = f"{row.computed.train_seconds:.1f}"
+        table.add_row(f"{row.boundary} of {plan.num_blocks}", seconds, *cells)
     return table
 
 
@@ -43,39 +37,19 @@ def workers_table(plan: PlanReport) -> Table:
         title="Predicted epoch by number of workers, seconds and US$ (without building a set)",
         title_justify="left",
     )
-    table.add_column("frozen", justify="right", no_wrap=True)
-    for one in plan.workers[0].alternatives:
-        table.add_column(f"{one.num_workers}", justify="right", no_wrap=True)
-    for mode in plan.workers[0].chosen:
-        table.add_column(mode, justify="right", no_wrap=True)
-    for row in plan.workers:
+    (first, *_), modes = plan.boundaries[0].workers.values(), list(plan.boundaries[0].workers)
+    counts = [str(one.setup.num_workers) for one in first.alternatives]
+    for column in ("frozen", *counts, *modes):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in plan.boundaries:
+        choices = list(row.workers.values())
         cells = [
-            f"{one.seconds:.1f} s {one.cost_usd:.4f}{'' if one.fits else ' (!)'}"
-            for one in row.alternatives
+            f"{one.seconds:.1f} s {one.cost_usd:.4f}{'' if one.setup.fits else ' (!)'}"
+            for one in choices[0].alternatives
         ]
-        chosen = [str(count) for count in row.chosen.values()]
-        table.add_row(_boundary(row, plan.num_blocks), *cells, *chosen)
+        chosen = [str(choice.num_workers) for choice in choices]
+        table.add_row(plan.boundary_text(row), *cells, *chosen)
     return table
-
-
-def choices(plan: PlanReport) -> list[Choice]:
-    """For a figure: the first boundary, the middle one and the last."""
-    at = sorted({0, plan.num_blocks // 2, plan.num_blocks - 1} & set(range(len(plan.workers))))
-    return [
-        Choice(
-            name=_boundary(row, plan.num_blocks),
-            labels=[str(one.num_workers) for one in row.alternatives],
-            seconds=[one.seconds for one in row.alternatives],
-            cost_usd=[one.cost_usd for one in row.alternatives],
-            chosen={mode: str(count) for mode, count in row.chosen.items()},
-        )
-        for row in (plan.workers[number] for number in at)
-    ]
-
-
-def _boundary(row: EpochAlternatives, num_blocks: int) -> str:
-    source = "a set" if row.read_boundary else "tokens"
-    return f"{row.boundary} of {num_blocks}, from {source}"
 
 
 def run_table(plan: PlanReport) -> Table:
@@ -85,7 +59,8 @@ def run_table(plan: PlanReport) -> Table:
     for column in (*columns, "workers", "cached MB", "US$"):
         table.add_column(column, justify="left" if column in columns[:2] else "right", no_wrap=True)
     for run in plan.runs:
-        reads = [str(epoch.read_boundary) for epoch in run.epochs if epoch.read_boundary]
+        setups = [epoch.setup for epoch in run.epochs]
+        reads = [str(setup.read_boundary) for setup in setups if setup.read_boundary]
         table.add_row(
             run.mode,
             run.case + ("" if run.feasible else " (not within what is allowed)"),
@@ -93,9 +68,9 @@ def run_table(plan: PlanReport) -> Table:
             f"{run.materialize_seconds:.1f}",
             f"{run.other_seconds:.1f}",
             f"{run.seconds:.1f}",
-            f"{run.epochs[-1].boundary_end} of {plan.num_blocks}",
+            f"{setups[-1].boundaries[-1]} of {plan.num_blocks}",
             ", ".join(dict.fromkeys(reads)) or "-",
-            _workers([epoch.num_workers for epoch in run.epochs]),
+            _workers([setup.num_workers for setup in setups]),
             f"{run.activation_bytes_written / 1e6:.1f}",
             f"{run.cost_usd:.4f}",
         )
@@ -107,15 +82,10 @@ def _workers(counts: list[int]) -> str:
     return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))
 
 
-def _pays_from(compute: float, read: float | None, build: float | None) -> str:
+def _pays_from(row: BoundaryForecast) -> str:
     """Epochs that must read a set before it is cheaper than computing."""
-    if read is None or build is None:
-        return "-"
-    if read >= compute:
+    if row.read is None or row.read.train_seconds >= row.computed.train_seconds:
         return "never"
-    epochs = int(build / (compute - read)) + 1
+    saved = row.computed.train_seconds - row.read.train_seconds
+    epochs = int(row.read.materialize_seconds / saved) + 1
     return f"{epochs} epoch" + "s" * (epochs > 1)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

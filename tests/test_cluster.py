@@ -1,14 +1,16 @@
 """Descriptions that are shipped, and mistakes in those of users."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from afcore.cluster import load_cluster, load_workload
+from afcore.cost import Prices
 from afcore.errors import ConfigError
 from afcore.planning.described import describe
-from afcore.planning.scaling import forecast_epoch_on
+from afcore.planning.forecast import EpochSetup, forecast_epoch
 from afcore.prices import SHIPPED, resolve_prices
 
 
@@ -40,17 +42,10 @@ def test_there_are_shipped_ones() -> None:
 @pytest.mark.parametrize(("num_workers", "seconds"), [(1, 0.29), (64, 8.9)])
 def test_the_paper_cluster_gives_the_published_iterations(num_workers: int, seconds: float) -> None:
     cluster, workload = load_cluster("paper-p100"), load_workload("bert-base-agnews")
-    profile, work, _ = describe(cluster, workload, 6 * num_workers)
-    forecast = forecast_epoch_on(
-        profile,
-        work.epoch,
-        [0],
-        num_workers=num_workers,
-        read_boundary=0,
-        reading=work.reading,
-        statistics=False,
-    )
-    assert forecast.train_seconds / work.epoch.num_steps == pytest.approx(seconds, rel=0.01)
+    profile, work, _ = describe(cluster, workload, 6 * num_workers, Prices(1.0, 0.0, 0.0, 0.0))
+    setup = EpochSetup(boundaries=[0], num_workers=num_workers)
+    forecast = forecast_epoch(profile, replace(work, statistics=False), setup)
+    assert forecast.train_seconds / work.num_steps == pytest.approx(seconds, rel=0.01)
 
 
 def test_a_frozen_block_of_bert_saves_what_the_paper_says() -> None:

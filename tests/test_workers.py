@@ -144,8 +144,8 @@ def test_all_that_was_taken_counts_against_a_deadline_and_a_budget(
     for epoch in (1, 2):
         plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
         assert plan is not None
-        assert plan.resources is not None
-        left.append(getattr(plan.resources, limit))
+        assert plan.choice is not None
+        left.append(getattr(plan.choice.workers, limit))
     each = 1.0 if limit == "deadline_seconds" else hour_usd / 3600
     trained = checkpoints(run)[0].report.train_seconds
     assert left[0] < given, "preparation took some"

@@ -113,13 +113,10 @@ class FrozenStart(FreezePolicy):
         return changed, FreezeDecision(nothing, math.nan, state.boundary, after)
 
     def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
-        """When it stops is not known, nor whether the model begins to learn at once."""
+        """Whether the model begins to learn at once is not known."""
         start = [self.begin(num_blocks).boundary] * self.intervals_per_epoch
         thawed = [0] * self.intervals_per_epoch
         traces = {"all epochs": [start] * num_epochs}
-        cycle = self.cycle_epochs
-        if num_epochs > cycle:
-            traces = {f"stops after {cycle} epochs": [start] * cycle, **traces}
         if num_epochs > 1 and start[0]:
             traces["thaws after epoch 1"] = [start, *[thawed] * (num_epochs - 1)]
         return traces

@@ -194,7 +194,8 @@ class FreezePolicy(BaseModel, ABC):
 
         Each trace by what it is, in words: one where the policy leaves no choice, else both ends,
         between which all lies that it may decide. A boundary is the one in force during the
-        interval. None: nothing is known, so a plan forecasts nothing that depends on it.
+        interval; that training may stop before is added by who asks. None: nothing is known, so a
+        plan forecasts nothing that depends on it.
         """
         return None
 

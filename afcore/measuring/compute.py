@@ -1,4 +1,4 @@
-"""Measure a model on a few batches: what :mod:`afcore.planning.timing` predicts from.
+"""Measure a model on a few batches: what :mod:`afcore.planning.forecast` predicts from.
 
 Steps run through :func:`afcore.training.loop.train_epoch` itself, on a copy of the model, at a few
 boundaries and batch sizes; a linear model is fitted to them by least squares without negative
@@ -23,7 +23,7 @@ from afcore.data.prepare import Examples
 from afcore.freezing.policy import FreezeState
 from afcore.measuring.fit import fit_seconds
 from afcore.model.split_model import SplitModel
-from afcore.planning.timing import ComputeProfile
+from afcore.planning.profile import ComputeProfile
 from afcore.tasks.text_classification import inputs_of
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.loop import train_epoch

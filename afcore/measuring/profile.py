@@ -12,7 +12,7 @@ from afcore.measuring.compute import profile_compute
 from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
 from afcore.model.split_model import SplitModel
-from afcore.planning.timing import Profile
+from afcore.planning.profile import Profile
 from afcore.runs.run import Run
 from afcore.runs.work import batches_of
 

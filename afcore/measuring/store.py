@@ -18,7 +18,7 @@ from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, ActivationWriter, NewSet
 from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
-from afcore.planning.timing import Bandwidths
+from afcore.planning.profile import Bandwidths
 from afcore.storage.objects import Storage
 
 __all__ = ["probe_bandwidths"]

@@ -26,9 +26,8 @@ from afcore.launch.job import Job
 from afcore.launch.launcher import open_launcher, worker_threads
 from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
-from afcore.planning.scaling import pass_seconds, share_of
-from afcore.planning.timing import Profile, Reading, Work, forecast_epoch
-from afcore.planning.workers import WorkerProfile, ring_terms
+from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
+from afcore.planning.profile import Profile, WorkerProfile, ring_terms
 from afcore.runs.run import Run, RunRecord
 from afcore.runs.work import batches_of
 from afcore.storage.objects import Storage
@@ -41,8 +40,8 @@ __all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
 
 _STEPS = 4
 _FASTEST = 1e12
-Points = list[tuple[int, int, int, int, float]]
-"""(boundary, padded tokens, tokens, backward passes, seconds of a step)."""
+Points = list[tuple[int, int, int, float]]
+"""(boundary, padded tokens, backward passes, seconds of a step)."""
 
 
 def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
@@ -76,8 +75,7 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
         measured = json.loads(run.storage.get(f"{folder}/measured.json"))
     finally:
         run.storage.delete_folder(folder)
-    points = [(*map(int, counts), seconds) for *counts, seconds in measured["points"]]
-    return fit_workers(profile, points, count, measured["startup_seconds"]).model_copy(
+    return fit_workers(profile, measured["points"], count, measured["startup_seconds"]).model_copy(
         update={"startup_here_seconds": _open_seconds(run) if workers.launcher == "auto" else None}
     )
 
@@ -97,14 +95,14 @@ def fit_workers(
 ) -> WorkerProfile:
     """Contention, latency and speed that give the measured steps."""
     rows = []
-    for boundary, padded, num_tokens, passes, _ in points:
-        share = share_of(Work(1, padded, num_tokens, 0), count)
+    for boundary, padded, passes, _ in points:
         alone = forecast_epoch(
-            profile, share, [boundary], read_boundary=0, reading=Reading({}, 0), statistics=False
+            profile,
+            Work(1, math.ceil(padded / count)),
+            EpochSetup(boundaries=[boundary], accumulation=passes),
         )
         num_bytes = 4 * profile.compute.num_parameters[boundary]
-        further = (passes - 1) * pass_seconds(profile.compute, [boundary])
-        rows.append([alone.train_seconds + further, *ring_terms(num_bytes, count)])
+        rows.append([alone.train_seconds, *ring_terms(num_bytes, count)])
     contention, alpha, per_byte = fit_seconds(rows, [seconds for *_, seconds in points])
     return WorkerProfile(
         link_latency_seconds=alpha,
@@ -139,8 +137,7 @@ def probe(store: str, folder: str, launched: float) -> None:
                 seconds = _steps(run, state, examples, [ids] * _STEPS, group) / _STEPS
                 lengths = examples.lengths
                 passes = math.ceil(len(group.share(ids)) / (micro_batch or len(ids)))
-                padded, num_tokens = padded_tokens(ids, lengths), int(lengths[ids].sum())
-                points.append((boundary, padded, num_tokens, passes, seconds))
+                points.append((boundary, padded_tokens(ids, lengths), passes, seconds))
         if group.is_first:
             found = {"points": points, "startup_seconds": startup_seconds}
             storage.put(f"{folder}/measured.json", json.dumps(found).encode())

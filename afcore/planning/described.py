@@ -7,11 +7,17 @@ attention over s tokens, and twice that backward. No I/O, no torch.
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from afcore.planning.forecast import Resources
-from afcore.planning.resources import MemoryModel, activation_bytes
-from afcore.planning.scaling import RunWork
-from afcore.planning.timing import Bandwidths, ComputeProfile, Profile, Reading, Work
-from afcore.planning.workers import MachineLink, WorkerProfile
+from afcore.cost import Prices
+from afcore.planning.choose_workers import Allowed, MemoryModel, activation_bytes
+from afcore.planning.forecast import Work
+from afcore.planning.profile import (
+    Bandwidths,
+    ComputeProfile,
+    MachineLink,
+    Profile,
+    Reading,
+    WorkerProfile,
+)
 
 __all__ = ["Cluster", "Link", "Store", "Workload", "describe"]
 
@@ -146,14 +152,15 @@ class Workload(_Described):
 
 
 def describe(
-    cluster: Cluster, workload: Workload, batch_size: int
-) -> tuple[Profile, RunWork, Resources]:
-    """What planning would measure on such a cluster.
+    cluster: Cluster, workload: Workload, batch_size: int, prices: Prices
+) -> tuple[Profile, Work, Allowed]:
+    """What planning would measure on such a cluster; of what is allowed, the mode is ``full``.
 
     Args:
         cluster: as described.
         workload: the same.
         batch_size: examples of a step, over all workers.
+        prices: in dollars.
     """
     forward = workload.block_token_flops / cluster.gpu_flops
     # Adam reads weight, gradient and moments, and writes weight and moments; statistics read a
@@ -180,17 +187,10 @@ def describe(
         store_read=cluster.store.read_bytes_per_second,
         tiers={_TIER: cluster.host_bytes_per_second},
     )
-    profile = Profile(
-        compute=compute, bandwidths=bandwidths, seconds=0.0, workers=_workers(cluster, workload)
-    )
-    return profile, _work(cluster, workload, batch_size), _resources(cluster, workload, batch_size)
-
-
-def _workers(cluster: Cluster, workload: Workload) -> WorkerProfile:
     machine = None
     if cluster.node_link is not None:
         machine = MachineLink(num_workers=cluster.gpus_per_node, **cluster.node_link.model_dump())
-    return WorkerProfile(
+    workers = WorkerProfile(
         link_latency_seconds=cluster.network.latency_seconds,
         link_bytes_per_second=cluster.network.bytes_per_second,
         startup_seconds=cluster.startup_seconds,
@@ -199,39 +199,38 @@ def _workers(cluster: Cluster, workload: Workload) -> WorkerProfile:
         overlap=cluster.overlap,
         gradient_bytes=workload.gradient_bytes,
     )
-
-
-def _work(cluster: Cluster, workload: Workload, batch_size: int) -> RunWork:
-    epoch = Work(
-        num_steps=-(-workload.examples // batch_size),
-        padded_tokens=round(workload.examples * workload.padded_tokens),
-        num_tokens=round(workload.examples * workload.mean_tokens),
-        hidden_bytes=_BYTES_OF_HIDDEN * workload.hidden_size,
-    )
-    streamed = max(0, epoch.set_bytes - int(cluster.host_memory_bytes))
-    return RunWork(
-        epoch=epoch,
-        reading=Reading({_TIER: epoch.set_bytes}, store_bytes=streamed),
-        validation_tokens=round(workload.validation_examples * workload.mean_tokens),
-        test_tokens=round(workload.test_examples * workload.mean_tokens),
-        statistics=True,
-    )
-
-
-def _resources(cluster: Cluster, workload: Workload, batch_size: int) -> Resources:
     memory = MemoryModel(
         limit_bytes=int(cluster.gpu_memory_bytes),
         example_tokens=workload.max_length,
         block_token_bytes=activation_bytes(
             workload.hidden_size, workload.num_heads, workload.max_length
         ),
-        weight_bytes=workload.weight_bytes,
-        gradient_bytes=workload.gradient_bytes,
-        moments_bytes=workload.moments_bytes,
+        **workload.model_dump(include={"weight_bytes", "gradient_bytes", "moments_bytes"}),
     )
-    return Resources(
+    allowed = Allowed(
+        mode="full",
+        prices=prices,
         max_workers=cluster.num_workers,
         batch_size=batch_size,
         micro_batch=workload.micro_batch,
         memory=memory,
+    )
+    profile = Profile(compute=compute, bandwidths=bandwidths, seconds=0.0, workers=workers)
+    return profile, _work(cluster, workload, batch_size), allowed
+
+
+def _work(cluster: Cluster, workload: Workload, batch_size: int) -> Work:
+    num_tokens = round(workload.examples * workload.mean_tokens)
+    hidden_bytes = _BYTES_OF_HIDDEN * workload.hidden_size
+    set_bytes = num_tokens * hidden_bytes
+    streamed = max(0, set_bytes - int(cluster.host_memory_bytes))
+    return Work(
+        num_steps=-(-workload.examples // batch_size),
+        padded_tokens=round(workload.examples * workload.padded_tokens),
+        num_tokens=num_tokens,
+        hidden_bytes=hidden_bytes,
+        reading=Reading({_TIER: set_bytes}, store_bytes=streamed),
+        validation_tokens=round(workload.validation_examples * workload.mean_tokens),
+        test_tokens=round(workload.test_examples * workload.mean_tokens),
+        statistics=True,
     )

@@ -1,322 +1,302 @@
-"""What a training would take for given boundaries: epoch after epoch of :mod:`.timing`.
+"""Seconds and dollars of an epoch, from a profile. No I/O, no torch; docs/scaling.md.
 
-A **trace** says which boundary is in force in each interval of each epoch. What a policy will
-decide is not known beforehand, so a forecast is made for the ends of what it may, which the policy
-itself knows (``possible_traces`` of :mod:`afcore.freezing.policy`). No I/O, no torch.
+The model, fitted by :mod:`afcore.measuring` (docs/decisions/0014). ``L`` blocks, boundary ``k``, a
+set at ``r <= k`` (0: tokens), ``T`` tokens of a batch with padding, ``P(k)`` parameters that
+train::
+
+    suffix of a step = step + token * T + block_token * T * (L - 1 - k) + update * P(k)
+                       + embeddings, at k = 0  + statistics * P(k), where a policy decides and
+                                                 more than the last block trains
+    prefix of a step = step + token * T, at r = 0  + block_token * T * (k - r)
+    reading an epoch = bytes from the store / its speed + bytes of each tier / the tier's speed
+    building a set   = (token + block_token * (k - r)) * tokens + writing [+ reading the one below]
+
+A set takes the same bytes at every boundary. Reading is not taken to overlap with computing.
+
+Of N workers each takes every N-th example of each batch, so what counts per token is divided by N,
+and what counts per step (fixed parts, the optimizer) is not. On top come the all-reduce of what
+trains and the start of the workers. A set is opened by each worker and gathered by all; it is built
+in whole shards, the busiest worker's deciding. The checkpoint is rank 0's alone: the others wait,
+and are paid.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from afcore.cost import Prices
-from afcore.planning.resources import MemoryModel, ResourceDecision, choose_resources
-from afcore.planning.scaling import (
-    Build,
-    RunWork,
-    WorkersForecast,
-    build_seconds_on,
-    forecast_workers,
-)
-from afcore.planning.source import SourceDecision, choose_source
-from afcore.planning.timing import Profile, build_seconds, forecast_epoch
+from afcore.cost import Prices, Usage, cost_usd
+from afcore.planning.profile import ComputeProfile, Profile, Reading
 
-__all__ = [
-    "BoundaryForecast",
-    "PlannedEpoch",
-    "Resources",
-    "RunForecast",
-    "RunWork",
-    "Trace",
-    "forecast_boundaries",
-    "forecast_run",
-]
+__all__ = ["EpochSetup", "Forecast", "Work", "build_seconds", "forecast_epoch"]
 
-Trace = Sequence[Sequence[int]]
+BYTES_OF_WEIGHT, BYTES_OF_MOMENTS = 4, 8
+"""Of a parameter: fp32, and Adam's two moments."""
+_FREE = Prices(0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a training goes through in each epoch.
+
+    Attributes:
+        num_steps: batches.
+        padded_tokens: of all batches.
+        num_tokens: the same without padding.
+        hidden_bytes: stored bytes of one token's hidden state.
+        reading: of an epoch that reads a set.
+        validation_tokens: scored after each epoch.
+        test_tokens: scored once.
+        statistics: whether a policy decides from them.
+    """
+
+    num_steps: int
+    padded_tokens: int
+    num_tokens: int = 0
+    hidden_bytes: int = 0
+    reading: Reading = Reading({}, 0)  # noqa: RUF009 - frozen
+    validation_tokens: int = 0
+    test_tokens: int = 0
+    statistics: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        lengths: npt.NDArray[np.int64],
+        batches: Sequence[npt.NDArray[np.int64]],
+        hidden_bytes: int,
+    ) -> "Work":
+        """Count an epoch's steps.
+
+        Args:
+            lengths: [n] tokens of each example.
+            batches: of example ids.
+            hidden_bytes: see above.
+        """
+        padded = sum(len(ids) * int(lengths[ids].max()) for ids in batches)
+        return cls(len(batches), padded, int(lengths.sum()), hidden_bytes)
+
+    @property
+    def set_bytes(self) -> int:
+        """Of an activation set."""
+        return self.num_tokens * self.hidden_bytes
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class BoundaryForecast(_Record):
-    """An epoch at one boundary from its first step to its last.
-
-    ``read_seconds`` of the epoch as a whole when it reads the set at its boundary (None at 0), and
-    ``build_seconds`` of that set from tokens.
-    """
-
-    boundary: int
-    compute_seconds: float
-    read_seconds: float | None
-    build_seconds: float | None
-    set_bytes: int
-
-
-class PlannedEpoch(_Record):
-    """One epoch of a forecast.
+class EpochSetup(_Record):
+    """How an epoch is trained.
 
     Attributes:
-        epoch: its number.
-        boundary_start: blocks frozen at its start.
-        boundary_end: at its end.
-        read_boundary: of the set that it reads; 0 for tokens.
-        num_workers: it runs on.
-        train_seconds: with ``allreduce_seconds``.
-        allreduce_seconds: exchanging gradients.
-        materialize_seconds: of the set that it reads, if it has to be built.
-        other_seconds: start, checkpoint and evaluation.
-        activation_bytes_written: of that set.
-        worker_seconds: workers times seconds.
-        cost_usd: of all of it.
-        resources: why it has these workers; None where there was nothing to choose.
+        boundaries: in force, for equal shares of the steps; one if it stays.
+        read_boundary: of the set that is read, at most the first boundary; 0 for tokens.
+        num_workers: N; each is paid until the epoch ends.
+        micro_batch: examples of a worker in one pass; None: all that it has of a batch.
+        accumulation: passes of a worker in a step.
+        fits: whether the memory of its workers holds it.
+        built_from: boundary of what its set is built from first (0: tokens); None: nothing is.
+        builders: workers that build it, those of the epoch before.
+        first: of the training: its checkpoint has every weight.
+        last: of the training: the test is scored too.
+        solves_head: before its first step, by a pass over its batches.
     """
 
-    epoch: int
-    boundary_start: int
-    boundary_end: int
-    read_boundary: int
-    num_workers: int
-    train_seconds: float
-    allreduce_seconds: float
-    materialize_seconds: float
-    other_seconds: float
-    activation_bytes_written: int
-    worker_seconds: float
-    cost_usd: float
-    resources: ResourceDecision | None = None
+    boundaries: Sequence[int]
+    read_boundary: int = 0
+    num_workers: int = 1
+    micro_batch: int | None = None
+    accumulation: float = 1
+    fits: bool = True
+    built_from: int | None = None
+    builders: int = 1
+    first: bool = False
+    last: bool = False
+    solves_head: bool = False
 
 
-class RunForecast(_Record):
-    """A training in one mode along one trace.
+class Forecast(_Record):
+    """An epoch, predicted.
 
-    ``other_seconds`` are starts of workers, checkpoints and evaluation, the test included. What
-    surrounds the epochs (loading, orchestration, tracking, publishing) is not predicted.
+    Attributes:
+        setup: what it was predicted for.
+        prefix_seconds: running frozen blocks, and what is run to solve the head.
+        suffix_seconds: training the others.
+        allreduce_seconds: exchanging gradients, as far as not hidden.
+        read_seconds: opening and gathering a set.
+        startup_seconds: until the workers have the model.
+        materialize_seconds: building the set.
+        checkpoint_seconds: writing the trained state, by one worker.
+        evaluate_seconds: scoring.
+        activation_bytes_written: of the set built.
+        cost_usd: of all of it, storage and requests included.
     """
 
-    mode: str
-    case: str
-    epochs: list[PlannedEpoch]
-    train_seconds: float
-    materialize_seconds: float
-    other_seconds: float
-    activation_bytes_written: int
-    worker_seconds: float
-    cost_usd: float
+    setup: EpochSetup
+    prefix_seconds: float = 0.0
+    suffix_seconds: float = 0.0
+    allreduce_seconds: float = 0.0
+    read_seconds: float = 0.0
+    startup_seconds: float = 0.0
+    materialize_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    activation_bytes_written: int = 0
+    cost_usd: float = 0.0
+
+    @property
+    def compute_seconds(self) -> float:
+        """Steps, without reading."""
+        return self.prefix_seconds + self.suffix_seconds + self.allreduce_seconds
+
+    @property
+    def train_seconds(self) -> float:
+        """Steps."""
+        return self.compute_seconds + self.read_seconds
+
+    @property
+    def other_seconds(self) -> float:
+        """Start, checkpoint and evaluation."""
+        return self.startup_seconds + self.checkpoint_seconds + self.evaluate_seconds
 
     @property
     def seconds(self) -> float:
-        """All that is predicted."""
+        """All of it."""
         return self.train_seconds + self.materialize_seconds + self.other_seconds
 
     @property
-    def feasible(self) -> bool:
-        """Memory held every epoch, and a deadline or a budget was kept."""
-        return all(epoch.resources is None or epoch.resources.feasible for epoch in self.epochs)
+    def worker_seconds(self) -> float:
+        """Workers times seconds, waiting included."""
+        building = self.setup.builders * self.materialize_seconds
+        return building + self.setup.num_workers * (self.train_seconds + self.other_seconds)
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a training may use; the default is one worker, and nothing to choose.
-
-    Attributes:
-        max_workers: modes that do not choose have all of them.
-        batch_size: examples of a step over all workers.
-        min_workers: fewest.
-        micro_batch: most examples of a worker in one pass.
-        memory: of a worker's device.
-        deadline_seconds: for the whole training.
-        budget_usd: the same.
-    """
-
-    max_workers: int = 1
-    batch_size: int = 1
-    min_workers: int = 1
-    micro_batch: int | None = None
-    memory: MemoryModel | None = None
-    deadline_seconds: float | None = None
-    budget_usd: float | None = None
-
-
-def forecast_boundaries(profile: Profile, work: RunWork) -> list[BoundaryForecast]:
-    """An epoch at each boundary, 0 to L - 1."""
-
-    def seconds(boundary: int, read_boundary: int) -> float:
-        return forecast_epoch(
-            profile,
-            work.epoch,
-            [boundary],
-            read_boundary=read_boundary,
-            reading=work.reading,
-            statistics=work.statistics,
-        ).train_seconds
-
-    return [
-        BoundaryForecast(
-            boundary=k,
-            compute_seconds=seconds(k, 0),
-            read_seconds=seconds(k, k) if k else None,
-            build_seconds=build_seconds(profile, work.epoch, k, 0) if k else None,
-            set_bytes=work.epoch.set_bytes if k else 0,
-        )
-        for k in range(profile.compute.num_blocks)
-    ]
-
-
-def forecast_run(
-    profile: Profile,
-    work: RunWork,
-    trace: Trace,
-    *,
-    mode: str,
-    case: str,
-    cache_mode: Literal["auto", "on", "off"],
-    prices: Prices,
-    resources: Resources | None = None,
-) -> RunForecast:
-    """Follow a trace; before each epoch its source and its workers are chosen as a run would.
+def forecast_epoch(
+    profile: Profile, work: Work, setup: EpochSetup, prices: Prices = _FREE
+) -> Forecast:
+    """Predict an epoch.
 
     Args:
-        profile: as measured.
+        profile: as measured; without ``workers`` only one worker can be predicted.
         work: of the training.
-        trace: boundaries by epoch and interval.
-        mode: ``full``, ``freeze``, ``cached``, ``performance`` or ``efficiency``.
-        case: what the trace is, in words.
-        cache_mode: ``on`` has every set, ``off`` none, ``auto`` those that pay.
-        prices: in dollars.
-        resources: what may be used; None: one worker.
+        setup: of the epoch.
+        prices: ``gpu_hour_usd`` is one worker's.
     """
-    resources = resources or Resources()
-    caches = mode in ("cached", "performance", "efficiency") and cache_mode != "off"
-    epochs: list[PlannedEpoch] = []
-    decision: SourceDecision | None = None
-    for number, boundaries in enumerate(trace, start=1):
-        builders = epochs[-1].num_workers if epochs else resources.max_workers
-        before = decision.read_boundary if decision else 0
-        first, last = number == 1, number == len(trace)
-        choices: dict[str, Any] = {
-            "mode": mode,
-            "prices": prices,
-            "epochs_left": len(trace) - number + 1,
-            "first": first,
-            "last": last,
-            **_left(resources, epochs),
-        }
-        start = boundaries[0]
-        if caches:
-            decision = _choose(
-                profile,
-                work,
-                start,
-                read_boundary=before,
-                epochs_left=len(trace) - number + 1,
-                # Sets of another training hold what was frozen before the first step.
-                exists=start == trace[0][0] and start in work.existing,
-                always=cache_mode == "on",
-                # As many as would be chosen if the set were there.
-                num_workers=choose_resources(profile, work, start, start, **choices).num_workers,
-                build_workers=builders,
-            )
-        read_boundary = decision.read_boundary if decision else 0
-        build = None
-        if decision and decision.build_seconds:
-            build = Build(start, before, builders)
-        chosen = choose_resources(profile, work, start, read_boundary, **choices)
-        forecast = forecast_workers(
-            profile,
-            work,
-            boundaries,
-            num_workers=chosen.num_workers,
-            read_boundary=read_boundary,
-            statistics=work.statistics and mode != "full",
-            prices=prices,
-            accumulation=chosen.accumulation,
-            build=build,
-            first=first,
-            last=last,
-        )
-        planned = _planned_epoch(number, boundaries, read_boundary, forecast)
-        if resources.max_workers > 1:
-            planned = planned.model_copy(update={"resources": chosen})
-        epochs.append(planned)
-    return RunForecast(
-        mode=mode,
-        case=case,
-        epochs=epochs,
-        train_seconds=sum(epoch.train_seconds for epoch in epochs),
-        materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
-        other_seconds=sum(epoch.other_seconds for epoch in epochs),
-        activation_bytes_written=sum(epoch.activation_bytes_written for epoch in epochs),
-        worker_seconds=sum(epoch.worker_seconds for epoch in epochs),
-        cost_usd=sum(epoch.cost_usd for epoch in epochs),
+    compute, bandwidths, count = profile.compute, profile.bandwidths, setup.num_workers
+    workers, reads = profile.known_workers(count), setup.read_boundary
+    slowdown = workers.slowdown(count)
+    padded_tokens = math.ceil(work.padded_tokens / count)
+
+    def mean(seconds: Callable[[int], float]) -> float:
+        return sum(map(seconds, setup.boundaries)) / len(setup.boundaries)
+
+    def suffix(boundary: int) -> float:
+        per_step, per_token = _suffix_terms(compute, boundary, work.statistics)
+        further = (setup.accumulation - 1) * _pass_seconds(compute, boundary)
+        return work.num_steps * (per_step + further) + padded_tokens * per_token
+
+    def prefix(boundary: int) -> float:
+        if boundary == reads:
+            return 0.0
+        per_token = compute.prefix_block_token * (boundary - reads)
+        if not reads:
+            per_token += compute.prefix_token
+        return work.num_steps * compute.prefix_step + padded_tokens * per_token
+
+    gathering = bandwidths.gather_seconds(work.reading, count) if reads else 0.0
+    fetching = bandwidths.fetch_seconds(work.reading.store_bytes) if reads else 0.0
+    built = setup.built_from is not None
+    forecast = Forecast(
+        setup=setup,
+        prefix_seconds=slowdown
+        * (mean(prefix) + (prefix(compute.num_blocks) if setup.solves_head else 0.0)),
+        suffix_seconds=slowdown * mean(suffix),
+        allreduce_seconds=work.num_steps
+        * mean(lambda k: workers.allreduce_seconds(compute.num_parameters[k], count)),
+        read_seconds=fetching + (1 + setup.solves_head) * gathering,
+        startup_seconds=workers.start_seconds(count),
+        materialize_seconds=_built_seconds(profile, work, setup),
+        checkpoint_seconds=_checkpoint_seconds(profile, setup),
+        evaluate_seconds=slowdown * _evaluate_seconds(profile, work, setup),
+        activation_bytes_written=work.set_bytes if built else 0,
     )
-
-
-def _choose(
-    profile: Profile,
-    work: RunWork,
-    boundary: int,
-    *,
-    read_boundary: int,
-    epochs_left: int,
-    exists: bool,
-    always: bool,
-    num_workers: int,
-    build_workers: int,
-) -> SourceDecision:
-    """As a run would; ``always``: the set at the boundary, whatever it costs."""
-    decision = choose_source(
-        profile,
-        work.epoch,
-        boundary=boundary,
-        read_boundary=read_boundary,
-        exists=exists,
-        epochs_left=epochs_left,
-        reading=work.reading,
-        statistics=work.statistics,
-        num_workers=num_workers,
-        build_workers=build_workers,
-    )
-    if not always or "set" not in decision.totals:
-        return decision
-    build = (
-        0.0
-        if exists
-        else build_seconds_on(profile, work.epoch, boundary, read_boundary, build_workers)
-    )
-    return decision.model_copy(
-        update={"source": "set", "read_boundary": boundary, "build_seconds": build}
-    )
-
-
-def _left(resources: Resources, epochs: Sequence[PlannedEpoch]) -> dict[str, Any]:
-    """What may be used, less what was."""
-    left = dict(vars(resources))
-    if resources.deadline_seconds is not None:
-        spent = sum(e.train_seconds + e.materialize_seconds + e.other_seconds for e in epochs)
-        left["deadline_seconds"] = resources.deadline_seconds - spent
-    if resources.budget_usd is not None:
-        left["budget_usd"] = resources.budget_usd - sum(epoch.cost_usd for epoch in epochs)
-    return left
-
-
-def _planned_epoch(
-    number: int, boundaries: Sequence[int], read_boundary: int, forecast: WorkersForecast
-) -> PlannedEpoch:
-    other = forecast.startup_seconds + forecast.checkpoint_seconds + forecast.evaluate_seconds
-    return PlannedEpoch(
-        epoch=number,
-        boundary_start=boundaries[0],
-        boundary_end=boundaries[-1],
-        read_boundary=read_boundary,
-        num_workers=forecast.num_workers,
-        train_seconds=forecast.train_seconds,
-        allreduce_seconds=forecast.allreduce_seconds,
-        materialize_seconds=forecast.materialize_seconds,
-        other_seconds=other,
-        activation_bytes_written=forecast.set_bytes_written,
+    objects = 2 * (compute.num_blocks + 2)  # of a checkpoint
+    usage = Usage(
         worker_seconds=forecast.worker_seconds,
-        cost_usd=forecast.cost_usd,
+        bytes_stored=forecast.activation_bytes_written,
+        puts=_objects(profile, forecast.activation_bytes_written) + objects,
+        gets=(count * _objects(profile, work.set_bytes) if reads else 0) + objects,
+        egress_bytes=count * work.reading.store_bytes if reads else 0,
     )
+    return forecast.model_copy(update={"cost_usd": cost_usd(usage, prices)})
+
+
+def build_seconds(
+    profile: Profile, work: Work, boundary: int, built_from: int, num_workers: int = 1
+) -> float:
+    """The set at ``boundary`` from the one at ``built_from``: what the busiest worker takes."""
+    compute, bandwidths = profile.compute, profile.bandwidths
+    num_shards = max(1, bandwidths.num_shards(work.set_bytes))
+    share = math.ceil(num_shards / num_workers) / num_shards
+    per_token = compute.inference_token + (boundary - built_from) * compute.inference_block_token
+    computing = (
+        work.num_tokens * per_token * profile.known_workers(num_workers).slowdown(num_workers)
+    )
+    below = bandwidths.fetch_seconds(work.set_bytes) if built_from else 0.0
+    return share * (computing + below + bandwidths.write_seconds(work.set_bytes))
+
+
+def _suffix_terms(compute: ComputeProfile, boundary: int, statistics: bool) -> tuple[float, float]:
+    """Seconds of (a step, a padded token)."""
+    num_below_last = compute.num_blocks - 1 - boundary
+    per_parameter = compute.update
+    if statistics and num_below_last:
+        per_parameter += compute.statistics
+    per_step = compute.num_parameters[boundary] * per_parameter + _pass_seconds(compute, boundary)
+    return per_step, compute.suffix_token + compute.suffix_block_token * num_below_last
+
+
+def _pass_seconds(compute: ComputeProfile, boundary: int) -> float:
+    """What a backward pass takes whatever its tokens."""
+    return compute.suffix_step + (0.0 if boundary else compute.suffix_embeddings)
+
+
+def _built_seconds(profile: Profile, work: Work, setup: EpochSetup) -> float:
+    if setup.built_from is None:
+        return 0.0
+    return build_seconds(profile, work, setup.read_boundary, setup.built_from, setup.builders)
+
+
+def _evaluate_seconds(profile: Profile, work: Work, setup: EpochSetup) -> float:
+    """Scoring the validation split; after the last epoch the test split too.
+
+    What an earlier evaluation held of the validation split is there still, if it was of the same
+    set and this process's, which lives on.
+    """
+    compute, count = profile.compute, setup.num_workers
+    block = compute.inference_block_token
+    from_tokens = compute.inference_token + compute.num_blocks * block
+    lives_on = count == 1 and profile.known_workers(count).startup_here_seconds is not None
+    held = 0 if setup.first or setup.built_from is not None else setup.read_boundary
+    validation = (compute.num_blocks - held) * block if held and lives_on else from_tokens
+    seconds = math.ceil(work.validation_tokens / count) * validation
+    if setup.last:
+        seconds += math.ceil(work.test_tokens / count) * from_tokens
+    return seconds
+
+
+def _checkpoint_seconds(profile: Profile, setup: EpochSetup) -> float:
+    """All weights at first, later what trained, and the moments of what still trains."""
+    num_parameters = profile.compute.num_parameters
+    weights = BYTES_OF_WEIGHT * num_parameters[0 if setup.first else setup.boundaries[0]]
+    moments = BYTES_OF_MOMENTS * num_parameters[setup.boundaries[-1]]
+    return profile.bandwidths.write_seconds(weights + moments)
+
+
+def _objects(profile: Profile, num_bytes: int) -> int:
+    """Of a set: two for each shard and for the index, and the manifest."""
+    return 2 * profile.bandwidths.num_shards(num_bytes) + 3 if num_bytes else 0

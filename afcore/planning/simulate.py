@@ -6,9 +6,9 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict
 
 from afcore.cost import Prices
+from afcore.planning.choose_workers import Standing, worker_counts
 from afcore.planning.described import Cluster, Workload, describe
-from afcore.planning.forecast import RunForecast, Trace, forecast_run
-from afcore.planning.resources import worker_counts
+from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 
 __all__ = ["MODES", "SimulatedRun", "Simulation", "scale_trace", "simulate"]
 
@@ -99,22 +99,23 @@ def simulate(
     """
     batch_size = batch_size or workload.batch_size
     scaled = scale_trace(trace, recorded_blocks, workload.num_blocks)
-    profile, work, resources = describe(cluster, workload, batch_size)
-    forecasts = {
-        (mode, count): forecast_run(
+    profile, work, allowed = describe(cluster, workload, batch_size, prices)
+    counts = worker_counts(batch_size, cluster.num_workers)
+
+    def forecast(mode: str, count: int) -> RunForecast:
+        caches = mode not in ("full", "freeze")
+        boundaries = [[0] * len(epoch) for epoch in scaled] if mode == "full" else scaled
+        return forecast_run(
             profile,
             work,
-            [[0] * len(epoch) for epoch in scaled] if mode == "full" else scaled,
-            mode=mode,
+            replace(allowed, mode=mode, max_workers=count, sets="auto" if caches else "off"),
+            boundaries,
             case="as recorded",
-            cache_mode="auto",
-            prices=prices,
-            resources=replace(resources, max_workers=count),
+            start=Standing(1, len(boundaries), boundaries[0][0], builders=count),
         )
-        for mode in MODES
-        for count in worker_counts(batch_size, cluster.num_workers)
-    }
-    baseline = forecasts["full", worker_counts(batch_size, cluster.num_workers)[-1]]
+
+    forecasts = {(mode, count): forecast(mode, count) for mode in MODES for count in counts}
+    baseline = forecasts["full", counts[-1]]
     return Simulation(
         cluster=cluster.name,
         workload=workload.name,
@@ -137,12 +138,9 @@ def _run(found: RunForecast, max_workers: int, baseline: RunForecast) -> Simulat
     return SimulatedRun(
         mode=found.mode,
         max_workers=max_workers,
-        epoch_workers=[epoch.num_workers for epoch in found.epochs],
-        epoch_seconds=[
-            epoch.train_seconds + epoch.materialize_seconds + epoch.other_seconds
-            for epoch in found.epochs
-        ],
-        read_boundaries=[epoch.read_boundary for epoch in found.epochs],
+        epoch_workers=[epoch.setup.num_workers for epoch in found.epochs],
+        epoch_seconds=[epoch.seconds for epoch in found.epochs],
+        read_boundaries=[epoch.setup.read_boundary for epoch in found.epochs],
         seconds=found.seconds,
         cost_usd=found.cost_usd,
         fits=found.feasible,

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,9 +21,9 @@ from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings
 from afcore.model.split_model import SplitModel
 from afcore.numerics import numerics_of
-from afcore.planning.resources import ResourceDecision
-from afcore.planning.source import SourceDecision
-from afcore.runs.decide import EpochPlanner
+from afcore.planning.choose import EpochChoice
+from afcore.planning.choose_workers import Standing
+from afcore.runs.decide import RunPlanner
 from afcore.runs.records import NextEpoch, SetReference
 from afcore.runs.run import Run, run_folder
 from afcore.tasks.text_classification import inputs_of
@@ -61,19 +62,12 @@ class RunCache:
         self.bytes_written = 0
         inputs = partial(inputs_of, examples, run.record.pad_token_id, compute.device)
         self.runner = PrefixRunner(split, inputs, examples.lengths, compute, run.config.cache.dtype)
-        self.planner = EpochPlanner(run, split, examples, compute, self.runner)
+        self.planner = RunPlanner(run, examples, self.runner)
 
     @property
     def allowed(self) -> bool:
         """Whether this run may cache at all."""
-        config = self._run.config
-        wanted = config.caches and config.cache.mode != "off"
-        return wanted and self._run.record.uncacheable is None
-
-    @property
-    def _measured(self) -> bool:
-        """Whether measurements decide; ``cache.mode`` may say it outright."""
-        return self.allowed and self._run.config.cache.mode == "auto"
+        return self.planner.allowed.sets != "off"
 
     def has(self, boundary: int, weights: Mapping[str, ContentDigest]) -> bool:
         """Whether the store has the set at ``boundary``, built from tokens."""
@@ -84,26 +78,18 @@ class RunCache:
     def first_epoch(self, boundary: int) -> NextEpoch:
         """How epoch 1 is to be trained."""
         weights = self._run.record.weights
-        reference = self._reference([boundary], weights) if boundary and self.allowed else None
         self.planner.check_limits()
-        decision, resources = self.planner.next_epoch(
-            1,
-            boundary=boundary,
-            read_boundary=0 if self._measured or reference is None else boundary,
-            exists=self.has(boundary, weights),
-            measured=self._measured,
-            builders=self._run.config.workers.max,
-            max_set_bytes=self._room_bytes(),
-        )
-        if decision is not None and decision.source != "set":
-            reference = None
+        at = replace(self.planner.start(boundary), exists=self.has(boundary, weights))
+        choice = self.planner.choose(at, max_set_bytes=self._room_bytes())
         refusal = self.refused(boundary, weights, None, last=False)
+        reads = bool(boundary) and self.allowed and refusal is None
+        if choice is not None:
+            reads = reads and choice.forecast.setup.read_boundary == boundary
         return NextEpoch(
-            read_from=None if refusal else reference,
-            decision=decision,
-            resources=resources,
+            read_from=self._reference([boundary], weights) if reads else None,
+            choice=choice,
             notes=[refusal] if refusal else [],
-            **self._workers(resources),
+            **self._workers(choice, self._run.config.workers.max),
         )
 
     def next_epoch(
@@ -115,36 +101,37 @@ class RunCache:
         epoch: int,
     ) -> NextEpoch:
         """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
-        read_boundary = current.boundary if current else 0
+        read_boundary, allowed = current.boundary if current else 0, self.planner.allowed
         exists, scale = False, 1.0
-        if self._measured:
+        if allowed.sets == "auto":
             scale = self.planner.scale(epoch, read_boundary, trained, self._group.count)
-            if boundary > read_boundary:
-                folder = self.next_source(boundary, weights, current).folder
-                exists = self._open_sound(folder) is not None
-        elif self.allowed:
-            read_boundary = boundary
-        decision, resources = self.planner.next_epoch(
-            epoch + 1,
+        if allowed.measures and self.allowed and boundary > read_boundary:
+            folder = self.next_source(boundary, weights, current).folder
+            exists = self._open_sound(folder) is not None
+        at = Standing(
+            epoch=epoch + 1,
+            num_epochs=self._run.config.training.num_epochs,
             boundary=boundary,
-            read_boundary=read_boundary,
+            set_at_hand=read_boundary,
             exists=exists,
-            measured=self._measured,
             builders=self._group.count,
-            worked_seconds=trained.train_seconds + trained.evaluate_seconds,
             scale=scale,
+        )
+        choice = self.planner.choose(
+            at,
+            worked_seconds=trained.train_seconds + trained.evaluate_seconds,
             max_set_bytes=self._room_bytes(),
         )
-        return NextEpoch(
-            read_from=None, decision=decision, resources=resources, **self._workers(resources)
-        )
+        return NextEpoch(read_from=None, choice=choice, **self._workers(choice, self._group.count))
 
-    def _workers(self, resources: ResourceDecision | None) -> dict[str, Any]:
+    def _workers(self, choice: EpochChoice | None, present: int) -> dict[str, Any]:
         workers = self._run.config.workers
-        if resources is None:
-            return {"num_workers": workers.max, "micro_batch": workers.micro_batch}
-        # Kept where it cuts nothing too: should workers be lost, the others' shares grow.
-        return {"num_workers": resources.num_workers, "micro_batch": resources.micro_batch}
+        if choice is not None and choice.workers is not None:
+            # Kept where it cuts nothing too: should workers be lost, the others' shares grow.
+            setup = choice.forecast.setup
+            return {"num_workers": setup.num_workers, "micro_batch": setup.micro_batch}
+        count = present if self.planner.allowed.chooses else workers.max
+        return {"num_workers": count, "micro_batch": workers.micro_batch}
 
     def next_source(
         self,
@@ -159,14 +146,16 @@ class RunCache:
         self,
         boundary: int,
         current: SetReference | None,
-        decision: SourceDecision | None,
+        choice: EpochChoice | None,
         last: bool,
     ) -> bool:
         """Whether to have the set at ``boundary`` before the next epoch."""
         read_boundary = current.boundary if current else 0
         if not self.allowed or last or boundary <= read_boundary:
             return False
-        return decision is None or decision.source == "set"
+        if choice is None:
+            return self.planner.allowed.sets == "on"
+        return choice.forecast.setup.read_boundary == boundary
 
     def refused(
         self,

@@ -1,214 +1,226 @@
-"""What an epoch of a run reads and on how many workers it trains: :mod:`afcore.planning` applied.
+"""How each epoch of a run is to be trained: :mod:`afcore.planning` applied, live and in a plan.
 
 The run's profile is measured once, before the first step, and kept in its folder, so that a restart
 decides from the same figures. After each epoch its own seconds correct the profile by one factor.
+Workers are measured by who launches them alone, before they start, and never from within one.
 """
 
-import dataclasses
 import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from afcore.activations.materialize import PrefixRunner
-from afcore.compute import Compute
-from afcore.config import CHOOSING_MODES
-from afcore.cost import Usage, cost_usd
+from afcore.config import CHOOSING_MODES, Config
 from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
+from afcore.freezing.none import NoFreezing
 from afcore.measuring.profile import measure_profile
-from afcore.model.split_model import SplitModel
-from afcore.planning.forecast import forecast_run
-from afcore.planning.resources import ResourceDecision, choose_resources
-from afcore.planning.scaling import RunWork, forecast_epoch_on
-from afcore.planning.source import SourceDecision, choose_source
-from afcore.planning.timing import Profile, Work
+from afcore.planning.choose import EpochChoice, choose_epoch
+from afcore.planning.choose_workers import Allowed, Standing
+from afcore.planning.forecast import EpochSetup, Forecast, Work, forecast_epoch
+from afcore.planning.profile import Profile
+from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 from afcore.prices import resolve_prices
 from afcore.runs.run import Run, read_record
 from afcore.runs.spent import cost_outside, wall_seconds
 from afcore.runs.state import epoch_records
-from afcore.runs.work import device_memory, epoch_work, place_set, resources_of
+from afcore.runs.work import batches_of, device_memory, place_set
 from afcore.training.trained import TrainedEpoch
 
-__all__ = ["EpochPlanner", "profile_seconds"]
+__all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces", "profile_seconds"]
 
-_RUN_BUDGET_SECONDS = 1.5
-_RUN_BUDGET_SHARE = 0.03  # of an unfrozen epoch: a short training should not be measured for long
+_BUDGET_SECONDS = 1.5
+_BUDGET_SHARE = 0.03  # of an unfrozen epoch: a short training should not be measured for long
 _log = logging.getLogger(__name__)
+
+
+def allowed_in(run: Run) -> Allowed:
+    """What the run may use."""
+    config, workers = run.config, run.config.workers
+    caches = config.caches and run.record.uncacheable is None
+    return Allowed(
+        mode=config.mode,
+        prices=resolve_prices(config.prices),
+        batch_size=config.training.batch_size,
+        max_workers=workers.max,
+        min_workers=workers.min,
+        micro_batch=workers.micro_batch,
+        memory=device_memory(run),
+        sets=config.cache.mode if caches else "off",
+        deadline_seconds=workers.deadline_seconds,
+        budget_usd=workers.budget_usd,
+    )
+
+
+def possible_traces(config: Config, num_blocks: int) -> dict[str, list[list[int]]] | None:
+    """The ends of what may be decided in the configuration's mode; None: nothing is known.
+
+    Where training may stop, it does so at the end of a cycle: at the earliest of the first.
+    """
+    policy, num_epochs = config.freezing, config.training.num_epochs
+    if not config.freezes:
+        policy = NoFreezing(intervals_per_epoch=policy.intervals_per_epoch)
+    traces = policy.possible_traces(num_blocks, num_epochs)
+    cycle = config.cycle_epochs or num_epochs
+    if traces is None or cycle >= num_epochs:
+        return traces
+    first = next(iter(traces.values()))
+    return {f"stops after {cycle} epochs": first[:cycle], **traces}
 
 
 def profile_seconds(run: Run) -> float:
     """That measuring the run's profile took; 0 where nothing was measured."""
-    profile = read_record(run.storage, _profile_key(run), Profile, replaceable=True)
+    profile = _recorded_profile(run)
     return profile.seconds if profile is not None else 0.0
+
+
+def lacks_profile(run: Run) -> bool:
+    """Whether something is to be decided from a profile that is not there."""
+    return allowed_in(run).measures and not run.storage.exists(_profile_key(run))
+
+
+def _recorded_profile(run: Run) -> Profile | None:
+    return read_record(run.storage, _profile_key(run), Profile, replaceable=True)
 
 
 def _profile_key(run: Run) -> str:
     return f"{run.folder}/profile.json"
 
 
-class EpochPlanner:
-    """Decides for one run.
+class RunPlanner:
+    """Decides for one run, and predicts it.
+
+    Attributes:
+        allowed: what the run may use.
 
     Args:
         run: open.
-        split: the model; profiled as it is when the first decision is due.
         examples: the training split.
-        compute: device and precision.
-        runner: of the same model and examples.
+        runner: of the model, profiled as it is when it is measured.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        split: SplitModel,
-        examples: Examples,
-        compute: Compute,
-        runner: PrefixRunner,
-    ) -> None:
-        self._run = run
-        self._split = split
-        self._examples = examples
-        self._compute = compute
-        self._runner = runner
-        self._profile: Profile | None = None
+    def __init__(self, run: Run, examples: Examples, runner: PrefixRunner) -> None:
+        self._run, self._examples, self._runner = run, examples, runner
+        self.allowed = allowed_in(run)
 
-    @property
-    def profile(self) -> Profile:
-        """Recorded, or measured now."""
-        if self._profile is None:
-            key = _profile_key(self._run)
-            self._profile = read_record(self._run.storage, key, Profile, replaceable=True)
-            if self._profile is None:
-                self._profile = measure_profile(
-                    self._run,
-                    self._split,
-                    self._examples,
-                    self._compute,
-                    self._runner,
-                    budget_seconds=_RUN_BUDGET_SECONDS,
-                    budget_share=_RUN_BUDGET_SHARE,
-                )
-                self._run.storage.put(key, self._profile.model_dump_json().encode())
-        return self._profile
+    @cached_property
+    def profile(self) -> Profile | None:
+        """Recorded, or measured now; None where measuring would have to launch workers."""
+        found = _recorded_profile(self._run)
+        if found is None and self.allowed.max_workers == 1:
+            return self.measure(record=True)
+        return found
 
-    def next_epoch(
+    def measure(
         self,
-        epoch: int,
+        budget_seconds: float = _BUDGET_SECONDS,
+        budget_share: float | None = _BUDGET_SHARE,
         *,
-        boundary: int,
-        read_boundary: int,
-        exists: bool,
-        measured: bool,
-        builders: int = 1,
-        worked_seconds: float = 0.0,
-        scale: float = 1.0,
-        max_set_bytes: int | None = None,
-    ) -> tuple[SourceDecision | None, ResourceDecision | None]:
-        """What epoch ``epoch`` and those after it should read, and its workers.
+        record: bool = False,
+    ) -> Profile:
+        """Measure the model, the store and the workers, which are launched for it.
 
         Args:
-            epoch: the next one, 1-based.
-            boundary: as it starts.
-            read_boundary: of the set at hand; 0 for none.
-            exists: whether the store has the set at ``boundary``.
-            measured: whether measurements decide what is read; else the configuration has.
-            builders: workers of the epoch before, which would build a set.
-            worked_seconds: they have trained and evaluated for so long.
-            scale: of the profile's seconds.
-            max_set_bytes: a larger set is not built.
-
-        Returns:
-            None where nothing was to be decided.
+            budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
+            budget_share: the same.
+            record: in the run's folder.
         """
-        config = self._run.config
-        decision, build_seconds = None, 0.0
-        spent = self._spent(epoch, builders, worked_seconds)
-        if measured:
-            work = self._work(epoch)
-            # As many workers as would be chosen if the set were there.
-            workers = self._workers(epoch, boundary, boundary, scale, self._left(spent))
-            decision = choose_source(
-                self.profile,
-                work,
-                boundary=boundary,
-                read_boundary=read_boundary,
-                exists=exists,
-                epochs_left=config.training.num_epochs - epoch + 1,
-                reading=place_set(self._run, work.set_bytes),
-                statistics=self._decides,
-                scale=scale,
-                max_set_bytes=max_set_bytes,
-                num_workers=workers.num_workers if workers else config.workers.max,
-                build_workers=builders,
-            )
-            _log.info("plan of epoch %d: %s", epoch, decision.text())
-            read_boundary = decision.read_boundary
-            build_seconds = decision.build_seconds
-        left = self._left(spent, builders, build_seconds)
-        resources = self._workers(epoch, boundary, read_boundary, scale, left)
-        if resources is not None:
-            _log.info("workers of epoch %d: %s", epoch, resources.text())
-        return decision, resources
+        run, runner = self._run, self._runner
+        self.profile = measure_profile(
+            run,
+            runner.split,
+            self._examples,
+            run.compute,
+            runner,
+            budget_seconds=budget_seconds,
+            budget_share=budget_share,
+        )
+        if record:
+            run.storage.put(_profile_key(run), self.profile.model_dump_json().encode())
+        return self.profile
 
-    def _workers(
-        self,
-        epoch: int,
-        boundary: int,
-        read_boundary: int,
-        scale: float,
-        left: tuple[float | None, float | None],
-    ) -> ResourceDecision | None:
-        """None where the mode does not choose."""
+    def start(self, boundary: int) -> Standing:
+        """Before the first epoch."""
         config = self._run.config
-        if config.mode not in CHOOSING_MODES or config.workers.max == 1:
-            return None
-        return choose_resources(
-            self.profile.scaled(scale),
-            self._run_work(epoch),
-            boundary,
-            read_boundary,
-            mode=config.mode,
-            max_workers=config.workers.max,
-            batch_size=config.training.batch_size,
-            prices=resolve_prices(config.prices),
-            min_workers=config.workers.min,
-            micro_batch=config.workers.micro_batch,
-            memory=device_memory(self._run, self._split),
-            epochs_left=config.training.num_epochs - epoch + 1,
-            first=epoch == 1,
-            last=epoch == config.training.num_epochs,
-            deadline_seconds=left[0],
-            budget_usd=left[1],
+        return Standing(
+            epoch=1,
+            num_epochs=config.training.num_epochs,
+            boundary=boundary,
+            builders=config.workers.max,
+            solves_head=config.freezes and config.freezing.solves_head,
         )
 
-    def _spent(
-        self, epoch: int, num_workers: int, worked_seconds: float
-    ) -> tuple[float, float] | None:
-        """Seconds and dollars so far, the epoch before ``epoch`` and its evaluation included.
+    def choose(
+        self, at: Standing, *, worked_seconds: float = 0.0, max_set_bytes: int | None = None
+    ) -> EpochChoice | None:
+        """How the next epoch is to be trained; None where no measurement decides it.
 
-        That one was on ``num_workers``. None where nobody asks: without a limit.
+        Args:
+            at: before it; what was spent is filled in.
+            worked_seconds: of its builders in the epoch before, which is not recorded yet.
+            max_set_bytes: a larger set is not built.
+        """
+        if not self.allowed.measures:
+            return None
+        if self.profile is None:
+            _log.warning("epoch %d: profile.json is gone; it goes on as the one before", at.epoch)
+            return None
+        allowed = replace(self.allowed, max_set_bytes=max_set_bytes)
+        at = self._with_spent(at, worked_seconds)
+        choice = choose_epoch(self.profile, self.work(at.epoch), allowed, at)
+        if choice.source is not None:
+            _log.info("plan of epoch %d: %s", at.epoch, choice.source_text())
+        if choice.workers is not None:
+            _log.info("workers of epoch %d: %s", at.epoch, choice.workers.text())
+        return choice
+
+    def _with_spent(self, at: Standing, worked_seconds: float = 0.0) -> Standing:
+        """With seconds and dollars so far, the epoch before and its evaluation included.
+
+        With none where nobody asks: without a limit.
         """
         run, limits = self._run, self._run.config.workers
         if limits.deadline_seconds is None and limits.budget_usd is None:
-            return None
+            return at
         wall = wall_seconds(run)
-        epochs = [record.report for record in epoch_records(run, epoch - 1)]
-        others = (num_workers - 1) * worked_seconds
+        epochs = [record.report for record in epoch_records(run, at.epoch - 1)]
+        others = (at.builders - 1) * worked_seconds
         _, outside_usd = cost_outside(run, epochs, wall, others)
-        return wall, outside_usd + sum(report.cost_usd for report in epochs)
+        dollars = outside_usd + sum(report.cost_usd for report in epochs)
+        return replace(at, spent_seconds=wall, spent_usd=dollars)
 
-    def _left(
-        self, spent: tuple[float, float] | None, num_workers: int = 1, build_seconds: float = 0.0
-    ) -> tuple[float | None, float | None]:
-        """Of (the deadline, the budget), once ``num_workers`` have also built a set."""
-        if spent is None:
-            return None, None
-        config = self._run.config
-        if config.workers.deadline_seconds is not None:
-            return config.workers.deadline_seconds - spent[0] - build_seconds, None
-        assert config.workers.budget_usd is not None
-        building = Usage(worker_seconds=num_workers * build_seconds)
-        building_usd = cost_usd(building, resolve_prices(config.prices))
-        return None, config.workers.budget_usd - spent[1] - building_usd
+    def forecasts(
+        self,
+        traces: Mapping[str, Trace],
+        mode: str,
+        at: Standing,
+        existing: Collection[int] = (),
+    ) -> list[RunForecast]:
+        """Whole trainings in a mode, along each trace.
+
+        Args:
+            traces: boundaries by epoch and interval, by what they are.
+            mode: of them.
+            at: before the first epoch; its boundary does not matter.
+            existing: boundaries of sets that the store has.
+        """
+        assert self.profile is not None
+        sets = "off" if mode in ("full", "freeze") else self.allowed.sets
+        allowed = replace(self.allowed, mode=mode, sets=sets)
+        work, solves_head = self.work(1), at.solves_head and mode != "full"
+        return [
+            forecast_run(
+                self.profile,
+                work,
+                allowed,
+                trace,
+                case=case,
+                start=replace(at, boundary=trace[0][0], solves_head=solves_head),
+                existing=existing,
+            )
+            for case, trace in traces.items()
+        ]
 
     def check_limits(self) -> None:
         """Refuse a deadline or a budget that not even the best freezing could keep.
@@ -219,68 +231,94 @@ class EpochPlanner:
             ConfigError: with the best that can be reached.
         """
         config, workers = self._run.config, self._run.config.workers
-        if config.mode not in CHOOSING_MODES:
+        deadline, budget = workers.deadline_seconds, workers.budget_usd
+        if self.allowed.mode not in CHOOSING_MODES or (deadline is None and budget is None):
             return
-        spent = self._spent(1, 1, 0.0)  # what preparing took counts
-        if spent is None:
-            return
-        traces = self._possible_traces()
+        wanted = "budget_usd" if deadline is None else "deadline_seconds"
+        traces = possible_traces(config, self._runner.split.num_blocks)
         if traces is None:
             _log.info(
                 "whether workers.%s can be kept is not known beforehand: there is no forecast for "
                 "freezing.policy %r",
-                "budget_usd" if workers.deadline_seconds is None else "deadline_seconds",
-                config.freezing.policy,
+                *(wanted, config.freezing.policy),
             )
             return
-        deadline, budget = self._left(spent)
-        resources = dataclasses.replace(
-            resources_of(config, device_memory(self._run, self._split)),
-            deadline_seconds=deadline,
-            budget_usd=budget,
-        )
-        forecasts = [
-            forecast_run(
-                self.profile,
-                self._run_work(1),
-                trace,
-                mode=config.mode,
-                case=case,
-                cache_mode=config.cache.mode,
-                prices=resolve_prices(config.prices),
-                resources=resources,
-            )
-            for case, trace in traces.items()
-        ]
+        at = self._with_spent(self.start(0))  # what preparing took counts
+        forecasts = self.forecasts(traces, config.mode, at)
         if deadline is not None:
             best = min(forecasts, key=lambda one: one.seconds)
-            wanted, limit = "deadline_seconds", f"{workers.deadline_seconds:.1f} s"
-            kept = best.seconds <= deadline
+            limit, kept = f"{deadline:.1f} s", best.seconds <= deadline - at.spent_seconds
         else:
             assert budget is not None
             best = min(forecasts, key=lambda one: one.cost_usd)
-            wanted, limit = "budget_usd", f"${workers.budget_usd:.4f}"
-            kept = best.cost_usd <= budget
+            limit, kept = f"${budget:.4f}", best.cost_usd <= budget - at.spent_usd
         if not kept:
             raise ConfigError(
                 f"workers.{wanted}: {limit} cannot be kept with up to {workers.max} workers; the "
-                f"best predicted is {best.seconds + spent[0]:.1f} s and "
-                f"${best.cost_usd + spent[1]:.4f}, if blocks freeze as early as they may. Give it "
-                "more, more workers, or fewer epochs."
+                f"best predicted is {best.seconds + at.spent_seconds:.1f} s and "
+                f"${best.cost_usd + at.spent_usd:.4f}, if blocks freeze as early as they may. Give "
+                "it more, more workers, or fewer epochs."
             )
 
-    def _possible_traces(self) -> dict[str, list[list[int]]] | None:
-        config = self._run.config
-        return config.freezing.possible_traces(self._split.num_blocks, config.training.num_epochs)
+    def scale(
+        self, epoch: int, read_boundary: int, trained: TrainedEpoch, num_workers: int = 1
+    ) -> float:
+        """How many times as long an epoch computed as the profile says; 1 without one."""
+        if self.profile is None:
+            return 1.0
+        predicted = self._hindsight(self.profile, epoch, read_boundary, trained, num_workers)
+        return (trained.prefix_seconds + trained.suffix_seconds) / predicted.compute_seconds
 
-    def _run_work(self, epoch: int) -> RunWork:
-        work, (validation_tokens, test_tokens) = self._work(epoch), self._scored_tokens
-        return RunWork(
-            epoch=work,
-            reading=place_set(self._run, work.set_bytes),
+    def error(
+        self,
+        epoch: int,
+        choice: EpochChoice,
+        trained: TrainedEpoch,
+        train_seconds: float,
+        num_workers: int = 1,
+    ) -> float | None:
+        """Predicted over actual seconds, less 1, for the boundaries that the epoch then had."""
+        if self.profile is None:
+            return None
+        profile, reads = self.profile.scaled(choice.scale), choice.forecast.setup.read_boundary
+        predicted = self._hindsight(profile, epoch, reads, trained, num_workers).train_seconds
+        error = predicted / train_seconds - 1
+        _log.info(
+            "epoch %d: predicted %.1f s for the boundaries it had, took %.1f s (%+.0f %%)",
+            *(epoch, predicted, train_seconds, 100 * error),
+        )
+        return error
+
+    def _hindsight(
+        self,
+        profile: Profile,
+        epoch: int,
+        read_boundary: int,
+        trained: TrainedEpoch,
+        num_workers: int,
+    ) -> Forecast:
+        """The epoch, predicted once its boundaries are known."""
+        setup = EpochSetup(
+            boundaries=[step.boundary for step in trained.steps],
+            read_boundary=read_boundary,
+            num_workers=num_workers,
+            accumulation=trained.num_passes / len(trained.steps),
+            solves_head=epoch == 1 and self.start(0).solves_head,
+        )
+        return forecast_epoch(profile, self.work(epoch), setup)
+
+    def work(self, epoch: int) -> Work:
+        """What epoch ``epoch``, 1-based, goes through."""
+        run, runner = self._run, self._runner
+        lengths, batches = self._examples.lengths, batches_of(run, self._examples, epoch)
+        work = Work.of(lengths, batches, runner.format.row_bytes)
+        validation_tokens, test_tokens = self._scored_tokens
+        return replace(
+            work,
+            reading=place_set(run, work.set_bytes),
             validation_tokens=validation_tokens,
             test_tokens=test_tokens,
-            statistics=self._decides,
+            statistics=run.config.freezing.keeps_statistics,
         )
 
     @cached_property
@@ -288,60 +326,3 @@ class EpochPlanner:
         """Of (the validation split, the test split); they are read from the store for it."""
         data = self._run.data()
         return len(data.validation.tokens), len(data.test.tokens) if data.test else 0
-
-    def scale(
-        self, epoch: int, read_boundary: int, trained: TrainedEpoch, num_workers: int = 1
-    ) -> float:
-        """How many times as long an epoch computed as the profile says."""
-        compute = trained.prefix_seconds + trained.suffix_seconds
-        predicted = self._hindsight(epoch, read_boundary, trained, 1.0, num_workers)
-        return compute / predicted[0]
-
-    def error(
-        self,
-        epoch: int,
-        decision: SourceDecision,
-        trained: TrainedEpoch,
-        train_seconds: float,
-        num_workers: int = 1,
-    ) -> float:
-        """Predicted over actual seconds, less 1, for the boundaries that the epoch then had."""
-        compute, read = self._hindsight(
-            epoch, decision.read_boundary, trained, decision.scale, num_workers
-        )
-        error = (compute + read) / train_seconds - 1
-        _log.info(
-            "epoch %d: predicted %.1f s for the boundaries it had, took %.1f s (%+.0f %%)",
-            *(epoch, compute + read, train_seconds, 100 * error),
-        )
-        return error
-
-    def _hindsight(
-        self,
-        epoch: int,
-        read_boundary: int,
-        trained: TrainedEpoch,
-        scale: float,
-        num_workers: int,
-    ) -> tuple[float, float]:
-        """Predicted seconds of (computing, reading) once the boundaries are known."""
-        work = self._work(epoch)
-        forecast = forecast_epoch_on(
-            self.profile.scaled(scale),
-            work,
-            [step.boundary for step in trained.steps],
-            num_workers=num_workers,
-            read_boundary=read_boundary,
-            reading=place_set(self._run, work.set_bytes),
-            statistics=self._decides,
-            accumulation=trained.num_passes / len(trained.steps),
-        )
-        compute = forecast.prefix_seconds + forecast.suffix_seconds + forecast.allreduce_seconds
-        return compute, forecast.read_seconds
-
-    @property
-    def _decides(self) -> bool:
-        return self._run.config.freezing.keeps_statistics
-
-    def _work(self, epoch: int) -> Work:
-        return epoch_work(self._run, self._examples, self._runner, epoch)

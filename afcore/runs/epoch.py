@@ -37,6 +37,7 @@ from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
+from afcore.runs.decide import lacks_profile
 from afcore.runs.epoch_report import epoch_cost, predictions, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
@@ -104,16 +105,22 @@ def run_epoch(
 
 
 def decide_first_epoch(run: Run) -> NextEpoch:
-    """How epoch 1 should be trained, decided before there are workers, and recorded."""
+    """How epoch 1 should be trained, decided before there are workers, and recorded.
+
+    A profile that was lost is measured anew: that, too, takes a process that has no workers yet.
+    """
     key = run.epoch_key(0, "next")
     found = read_record(run.storage, key, NextEpoch)
+    if found is not None and not lacks_profile(run):
+        return found
+    cache = RunCache(run, run.pretrained(), run.data().train, run.compute)
+    if lacks_profile(run):
+        cache.planner.measure(record=True)
     if found is None:
-        split, data = run.pretrained(), run.data()
-        _, freeze = initial_policy(run)
-        found = RunCache(run, split, data.train, run.compute).first_epoch(freeze.boundary)
+        found = cache.first_epoch(initial_policy(run)[1].boundary)
         run.storage.put(key, found.model_dump_json().encode())
-        del split
-        run.compute.release_memory()  # of a GPU that is a worker's
+    del cache
+    run.compute.release_memory()  # of a GPU that is a worker's
     return found
 
 
@@ -330,7 +337,7 @@ class _Epoch:
         build = cache.should_build(
             training.freeze.boundary,
             source,
-            decided.decision if decided else None,
+            decided.choice if decided else None,
             last=last,
         )
         refusal = cache.refused(training.freeze.boundary, saved, source, last=last)
@@ -357,8 +364,8 @@ class _Epoch:
         """Write the set at the new boundary if that was decided; what the next epoch reads."""
         read_from = checkpoint.read_from
         if not checkpoint.materialize:
-            decision = checkpoint.next.decision if checkpoint.next else None
-            return None if decision is not None and decision.source == "tokens" else read_from
+            choice = checkpoint.next.choice if checkpoint.next else None
+            return read_from if choice is None or choice.forecast.setup.read_boundary else None
         reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, read_from)
         cache.open_or_build(reference, checkpoint.parts)
         return reference

@@ -25,23 +25,26 @@ def predictions(
     report: EpochReport,
 ) -> dict[str, Any]:
     """What was predicted of the epoch, and of the set that is built at its end."""
-    predicted: dict[str, Any] = {}
-    if plan.resources is not None:
-        predicted = {
-            "resources": plan.resources.text(),
-            "predicted_seconds": plan.resources.forecast.seconds,
-            "predicted_cost_usd": plan.resources.forecast.cost_usd,
-        }
-    if plan.decision is None:
+    choice, predicted = plan.choice, dict[str, Any]()
+    if choice is None:
         return predicted
-    built_first = plan.decision.build_seconds if report.epoch == 1 else 0.0
-    built_last = decided.decision.build_seconds if decided and decided.decision else 0.0
+    if choice.workers is not None:
+        predicted = {
+            "resources": choice.workers.text(),
+            "predicted_seconds": choice.workers.forecast.seconds,
+            "predicted_cost_usd": choice.workers.forecast.cost_usd,
+        }
+    if choice.source is None:
+        return predicted
+    following = decided.choice if decided else None
+    built_first = choice.forecast.materialize_seconds if report.epoch == 1 else 0.0
+    built_last = following.forecast.materialize_seconds if following else 0.0
     return predicted | {
-        "decision": plan.decision.text(),
-        "predicted_train_seconds": plan.decision.forecast.train_seconds,
+        "decision": choice.source_text(),
+        "predicted_train_seconds": choice.forecast.train_seconds,
         "predicted_materialize_seconds": built_first + built_last,
         "prediction_error": cache.planner.error(
-            report.epoch, plan.decision, trained, report.train_seconds, report.num_workers
+            report.epoch, choice, trained, report.train_seconds, report.num_workers
         ),
     }
 

@@ -16,7 +16,7 @@ from afcore.launch.launcher import (
     open_launcher,
     worker_threads,
 )
-from afcore.planning.resources import worker_counts
+from afcore.planning.choose_workers import worker_counts
 from afcore.runs.epoch import decide_first_epoch, run_epoch
 from afcore.runs.records import EpochPlan, EpochRecord, LostTry
 from afcore.runs.run import Run, open_run, read_record
@@ -97,16 +97,20 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
 
 
 def _planned(run: Run, epoch: int) -> int:
-    """Of the plan, where there is one; else as decided after the epoch before."""
+    """Of the plan, where there is one; else as decided after the epoch before.
+
+    Workers find a profile to decide from, whatever happened to the run's.
+    """
     workers = run.config.workers
+    if workers.max == 1:
+        return 1
+    with as_worker(workers):
+        first = decide_first_epoch(run)
     plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
     if plan is not None:
         return plan.num_workers
-    if workers.max == 1:
-        return 1
     if epoch == 1:
-        with as_worker(workers):
-            return decide_first_epoch(run).num_workers
+        return first.num_workers
     before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
     assert before is not None
     assert before.next is not None

@@ -6,8 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
 from afcore.freezing.policy import PER_BLOCK, FreezeState
-from afcore.planning.resources import ResourceDecision
-from afcore.planning.source import SourceDecision
+from afcore.planning.choose import EpochChoice
 from afcore.results.report import DecisionReport, EpochReport, IntervalReport
 from afcore.tasks.main_score import MAIN_SCORES
 from afcore.training.trained import StepLog, TrainedEpoch
@@ -47,13 +46,12 @@ class SetReference(_Record):
 class NextEpoch(_Record):
     """How the epoch to come is to be trained.
 
-    ``decision`` and ``resources`` say why, where measurements decided; ``num_workers`` are started,
-    or fewer when the epoch is tried again after some were lost; ``notes`` go to the run's report.
+    ``choice`` says why, where measurements decided; ``num_workers`` are started, or fewer when the
+    epoch is tried again after some were lost; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
-    decision: SourceDecision | None = None
-    resources: ResourceDecision | None = None
+    choice: EpochChoice | None = None
     num_workers: int = 1
     micro_batch: int | None = None
     notes: list[str] = []

@@ -49,6 +49,7 @@ from afcore.model.pretrained import (
     load_classifier,
     load_tokenizer,
 )
+from afcore.model.stacks import ModelStructure
 from afcore.model.split_model import Batch, SplitModel
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
@@ -100,6 +101,7 @@ class RunRecord(BaseModel):
     precision: str
     versions: dict[str, str]
     uncacheable: str | None
+    structure: ModelStructure
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ class Run:
         return self._split(model.to(self.compute.device))
 
     def _split(self, model: Any) -> SplitModel:
-        return SplitModel(model, pool=self.config.training.pooled_last_block)
+        """Parts as they were found when the run was named: trying anew may find others."""
+        return SplitModel(model, structure=self.record.structure)
 
 
 def run_folder(run_id: str) -> str:
@@ -256,6 +259,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         precision=compute.precision,
         versions=versions,
         uncacheable=uncacheable,
+        structure=split.structure,
     )
 
 

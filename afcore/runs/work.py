@@ -9,26 +9,21 @@ import numpy.typing as npt
 import torch
 
 from afcore.activations.layout import SHARD_BYTES
-from afcore.activations.materialize import PrefixRunner
 from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import choose_window, place
-from afcore.config import CHOOSING_MODES, Config, TrainingConfig
+from afcore.config import CHOOSING_MODES, TrainingConfig
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
 from afcore.model.pretrained import build_classifier
-from afcore.model.split_model import SplitModel
-from afcore.planning.forecast import Resources
-from afcore.planning.resources import MemoryModel, activation_bytes
-from afcore.planning.timing import Reading, Work
+from afcore.planning.choose_workers import MemoryModel, activation_bytes
+from afcore.planning.profile import Reading
 from afcore.runs.run import Run
 from afcore.training.schedule import Schedule
 
 __all__ = [
     "batches_of",
     "device_memory",
-    "epoch_work",
     "place_set",
-    "resources_of",
     "training_bytes",
     "training_schedule",
 ]
@@ -47,12 +42,6 @@ def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.
         batching=config.data.batching,
     )
     return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
-
-
-def epoch_work(run: Run, examples: Examples, runner: PrefixRunner, epoch: int) -> Work:
-    """What epoch ``epoch``, 1-based, goes through."""
-    hidden_bytes = runner.format.row_bytes
-    return Work.of(examples.lengths, batches_of(run, examples, epoch), hidden_bytes)
 
 
 def place_set(run: Run, num_bytes: int) -> Reading:
@@ -87,20 +76,6 @@ def place_set(run: Run, num_bytes: int) -> Reading:
     return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
 
 
-def resources_of(config: Config, memory: MemoryModel | None = None) -> Resources:
-    """What a training may use."""
-    workers = config.workers
-    return Resources(
-        max_workers=workers.max,
-        min_workers=workers.min,
-        batch_size=config.training.batch_size,
-        micro_batch=workers.micro_batch,
-        memory=memory,
-        deadline_seconds=workers.deadline_seconds,
-        budget_usd=workers.budget_usd,
-    )
-
-
 def training_schedule(
     training: TrainingConfig, num_examples: int, *, cycle_epochs: int | None = None
 ) -> Schedule:
@@ -121,7 +96,7 @@ def training_schedule(
     )
 
 
-def device_memory(run: Run, split: SplitModel) -> MemoryModel | None:
+def device_memory(run: Run) -> MemoryModel | None:
     """Of a GPU, less what may hold activations; a CPU's is taken to suffice."""
     device = run.compute.device
     if device.type != "cuda":
@@ -129,7 +104,7 @@ def device_memory(run: Run, split: SplitModel) -> MemoryModel | None:
     needed, given = training_bytes(run), run.config.cache.device_bytes
     held = measure_budgets(given, 0, 0, device, True, needed_bytes=needed).device_bytes
     total = torch.cuda.get_device_properties(device).total_memory
-    return _memory(run, split.model, int(_USABLE * total) - held)
+    return _memory(run, _without_weights(run), int(_USABLE * total) - held)
 
 
 def training_bytes(run: Run) -> int:
@@ -139,15 +114,18 @@ def training_bytes(run: Run) -> int:
     """
     if run.compute.device.type != "cuda":
         return 0
-    config = run.config
-    with torch.device("meta"):  # no weights
-        model = build_classifier(run.record.architecture)
+    config, model = run.config, _without_weights(run)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
     examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
     memory = _memory(run, model, 0)
     by_boundary = [num_parameters] * run.record.num_blocks
     return memory.needed_bytes(by_boundary, 0, examples * memory.example_tokens)
+
+
+def _without_weights(run: Run) -> Any:
+    with torch.device("meta"):
+        return build_classifier(run.record.architecture)
 
 
 def _memory(run: Run, model: Any, limit_bytes: int) -> MemoryModel:

@@ -13,9 +13,7 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.compute import Compute
-from afcore.data.prepare import Examples
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import collate
 from tests.training_setup import CPU_FP32, make_examples, make_split, new_set, prefix_runner
 
 BF16 = Compute(torch.device("cpu"), "bf16")
@@ -114,9 +112,8 @@ def test_a_damaged_shard_is_computed_again(
 
 def test_rows_come_out_in_the_order_asked_for() -> None:
     runner = make_runner()
-    examples: Examples = runner.examples
     ids = np.asarray([7, 2, 31])
     rows = runner.rows(ids, [2])
     one = runner.rows(np.asarray([2]), [2])
-    start = examples.lengths[7]
+    start = runner.lengths[7]
     np.testing.assert_allclose(rows[start : start + len(one)], one, atol=1e-5)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from afcore.config import Config, parse_config
-from afcore.planning.source import SourceDecision
-from afcore.planning.timing import Profile, read_seconds
+from afcore.planning.choose import EpochChoice
+from afcore.planning.profile import Profile
 from afcore.preview import PlanReport
 from afcore.runs import decide
 from afcore.runs.epoch import run_epoch
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def _without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr("afcore.preview._BUDGET_SECONDS", 0.1)
-    monkeypatch.setattr("afcore.runs.decide._RUN_BUDGET_SECONDS", 0.1)
+    monkeypatch.setattr("afcore.runs.decide._BUDGET_SECONDS", 0.1)
 
 
 def test_plan_predicts_each_mode_and_leaves_no_run(
@@ -43,7 +43,7 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
     plan = PlanReport.model_validate_json(report.read_text())
     assert plan.num_blocks == 4
     assert [row.boundary for row in plan.boundaries] == [0, 1, 2, 3]
-    assert plan.boundaries[1].set_bytes > 1000
+    assert plan.boundaries[1].read.activation_bytes_written > 1000
     assert [(run.mode, run.case) for run in plan.runs] == [
         ("full", "nothing freezes"),
         *[
@@ -55,7 +55,10 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
     assert all(run.train_seconds > 0 and run.cost_usd > 0 for run in plan.runs)
     cached = {run.case: run for run in plan.runs if run.mode == "cached"}
     assert cached["nothing freezes"].activation_bytes_written == 0
-    assert cached["all freezes at once"].activation_bytes_written == plan.boundaries[3].set_bytes
+    assert (
+        cached["all freezes at once"].activation_bytes_written
+        == plan.boundaries[3].read.activation_bytes_written
+    )
     keys = Storage(tiny_config["store"]).list("")
     assert keys
     assert not [key for key in keys if not key.startswith("data/")]
@@ -136,15 +139,17 @@ def test_predictions_are_recorded_and_a_restart_measures_nothing(
 ) -> None:
     run, records = train(auto, 1)
     plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
-    assert plan.decision.totals.keys() == {"tokens", "set"}
+    assert plan.choice.source.totals.keys() == {"tokens", "set"}
     first = records[0].report
-    assert first.predicted_train_seconds == pytest.approx(plan.decision.forecast.train_seconds)
-    assert first.predicted_materialize_seconds == pytest.approx(plan.decision.build_seconds)
+    assert first.predicted_train_seconds == pytest.approx(plan.choice.forecast.train_seconds)
+    assert first.predicted_materialize_seconds == pytest.approx(
+        plan.choice.forecast.materialize_seconds
+    )
     # With a boundary that stays, what was predicted before is what is compared after.
     assert first.prediction_error == pytest.approx(
         first.predicted_train_seconds / first.train_seconds - 1
     )
-    assert first.decision == plan.decision.text()
+    assert first.decision == plan.choice.source_text()
 
     def again(*args: Any, **options: Any) -> None:
         raise AssertionError("measured again")
@@ -152,10 +157,10 @@ def test_predictions_are_recorded_and_a_restart_measures_nothing(
     monkeypatch.setattr(decide, "measure_profile", again)
     _, records = train(auto, 3)
     plans = [read_record(run.storage, run.epoch_key(e, "plan"), EpochPlan) for e in (1, 2, 3)]
-    assert [p.decision for p in plans[1:]] == [r.next.decision for r in records[:2]]
-    assert [p.decision.epochs_left for p in plans] == [3, 2, 1]
+    assert [p.choice for p in plans[1:]] == [r.next.choice for r in records[:2]]
+    assert [p.choice.source.epochs_left for p in plans] == [3, 2, 1]
     assert records[-1].next is None
-    assert plans[1].decision.scale != 1.0
+    assert plans[1].choice.scale != 1.0
 
 
 @pytest.mark.parametrize(
@@ -179,9 +184,9 @@ def test_a_set_in_the_store_is_left_alone_where_computing_is_faster(
     _bias(monkeypatch, "reading")
     run, records = train(auto, 2)
     assert [record.report.read_from for record in records] == ["tokens", "tokens"]
-    decision = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan).decision
-    assert decision.exists
-    assert decision.totals["set"] == pytest.approx(3 * _read_seconds(run, decision))
+    choice = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan).choice
+    assert choice.source.exists
+    assert choice.source.totals["set"] == pytest.approx(3 * _read_seconds(run, choice))
     assert "compute from tokens" in records[0].report.decision
 
 
@@ -190,8 +195,8 @@ def test_a_set_that_turns_out_slow_is_not_read_again(
 ) -> None:
     _bias(monkeypatch, "computing")
     train(auto, 1)
-    real = decide.EpochPlanner.scale
-    monkeypatch.setattr(decide.EpochPlanner, "scale", lambda *a: real(*a) * 1e-12)
+    real = decide.RunPlanner.scale
+    monkeypatch.setattr(decide.RunPlanner, "scale", lambda *a: real(*a) * 1e-12)
     _, records = train(auto, 3)
     assert [record.report.read_from for record in records] == [
         "activations@2",
@@ -209,11 +214,12 @@ def test_where_nothing_is_measured_nothing_is_predicted(auto: Config) -> None:
         assert predictions == (None, None, None)
 
 
-def _read_seconds(run: Run, decision: SourceDecision) -> float:
+def _read_seconds(run: Run, choice: EpochChoice) -> float:
     """Of an epoch that reads the set: the bias leaves nothing else."""
     profile = read_record(run.storage, f"{run.folder}/profile.json", Profile)
-    read = read_seconds(profile.bandwidths, decide.place_set(run, decision.set_bytes))
-    return decision.forecast.suffix_seconds + read
+    reading, speeds = decide.place_set(run, choice.source.set_bytes), profile.bandwidths
+    read = speeds.gather_seconds(reading) + speeds.fetch_seconds(reading.store_bytes)
+    return choice.forecast.suffix_seconds + read
 
 
 def _bias(monkeypatch: pytest.MonkeyPatch, slower: str) -> None:
@@ -221,7 +227,7 @@ def _bias(monkeypatch: pytest.MonkeyPatch, slower: str) -> None:
     real = decide.measure_profile
     factor = {"computing": 1e6, "reading": 1e-9}[slower]
     monkeypatch.setattr(decide, "measure_profile", lambda *a, **k: real(*a, **k).scaled(factor))
-    monkeypatch.setattr(decide.EpochPlanner, "scale", lambda *_: 1.0)
+    monkeypatch.setattr(decide.RunPlanner, "scale", lambda *_: 1.0)
 
 
 def test_the_plan_report_is_json(tiny_config: dict[str, Any], tmp_path: Path) -> None:

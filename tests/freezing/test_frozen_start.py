@@ -102,7 +102,6 @@ def test_it_does_not_thaw_for_less_than_a_cycle() -> None:
 def test_what_a_plan_knows() -> None:
     found = FrozenStart(intervals_per_epoch=1).possible_traces(6, num_epochs=4)
     assert found == {
-        "stops after 2 epochs": [[3], [3]],
         "all epochs": [[3], [3], [3], [3]],
         "thaws after epoch 1": [[3], [0], [0], [0]],
     }

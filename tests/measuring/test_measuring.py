@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from afcore.data.order import epoch_batches
 from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_compute
 from afcore.measuring.fit import fit_seconds
 from afcore.measuring.store import probe_bandwidths
-from afcore.planning.timing import ComputeProfile, Work, forecast_epoch
+from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
+from afcore.planning.profile import ComputeProfile
 from afcore.storage.objects import Storage
 from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split, prefix_runner
 
@@ -105,12 +107,10 @@ def test_the_probe_measures_and_leaves_nothing(storage: Storage, probe_bytes: in
 
 def test_a_deeper_boundary_is_never_predicted_to_take_longer_above_it() -> None:
     found = measured(make_split())
-    work = Work.of(EXAMPLES.lengths, BATCHES, 64)
+    work = replace(Work.of(EXAMPLES.lengths, BATCHES, 64), statistics=True)
     profile = probe_free(found)
     suffixes = [
-        forecast_epoch(
-            profile, work, [k], read_boundary=0, reading=None, statistics=True
-        ).suffix_seconds
+        forecast_epoch(profile, work, EpochSetup(boundaries=[k])).suffix_seconds
         for k in range(NUM_BLOCKS)
     ]
     assert suffixes == sorted(suffixes, reverse=True)
@@ -118,7 +118,7 @@ def test_a_deeper_boundary_is_never_predicted_to_take_longer_above_it() -> None:
 
 
 def probe_free(compute: ComputeProfile) -> object:
-    from afcore.planning.timing import Bandwidths, Profile
+    from afcore.planning.profile import Bandwidths, Profile
 
     speeds = Bandwidths(
         shard_bytes=1, store_latency_seconds=0, store_write=1, store_read=1, tiers={"x": 1}

@@ -7,12 +7,11 @@ import pytest
 from afcore.config import parse_config
 from afcore.launch.launcher import close_launchers
 from afcore.measuring.workers import Points, fit_workers, measure_workers
-from afcore.planning.scaling import forecast_epoch_on
-from afcore.planning.timing import Reading, Work
-from afcore.planning.workers import WorkerProfile
+from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
+from afcore.planning.profile import WorkerProfile
 from afcore.runs.run import Run, identify_run
 from afcore.storage.objects import Storage
-from tests.planning.test_source import profile as make_profile
+from tests.planning.profiles import profile as make_profile
 
 PROFILE = make_profile()
 
@@ -29,17 +28,9 @@ def test_what_made_the_steps_is_found_again(count: int, passes: int) -> None:
     points: Points = []
     for boundary in (0, 2, PROFILE.compute.num_blocks - 1):
         for padded in (800, 1600):
-            step = forecast_epoch_on(
-                profile,
-                Work(1, padded, padded, 0),
-                [boundary],
-                num_workers=count,
-                read_boundary=0,
-                reading=Reading({}, 0),
-                statistics=False,
-                accumulation=passes,
-            )
-            points.append((boundary, padded, padded, passes, step.train_seconds))
+            setup = EpochSetup(boundaries=[boundary], num_workers=count, accumulation=passes)
+            step = forecast_epoch(profile, Work(1, padded), setup)
+            points.append((boundary, padded, passes, step.train_seconds))
     found = fit_workers(PROFILE, points, count, 1.5)
     assert found.contention == pytest.approx(known.contention, rel=1e-3)
     assert found.startup_seconds == 1.5

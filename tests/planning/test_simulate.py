@@ -4,7 +4,7 @@ import pytest
 
 from afcore.cost import Prices
 from afcore.planning.described import Cluster, Link, Store, Workload, describe
-from afcore.planning.scaling import forecast_epoch_on
+from afcore.planning.forecast import EpochSetup, forecast_epoch
 from afcore.planning.simulate import MODES, scale_trace, simulate
 
 CLUSTER = Cluster(
@@ -42,7 +42,7 @@ TRACE = [[0, 3], [3, 3], [3, 3]]
 
 
 def test_operations_become_seconds() -> None:
-    profile, work, resources = describe(CLUSTER, WORKLOAD, 12)
+    profile, work, allowed = describe(CLUSTER, WORKLOAD, 12, PRICES)
     compute = profile.compute
     assert compute.num_parameters == [460, 310, 210, 110]
     # 2 x 100 parameters + 4 x 10 tokens x 5: 400 operations forward at 1000 a second.
@@ -51,25 +51,18 @@ def test_operations_become_seconds() -> None:
     # Weight and moments read and written, the gradient read; a sum read and written, and again.
     assert compute.update == pytest.approx((2 * 4 + 4 + 2 * 8) / 1e6)
     assert compute.statistics == pytest.approx(12 / 1e6)
-    assert (work.epoch.num_steps, work.epoch.padded_tokens) == (10, 1200)
-    assert work.epoch.set_bytes == 120 * 8 * 2 * 5
+    assert (work.num_steps, work.padded_tokens) == (10, 1200)
+    assert work.set_bytes == 120 * 8 * 2 * 5
     assert work.reading.store_bytes == 9600 - 1000
-    assert resources.max_workers == 4
+    assert allowed.max_workers == 4
 
 
 def test_rings_that_fit_a_node_use_its_link() -> None:
-    profile, work, _ = describe(CLUSTER, WORKLOAD, 12)
+    profile, work, _ = describe(CLUSTER, WORKLOAD, 12, PRICES)
 
     def exchange(num_workers: int) -> float:
-        return forecast_epoch_on(
-            profile,
-            work.epoch,
-            [0],
-            num_workers=num_workers,
-            read_boundary=0,
-            reading=work.reading,
-            statistics=False,
-        ).allreduce_seconds
+        setup = EpochSetup(boundaries=[0], num_workers=num_workers)
+        return forecast_epoch(profile, work, setup).allreduce_seconds
 
     assert exchange(2) == pytest.approx(10 * 1840 / 1e9)
     # 2 x 3 / 4 of 4 x 460 bytes at 100 a second, 6 steps of half a second.

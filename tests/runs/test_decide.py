@@ -8,12 +8,13 @@ from afcore.config import parse_config
 from afcore.errors import ConfigError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezePolicy
-from afcore.planning.workers import WorkerProfile
+from afcore.planning.choose_workers import Standing
+from afcore.planning.profile import WorkerProfile
 from afcore.runs import decide
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, identify_run
 from afcore.storage.objects import Storage
-from tests.planning.test_source import profile as make_profile
+from tests.planning.profiles import profile as make_profile
 
 GIVEN, WALL, WORKED = 1e6, 100.0, 30.0
 LINK = WorkerProfile(link_latency_seconds=0.0, link_bytes_per_second=1e9)
@@ -48,21 +49,15 @@ def test_what_is_left_is_worked_out_once(
     monkeypatch.setattr(decide, "wall_seconds", lambda run: asked.append(run) or WALL)
     planner.check_limits()
     assert len(asked) == 1
-    decision, resources = planner.next_epoch(
-        2,
-        boundary=2,
-        read_boundary=0,
-        exists=False,
-        measured=True,
-        builders=2,
-        worked_seconds=WORKED,
-    )
+    at = Standing(epoch=2, num_epochs=3, boundary=2, builders=2)
+    choice = planner.choose(at, worked_seconds=WORKED)
     assert len(asked) == 2
-    assert decision is not None
-    assert decision.build_seconds > 0
-    assert resources is not None
-    left = GIVEN - WALL - others_worked - workers * decision.build_seconds
-    assert getattr(resources, limit) == pytest.approx(left, abs=1e-6)
+    assert choice is not None
+    building = choice.forecast.materialize_seconds
+    assert building > 0
+    assert choice.workers is not None
+    left = GIVEN - WALL - others_worked - workers * building
+    assert getattr(choice.workers, limit) == pytest.approx(left, abs=1e-6)
 
 
 @pytest.mark.parametrize(

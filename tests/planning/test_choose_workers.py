@@ -1,45 +1,27 @@
-"""Choices by hand."""
+"""Numbers of workers, by hand."""
 
 import itertools
 
 import pytest
 
-from afcore.cost import Prices
-from afcore.planning.forecast import Resources, forecast_run
-from afcore.planning.resources import (
-    Alternative,
+from afcore.planning.choose_workers import (
     MemoryModel,
-    ResourceDecision,
+    Standing,
+    WorkersChoice,
     activation_bytes,
-    choose_resources,
     choose_sequence,
+    choose_workers,
     worker_counts,
 )
-from afcore.planning.timing import Profile
-from tests.planning.test_scaling import RUN, with_workers
-
-PRICES = Prices(3600.0, 0.0, 0.0, 0.0)  # a dollar for a worker's second
-FAST_LINK = {"link_latency_seconds": 0.0, "link_bytes_per_second": 1e9}
+from afcore.planning.forecast import EpochSetup, Forecast
+from tests.planning.profiles import FAST_LINK, RUN, four_workers, scalable, with_workers
 
 
-def scalable() -> Profile:
-    """A link that costs nothing; writing checkpoints takes 12 ms."""
-    found = with_workers(**FAST_LINK)
-    bandwidths = found.bandwidths.model_copy(update={"store_write": 1e6})
-    return found.model_copy(update={"bandwidths": bandwidths})
-
-
-def choose(boundary: int, read_boundary: int = 0, **changes: object) -> ResourceDecision:
-    settings: dict[str, object] = {
-        "profile": scalable(),
-        "mode": "performance",
-        "max_workers": 4,
-        "batch_size": 12,
-        "prices": PRICES,
-    }
-    settings |= changes
-    found = settings.pop("profile")
-    return choose_resources(found, RUN, boundary, read_boundary, **settings)
+def choose(boundary: int, read_boundary: int = 0, **changes: object) -> WorkersChoice:
+    """Two epochs are left."""
+    found = changes.pop("profile", scalable())
+    at = Standing(epoch=2, num_epochs=3, boundary=boundary)
+    return choose_workers(found, RUN, four_workers(**changes), at, read_boundary)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +47,10 @@ def test_no_count_divides_the_global_batch() -> None:
 
 def test_performance_takes_the_fastest() -> None:
     found = choose(0)
-    assert [one.num_workers for one in found.alternatives] == [1, 2, 3, 4]
+    assert [one.setup.num_workers for one in found.alternatives] == [1, 2, 3, 4]
     # Statistics cost 0.5 s a step at boundary 0: 10 x 2.1 + 1200 / n x 41 ms, + evaluation.
     for one in found.alternatives:
-        n = one.num_workers
+        n = one.setup.num_workers
         other = 0.012 + -(-100 // n) * 0.0084
         assert one.seconds == pytest.approx(21 + 49.2 / n + other, abs=1e-3)
         assert one.cost_usd == pytest.approx(n * one.seconds)
@@ -130,7 +112,7 @@ def test_memory_by_hand() -> None:
 )
 def test_batches_are_cut_to_fit(limit_bytes: int, splits: list[tuple[int, int]]) -> None:
     found = choose(0, memory=MemoryModel(limit_bytes=limit_bytes, **MEMORY))
-    assert [(one.micro_batch, one.accumulation) for one in found.alternatives] == splits
+    assert [(one.setup.micro_batch, one.setup.accumulation) for one in found.alternatives] == splits
     assert found.feasible
 
 
@@ -138,26 +120,20 @@ def test_what_fits_nowhere_is_said() -> None:
     memory = MemoryModel(limit_bytes=16_399, **MEMORY)
     found = choose(0, memory=memory)
     assert not found.feasible
-    assert not any(one.fits for one in found.alternatives)
+    assert not any(one.setup.fits for one in found.alternatives)
     assert "memory too small" in found.text()
     assert choose(3, memory=memory).feasible
 
 
 def test_a_micro_batch_can_be_asked_for() -> None:
     found = choose(0, micro_batch=5)
-    splits = [(one.micro_batch, one.accumulation) for one in found.alternatives]
+    splits = [(one.setup.micro_batch, one.setup.accumulation) for one in found.alternatives]
     assert splits == [(4, 3), (3, 2), (4, 1), (3, 1)]
 
 
-def alternative(num_workers: int, seconds: float, cost_usd: float) -> Alternative:
-    return Alternative(
-        num_workers=num_workers,
-        micro_batch=1,
-        accumulation=1,
-        seconds=seconds,
-        cost_usd=cost_usd,
-        fits=True,
-    )
+def alternative(num_workers: int, seconds: float, cost_usd: float) -> Forecast:
+    setup = EpochSetup(boundaries=[0], num_workers=num_workers)
+    return Forecast(setup=setup, suffix_seconds=seconds, cost_usd=cost_usd)
 
 
 EPOCHS = [
@@ -187,7 +163,7 @@ EPOCHS = [
 )
 def test_a_whole_training(limits: dict[str, float], workers: list[int], feasible: bool) -> None:
     found = choose_sequence(EPOCHS, **limits)
-    assert [one.num_workers for one in found.chosen] == workers
+    assert [one.setup.num_workers for one in found.chosen] == workers
     assert found.feasible is feasible
     assert found.seconds == pytest.approx(sum(one.seconds for one in found.chosen))
 
@@ -205,22 +181,32 @@ def test_no_other_sequence_is_cheaper(deadline: float) -> None:
 
 def test_a_deadline_takes_the_place_of_the_mode() -> None:
     one, four = (choose(0).alternatives[at].seconds for at in (0, -1))
-    relaxed = choose(0, epochs_left=2, deadline_seconds=2 * one)
+    relaxed = choose(0, deadline_seconds=2 * one)
     assert relaxed.num_workers == 1
-    tight = choose(0, mode="efficiency", epochs_left=2, deadline_seconds=2 * four)
+    tight = choose(0, mode="efficiency", deadline_seconds=2 * four)
     assert (tight.num_workers, tight.feasible) == (4, True)
-    late = choose(0, epochs_left=2, deadline_seconds=four)
+    late = choose(0, deadline_seconds=four)
     assert (late.num_workers, late.feasible) == (4, False)
     assert late.reachable_seconds == pytest.approx(2 * four)
     assert f"the best is ${late.reachable_usd:.4f} and {2 * four:.1f} s" in late.text()
 
 
 def test_a_budget_takes_the_place_of_the_mode() -> None:
-    cheapest = choose(0).alternatives[0].cost_usd
+    cheapest = 2 * choose(0).alternatives[0].cost_usd
     assert choose(0, budget_usd=cheapest).num_workers == 1
     assert choose(0, budget_usd=1e6).num_workers == 4
     poor = choose(0, budget_usd=cheapest / 2)
     assert (poor.num_workers, poor.feasible) == (1, False)
+
+
+def test_building_a_set_comes_off_a_deadline_and_a_budget() -> None:
+    at = Standing(epoch=2, num_epochs=3, boundary=0, builders=3, spent_seconds=5.0, spent_usd=7.0)
+
+    def left(**limit: float) -> WorkersChoice:
+        return choose_workers(scalable(), RUN, four_workers(**limit), at, 0, building_seconds=2.0)
+
+    assert left(deadline_seconds=100.0).deadline_seconds == pytest.approx(100 - 5 - 2)
+    assert left(budget_usd=100.0).budget_usd == pytest.approx(100 - 7 - 3 * 2)
 
 
 def test_what_was_chosen_on_one_line() -> None:
@@ -229,55 +215,3 @@ def test_what_was_chosen_on_one_line() -> None:
     assert "[at most 3" in text
     assert "weighed 1: 16." in text
     assert "\n" not in text
-
-
-def test_a_training_gives_workers_back() -> None:
-    resources = Resources(max_workers=4, batch_size=12)
-    trace = [[0, 3], [3, 3], [3, 3]]
-    found = {
-        mode: forecast_run(
-            scalable(),
-            RUN,
-            trace,
-            mode=mode,
-            case="a test",
-            cache_mode="auto",
-            prices=PRICES,
-            resources=resources,
-        )
-        for mode in ("full", "freeze", "cached", "performance", "efficiency")
-    }
-    counts = {mode: [e.num_workers for e in run.epochs] for mode, run in found.items()}
-    assert counts["efficiency"] == [4, 1, 1]
-    assert all(counts[mode] == [4, 4, 4] for mode in counts if mode != "efficiency")
-    assert found["efficiency"].cost_usd < found["performance"].cost_usd
-    assert found["efficiency"].seconds > found["performance"].seconds
-    assert found["cached"].seconds == pytest.approx(found["performance"].seconds)
-    assert found["cached"].epochs[1].read_boundary == 0  # four compute faster than each can open
-    built = found["efficiency"].epochs[1]
-    assert built.read_boundary == 3
-    # Built by the four of the first epoch, all of it by the one that has its only shard.
-    rest = built.train_seconds + built.other_seconds
-    assert built.worker_seconds == pytest.approx(rest + 4 * built.materialize_seconds)
-
-
-def test_a_deadline_is_shared_among_epochs() -> None:
-    def run(deadline: float) -> tuple[list[int], float, bool]:
-        found = forecast_run(
-            scalable(),
-            RUN,
-            [[0], [0]],
-            mode="efficiency",
-            case="a test",
-            cache_mode="auto",
-            prices=PRICES,
-            resources=Resources(max_workers=4, batch_size=12, deadline_seconds=deadline),
-        )
-        return [e.num_workers for e in found.epochs], found.seconds, found.feasible
-
-    assert run(1e6)[0] == [1, 1]
-    workers, seconds, feasible = run(90.0)
-    assert feasible
-    assert seconds <= 90.0
-    assert workers == [3, 2]
-    assert run(60.0)[2] is False

@@ -30,7 +30,7 @@ from afcore.model.finetuned import FinetunedModel, load_finetuned
 from afcore.model_settings import ModelSettings
 from afcore.runs.fit import check_tokens, longest_example
 from afcore.storage.outputs import check_file, new_file
-from afcore.tasks.text_classification import collate
+from afcore.tasks.text_classification import TextClassification
 
 __all__ = ["CHUNK_ROWS", "Predicted", "predict_file"]
 
@@ -206,10 +206,11 @@ def _logits(
     examples: Examples = tokenize(model.tokenizer, rows, model.label_names, max_length)
     check_tokens(name, model.model, model.tokenizer, examples, rows.source)
     found = np.empty((len(examples), len(model.label_names)), dtype=np.float32)
+    task = TextClassification(model.label_names, model.tokenizer.pad_token_id)
     done = 0
     with torch.no_grad(), compute.autocast():
         for ids in inference_batches(examples.lengths):
-            batch, _ = collate(examples, ids, model.tokenizer.pad_token_id, compute.device)
+            batch, _ = task.collate(examples, ids, compute.device)
             found[ids] = model.logits(batch).float().cpu().numpy()
             done += len(ids)
             progress(num_before + done)

@@ -84,7 +84,7 @@ def preview_run(
     split, data = run.pretrained(), run.data()
     if recorded is not None:
         _check_trace(recorded, split.num_blocks, config)
-    cache = RunCache(run, split, data.train, run.compute)
+    cache = RunCache(run, run.trainee(split, data.train))
     planner = cache.planner
     with as_worker(config.workers):
         profile = planner.measure(_BUDGET_SECONDS, budget_share=None)

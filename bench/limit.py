@@ -46,13 +46,13 @@ from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
 from afcore.model.split_model import SplitModel
 from afcore.model.stacks import HIDDEN_STATES
+from afcore.runs.batches import training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
-from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import collate
-from afcore.training.loop import train_epoch
+from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainedEpoch, TrainingState
 
 HERE = Path(__file__).parent
@@ -128,7 +128,8 @@ class Cell:
         self.run, self.data, self.boundary, self.compute = run, data, boundary, run.compute
         config = run.config
         self.split = run.pretrained()
-        cache = RunCache(run, self.split, data.train, self.compute)
+        self.trainee = run.trainee(self.split, data.train)
+        cache = RunCache(run, self.trainee)
         reference = cache.next_source(boundary, run.record.weights, None)
         activation_set = cache.open_or_build(reference, run.record.weights)
         clock = time.perf_counter()
@@ -162,7 +163,7 @@ class Cell:
         """Both compute the same numbers; in fp32, as bf16 rounds them apart."""
         self.split.model.eval()
         ids, prepared = self.batches[0], self.prepared[0]
-        batch, _ = collate(self.data.train, ids, self.run.record.pad_token_id, self.compute.device)
+        batch = self.trainee.inputs(ids)
         with torch.no_grad():
             ours = self.split.logits(batch, self.boundary, {HIDDEN_STATES: prepared.hidden})
             for way in ALONE:
@@ -190,22 +191,19 @@ class Cell:
     def cached(self, num_steps: int | None = None) -> None:
         """The product's epoch, or a few steps that do not count."""
         training = self.run.config.training
-        state = TrainingState(self.split, self.optimizer, FreezeState(self.boundary))
+        state = TrainingState(self.optimizer, FreezeState(self.boundary))
         clock = time.perf_counter()
         trained = train_epoch(
+            self.trainee,
             state,
-            self.data.train,
             self.batches[:num_steps],
-            epoch=1,
-            schedule=training_schedule(training, len(self.data.train)),
-            seed=training.seed,
-            pad_token_id=self.run.record.pad_token_id,
-            compute=self.compute,
-            policy=self.policy,
-            intervals_per_epoch=self.run.config.freezing.intervals_per_epoch,
-            max_grad_norm=training.max_grad_norm,
-            hidden_dtype=self.run.config.cache.dtype,
-            read_boundary=self.boundary,
+            Course(
+                epoch=1,
+                schedule=training_schedule(training, len(self.data.train)),
+                policy=self.policy,
+                intervals_per_epoch=self.run.config.freezing.intervals_per_epoch,
+            ),
+            StepSettings(seed=training.seed, max_grad_norm=training.max_grad_norm),
             feed=self.feed,
         )
         if num_steps is None:
@@ -232,9 +230,7 @@ class Cell:
         return statistics.median(cached / alone for cached, alone in pairs)
 
     def _prepare(self, ids: Any) -> Prepared:
-        batch, labels = collate(
-            self.data.train, ids, self.run.record.pad_token_id, self.compute.device
-        )
+        batch, labels = self.run.task.collate(self.data.train, ids, self.compute.device)
         return Prepared(self.feed.batch(ids)[HIDDEN_STATES], self._mask(batch), labels)
 
     def _mask(self, batch: Any) -> Tensor | None:

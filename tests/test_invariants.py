@@ -11,18 +11,18 @@ import torch
 
 import afcore
 from afcore.activations.feed import HiddenFeed
-from afcore.activations.materialize import materialize
+from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.data.order import epoch_batches
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import classification_loss, collate
-from afcore.training.trained import TrainingState
 from tests.training_setup import (
     CPU_FP32,
+    TASK,
+    SplitState,
     make_examples,
     make_split,
     make_state,
+    make_trainee,
     new_set,
-    prefix_runner,
     run_epochs,
     scripted,
 )
@@ -43,20 +43,20 @@ def test_invariant_2_cached_and_recomputed_runs_see_the_same(
 ) -> None:
     examples = make_examples()
     recomputing = make_state(make_split())
-    plain = run_epochs(recomputing, examples, 3, scripted(script), hidden_dtype=dtype)
+    plain = run_epochs(recomputing, examples, 3, scripted(script), dtype=dtype)
 
     reading = make_state(make_split())
 
-    def feed(epoch: int, state: TrainingState) -> tuple[int, Any]:
+    def feed(epoch: int, state: SplitState) -> Any:
         boundary = state.freeze.boundary
         if not boundary:
-            return 0, None
-        runner = prefix_runner(state.split, examples, dtype)
+            return None
+        runner = PrefixRunner(make_trainee(state.split, examples, dtype=dtype))
         new = new_set(f"activations/{epoch}", [boundary])
         made = materialize(local_storage, new, runner)
-        return boundary, HiddenFeed(made, runner)
+        return HiddenFeed(made, runner)
 
-    cached = run_epochs(reading, examples, 3, scripted(script), feed=feed, hidden_dtype=dtype)
+    cached = run_epochs(reading, examples, 3, scripted(script), feed=feed, dtype=dtype)
     assert cached[1].activation_bytes_read > 0
     losses = [[step.loss for epoch in run for step in epoch.steps] for run in (plain, cached)]
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-5, rtol=0)
@@ -110,8 +110,8 @@ def test_invariant_5_mode_full_is_plain_fine_tuning(dropout: float, pool: bool) 
             start=1,
         ):
             CPU_FP32.seed(0, epoch, number, 0)
-            batch, labels = collate(examples, ids, 0, torch.device("cpu"))
-            loss = classification_loss(model(**batch).logits, labels)
+            batch, labels = TASK.collate(examples, ids, torch.device("cpu"))
+            loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
             bare.append(float(loss.detach()))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

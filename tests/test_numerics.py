@@ -14,8 +14,8 @@ from afcore.activations.codec import round_hidden
 from afcore.data.split import held_out, sampled
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.numerics import NUMERICS
-from afcore.tasks.text_classification import collate
 from tests.training_setup import (
+    TASK,
     grouped_batches,
     make_examples,
     make_split,
@@ -37,7 +37,7 @@ def model() -> list[float]:
     """Logits of three examples."""
     split = make_split()
     split.model.eval()
-    batch = collate(make_examples(), np.arange(3), 0, torch.device("cpu"))[0]
+    batch = TASK.collate(make_examples(), np.arange(3), torch.device("cpu"))[0]
     with torch.no_grad():
         return [float(value) for value in split.logits(batch).flatten()]
 

@@ -1,6 +1,7 @@
 """Small pieces for tests below the flow: a model, data and a training state."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -9,8 +10,6 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from afcore.activations.codec import HiddenDtype
-from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import NewSet
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
@@ -18,14 +17,17 @@ from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.split_model import SplitModel
-from afcore.tasks.text_classification import inputs_of
-from afcore.training.loop import train_epoch
+from afcore.tasks.text_classification import TextClassification
+from afcore.trainee import HiddenDtype, Trainee
+from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
+from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainedEpoch, TrainingState
 
 CPU_FP32 = Compute(torch.device("cpu"), "fp32")
 NUM_BLOCKS = 4
+STEP_SETTINGS = {field.name for field in fields(StepSettings)}
 
 
 def make_examples(count: int = 40) -> Examples:
@@ -54,16 +56,6 @@ def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
     return SplitModel(transformers.BertForSequenceClassification(config), pool)
 
 
-def prefix_runner(
-    split: SplitModel,
-    examples: Examples,
-    dtype: HiddenDtype = "bf16",
-    compute: Compute = CPU_FP32,
-) -> PrefixRunner:
-    inputs = partial(inputs_of, examples, 0, compute.device)
-    return PrefixRunner(split, inputs, examples.lengths, compute, dtype)
-
-
 def new_set(
     folder: str,
     lineage: Sequence[int] = (2,),
@@ -74,10 +66,27 @@ def new_set(
     return NewSet(folder, RecipeDigest(key), recipe or {}, list(lineage), producer)
 
 
-def make_state(split: SplitModel, boundary: int = 0) -> TrainingState:
+TASK = TextClassification(["a", "b", "c"], pad_token_id=0)
+
+
+@dataclass
+class SplitState(TrainingState):
+    """A state with the model that it is of."""
+
+    split: SplitModel = None  # type: ignore[assignment]
+
+
+def make_state(split: SplitModel, boundary: int = 0) -> SplitState:
     split.set_training(boundary)
     optimizer = SuffixOptimizer(split, learning_rate=1e-3, weight_decay=0.01)
-    return TrainingState(split, optimizer, FreezeState(boundary))
+    return SplitState(optimizer, FreezeState(boundary), split=split)
+
+
+def make_trainee(split: SplitModel, examples: Examples | None = None, **changes: Any) -> Trainee:
+    examples = make_examples() if examples is None else examples
+    return Trainee(
+        **{"split": split, "task": TASK, "examples": examples, "compute": CPU_FP32} | changes
+    )
 
 
 class Scripted(FreezePolicy):
@@ -105,31 +114,37 @@ def grouped_batches(examples: Examples, epoch: int) -> list[npt.NDArray[np.int64
 
 
 def run_epochs(
-    state: TrainingState,
+    state: SplitState,
     examples: Examples,
     epochs: int,
     policy: FreezePolicy | None = None,
     compute: Compute = CPU_FP32,
-    feed: Callable[[int, TrainingState], tuple[int, Any]] | None = None,
+    feed: Callable[[int, SplitState], Any] | None = None,
     batches: Callable[[int], Any] | None = None,
+    dtype: HiddenDtype = "fp32",
     **changes: Any,
 ) -> list[TrainedEpoch]:
-    """Train some epochs; ``feed`` gives (read boundary, feed) for each, ``batches`` its order."""
+    """Train some epochs; ``feed`` gives each its hidden states, ``batches`` its order."""
     done = []
     order = batches or partial(grouped_batches, examples)
     for epoch in range(1, epochs + 1):
-        read_boundary, hidden_feed = feed(epoch, state) if feed else (0, None)
-        settings: dict[str, Any] = {
+        made = {name: value for name, value in changes.items() if name in STEP_SETTINGS}
+        given = {name: changes[name] for name in ("stop", "done") if name in changes}
+        rest = {name: changes[name] for name in changes.keys() - STEP_SETTINGS - given.keys()}
+        course: dict[str, Any] = {
             "schedule": Schedule(epochs, len(order(epoch))),
-            "seed": 0,
-            "pad_token_id": 0,
-            "compute": compute,
             "policy": policy,
             "intervals_per_epoch": 2,
-            "max_grad_norm": 1.0,
-            "hidden_dtype": "fp32",
-            "read_boundary": read_boundary,
-            "feed": hidden_feed,
         }
-        done.append(train_epoch(state, examples, order(epoch), epoch=epoch, **settings | changes))
+        done.append(
+            train_epoch(
+                make_trainee(state.split, examples, compute=compute, dtype=dtype),
+                state,
+                order(epoch),
+                Course(epoch, **course | rest),
+                StepSettings(**made),
+                feed=feed(epoch, state) if feed else None,
+                **given,
+            )
+        )
     return done

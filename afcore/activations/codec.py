@@ -23,7 +23,7 @@ Where a model hands on more than one tensor, a stored row holds that of each, on
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from afcore.model.forwards import Hidden
+from afcore.trainee import HiddenDtype
 
 __all__ = [
     "STORED_AS",
-    "HiddenDtype",
     "RowFormat",
     "as_hidden",
     "as_stored",
@@ -47,7 +47,6 @@ __all__ = [
     "row_width",
 ]
 
-HiddenDtype = Literal["bf16", "fp32", "int8"]
 STORED_AS: dict[HiddenDtype, Any] = {"bf16": np.uint16, "fp32": np.float32, "int8": np.uint8}
 _LARGEST = 127
 _SCALE_BYTES = 4

@@ -82,6 +82,11 @@ class HiddenFeed:
             ", ".join(f"{size / 1e6:.0f} MB in {tier}" for tier, size in self.tier_bytes.items()),
         )
 
+    @property
+    def boundary(self) -> int:
+        """That of the set."""
+        return self._set.manifest.boundary
+
     def batches(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[Hidden]:
         """Hidden states of each batch in turn, put together ahead of being asked for.
 

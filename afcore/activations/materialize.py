@@ -20,7 +20,6 @@ from torch import Tensor
 
 from afcore.activations.codec import (
     STORED_AS,
-    HiddenDtype,
     RowFormat,
     round_block,
     round_boundary,
@@ -33,13 +32,12 @@ from afcore.activations.sets import (
     new_generation,
     open_set,
 )
-from afcore.compute import Compute
 from afcore.data.order import inference_batches
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
-from afcore.model.forwards import evaluating
-from afcore.model.split_model import Batch, Hidden, SplitModel
+from afcore.model.forwards import Batch, Hidden, evaluating
 from afcore.storage.objects import Storage
+from afcore.trainee import HiddenDtype, Trainee
 
 __all__ = ["PrefixRunner", "materialize", "read_or_repair", "read_resident"]
 
@@ -51,27 +49,17 @@ class PrefixRunner:
     """Runs the frozen prefix over examples in length-sorted batches.
 
     Args:
-        split: the model; its prefix must not change meanwhile.
-        inputs: from [b] example ids to a padded batch of them, on the device.
-        lengths: [n] rows at the boundary of each example: tokens of a text, patches of an image.
-        compute: device and precision.
-        dtype: type in which hidden states are kept.
+        trainee: whose prefix must not change meanwhile.
+        lengths: [n] rows at the boundary of each example, where they are not as many as tokens.
     """
 
-    def __init__(
-        self,
-        split: SplitModel,
-        inputs: Callable[[npt.NDArray[np.int64]], Batch],
-        lengths: npt.NDArray[np.int64],
-        compute: Compute,
-        dtype: HiddenDtype,
-    ) -> None:
-        self.split = split
-        self.lengths = lengths
-        self.dtype: HiddenDtype = dtype
-        self.format = RowFormat(dtype, split.widths)
-        self.inputs = inputs
-        self._compute = compute
+    def __init__(self, trainee: Trainee, lengths: npt.NDArray[np.int64] | None = None) -> None:
+        self.trainee = trainee
+        self.split, self.examples = trainee.split, trainee.examples
+        self.lengths = self.examples.lengths if lengths is None else lengths
+        self.dtype: HiddenDtype = trainee.dtype
+        self.format = RowFormat(self.dtype, self.split.widths)
+        self._compute = trainee.compute
 
     @property
     def num_bytes(self) -> int:
@@ -102,7 +90,7 @@ class PrefixRunner:
         given = None if source is None else self.format.decode(source)
         with evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
             for batch_rows in inference_batches(lengths):
-                batch = self.inputs(ids[batch_rows])
+                batch = self.trainee.inputs(ids[batch_rows])
                 spans = [(int(first[i]), int(first[i + 1])) for i in batch_rows]
                 hidden = None
                 if given is not None:

@@ -26,12 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.activations.arrays import check_metadata, read_array, write_array
-from afcore.activations.codec import STORED_AS, HiddenDtype, RowFormat
+from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError
 from afcore.model.stacks import HIDDEN_STATES
 from afcore.storage.objects import Storage, raise_explained
+from afcore.trainee import HiddenDtype
 
 __all__ = [
     "ActivationManifest",

@@ -8,27 +8,24 @@ terms. Weights, moments and random state of the training are not touched.
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from afcore.activations.codec import HiddenDtype
 from afcore.activations.materialize import PrefixRunner
-from afcore.compute import Compute
 from afcore.data.order import inference_batches
-from afcore.data.prepare import Examples
 from afcore.freezing.policy import FreezeState
 from afcore.measuring.fit import fit_seconds
-from afcore.model.split_model import SplitModel
 from afcore.planning.profile import ComputeProfile
-from afcore.tasks.text_classification import inputs_of
+from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
-from afcore.training.loop import train_epoch
+from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
+from afcore.training.steps import StepSettings
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import TrainedEpoch, TrainingState
 
@@ -42,13 +39,9 @@ Batches = list[npt.NDArray[np.int64]]
 
 
 def profile_compute(
-    split: SplitModel,
-    examples: Examples,
+    trainee: Trainee,
     batches: Batches,
     *,
-    pad_token_id: int,
-    compute: Compute,
-    hidden_dtype: HiddenDtype,
     max_grad_norm: float,
     budget_seconds: float,
     budget_share: float | None = None,
@@ -56,21 +49,17 @@ def profile_compute(
     """Measure and fit.
 
     Args:
-        split: copied, not changed.
-        examples: the training split.
+        trainee: on the training split; its model is copied, not changed.
         batches: of an epoch; a few are measured.
-        pad_token_id: of the tokenizer.
-        compute: device and precision.
-        hidden_dtype: hidden states at the boundary are rounded to it.
         max_grad_norm: clipping; 0 for none.
         budget_seconds: batches are added, and repeated, until it is used; a middling one is
             always measured, which takes about four steps.
         budget_share: that, but no more than this share of an epoch, as the first steps show it.
     """
     with torch.random.fork_rng():
-        trial = _Trial(split, examples, pad_token_id, compute, hidden_dtype, max_grad_norm)
+        trial = _Trial(trainee, max_grad_norm)
         most = None if budget_share is None else budget_share * len(batches)
-        steps = trial.steps(sample_batches(batches, examples.lengths), budget_seconds, most)
+        steps = trial.steps(sample_batches(batches, trainee.examples.lengths), budget_seconds, most)
         update, statistics = trial.parameter_seconds()
         inference = trial.inference_seconds()
         parameters = trial.num_parameters()
@@ -90,7 +79,7 @@ def profile_compute(
         statistics=statistics,
         inference_token=inference[0],
         inference_block_token=inference[1],
-        **_fit_suffix(points, split.num_blocks),
+        **_fit_suffix(points, trainee.split.num_blocks),
         **_fit_prefix([point for point in points if point.boundary]),
     )
 
@@ -98,21 +87,11 @@ def profile_compute(
 class _Trial:
     """A copy of the model that may be trained for nothing."""
 
-    def __init__(
-        self,
-        split: SplitModel,
-        examples: Examples,
-        pad_token_id: int,
-        compute: Compute,
-        hidden_dtype: HiddenDtype,
-        max_grad_norm: float,
-    ) -> None:
-        self._split = copy.deepcopy(split)
+    def __init__(self, trainee: Trainee, max_grad_norm: float) -> None:
+        self._split = copy.deepcopy(trainee.split)
         self._split.set_training(0)
-        self._examples = examples
-        self._pad_token_id = pad_token_id
-        self._compute = compute
-        self._hidden_dtype: HiddenDtype = hidden_dtype
+        self._trainee = replace(trainee, split=self._split)
+        self._examples, self._compute = trainee.examples, trainee.compute
         self._max_grad_norm = max_grad_norm
         # What has no gradient is skipped, so one optimizer serves every boundary.
         self._optimizer = SuffixOptimizer(self._split, learning_rate=0.0, weight_decay=0.0)
@@ -144,18 +123,11 @@ class _Trial:
     def _step(self, boundary: int, ids: npt.NDArray[np.int64]) -> TrainedEpoch:
         """One training step from tokens, at learning rate 0."""
         return train_epoch(
-            TrainingState(self._split, self._optimizer, FreezeState(boundary)),
-            self._examples,
+            self._trainee,
+            TrainingState(self._optimizer, FreezeState(boundary)),
             [ids],
-            epoch=1,
-            schedule=Schedule(1, 1, "constant"),
-            seed=0,
-            pad_token_id=self._pad_token_id,
-            compute=self._compute,
-            policy=None,
-            intervals_per_epoch=1,
-            max_grad_norm=self._max_grad_norm,
-            hidden_dtype=self._hidden_dtype,
+            Course(1, Schedule(1, 1, "constant")),
+            StepSettings(max_grad_norm=self._max_grad_norm),
         )
 
     def parameter_seconds(self) -> tuple[float, float]:
@@ -186,10 +158,7 @@ class _Trial:
 
     def inference_seconds(self) -> tuple[float, float]:
         """Seconds per (token, token and block) of a pass that builds a set."""
-        inputs = partial(inputs_of, self._examples, self._pad_token_id, self._compute.device)
-        runner = PrefixRunner(
-            self._split, inputs, self._examples.lengths, self._compute, self._hidden_dtype
-        )
+        runner = PrefixRunner(self._trainee)
         batches = inference_batches(self._examples.lengths)
         ids = batches[len(batches) // 2]
         num_tokens = int(self._examples.lengths[ids].sum())

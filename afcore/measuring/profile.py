@@ -6,15 +6,12 @@ import time
 from collections.abc import Iterator
 
 from afcore.activations.materialize import PrefixRunner
-from afcore.compute import Compute
-from afcore.data.prepare import Examples
 from afcore.measuring.compute import profile_compute
 from afcore.measuring.store import probe_bandwidths
 from afcore.measuring.workers import measure_workers
-from afcore.model.split_model import SplitModel
 from afcore.planning.profile import Profile
+from afcore.runs.batches import batches_of
 from afcore.runs.run import Run
-from afcore.runs.work import batches_of
 
 __all__ = ["measure_profile"]
 
@@ -23,9 +20,6 @@ _log = logging.getLogger(__name__)
 
 def measure_profile(
     run: Run,
-    split: SplitModel,
-    examples: Examples,
-    compute: Compute,
     runner: PrefixRunner,
     *,
     budget_seconds: float,
@@ -35,10 +29,7 @@ def measure_profile(
 
     Args:
         run: says how it is trained and where it stores; nothing of it is changed.
-        split: copied.
-        examples: the training split.
-        compute: device and precision.
-        runner: of the same model and examples.
+        runner: of the model, which is copied, and the training split.
         budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
         budget_share: the same.
 
@@ -46,15 +37,11 @@ def measure_profile(
         StoreError: when the store cannot be used.
     """
     clock = time.perf_counter()
-    batches = batches_of(run, examples, 1)
+    batches = batches_of(run, runner.examples, 1)
     with _quiet("afcore.training.loop", "afcore.activations.feed"):
         fitted = profile_compute(
-            split,
-            examples,
+            runner.trainee,
             batches,
-            pad_token_id=run.record.pad_token_id,
-            compute=compute,
-            hidden_dtype=run.config.cache.dtype,
             max_grad_norm=run.config.training.max_grad_norm,
             budget_seconds=budget_seconds,
             budget_share=budget_share,

@@ -19,8 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from afcore.data.prepare import Examples
-from afcore.distributed import WorkerGroup, join_group
+from afcore.distributed import join_group
 from afcore.freezing.policy import FreezeState
 from afcore.launch.job import Job
 from afcore.launch.launcher import open_launcher, worker_threads
@@ -28,12 +27,14 @@ from afcore.measuring.compute import padded_tokens, sample_batches
 from afcore.measuring.fit import fit_seconds
 from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import Profile, WorkerProfile, ring_terms
+from afcore.runs.batches import batches_of
 from afcore.runs.run import Run, RunRecord
-from afcore.runs.work import batches_of
 from afcore.storage.objects import Storage
-from afcore.training.loop import train_epoch
+from afcore.trainee import Trainee
+from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
+from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainingState
 
 __all__ = ["fit_workers", "measure_workers", "nothing", "probe"]
@@ -123,6 +124,7 @@ def probe(store: str, folder: str, launched: float) -> None:
     run = Run(storage, record)
     with join_group(run.compute.device) as group:
         split, examples = run.pretrained(), run.data().train
+        trainee = run.trainee(split, examples, group)
         startup_seconds = time.time() - launched
         sample = sample_batches(batches_of(run, examples, 1), examples.lengths)
         split.set_training(0)
@@ -132,9 +134,9 @@ def probe(store: str, folder: str, launched: float) -> None:
         micro_batch = run.config.workers.micro_batch
         for boundary in (0, split.num_blocks - 1):
             for ids in (sample[0], sample[-1]):
-                state = TrainingState(split, optimizer, FreezeState(boundary))
-                _steps(run, state, examples, [ids], group)  # kernels are chosen by shape
-                seconds = _steps(run, state, examples, [ids] * _STEPS, group) / _STEPS
+                state = TrainingState(optimizer, FreezeState(boundary))
+                _steps(run, trainee, state, [ids])  # kernels are chosen by shape
+                seconds = _steps(run, trainee, state, [ids] * _STEPS) / _STEPS
                 lengths = examples.lengths
                 passes = math.ceil(len(group.share(ids)) / (micro_batch or len(ids)))
                 points.append((boundary, padded_tokens(ids, lengths), passes, seconds))
@@ -145,27 +147,17 @@ def probe(store: str, folder: str, launched: float) -> None:
 
 
 def _steps(
-    run: Run,
-    state: TrainingState,
-    examples: Examples,
-    batches: list[npt.NDArray[np.int64]],
-    group: WorkerGroup,
+    run: Run, trainee: Trainee, state: TrainingState, batches: list[npt.NDArray[np.int64]]
 ) -> float:
     """Seconds of steps at learning rate 0."""
     trained = train_epoch(
+        trainee,
         state,
-        examples,
         batches,
-        epoch=1,
-        schedule=Schedule(1, len(batches), "constant"),
-        seed=0,
-        pad_token_id=run.record.pad_token_id,
-        compute=run.compute,
-        policy=None,
-        intervals_per_epoch=1,
-        max_grad_norm=run.config.training.max_grad_norm,
-        hidden_dtype=run.config.cache.dtype,
-        group=group,
-        micro_batch=run.config.workers.micro_batch,
+        Course(1, Schedule(1, len(batches), "constant")),
+        StepSettings(
+            max_grad_norm=run.config.training.max_grad_norm,
+            micro_batch=run.config.workers.micro_batch,
+        ),
     )
-    return group.longest({"train": trained.train_seconds})["train"]
+    return trainee.group.longest({"train": trained.train_seconds})["train"]

@@ -37,10 +37,10 @@ from afcore.data.prepare import Examples, PreparedData
 from afcore.errors import AutoFreezeError
 from afcore.peer.lora import LoraSettings, add_lora, merge_lora
 from afcore.results.report import EpochReport
+from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
-from afcore.runs.work import training_schedule
 from afcore.tasks.main_score import MAIN_SCORES
-from afcore.tasks.text_classification import Answers, answered
+from afcore.tasks.text_classification import Answers, TextClassification
 
 __all__ = ["Fitted", "Recipe", "fit"]
 
@@ -329,4 +329,4 @@ def _answers(logits: Any, labels: Any) -> Answers:
     """From [n, c] logits and [n] labels."""
     labels = np.asarray(labels)
     given = (torch.as_tensor(logits), torch.as_tensor(labels))
-    return Answers(labels, *(tensor.numpy() for tensor in answered(*given)))
+    return Answers(labels, *(tensor.numpy() for tensor in TextClassification([], 0).answer(*given)))

@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
@@ -13,20 +12,16 @@ from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, NewSet
-from afcore.compute import Compute
-from afcore.data.prepare import Examples
 from afcore.digest import ContentDigest, recipe_digest
-from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings
-from afcore.model.split_model import SplitModel
 from afcore.numerics import numerics_of
 from afcore.planning.choose import EpochChoice
 from afcore.planning.choose_workers import Standing
 from afcore.runs.decide import RunPlanner
 from afcore.runs.records import NextEpoch, SetReference
 from afcore.runs.run import Run, run_folder
-from afcore.tasks.text_classification import inputs_of
+from afcore.trainee import Trainee
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunCache"]
@@ -38,6 +33,7 @@ class RunCache:
     """The activation sets of one run.
 
     Attributes:
+        trainee: what is trained.
         held: what this process holds of sets, if anything.
         seconds: spent in building sets, and in waiting for other runs that built them.
         bytes_written: of the sets built.
@@ -46,23 +42,19 @@ class RunCache:
     def __init__(
         self,
         run: Run,
-        split: SplitModel,
-        examples: Examples,
-        compute: Compute,
+        trainee: Trainee,
         held: ResidentShards | None = None,
-        group: WorkerGroup = ALONE,
     ) -> None:
         self._run = run
-        self._group = group
-        self._split = split
-        self._examples = examples
-        self._compute = compute
+        self.trainee = trainee
+        self._group = trainee.group
+        self._split, self._examples = trainee.split, trainee.examples
+        self._compute = trainee.compute
         self.held = held
         self.seconds = 0.0
         self.bytes_written = 0
-        inputs = partial(inputs_of, examples, run.record.pad_token_id, compute.device)
-        self.runner = PrefixRunner(split, inputs, examples.lengths, compute, run.config.cache.dtype)
-        self.planner = RunPlanner(run, examples, self.runner)
+        self.runner = PrefixRunner(trainee)
+        self.planner = RunPlanner(run, self.runner)
 
     @property
     def allowed(self) -> bool:

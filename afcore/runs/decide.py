@@ -12,7 +12,6 @@ from functools import cached_property
 
 from afcore.activations.materialize import PrefixRunner
 from afcore.config import CHOOSING_MODES, Config
-from afcore.data.prepare import Examples
 from afcore.errors import ConfigError
 from afcore.freezing.none import NoFreezing
 from afcore.measuring.profile import measure_profile
@@ -22,10 +21,11 @@ from afcore.planning.forecast import EpochSetup, Forecast, Work, forecast_epoch
 from afcore.planning.profile import Profile
 from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 from afcore.prices import resolve_prices
+from afcore.runs.batches import batches_of
+from afcore.runs.device_room import device_memory, place_set
 from afcore.runs.run import Run, read_record
 from afcore.runs.spent import cost_outside, wall_seconds
 from afcore.runs.state import epoch_records
-from afcore.runs.work import batches_of, device_memory, place_set
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces", "profile_seconds"]
@@ -96,12 +96,11 @@ class RunPlanner:
 
     Args:
         run: open.
-        examples: the training split.
-        runner: of the model, profiled as it is when it is measured.
+        runner: of the model, profiled as it is when it is measured, and the training split.
     """
 
-    def __init__(self, run: Run, examples: Examples, runner: PrefixRunner) -> None:
-        self._run, self._examples, self._runner = run, examples, runner
+    def __init__(self, run: Run, runner: PrefixRunner) -> None:
+        self._run, self._runner = run, runner
         self.allowed = allowed_in(run)
 
     @cached_property
@@ -129,9 +128,6 @@ class RunPlanner:
         run, runner = self._run, self._runner
         self.profile = measure_profile(
             run,
-            runner.split,
-            self._examples,
-            run.compute,
             runner,
             budget_seconds=budget_seconds,
             budget_share=budget_share,
@@ -310,7 +306,7 @@ class RunPlanner:
     def work(self, epoch: int) -> Work:
         """What epoch ``epoch``, 1-based, goes through."""
         run, runner = self._run, self._runner
-        lengths, batches = self._examples.lengths, batches_of(run, self._examples, epoch)
+        lengths, batches = runner.examples.lengths, batches_of(run, runner.examples, epoch)
         work = Work.of(lengths, batches, runner.format.row_bytes)
         validation_tokens, test_tokens = self._scored_tokens
         return replace(

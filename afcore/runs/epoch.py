@@ -35,9 +35,11 @@ from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
 from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
+from afcore.runs.batches import batches_of, training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
 from afcore.runs.decide import lacks_profile
+from afcore.runs.device_room import training_bytes
 from afcore.runs.epoch_report import epoch_cost, predictions, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
@@ -51,10 +53,11 @@ from afcore.runs.records import (
 )
 from afcore.runs.run import Run, check_lease, read_record
 from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
-from afcore.runs.work import batches_of, training_bytes, training_schedule
+from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
-from afcore.training.loop import train_epoch
+from afcore.training.loop import Course, train_epoch
 from afcore.training.schedule import Schedule
+from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["decide_first_epoch", "run_epoch"]
@@ -113,7 +116,7 @@ def decide_first_epoch(run: Run) -> NextEpoch:
     found = read_record(run.storage, key, NextEpoch)
     if found is not None and not lacks_profile(run):
         return found
-    cache = RunCache(run, run.pretrained(), run.data().train, run.compute)
+    cache = RunCache(run, run.trainee(run.pretrained(), run.data().train))
     if lacks_profile(run):
         cache.planner.measure(record=True)
     if found is None:
@@ -193,7 +196,7 @@ class _Epoch:
         )
         num_steps = schedule.steps_in(self._epoch)
         state = open_state(run, self._epoch, num_steps)
-        cache = self._cache(state.training.split)
+        cache = self._cache(state.split)
         if self._launched is not None:
             self._launch_seconds = time.time() - self._launched
         if plan is None:
@@ -248,27 +251,26 @@ class _Epoch:
             open_seconds = time.perf_counter() - clock
         self._group.wait()  # with patience: within a step, who is silent is taken to be dead
         trained = train_epoch(
+            cache.trainee,
             state.training,
-            data.train,
             _order(run, self._epoch, plan, data.train, activation_set),
-            epoch=self._epoch,
-            schedule=schedule,
-            seed=config.training.seed,
-            pad_token_id=run.record.pad_token_id,
-            compute=run.compute,
-            policy=state.policy,
-            intervals_per_epoch=config.freezing.intervals_per_epoch,
-            validations=_validations(run, self._epoch),
-            score=config.training.score,
-            solve_head=len(run.record.label_names) if self._solves_head else None,
-            validate=partial(self._evaluate, state.training.split, plan.read_from),
-            max_grad_norm=config.training.max_grad_norm,
-            hidden_dtype=config.cache.dtype,
-            read_boundary=plan.read_from.boundary if plan.read_from else 0,
+            Course(
+                epoch=self._epoch,
+                schedule=schedule,
+                policy=state.policy,
+                intervals_per_epoch=config.freezing.intervals_per_epoch,
+                validations=_validations(run, self._epoch),
+                score=config.training.score,
+                validate=partial(self._evaluate, cache.trainee, plan.read_from),
+                solve_head=config.freezes and config.freezing.solves_head,
+            ),
+            StepSettings(
+                seed=config.training.seed,
+                max_grad_norm=config.training.max_grad_norm,
+                micro_batch=plan.micro_batch,
+                compile_backend="inductor" if config.training.compile else None,
+            ),
             feed=feed,
-            compile_backend="inductor" if config.training.compile else None,
-            group=self._group,
-            micro_batch=plan.micro_batch,
             stop=self._stop,
             done=copy.deepcopy(state.partial.trained) if state.partial else None,
         )
@@ -279,11 +281,6 @@ class _Epoch:
             "store_bytes_read": sum(self._group.gather(read)) if feed else 0,
             "tier_bytes": feed.tier_bytes if feed else {},
         }
-
-    @property
-    def _solves_head(self) -> bool:
-        config = self._run.config
-        return config.freezes and config.freezing.solves_head
 
     def _commit_checkpoint(
         self,
@@ -370,7 +367,7 @@ class _Epoch:
         cache.open_or_build(reference, checkpoint.parts)
         return reference
 
-    def _evaluate(self, split: SplitModel, read_from: SetReference | None) -> dict[str, float]:
+    def _evaluate(self, trainee: Trainee, read_from: SetReference | None) -> dict[str, float]:
         """On the validation split; below the set that the epoch read, nothing runs twice."""
         validation, group = self._data.validation, self._group
         boundary, held = 0, None
@@ -379,15 +376,7 @@ class _Epoch:
             held.open(
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
-        answers = evaluate(
-            split,
-            validation,
-            pad_token_id=self._run.record.pad_token_id,
-            compute=self._run.compute,
-            group=group,
-            boundary=boundary,
-            held=held,
-        )
+        answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
         return answers.scores(len(self._run.record.label_names))
 
     def _complete(
@@ -408,8 +397,8 @@ class _Epoch:
         return report.model_copy(update={"cost_usd": epoch_cost(run, report, puts, gets)})
 
     def _cache(self, split: SplitModel) -> RunCache:
-        run = self._run
-        return RunCache(run, split, self._data.train, run.compute, self._held, self._group)
+        trainee = self._run.trainee(split, self._data.train, self._group)
+        return RunCache(self._run, trainee, self._held)
 
     def _by_first(self, name: str, kind: type[_Record], commit: Callable[[], _Record]) -> _Record:
         """A record that the first worker commits; the others wait for it and read it."""

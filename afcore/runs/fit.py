@@ -13,7 +13,7 @@ from torch import nn
 from afcore.data.prepare import Examples, PreparedData
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.model.forwards import evaluating
-from afcore.tasks.text_classification import collate
+from afcore.tasks.text_classification import TextClassification
 
 __all__ = ["check_fit", "check_length", "check_tokens", "longest_example", "num_positions"]
 
@@ -113,7 +113,7 @@ def _compute_longest(
     """What no rule above knows of a model's limits shows when it computes the longest example."""
     longest = np.asarray([examples.lengths.argmax()])
     device = next(model.parameters()).device
-    batch, _ = collate(examples, longest, pad_token_id, device)
+    batch, _ = TextClassification([], pad_token_id).collate(examples, longest, device)
     try:
         with evaluating(model), torch.no_grad():
             model(**batch)

@@ -198,12 +198,7 @@ def _test(
     if data.test is None:
         return {}, None
     clock = time.perf_counter()
-    answers = evaluate(
-        split,
-        data.test,
-        pad_token_id=run.record.pad_token_id,
-        compute=run.compute,
-    )
+    answers = evaluate(run.trainee(split, data.test))
     seconds = time.perf_counter() - clock
     totals, classes = scored_test(run, answers)
     return {**totals, "test_seconds": seconds}, classes

@@ -32,8 +32,9 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
-from afcore.data.prepare import PreparedData, open_prepared, prepare
+from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
+from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
 from afcore.model.checks import (
     num_pretrained_blocks,
@@ -49,8 +50,8 @@ from afcore.model.pretrained import (
     load_classifier,
     load_tokenizer,
 )
-from afcore.model.stacks import ModelStructure
 from afcore.model.split_model import Batch, SplitModel
+from afcore.model.stacks import ModelStructure
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
@@ -58,7 +59,8 @@ from afcore.runs.fit import check_fit, check_length
 from afcore.runs.imbalance import score_warnings
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import collate
+from afcore.tasks.text_classification import TextClassification
+from afcore.trainee import Trainee
 
 __all__ = [
     "Run",
@@ -139,6 +141,16 @@ class Run:
     def compute(self) -> Compute:
         """Device and precision."""
         return choose_compute(self.config.training.precision)
+
+    @property
+    def task(self) -> TextClassification:
+        """As the data taught it."""
+        return TextClassification(self.record.label_names, self.record.pad_token_id)
+
+    def trainee(self, split: SplitModel, examples: Examples, group: WorkerGroup = ALONE) -> Trainee:
+        """The model on examples, as this run trains it."""
+        dtype = self.config.cache.dtype
+        return Trainee(split, self.task, examples, self.compute, dtype, group)
 
     def data(self) -> PreparedData:
         """The tokens."""
@@ -271,7 +283,8 @@ def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Leas
 def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Run:
     """Begin the run, or go on with the training that was begun under this name.
 
-    Where to log and at what price may differ between attempts. The caller holds the run's lease.
+    Where to log and at what price may differ between attempts; what was found by trying the model
+    stays as it was found first. The caller holds the run's lease.
 
     Args:
         storage: where.
@@ -280,7 +293,9 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
     """
     known = _known_trainings(storage, record.run_id)
     if len(known) == 1 and not fresh:
-        record = record.model_copy(update={"training_id": known[0]})
+        record = record.model_copy(
+            update={"training_id": known[0], **_found_by_trying(storage, record.run_id)}
+        )
     elif known and not fresh:
         raise IntegrityError(
             f"the record {storage.uri(_record_key(record.run_id))} is damaged, and {len(known)} "
@@ -290,6 +305,14 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
     for training_id in known if fresh else []:
         storage.delete_folder(f"{run_folder(record.run_id)}/{training_id}")
     return Run(storage, record)
+
+
+def _found_by_trying(storage: Storage, run_id: str) -> dict[str, Any]:
+    """What of the record might come out otherwise if it was tried again."""
+    run = find_run(storage, run_id, replaceable=True)
+    if run is None:
+        return {}
+    return {"structure": run.record.structure, "uncacheable": run.record.uncacheable}
 
 
 def _known_trainings(storage: Storage, run_id: str) -> list[str]:
@@ -437,4 +460,4 @@ def _few_examples(split: SplitModel, data: PreparedData, pad_token_id: int) -> B
     lengths = data.train.lengths[:64]
     ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
     device = next(split.model.parameters()).device
-    return collate(data.train, ids, pad_token_id, device)[0]
+    return TextClassification([], pad_token_id).collate(data.train, ids, device)[0]

@@ -33,6 +33,7 @@ class OpenState:
     """The state with which an epoch begins, or goes on where it was stopped.
 
     Attributes:
+        split: the model.
         training: what the epoch changes.
         policy: None when it never decides.
         parts: digests of what is stored of it; empty before the first step.
@@ -40,6 +41,7 @@ class OpenState:
         partial: where the epoch goes on; None at its beginning.
     """
 
+    split: SplitModel
     training: TrainingState
     policy: FreezePolicy | None
     parts: dict[str, ContentDigest]
@@ -48,11 +50,11 @@ class OpenState:
 
     def save(self, run: Run) -> dict[str, ContentDigest]:
         """Write the parts that changed; what is frozen since the epoch began did not."""
-        frozen = self.training.split.frozen_parts(self.boundary_start)
+        frozen = self.split.frozen_parts(self.boundary_start)
         return save_checkpoint(
             run.storage,
             run.parts_folder,
-            self.training.split,
+            self.split,
             self.training.optimizer,
             unchanged={part: self.parts[part] for part in frozen if part in self.parts},
         )
@@ -93,14 +95,14 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
         step=step,
         thaw_steps=round(_THAW_SHARE * num_steps),
     )
-    training = TrainingState(split, optimizer, freeze, step)
+    training = TrainingState(optimizer, freeze, step)
     boundary_start = freeze.boundary
     if partial is not None:
         boundary_start = partial.trained.steps[0].boundary
         if policy is not None:
             ends = interval_ends(num_steps, config.freezing.intervals_per_epoch)
             training.sums = _load_sums(run, split, partial, ends)
-    return OpenState(training, policy, parts, boundary_start, partial)
+    return OpenState(split, training, policy, parts, boundary_start, partial)
 
 
 def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]:

@@ -1,4 +1,4 @@
-"""Text classification: one label per example."""
+"""Text classification: one label of several per example."""
 
 import math
 from dataclasses import dataclass
@@ -15,69 +15,62 @@ from afcore.model.split_model import Batch
 
 __all__ = [
     "Answers",
-    "answered",
-    "chance_loss",
+    "TextClassification",
     "class_score",
-    "classification_loss",
-    "collate",
-    "inputs_of",
     "matthews_correlation",
 ]
 
 
-def collate(
-    examples: Examples, ids: npt.NDArray[np.int64], pad_token_id: int, device: torch.device
-) -> tuple[Batch, Tensor]:
-    """Pad a batch on the right to its own longest example.
+@dataclass(frozen=True)
+class TextClassification:
+    """One label of ``c`` per example.
 
-    Args:
-        examples: the split.
-        ids: [b] example ids.
+    Attributes:
+        label_names: c.
         pad_token_id: of the tokenizer.
-        device: where the tensors go.
-
-    Returns:
-        ``input_ids`` and ``attention_mask``, [b, s] int64; labels, [b] int64.
     """
-    lengths = examples.lengths[ids]
-    column = np.arange(int(lengths.max()))
-    mask = column < lengths[:, None]
-    # All at once: columns behind the last token of all are padding, and read the last one.
-    at = np.minimum(examples.offsets[ids][:, None] + column, len(examples.tokens) - 1)
-    input_ids = np.where(mask, examples.tokens[at], pad_token_id).astype(np.int64, copy=False)
-    batch = {
-        "input_ids": to_device(torch.from_numpy(input_ids), device),
-        "attention_mask": to_device(torch.from_numpy(mask.astype(np.int64)), device),
-    }
-    return batch, to_device(torch.from_numpy(examples.labels[ids]), device)
 
+    label_names: list[str]
+    pad_token_id: int
 
-def inputs_of(
-    examples: Examples, pad_token_id: int, device: torch.device, ids: npt.NDArray[np.int64]
-) -> Batch:
-    """A padded batch without its labels; see :func:`collate`."""
-    return collate(examples, ids, pad_token_id, device)[0]
+    def collate(
+        self, examples: Examples, ids: npt.NDArray[np.int64], device: torch.device
+    ) -> tuple[Batch, Tensor]:
+        """Pad a batch on the right to its own longest example.
 
+        Args:
+            examples: the split.
+            ids: [b] example ids.
+            device: where the tensors go.
 
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of [b, c] logits and [b] labels."""
-    return torch.nn.functional.cross_entropy(logits, labels)
+        Returns:
+            ``input_ids`` and ``attention_mask``, [b, s] int64; labels, [b] int64.
+        """
+        lengths = examples.lengths[ids]
+        column = np.arange(int(lengths.max()))
+        mask = column < lengths[:, None]
+        # All at once: columns behind the last token of all are padding, and read the last one.
+        at = np.minimum(examples.offsets[ids][:, None] + column, len(examples.tokens) - 1)
+        input_ids = np.where(mask, examples.tokens[at], self.pad_token_id).astype(np.int64)
+        batch = {
+            "input_ids": to_device(torch.from_numpy(input_ids), device),
+            "attention_mask": to_device(torch.from_numpy(mask.astype(np.int64)), device),
+        }
+        return batch, to_device(torch.from_numpy(examples.labels[ids]), device)
 
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of [b, c] logits and [b] labels."""
+        return torch.nn.functional.cross_entropy(outputs, targets)
 
-def chance_loss(labels: npt.NDArray[np.int64]) -> float:
-    """Mean cross-entropy of always answering with the classes' shares: their entropy, in nats.
+    def chance_loss(self, examples: Examples) -> float:
+        """Mean cross-entropy of always answering the classes' shares: their entropy, in nats."""
+        shares = np.bincount(examples.labels) / len(examples)
+        return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
 
-    Args:
-        labels: [n] int64.
-    """
-    shares = np.bincount(labels) / len(labels)
-    return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
-
-
-def answered(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The class answered, [b] int64, and the cross-entropy, [b] fp32, of [b, c] logits."""
-    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    return logits.argmax(-1), losses
+    def answer(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The class answered, [b] int64, and the cross-entropy, [b] fp32, of [b, c] logits."""
+        losses = torch.nn.functional.cross_entropy(outputs.float(), targets, reduction="none")
+        return outputs.argmax(-1), losses
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ import numpy.typing as npt
 import torch
 
 from afcore.activations.validation_states import ValidationStates
-from afcore.compute import Compute
 from afcore.data.order import inference_batches
-from afcore.data.prepare import Examples
-from afcore.distributed import ALONE, WorkerGroup
-from afcore.model.split_model import SplitModel
-from afcore.tasks.text_classification import Answers, answered, collate
+from afcore.distributed import WorkerGroup
+from afcore.tasks.text_classification import Answers
+from afcore.trainee import Trainee
 
 __all__ = ["evaluate"]
 
@@ -26,48 +24,38 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    split: SplitModel,
-    examples: Examples,
-    *,
-    pad_token_id: int,
-    compute: Compute,
-    group: WorkerGroup = ALONE,
-    boundary: int = 0,
-    held: ValidationStates | None = None,
+    trainee: Trainee, *, boundary: int = 0, held: ValidationStates | None = None
 ) -> Answers:
     """What the whole model answers on all examples; every worker gets the answers of all.
 
     Each worker computes a part of every batch. Leaves the model in eval mode.
 
     Args:
-        split: the model.
-        examples: to score it on.
-        pad_token_id: of the tokenizer.
-        compute: device and precision.
-        group: the workers, each of which calls this.
+        trainee: on the examples to ask it about; each worker calls this.
         boundary: the blocks below it are those that ``held`` is open for; 0 without it.
         held: what they put out for these examples, as far as it is held; None: run them.
 
     Returns:
         By example id.
     """
+    split, examples, group = trainee.split, trainee.examples, trainee.group
     split.model.eval()
     done, shown = 0, time.monotonic()
     ids_done: list[npt.NDArray[np.int64]] = []
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # on the device, which is not waited for
-    with torch.no_grad(), compute.autocast():
+    with torch.no_grad(), trainee.compute.autocast():
         for number, together in enumerate(inference_batches(examples.lengths)):
             ids = together[group.rank :: group.count]
             if not len(ids):
                 continue
-            batch, labels = collate(examples, ids, pad_token_id, compute.device)
+            batch, labels = trainee.task.collate(examples, ids, trainee.compute.device)
             hidden = held.get(number) if held is not None else None
             if held is not None and hidden is None:
                 hidden = split.hidden(batch, boundary)
                 held.put(number, hidden)
             logits = split.logits(batch, boundary, hidden)
             ids_done.append(ids)
-            found.append(answered(logits, labels))
+            found.append(trainee.task.answer(logits, labels))
             done += len(together)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()

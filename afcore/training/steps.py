@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,23 +18,38 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.activations.codec import HiddenDtype, round_block, round_boundary
+from afcore.activations.codec import round_block, round_boundary
 from afcore.activations.feed import HiddenFeed
-from afcore.compute import Compute
-from afcore.data.prepare import Examples
 from afcore.distributed import WorkerGroup
 from afcore.errors import AutoFreezeError
 from afcore.model.compile import Backend, SuffixCompiler
 from afcore.model.split_model import Batch, Hidden
-from afcore.tasks.text_classification import classification_loss, collate
+from afcore.trainee import Trainee
 from afcore.training.data_parallel import Suffix
 from afcore.training.head import HeadFeatures, solve_head
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
-__all__ = ["Losses", "Steps", "diverged"]
+__all__ = ["Losses", "StepSettings", "Steps", "diverged"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is made.
+
+    Attributes:
+        seed: of the training; a step's dropout depends on it, the step and the worker alone.
+        max_grad_norm: clipping; 0 for none.
+        micro_batch: most examples of a worker in one backward pass; None for no limit.
+        compile_backend: of ``torch.compile`` for the suffix; None runs it eagerly.
+    """
+
+    seed: int = 0
+    max_grad_norm: float = 1.0
+    micro_batch: int | None = None
+    compile_backend: Backend | None = None
 
 
 class Steps:
@@ -42,38 +57,26 @@ class Steps:
 
     def __init__(
         self,
-        *,
+        trainee: Trainee,
         state: TrainingState,
-        examples: Examples,
         batches: list[npt.NDArray[np.int64]],
-        compute: Compute,
-        group: WorkerGroup,
-        pad_token_id: int,
-        hidden_dtype: HiddenDtype,
-        read_boundary: int,
+        settings: StepSettings,
         feed: HiddenFeed | None,
-        micro_batch: int | None,
-        compile_backend: Backend | None,
         done: TrainedEpoch,
     ) -> None:
         self.done = done
+        self._trainee = trainee
         self._state = state
-        self._split = state.split
-        self._examples = examples
+        self._split, self._group, self._compute = trainee.split, trainee.group, trainee.compute
         self._batches = batches
-        self._compute = compute
-        self._group = group
-        self._pad_token_id = pad_token_id
-        self._dtype: HiddenDtype = hidden_dtype
-        self._read_boundary = read_boundary
         self._feed = feed
-        self._micro_batch = micro_batch
+        self._micro_batch = settings.micro_batch
         self._split.set_training(state.freeze.boundary)
-        self._compiler = SuffixCompiler(self._split, compile_backend)
+        self._compiler = SuffixCompiler(self._split, settings.compile_backend)
         self._compiler.compile(state.freeze.boundary)
-        self._suffix = Suffix(self._split, group)
+        self._suffix = Suffix(self._split, self._group)
         self._suffix.wrap()
-        self.watch = Stopwatch(compute.device)
+        self.watch = Stopwatch(self._compute.device)
 
     def shares(self) -> Iterator[tuple[int, npt.NDArray[np.int64], Hidden | None]]:
         """For each batch to come: its number from 1, its ids, the share's hidden states if fed."""
@@ -109,7 +112,8 @@ class Steps:
     ) -> tuple[Batch, Tensor, Hidden | None]:
         """This worker's share of a batch, its labels, and hidden states at the boundary."""
         boundary, share = self._state.freeze.boundary, self._group.share(ids)
-        batch, labels = collate(self._examples, share, self._pad_token_id, self._compute.device)
+        trainee = self._trainee
+        batch, labels = trainee.task.collate(trainee.examples, share, self._compute.device)
         self.watch.lap("read")
         if boundary:
             hidden = self._run_prefix(batch, boundary, hidden)
@@ -122,25 +126,26 @@ class Steps:
         with self._compute.autocast():
             logits = self._suffix.logits(some, self._state.freeze.boundary, states)
         weight = self._group.weight(batch_size, len(logits))
-        loss = classification_loss(logits, labels[part]) * weight
+        loss = self._trainee.task.loss(logits, labels[part]) * weight
         loss.backward()
         return loss.detach()
 
     def _run_prefix(self, batch: Batch, boundary: int, hidden: Hidden | None) -> Hidden:
-        if hidden is not None and boundary == self._read_boundary:
+        start, dtype = 0 if self._feed is None else self._feed.boundary, self._trainee.dtype
+        if hidden is not None and boundary == start:
             return hidden
         with torch.no_grad(), self._compute.autocast():
-            rounding = partial(round_block, dtype=self._dtype)
-            hidden = self._split.hidden(batch, boundary, self._read_boundary, hidden, rounding)
-            return round_boundary(hidden, self._dtype)
+            rounding = partial(round_block, dtype=dtype)
+            hidden = self._split.hidden(batch, boundary, start, hidden, rounding)
+            return round_boundary(hidden, dtype)
 
-    def solve_head(self, num_classes: int) -> None:
+    def solve_head(self) -> None:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
 
         One pass over the epoch's batches, each worker on its share. A model whose logits are not
         those of one linear layer at one position keeps the head that it has.
         """
-        found = HeadFeatures(self._split, num_classes)
+        found = HeadFeatures(self._split, len(self._trainee.task.label_names))
         self._split.model.eval()
         features, labels = [], []
         for _, ids, hidden in self.shares():

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from afcore.freezing.policy import FreezeDecision, FreezeState, IntervalStatistics
-from afcore.model.split_model import SplitModel
 from afcore.training.gradients import GradientSums
 from afcore.training.optimizer import SuffixOptimizer
 
@@ -16,7 +15,6 @@ __all__ = ["Interval", "StepLog", "TrainedEpoch", "TrainingState"]
 class TrainingState:
     """What an epoch changes; ``sums`` are there where it was stopped within an interval."""
 
-    split: SplitModel
     optimizer: SuffixOptimizer
     freeze: FreezeState
     step: int = 0

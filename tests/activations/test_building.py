@@ -15,11 +15,11 @@ import pytest
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
 from afcore.activations.building import build_lease, evict, open_or_build
-from afcore.activations.materialize import materialize
+from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
-from tests.training_setup import make_examples, make_split, new_set, prefix_runner
+from tests.training_setup import make_split, make_trainee, new_set
 
 FOLDER = "activations/some-key"
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +41,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def want(storage: Storage, run: str) -> tuple[ActivationSet, bool, float]:
     """What a run does that wants the set."""
-    runner = prefix_runner(make_split(), make_examples())
+    runner = PrefixRunner(make_trainee(make_split()))
     opened = open_or_build(
         storage,
         FOLDER,
@@ -188,7 +188,7 @@ def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(
             local_storage.put(
                 f"{FOLDER}/build/000002.json", local_storage.get(f"{FOLDER}/build/000001.json")
             )
-            other = prefix_runner(make_split(), make_examples())
+            other = PrefixRunner(make_trainee(make_split()))
             materialize(local_storage, new_set(FOLDER, producer="other"), other)
             local_storage.delete_folder(f"{FOLDER}/build")
             local_storage.put(f"{FOLDER}/build/000002.json", b"")

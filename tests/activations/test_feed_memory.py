@@ -31,7 +31,10 @@ from afcore.training.schedule import Schedule
 from afcore.storage.objects import Storage
 from afcore.activations.tiers import Budgets
 from afcore.training.trained import TrainingState
-from afcore.training.loop import train_epoch
+from afcore.tasks.text_classification import TextClassification
+from afcore.trainee import Trainee
+from afcore.training.loop import Course, train_epoch
+from afcore.training.steps import StepSettings
 
 def own_bytes():
     lines = open("/proc/self/status").read().splitlines()
@@ -61,10 +64,9 @@ for shard in range(writer.layout.num_shards):
 del rows
 found = writer.commit()
 split.set_training(1)
-state = TrainingState(split, SuffixOptimizer(split, learning_rate=1e-4, weight_decay=0.0),
-                      FreezeState(1))
-runner = PrefixRunner(split, partial(inputs_of, examples, 0, compute.device), lengths, compute,
-                      "bf16")
+state = TrainingState(SuffixOptimizer(split, learning_rate=1e-4, weight_decay=0.0), FreezeState(1))
+trainee = Trainee(split, TextClassification(["a", "b"], 0), examples, compute, "bf16")
+runner = PrefixRunner(trainee)
 before = own_bytes()
 held = ResidentShards(Budgets(0, {BUDGET_MB} * {MB}, 0), store_is_local=True)
 held.fit(found.layout, 2 * hidden)
@@ -80,9 +82,7 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 trained = train_epoch(
-    state, examples, batches, epoch=1, schedule=schedule, seed=0, pad_token_id=0, compute=compute,
-    policy=None, intervals_per_epoch=1,
-    max_grad_norm=1.0, hidden_dtype="bf16", read_boundary=1, feed=feed,
+    trainee, state, batches, Course(1, schedule), StepSettings(), feed=feed,
 )
 done.set()
 watcher.join()

@@ -14,13 +14,13 @@ from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.compute import Compute
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, make_examples, make_split, new_set, prefix_runner
+from tests.training_setup import CPU_FP32, make_split, make_trainee, new_set
 
 BF16 = Compute(torch.device("cpu"), "bf16")
 
 
 def make_runner(dtype: Any = "fp32", compute: Compute = CPU_FP32) -> PrefixRunner:
-    return prefix_runner(make_split(), make_examples(), dtype, compute)
+    return PrefixRunner(make_trainee(make_split(), compute=compute, dtype=dtype))
 
 
 def build(
@@ -35,7 +35,7 @@ def build(
 
 
 def recompute(runner: PrefixRunner, ids: np.ndarray, boundary: int) -> torch.Tensor:
-    batch = runner.inputs(ids)
+    batch = runner.trainee.inputs(ids)
     runner.split.model.eval()
     with torch.no_grad():
         hidden = runner.split.hidden(

@@ -5,28 +5,26 @@ import numpy as np
 import pytest
 import torch
 
+from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import list_sets
 from afcore.data.order import epoch_batches
 from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_compute
 from afcore.measuring.fit import fit_seconds
 from afcore.measuring.store import probe_bandwidths
+from afcore.model.split_model import SplitModel
 from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import ComputeProfile
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split, prefix_runner
+from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee
 
 EXAMPLES = make_examples()
 BATCHES = epoch_batches(EXAMPLES.lengths, batch_size=8, seed=0, epoch=1, batching="grouped")
 
 
-def measured(split: object, budget_seconds: float = 0.0) -> ComputeProfile:
+def measured(split: SplitModel, budget_seconds: float = 0.0) -> ComputeProfile:
     return profile_compute(
-        split,
-        EXAMPLES,
+        make_trainee(split, EXAMPLES),
         BATCHES,
-        pad_token_id=0,
-        compute=CPU_FP32,
-        hidden_dtype="bf16",
         max_grad_norm=1.0,
         budget_seconds=budget_seconds,
     )
@@ -96,7 +94,7 @@ def test_no_term_is_negative() -> None:
 
 @pytest.mark.parametrize("probe_bytes", [0, 2000, 2**20])
 def test_the_probe_measures_and_leaves_nothing(storage: Storage, probe_bytes: int) -> None:
-    runner = prefix_runner(make_split(), EXAMPLES)
+    runner = PrefixRunner(make_trainee(make_split(), EXAMPLES))
     found = probe_bandwidths(storage, "activations", runner, BATCHES, probe_bytes=probe_bytes)
     assert min(found.store_write, found.store_read, found.store_latency_seconds) > 0
     assert set(found.tiers) == {"host memory"}

@@ -18,16 +18,17 @@ from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.peer.run import RECIPES
+from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
-from afcore.runs.work import training_schedule
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
-from afcore.training.loop import train_epoch
+from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainingState
 from tests.model.test_pretrained import configure
-from tests.training_setup import CPU_FP32, make_examples, make_split, make_state
+from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, make_trainee
 
 DATA = PreparedData("digest", ["a", "b", "c"], make_examples(40), make_examples(12), None)
 
@@ -69,20 +70,12 @@ def test_in_our_order_it_ends_with_our_weights(
     optimizer = SuffixOptimizer(
         state.split, learning_rate=training.learning_rate, weight_decay=training.weight_decay
     )
-    state = TrainingState(state.split, optimizer, state.freeze)
     trained = train_epoch(
-        state,
-        DATA.train,
+        make_trainee(state.split, DATA.train),
+        TrainingState(optimizer, state.freeze),
         np.split(np.arange(40), 5),
-        epoch=1,
-        schedule=training_schedule(training, 40),
-        seed=0,
-        pad_token_id=0,
-        compute=CPU_FP32,
-        policy=None,
-        intervals_per_epoch=1,
-        max_grad_norm=training.max_grad_norm,
-        hidden_dtype="fp32",
+        Course(1, training_schedule(training, 40)),
+        StepSettings(max_grad_norm=training.max_grad_norm),
     )
 
     assert fitted.epochs[0].train_loss == pytest.approx(trained.mean_loss, abs=1e-4)
@@ -118,7 +111,7 @@ def test_the_best_epoch_is_tested_and_handed_back(tiny_tokenizer: Any) -> None:
     )
     best = best_epoch(fitted.epochs, "accuracy")
     ours = {
-        name: evaluate(SplitModel(fitted.model), split, pad_token_id=0, compute=CPU_FP32).scores(3)
+        name: evaluate(make_trainee(SplitModel(fitted.model), split)).scores(3)
         for name, split in (("validation", data.validation), ("test", test))
     }
 
@@ -179,7 +172,7 @@ def test_lora_trains_additions_and_the_head_and_ends_as_a_plain_model(tiny_token
     addition = addition - before.bert.encoder.layer[0].intermediate.dense.weight
     assert torch.linalg.matrix_rank(addition, atol=1e-6) == 2
     assert all(p.requires_grad for p in fitted.model.parameters())
-    ours = evaluate(SplitModel(fitted.model), test, pad_token_id=0, compute=CPU_FP32)
+    ours = evaluate(make_trainee(SplitModel(fitted.model), test))
     assert fitted.test is not None
     assert ours.scores(3) == pytest.approx(fitted.test.scores(3), abs=1e-5)
 

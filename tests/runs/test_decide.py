@@ -44,7 +44,7 @@ def test_what_is_left_is_worked_out_once(
         update={"workers": LINK}
     )
     storage.put(f"{run.folder}/profile.json", profile.model_dump_json().encode())
-    planner = RunCache(run, run.pretrained(), run.data().train, run.compute).planner
+    planner = RunCache(run, run.trainee(run.pretrained(), run.data().train)).planner
     asked: list[Run] = []
     monkeypatch.setattr(decide, "wall_seconds", lambda run: asked.append(run) or WALL)
     planner.check_limits()
@@ -76,7 +76,7 @@ def test_without_a_forecast_no_limit_is_refused_beforehand(
     run = Run(storage, identify_run(config, storage))
     profile = make_profile().model_copy(update={"workers": LINK})
     storage.put(f"{run.folder}/profile.json", profile.model_dump_json().encode())
-    planner = RunCache(run, run.pretrained(), run.data().train, run.compute).planner
+    planner = RunCache(run, run.trainee(run.pretrained(), run.data().train)).planner
     monkeypatch.setattr(decide, "wall_seconds", lambda run: 0.0)
     with pytest.raises(ConfigError, match=f"workers.{limit}"):
         planner.check_limits()

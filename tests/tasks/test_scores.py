@@ -12,7 +12,7 @@ from afcore.distributed import WorkerGroup
 from afcore.tasks.main_score import MAIN_SCORES, remaining_errors
 from afcore.tasks.text_classification import Answers, matthews_correlation
 from afcore.training.evaluate import evaluate
-from tests.training_setup import CPU_FP32, make_examples, make_split
+from tests.training_setup import make_examples, make_split, make_trainee
 
 
 def answers(confusion: list[list[int]]) -> Answers:
@@ -75,9 +75,10 @@ class Together(WorkerGroup):
 @pytest.mark.parametrize("count", [1, 40, 301])
 def test_scores_are_of_the_whole_split_whatever_the_number_of_workers(count: int) -> None:
     split, examples = make_split(), make_examples(count)
-    asked: dict[str, Any] = {"pad_token_id": 0, "compute": CPU_FP32}
-    alone = evaluate(split, examples, **asked)
-    half, both = (evaluate(split, examples, group=Together(rank, 2), **asked) for rank in (1, 0))
+    alone = evaluate(make_trainee(split, examples))
+    half, both = (
+        evaluate(make_trainee(split, examples, group=Together(rank, 2))) for rank in (1, 0)
+    )
     np.testing.assert_array_equal(both.predicted, alone.predicted)
     np.testing.assert_allclose(both.losses, alone.losses, atol=1e-5)
     assert both.scores(3) == pytest.approx(alone.scores(3), abs=1e-6)

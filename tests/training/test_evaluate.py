@@ -5,20 +5,13 @@ from afcore.data.order import inference_batches
 from afcore.data.prepare import Examples
 from afcore.model.split_model import SplitModel
 from afcore.training.evaluate import evaluate
-from tests.training_setup import CPU_FP32, NUM_BLOCKS, make_examples, make_split
+from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee
 
 
 def scores(
     split: SplitModel, examples: Examples, boundary: int = 0, held: ValidationStates | None = None
 ) -> dict[str, float]:
-    return evaluate(
-        split,
-        examples,
-        pad_token_id=0,
-        compute=CPU_FP32,
-        boundary=boundary,
-        held=held,
-    ).scores(3)
+    return evaluate(make_trainee(split, examples), boundary=boundary, held=held).scores(3)
 
 
 def count_runs(split: SplitModel) -> list[int]:

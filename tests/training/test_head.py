@@ -6,7 +6,7 @@ from torch import nn
 
 from afcore.training.head import PENALTY, HeadFeatures, solve_head
 from afcore.training.trained import TrainingState
-from tests.training_setup import make_examples, make_split, make_state, run_epochs
+from tests.training_setup import TASK, make_examples, make_split, make_state, run_epochs
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -35,9 +35,8 @@ def test_the_solution_is_where_the_gradient_of_the_objective_is_zero(bias: bool)
 def test_features_are_what_the_last_layer_reads() -> None:
     split, examples = make_split(dropout=0.0), make_examples()
     split.model.eval()
-    from afcore.tasks.text_classification import collate
 
-    batch, _ = collate(examples, torch.arange(4).numpy(), 0, torch.device("cpu"))
+    batch, _ = TASK.collate(examples, torch.arange(4).numpy(), torch.device("cpu"))
     found = HeadFeatures(split, 3)
     features = found.take(batch, 0, None)
     torch.testing.assert_close(found.layer(features), split.logits(batch))
@@ -57,18 +56,18 @@ def test_features_that_hardly_differ_get_no_weights_that_dropout_blows_up() -> N
     assert loss < 0.8  # chance: 0.69
 
 
-def first_losses(state: TrainingState, solve: int | None) -> list[float]:
+def first_losses(state: TrainingState, solve: bool) -> list[float]:
     (done,) = run_epochs(state, make_examples(), 1, solve_head=solve)
     return [step.loss for step in done.steps]
 
 
 def test_training_begins_from_the_solved_head_once() -> None:
-    drawn = first_losses(make_state(make_split(dropout=0.0)), None)
+    drawn = first_losses(make_state(make_split(dropout=0.0)), solve=False)
     state = make_state(make_split(dropout=0.0))
-    solved = first_losses(state, 3)
+    solved = first_losses(state, solve=True)
     assert solved[0] < drawn[0]
 
     weight = HeadFeatures(state.split, 3).layer.weight.detach().clone()
     state.freeze = type(state.freeze)(0, rate=0.0)
-    first_losses(state, 3)  # not before a later step
+    first_losses(state, solve=True)  # not before a later step
     assert torch.equal(HeadFeatures(state.split, 3).layer.weight, weight)

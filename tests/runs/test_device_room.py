@@ -10,7 +10,7 @@ from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config
-from afcore.runs import work
+from afcore.runs import device_room
 from afcore.runs.run import Run, identify_run
 from afcore.storage.objects import Storage
 
@@ -42,11 +42,11 @@ def test_training_takes_all_parameters_and_the_largest_share_of_a_batch(
     run: Run, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], examples: int
 ) -> None:
     num_parameters = sum(p.numel() for p in run.pretrained().model.parameters())
-    assert work.training_bytes(run) == 0
+    assert device_room.training_bytes(run) == 0
     monkeypatch.setattr(Run, "compute", Compute(CUDA, "bf16"))
     # 16 bytes a parameter; 4 blocks of 34 x 32 bytes a token, 32 tokens an example.
     expected = 16 * num_parameters + examples * 32 * 4 * 34 * 32
-    assert work.training_bytes(with_changes(run, **changes)) == expected
+    assert device_room.training_bytes(with_changes(run, **changes)) == expected
 
 
 def test_the_device_tier_leaves_what_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,9 @@ def test_what_device_memory_holds_is_gathered_there(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three = 3 * SHARD_BYTES
-    assert work.place_set(run, three).bytes_by_tier == {"host memory": three}
+    assert device_room.place_set(run, three).bytes_by_tier == {"host memory": three}
     budgets = Budgets(SHARD_BYTES, 2 * SHARD_BYTES, 0)
-    monkeypatch.setattr(work, "measure_budgets", lambda *_, **__: budgets)
-    reading = work.place_set(run, three)
+    monkeypatch.setattr(device_room, "measure_budgets", lambda *_, **__: budgets)
+    reading = device_room.place_set(run, three)
     assert reading.bytes_by_tier == {"device memory": SHARD_BYTES, "host memory": 2 * SHARD_BYTES}
     assert reading.store_bytes == 0

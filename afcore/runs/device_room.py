@@ -1,47 +1,26 @@
-"""What an epoch of a run goes through, from where it reads, and what it may use."""
+"""What a run's activations and its training have of memory, and where its sets are held."""
 
-import math
 import sys
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import choose_window, place
-from afcore.config import CHOOSING_MODES, TrainingConfig
-from afcore.data.order import epoch_batches
-from afcore.data.prepare import Examples
+from afcore.config import CHOOSING_MODES
 from afcore.model.pretrained import build_classifier
 from afcore.planning.choose_workers import MemoryModel, activation_bytes
 from afcore.planning.profile import Reading
 from afcore.runs.run import Run
-from afcore.training.schedule import Schedule
 
 __all__ = [
-    "batches_of",
     "device_memory",
     "place_set",
     "training_bytes",
-    "training_schedule",
 ]
 
 _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
-
-
-def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """Of epoch ``epoch``, where memory holds what it reads."""
-    config = run.config
-    whole = epoch_batches(
-        examples.lengths,
-        batch_size=config.training.batch_size,
-        seed=config.training.seed,
-        epoch=epoch,
-        batching=config.data.batching,
-    )
-    return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
 
 
 def place_set(run: Run, num_bytes: int) -> Reading:
@@ -74,26 +53,6 @@ def place_set(run: Run, num_bytes: int) -> Reading:
     on_device = sum(shards[: tiers.count("device memory")])  # the first tier that is filled
     gathered = {"device memory": on_device, "host memory": num_bytes - on_device}
     return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
-
-
-def training_schedule(
-    training: TrainingConfig, num_examples: int, *, cycle_epochs: int | None = None
-) -> Schedule:
-    """How long a training on ``num_examples`` lasts, and its learning rate.
-
-    Args:
-        training: settings.
-        num_examples: to train on.
-        cycle_epochs: of a training that may end before its epochs are over.
-    """
-    return Schedule(
-        epochs=training.epochs,
-        steps_per_epoch=math.ceil(num_examples / training.batch_size),
-        kind=training.schedule,
-        warmup_ratio=training.warmup_ratio,
-        steps=training.steps,
-        cycle_epochs=cycle_epochs,
-    )
 
 
 def device_memory(run: Run) -> MemoryModel | None:

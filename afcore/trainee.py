@@ -1,0 +1,47 @@
+"""What is trained, on what, where, and with whom: one object that goes through all rooms."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from afcore.compute import Compute
+from afcore.data.prepare import Examples
+from afcore.distributed import ALONE, WorkerGroup
+from afcore.model.split_model import Batch, SplitModel
+from afcore.tasks.text_classification import TextClassification
+
+__all__ = ["HiddenDtype", "Trainee"]
+
+HiddenDtype = Literal["bf16", "fp32", "int8"]
+"""What hidden states at the boundary are rounded to, read or computed."""
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model with the task that it learns, the examples, and where it computes.
+
+    Attributes:
+        split: the model.
+        task: says what a batch is, its loss, its scores.
+        examples: to train on, to run the prefix over, or to be asked about.
+        compute: device and precision.
+        dtype: of hidden states at the boundary.
+        group: the workers, of which this process is one.
+    """
+
+    split: SplitModel
+    task: TextClassification
+    examples: Examples
+    compute: Compute
+    dtype: HiddenDtype = "bf16"
+    group: WorkerGroup = ALONE
+
+    def on(self, examples: Examples) -> "Trainee":
+        """The same, on another split of the data."""
+        return replace(self, examples=examples)
+
+    def inputs(self, ids: npt.NDArray[np.int64]) -> Batch:
+        """What the model gets of the examples ``ids``, [b], padded, on the device."""
+        return self.task.collate(self.examples, ids, self.compute.device)[0]

@@ -17,14 +17,21 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from afcore.digest import recipe_digest
 from afcore.errors import ConfigError, LeaseLostError, WorkerLostError
 
 __all__ = ["ALONE", "WorkerGroup", "join_group"]
 
-STEP_SECONDS = 30.0
-"""A worker that is silent for so long within a step is taken to be dead."""
+JOIN_SECONDS = 30.0
+"""How long workers wait for each other at the start."""
+STEP_SECONDS = 900.0
+"""A worker that is silent for so long within a step is taken to be stuck.
+
+One that died is noticed at once, by who launched it. Meanwhile a live one may wait for a shard,
+which is read up to five times, each time asked for up to five times, for 20 s.
+"""
 _PATIENT = timedelta(hours=12)
 
 
@@ -190,7 +197,8 @@ def join_group(device: torch.device) -> Iterator[WorkerGroup]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=STEP_SECONDS))
+            dist.init_process_group(backend, timeout=timedelta(seconds=JOIN_SECONDS))
+            _set_pg_timeout(timedelta(seconds=STEP_SECONDS))
             patient = dist.new_group(backend="gloo", timeout=_PATIENT)
         except (RuntimeError, ValueError) as error:
             raise WorkerLostError(f"the workers do not find each other: {error}") from error

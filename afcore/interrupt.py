@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["catch_sigterm", "request_stop", "stop_requested"]
+__all__ = ["catch_sigterm", "committing", "is_committing", "request_stop", "stop_requested"]
 
 # Plain values and no Event, whose lock the interrupted code may hold.
 _requested = False
 _depth = 0
+_commits = 0
 
 
 def stop_requested() -> bool:
@@ -25,6 +26,25 @@ def request_stop() -> None:
     """Ask this process to stop; from any thread."""
     global _requested
     _requested = True
+
+
+@contextlib.contextmanager
+def committing() -> Iterator[None]:
+    """Within it, this process commits, or waits for who does: it may end what it began.
+
+    Whoever asked it to stop, and would end it after a while, does not meanwhile.
+    """
+    global _commits
+    _commits += 1
+    try:
+        yield
+    finally:
+        _commits -= 1
+
+
+def is_committing() -> bool:
+    """Whether this process is within :func:`committing`."""
+    return _commits > 0
 
 
 @contextlib.contextmanager

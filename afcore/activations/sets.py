@@ -7,6 +7,7 @@ Under the set's folder::
     manifest.json                last; without it there is no set
     users/<run>.json             who opened it, and when
     build/                       lease of who builds or evicts it
+    repair/                      lease of who replaces a shard
 
 What one of the ``t`` rows is: :mod:`afcore.activations.codec`. Writers never share an object: each
 has its own generation, and the first manifest wins (:meth:`Storage.put_new`).
@@ -24,13 +25,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from afcore.activations.arrays import check_metadata, read_array, write_array
 from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
-from afcore.errors import IntegrityError
+from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.model.stacks import HIDDEN_STATES
+from afcore.storage.lease import EXPIRY_SECONDS, Lease
 from afcore.storage.objects import Storage, raise_explained
 from afcore.trainee import HiddenDtype
 
@@ -46,6 +49,12 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _INDEX_COLUMNS = 3
+_until_repaired = Retrying(
+    retry=retry_if_exception_type(LeaseHeldError),
+    stop=stop_after_delay(EXPIRY_SECONDS + 10),  # who has died by then is succeeded
+    wait=wait_random(0.05, 0.2),
+    reraise=True,
+)
 
 
 @dataclass(frozen=True)
@@ -162,24 +171,46 @@ class ActivationSet:
     def replace_shard(self, shard: int, rows: npt.NDArray[Any]) -> None:
         """Write a damaged shard anew, as a new generation, and the manifest after it.
 
-        Shards that other runs have mended since this set was opened stay theirs.
+        Shards that other runs have mended since this set was opened stay theirs; who mends at the
+        same time waits for the other.
         """
         old = self.manifest.shards[shard]
-        self.manifest = self._newest_manifest()
-        if self.manifest.shards[shard] != old:
-            return
-        new = _write_shard(self._storage, self.folder, shard, rows, new_generation())
-        shards = [*self.manifest.shards]
-        shards[shard] = new
-        self.manifest = replace(self.manifest, shards=shards)
-        self._storage.put(f"{self.folder}/manifest.json", self.manifest.to_json())
+        with self._repair_lease():
+            newest = self._newest_manifest()
+            self.manifest = newest or self.manifest
+            if self.manifest.shards[shard] != old:
+                return
+            shards = [*self.manifest.shards]
+            shards[shard] = _write_shard(self._storage, self.folder, shard, rows, new_generation())
+            self.manifest = replace(self.manifest, shards=shards)
+            if newest is not None:  # one that was evicted stays so
+                self._storage.put(f"{self.folder}/manifest.json", self.manifest.to_json())
         self._storage.delete_folder(f"{self.folder}/{old.name}")
 
-    def _newest_manifest(self) -> ActivationManifest:
-        with contextlib.suppress(IntegrityError):
+    @contextlib.contextmanager
+    def _repair_lease(self) -> Iterator[None]:
+        """Alone, as far as one can: who has waited for too long goes on, and may undo a repair."""
+        lease = Lease(
+            self._storage, f"{self.folder}/repair", f"repair of {self.folder}", logged=False
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                _until_repaired(stack.enter_context, lease)
+            except LeaseHeldError as error:
+                _log.warning("%s Going on without waiting longer.", error)
+            yield
+
+    def _newest_manifest(self) -> ActivationManifest | None:
+        """As it is now, also of one built anew since; None when there is none any more.
+
+        A damaged one, or one that is laid out otherwise, counts as the one that was opened.
+        """
+        try:
             newest = open_set(self._storage, self.folder)
-            if newest is not None and newest.manifest.index == self.manifest.index:
-                return newest.manifest
+        except IntegrityError:
+            return self.manifest
+        if newest is None or newest.manifest.index_checksum == self.manifest.index_checksum:
+            return newest.manifest if newest else None
         return self.manifest
 
     def record_use(self, run_id: str, run_folder: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from afcore.config import WorkersConfig
-from afcore.errors import ConfigError
+from afcore.errors import AutoFreezeError, ConfigError
 from afcore.interrupt import catch_sigterm
 from afcore.launch.job import Job, Launcher
+from afcore.launch.worker import is_worker
 
 __all__ = [
     "LaunchHere",
@@ -30,7 +31,13 @@ def open_launcher(workers: WorkersConfig, num_workers: int | None = None) -> Lau
     Raises:
         ConfigError: when Ray is not installed, its address does not answer, or its cluster has
             too few devices.
+        AutoFreezeError: in a worker, whose devices are taken.
     """
+    if is_worker():
+        raise AutoFreezeError(
+            "a worker cannot start workers. Start the same command again; it goes on from the last "
+            "commit."
+        )
     num_workers = workers.max if num_workers is None else num_workers
     if num_workers == 1 and workers.launcher == "auto":
         return LaunchHere()

@@ -1,4 +1,4 @@
-"""How each worker ended, and which of the endings is the cause of the others.
+"""How each worker ended, and which of that is the cause of the rest.
 
 When one worker dies or raises, the others fail too, as their connections to it close.
 """
@@ -11,47 +11,43 @@ from afcore import errors
 from afcore.errors import AutoFreezeError, StoppedError, WorkerLostError
 from afcore.launch.job import Job
 
-__all__ = ["Ending", "conclude", "ending_of"]
+__all__ = ["Outcome", "outcome_of", "raise_cause"]
 
 _TRACE_LINES = 20
 # A death is seen within this after the failures that it causes. Less than a worker that failed
-# waits before it exits (process.py), as then the launcher ends the others.
+# waits before it exits (worker.py), as then the launcher stops the others.
 _BEHIND_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ending:
-    """Of one worker's function.
+class Outcome:
+    """Of one worker's function, which returned unless one of these is there.
 
     Attributes:
-        error: class name of what it raised; None when it returned.
-        message: of the exception; of ours, its argument.
-        ours: whether the class is one of :mod:`afcore.errors`.
-        trace: last lines of the traceback, of exceptions that are not ours.
+        error: of :mod:`afcore.errors`, that it raised.
+        foreign: any other exception that it raised, as text, which every process can read.
+        trace: last lines of its traceback.
     """
 
-    error: str | None = None
-    message: str = ""
-    ours: bool = False
+    error: AutoFreezeError | None = None
+    foreign: str = ""
     trace: str = ""
 
 
-def ending_of(error: BaseException | None) -> Ending:
-    """Describe how a worker's function ended."""
-    if error is None:
-        return Ending()
+def outcome_of(error: BaseException) -> Outcome:
+    """Describe what a worker's function raised."""
     name = type(error).__name__
-    if isinstance(error, AutoFreezeError) and hasattr(errors, name):
-        return Ending(name, " ".join(error.args), ours=True)
+    if isinstance(error, AutoFreezeError) and getattr(errors, name, None) is type(error):
+        return Outcome(error)
     lines = "".join(traceback.format_exception(error)).splitlines()
-    return Ending(name, str(error), trace="\n".join(lines[-_TRACE_LINES:]))
+    return Outcome(foreign=f"{name}: {error}", trace="\n".join(lines[-_TRACE_LINES:]))
 
 
-def conclude(
+def raise_cause(
     job: Job,
-    endings: dict[int, tuple[float, Ending]],
+    outcomes: dict[int, tuple[float, Outcome]],
     lost: dict[int, tuple[float, str]],
     *,
     stopped: bool,
@@ -62,11 +58,11 @@ def conclude(
 
     Args:
         job: that ended.
-        endings: by rank, with the second in which it was reported.
-        lost: what became of workers without an ending, by rank, with the second of the loss.
+        outcomes: by rank, with the second in which it was reported.
+        lost: what became of workers without an outcome, by rank, with the second of the loss.
         stopped: whether this process was told to stop, and so told the workers.
     """
-    cause = _cause(job, endings, lost)
+    cause = _cause(job, outcomes, lost)
     if stopped and (cause is None or isinstance(cause, WorkerLostError | RuntimeError)):
         cause = StoppedError(job.what)
     if cause is not None:
@@ -74,37 +70,24 @@ def conclude(
 
 
 def _cause(
-    job: Job,
-    endings: dict[int, tuple[float, Ending]],
-    lost: dict[int, tuple[float, str]],
+    job: Job, outcomes: dict[int, tuple[float, Outcome]], lost: dict[int, tuple[float, str]]
 ) -> Exception | None:
-    failed = sorted((when, rank) for rank, (when, ending) in endings.items() if ending.error)
-    ours = [rank for _, rank in failed if endings[rank][1].ours]
-    telling = [rank for rank in ours if endings[rank][1].error not in _CONSEQUENCES]
-    foreign = [(when, rank) for when, rank in failed if rank not in ours]
-    losses = sorted((when, rank) for rank, (when, _) in lost.items())
-    if telling:
-        return _revived(endings[telling[0]][1])
-    if losses and (not foreign or losses[0][0] < foreign[0][0] + _BEHIND_SECONDS):
-        rank = losses[0][1]
+    ended = sorted((when, rank, outcome) for rank, (when, outcome) in outcomes.items())
+    errors_of_ours = [outcome.error for *_, outcome in ended if outcome.error is not None]
+    for error in errors_of_ours:
+        if not isinstance(error, WorkerLostError | StoppedError):  # which follow from others
+            return error
+    foreign = next((end for end in ended if end[2].foreign), None)
+    loss = min(((when, rank, how) for rank, (when, how) in lost.items()), default=None)
+    if loss is not None and (foreign is None or loss[0] < foreign[0] + _BEHIND_SECONDS):
         return WorkerLostError(
-            f"worker {rank} of {job.num_workers} was lost {job.what}: {lost[rank][1]}. "
+            f"worker {loss[1]} of {job.num_workers} was lost {job.what}: {loss[2]}. "
             "It can be tried again from the last commit."
         )
-    if foreign:
-        rank = foreign[0][1]
-        ending = endings[rank][1]
-        _log.error("worker %d failed:\n%s", rank, ending.trace)
+    if foreign is not None:
+        _, rank, outcome = foreign
+        _log.error("worker %d failed:\n%s", rank, outcome.trace)
         return RuntimeError(
-            f"worker {rank} of {job.num_workers} failed {job.what}: "
-            f"{ending.error}: {ending.message}"
+            f"worker {rank} of {job.num_workers} failed {job.what}: {outcome.foreign}"
         )
-    return _revived(endings[ours[0]][1]) if ours else None
-
-
-_CONSEQUENCES = (WorkerLostError.__name__, StoppedError.__name__)
-
-
-def _revived(ending: Ending) -> AutoFreezeError:
-    kind: type[AutoFreezeError] = getattr(errors, ending.error or "")
-    return kind(ending.message)
+    return errors_of_ours[0] if errors_of_ours else None

@@ -21,9 +21,9 @@ from typing import Any
 from afcore.errors import ConfigError, StoppedError, WorkerLostError
 from afcore.extras import require_package
 from afcore.interrupt import catch_sigterm, stop_requested
-from afcore.launch.connection import GRACE_SECONDS, LineAddress, WorkerLines
+from afcore.launch.connection import GRACE_SECONDS, ParentAddress, WorkerConnections
 from afcore.launch.job import Job
-from afcore.launch.outcome import conclude
+from afcore.launch.outcome import raise_cause
 
 __all__ = ["LaunchWithRay", "check_room"]
 
@@ -120,12 +120,13 @@ class LaunchWithRay:
         with catch_sigterm():
             if stop_requested():
                 raise StoppedError(job.what)
-            with WorkerLines(host) as lines:
-                failure = self._fit(job, lines.address)
+            with WorkerConnections(host) as connections:
+                failure = self._fit(job, connections)
             lost = {
-                rank: (when, "its process or its machine died") for rank, when in lines.lost.items()
+                rank: (when, "its process or its machine died")
+                for rank, when in connections.lost.items()
             }
-            conclude(job, lines.endings, lost, stopped=stop_requested())
+            raise_cause(job, connections.outcomes, lost, stopped=stop_requested())
         if failure is not None:
             raise WorkerLostError(
                 f"Ray could not run {job.num_workers} workers {job.what}: {failure}"
@@ -136,7 +137,7 @@ class LaunchWithRay:
         self._ray.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _fit(self, job: Job, address: LineAddress) -> BaseException | None:
+    def _fit(self, job: Job, connections: WorkerConnections) -> BaseException | None:
         """Run the workers.
 
         In a thread, as Ray takes over Ctrl-C in the main one, and this one is to see a stop.
@@ -145,25 +146,25 @@ class LaunchWithRay:
 
         def fit() -> None:
             try:
-                self._trainer(job, address).fit()
+                self._trainer(job, connections.address).fit()
             except BaseException as error:
                 failures.append(error)
 
         thread = threading.Thread(target=fit, daemon=True, name="ray-train")
         thread.start()
-        until = float("inf")
+        at_work = time.monotonic()
         try:
-            while thread.is_alive() and time.monotonic() < until:
+            # Workers keep to the grace period by themselves; those that have not come may not.
+            while thread.is_alive() and time.monotonic() < at_work + GRACE_SECONDS:
                 thread.join(0.1)
-                if stop_requested():
-                    # Workers keep to the grace period by themselves.
-                    until = min(until, time.monotonic() + GRACE_SECONDS + 5)
+                if not stop_requested() or connections.are_any_at_work:
+                    at_work = time.monotonic()
         except BaseException:
             self._ray.shutdown()  # and so the job and its workers
             raise
         return failures[0] if failures else None
 
-    def _trainer(self, job: Job, address: LineAddress) -> Any:
+    def _trainer(self, job: Job, address: ParentAddress) -> Any:
         train = importlib.import_module("ray.train")
         torch_trainer = importlib.import_module("ray.train.torch").TorchTrainer
         worker = importlib.import_module("afcore.launch.ray_worker")

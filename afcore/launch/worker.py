@@ -6,37 +6,44 @@ import torch
 
 from afcore.errors import StoppedError
 from afcore.interrupt import stop_requested
-from afcore.launch.connection import LineAddress, connect
+from afcore.launch.connection import ParentAddress, connect
 from afcore.launch.job import Job
-from afcore.launch.outcome import ending_of
+from afcore.launch.outcome import Outcome, outcome_of
 
-__all__ = ["work"]
+__all__ = ["is_worker", "work"]
 
-_AFTER_OTHERS_SECONDS = 1.0  # see endings.py
+_AFTER_OTHERS_SECONDS = 1.0  # see outcome.py
 
 
-def work(job: Job, address: LineAddress, rank: int) -> bool:
-    """Call the job's function; how it ended goes up the line.
+_is_worker = False
 
-    ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` are set: the
-    function itself joins the process group by ``env://``.
+
+def is_worker() -> bool:
+    """Whether a launcher has started this process."""
+    return _is_worker
+
+
+def work(job: Job, address: ParentAddress, rank: int) -> bool:
+    """Call the job's function, and tell the parent how it ended.
 
     Returns:
         Whether it ended in order: it returned, or all stopped together. A worker that did not makes
-        the launcher end the others, who may still be about to commit.
+        the launcher stop the others, who may still be about to commit.
     """
-    send = connect(address, rank)
+    global _is_worker
+    _is_worker = True
+    report = connect(address, rank)
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     try:
         job.call()
     except Exception as error:
-        ending = ending_of(error)
-        send(ending)
-        if not ending.ours:
+        outcome = outcome_of(error)
+        report(outcome)
+        if outcome.foreign:
             _let_others_go_first()
         return isinstance(error, StoppedError)
-    send(ending_of(None))
+    report(Outcome())
     return True
 
 

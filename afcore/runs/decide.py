@@ -76,8 +76,8 @@ def profile_seconds(run: Run) -> float:
 
 
 def lacks_profile(run: Run) -> bool:
-    """Whether something is to be decided from a profile that is not there."""
-    return allowed_in(run).measures and not run.storage.exists(_profile_key(run))
+    """Whether something is to be decided from a profile that is not there, or is damaged."""
+    return allowed_in(run).measures and _recorded_profile(run) is None
 
 
 def _recorded_profile(run: Run) -> Profile | None:

@@ -33,6 +33,7 @@ from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
+from afcore.interrupt import committing
 from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.batches import batches_of, training_schedule
@@ -203,10 +204,11 @@ class _Epoch:
             plan = self._by_first("plan", EpochPlan, lambda: self._make_plan(cache, state))
         trained, measured = self._train_steps(plan, state, cache, schedule)
         if len(trained.steps) < num_steps:
-            if group.is_first:
-                check_lease(run, self._attempt)
-                commit_partial(run, self._epoch, self._attempt, state, trained)
-            group.wait()
+            with committing():
+                if group.is_first:
+                    check_lease(run, self._attempt)
+                    commit_partial(run, self._epoch, self._attempt, state, trained)
+                group.wait()
             raise StoppedError(f"in epoch {self._epoch} after step {state.training.step}")
         checkpoint = self._by_first(
             "checkpoint",
@@ -402,8 +404,9 @@ class _Epoch:
 
     def _by_first(self, name: str, kind: type[_Record], commit: Callable[[], _Record]) -> _Record:
         """A record that the first worker commits; the others wait for it and read it."""
-        record = commit() if self._group.is_first else None
-        self._group.wait()
+        with committing():
+            record = commit() if self._group.is_first else None
+            self._group.wait()
         if record is None:
             record = self._read(name, kind)
             assert record is not None

@@ -1,5 +1,7 @@
 import errno
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -214,6 +216,58 @@ def test_two_runs_mend_different_shards_of_one_set(storage: Storage) -> None:
     assert again.verify() == []
     assert again.manifest == other.manifest == third.manifest
     assert again.manifest.shards[0] == one.manifest.shards[0]
+
+
+def test_two_runs_that_mend_at_once_lose_neither_repair(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [write(storage), open_set(storage, FOLDER)]
+    rows = [one.read_shard(shard) for shard, one in enumerate(found) if one is not None]
+    write_shard = sets_module._write_shard
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.3)  # after the newest manifest was read, before it is replaced
+        return write_shard(*args)
+
+    monkeypatch.setattr(sets_module, "_write_shard", slowly)
+    for shard, one in enumerate(found):
+        assert one is not None
+        storage.delete(_chunk_key(storage, one, shard))
+    with ThreadPoolExecutor(2) as pool:
+        for repair in [
+            pool.submit(one.replace_shard, shard, rows[shard])
+            for shard, one in enumerate(found)
+            if one is not None
+        ]:
+            repair.result(timeout=60)
+    again = open_set(storage, FOLDER)
+    assert again is not None
+    assert again.verify() == []
+    assert not storage.list(f"{FOLDER}/repair")
+
+
+def test_a_set_that_was_evicted_is_not_brought_back_by_a_repair(storage: Storage) -> None:
+    found = write(storage)
+    assert found is not None
+    rows = found.read_shard(0)
+    storage.delete_folder(FOLDER)
+    found.replace_shard(0, rows)
+    assert open_set(storage, FOLDER) is None
+    assert np.array_equal(found.read_shard(0), rows)
+
+
+def test_a_set_that_was_built_anew_is_not_replaced_by_the_former_one(storage: Storage) -> None:
+    former = write(storage)
+    assert former is not None
+    rows = former.read_shard(0)
+    storage.delete_folder(FOLDER)
+    anew = write(storage)
+    assert anew is not None
+    former.replace_shard(0, rows)
+    assert former.manifest == anew.manifest
+    again = open_set(storage, FOLDER)
+    assert again is not None
+    assert again.manifest == anew.manifest
 
 
 @pytest.mark.parametrize("metadata", [None, b"{", b'{"zarr_format": 3}'])

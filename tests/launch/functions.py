@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from afcore.config import WorkersConfig
 from afcore.errors import DataError, StoppedError
-from afcore.interrupt import stop_requested
+from afcore.interrupt import committing, stop_requested
+from afcore.launch import connection
+from afcore.launch.launcher import open_launcher
 
 
 def join() -> int:
@@ -50,6 +53,28 @@ def work_for_ever(folder: str) -> None:
         time.sleep(0.01)
 
 
+def commit_slowly(folder: str) -> None:
+    """The first commits for longer than the grace period, the others wait for it."""
+    rank = join()
+    connection.GRACE_SECONDS = 0.5
+    leave(folder, f"pid-{rank}", str(os.getpid()))
+    while not stop_requested():
+        time.sleep(0.01)
+    with committing():
+        if rank == 0:
+            time.sleep(2.5)
+            leave(folder, "committed-0")
+        dist.barrier()
+    raise StoppedError("in epoch 3")
+
+
+def never_stop(folder: str) -> None:
+    rank = join()
+    connection.GRACE_SECONDS = 0.5
+    leave(folder, f"pid-{rank}", str(os.getpid()))
+    time.sleep(600)
+
+
 def kill_last(folder: str) -> None:
     rank = join()
     leave(folder, f"pid-{rank}", str(os.getpid()))
@@ -77,3 +102,7 @@ def bug(folder: str) -> None:
 
 def nothing(folder: str) -> None:
     pass
+
+
+def launch_others(folder: str) -> None:
+    open_launcher(WorkersConfig(max=2))

@@ -1,11 +1,14 @@
 """What workers do in tests of the group."""
 
+import time
+
 import torch
 
+from afcore import distributed
 from afcore.distributed import join_group
 from afcore.errors import ConfigError, LeaseLostError
 
-__all__ = ["another_data", "lost_lease", "same_data"]
+__all__ = ["another_data", "late_for_a_step", "lost_lease", "same_data"]
 
 
 def another_data() -> None:
@@ -39,3 +42,14 @@ def lost_lease() -> None:
                 raise ConfigError("workers do not hear each other") from None
         else:
             raise ConfigError("a worker did not hear that the lease was lost")
+
+
+def late_for_a_step(step_seconds: float) -> None:
+    """The last worker is late for longer than joining may take."""
+    distributed.JOIN_SECONDS = 5.0
+    distributed.STEP_SECONDS = step_seconds
+    with join_group(torch.device("cpu")) as group:
+        if group.rank:
+            time.sleep(8.0)
+        if group.mean(torch.tensor([float(group.rank)])).item() != 0.5:
+            raise ConfigError("another mean")

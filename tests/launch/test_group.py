@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 
+import fsspec
 import numpy as np
 import pytest
 
+from afcore.activations import arrays
 from afcore.config import parse_config
-from afcore.distributed import ALONE, WorkerGroup
+from afcore.distributed import ALONE, STEP_SECONDS, WorkerGroup
 from afcore.errors import AutoFreezeError, ConfigError
 from afcore.launch.job import Job
 from afcore.launch.local import LaunchLocally
 from afcore.runs import launch_epoch as epoch_module
 from afcore.runs.launch_epoch import workers_left
+from afcore.storage.s3 import S3Reader
 from tests.launch import functions_group
 
 
@@ -31,6 +34,25 @@ def test_a_lease_that_the_first_worker_lost_is_lost_for_all() -> None:
 def test_a_plan_below_the_least_is_kept() -> None:
     # What was planned stands, though workers.min was raised since.
     assert workers_left(config(min=2), 1, 1) == 1
+
+
+def test_a_worker_that_waits_for_a_shard_is_waited_for() -> None:
+    LaunchLocally().run(Job(functions_group.late_for_a_step, (60.0,), 2, "in epoch 1", threads=1))
+
+
+def test_a_worker_that_is_stuck_is_not_waited_for() -> None:
+    with pytest.raises(RuntimeError, match=r"^worker 0 of 2 failed in epoch 1: .*[Tt]imed out"):
+        LaunchLocally().run(Job(functions_group.late_for_a_step, (1.0,), 2, "in epoch 1"))
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_step_is_given_the_time_of_the_longest_read() -> None:
+    client = S3Reader(fsspec.filesystem("s3"))._client.meta.config
+    asked = client.retries.get("total_max_attempts", 5)
+    answer = asked * (client.connect_timeout + client.read_timeout)
+    tries = arrays._again.stop.max_attempt_number
+    assert tries * (answer + client.read_timeout) < STEP_SECONDS
 
 
 def test_workers_that_are_alike_go_on() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from afcore.errors import DataError, StoppedError, WorkerLostError
+from afcore.errors import AutoFreezeError, DataError, StoppedError, WorkerLostError
 from afcore.interrupt import catch_sigterm, request_stop
 from afcore.launch.job import Launcher
 from tests.launch.parent import job_of, open_launcher
@@ -119,6 +119,11 @@ def test_an_error_of_ours_comes_out_as_it_went_in(launcher: Launcher, tmp_path: 
         run(launcher, "bad_data", tmp_path)
 
 
+def test_a_worker_starts_no_workers(launcher: Launcher, tmp_path: Path) -> None:
+    with pytest.raises(AutoFreezeError, match=r"^a worker cannot start workers"):
+        run(launcher, "launch_others", tmp_path)
+
+
 def test_another_exception_names_the_worker_and_its_traceback_is_logged(
     launcher: Launcher, tmp_path: Path, caught: pytest.LogCaptureFixture
 ) -> None:
@@ -142,6 +147,28 @@ def test_a_stop_asked_for_in_this_process_reaches_the_workers(
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
     assert signal.getsignal(signal.SIGTERM) == before
     run(launcher, "all_reduce", tmp_path)
+
+
+def test_a_commit_that_takes_longer_than_the_grace_period_is_waited_for(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    with catch_sigterm():
+        request_stop_when_working(tmp_path)
+        with pytest.raises(StoppedError, match="epoch 3"):
+            run(launcher, "commit_slowly", tmp_path)
+    assert (tmp_path / "committed-0").exists()
+
+
+def test_a_worker_that_does_not_stop_is_ended_after_the_grace_period(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    with catch_sigterm():
+        request_stop_when_working(tmp_path)
+        with pytest.raises(StoppedError, match="epoch 3"):
+            run(launcher, "never_stop", tmp_path)
+    assert time.monotonic() - began < 120
+    wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
 
 
 def request_stop_when_working(folder: Path) -> None:

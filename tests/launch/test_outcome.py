@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from afcore.errors import (
@@ -9,16 +11,16 @@ from afcore.errors import (
     WorkerLostError,
 )
 from afcore.launch.job import Job
-from afcore.launch.outcome import Ending, conclude, ending_of
+from afcore.launch.outcome import Outcome, outcome_of, raise_cause
 
 JOB = Job(print, (), num_workers=3, what="in epoch 4")
-DATA = ending_of(DataError("no rows"))
-CLOSED = ending_of(ConnectionError("closed by peer"))
-BUG = ending_of(ZeroDivisionError("a bug"))
-STOPPED = ending_of(StoppedError("in epoch 4"))
-FULL = ending_of(StorageFullError("disk full"))
-LOST = ending_of(WorkerLostError("the group broke"))
-FINE = Ending()
+DATA = outcome_of(DataError("no rows"))
+CLOSED = outcome_of(ConnectionError("closed by peer"))
+BUG = outcome_of(ZeroDivisionError("a bug"))
+STOPPED = outcome_of(StoppedError("in epoch 4"))
+FULL = outcome_of(StorageFullError("disk full"))
+LOST = outcome_of(WorkerLostError("the group broke"))
+FINE = Outcome()
 WHOLE = (
     r"^stopped in epoch 4, as asked by SIGTERM; what is committed stands\. The same command goes "
     r"on from there\.$"
@@ -27,7 +29,7 @@ KILL = "its process was ended by SIGKILL"
 
 
 @pytest.mark.parametrize(
-    ("endings", "lost", "stopped", "kind", "message"),
+    ("outcomes", "lost", "stopped", "kind", "message"),
     [
         ({0: (1, CLOSED), 1: (1, DATA)}, {}, False, DataError, r"^no rows$"),
         ({0: (1, LOST), 1: (2, DATA)}, {}, False, DataError, r"^no rows$"),
@@ -44,24 +46,30 @@ KILL = "its process was ended by SIGKILL"
     ],
 )
 def test_the_cause_is_raised_and_not_what_follows_from_it(
-    endings: dict[int, tuple[float, Ending]],
+    outcomes: dict[int, tuple[float, Outcome]],
     lost: dict[int, tuple[float, str]],
     stopped: bool,
     kind: type[Exception],
     message: str,
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
-        conclude(JOB, endings, lost, stopped=stopped)
+        raise_cause(JOB, outcomes, lost, stopped=stopped)
     assert type(caught.value) is kind
 
 
 def test_workers_that_returned_raise_nothing() -> None:
-    conclude(JOB, {0: (1, FINE), 1: (2, FINE)}, {}, stopped=False)
+    raise_cause(JOB, {0: (1, FINE), 1: (2, FINE)}, {}, stopped=False)
 
 
 def test_a_class_that_the_parent_does_not_know_travels_as_text() -> None:
     class OddError(AutoFreezeError):
         pass
 
-    assert ending_of(IntegrityError("x")).ours
-    assert not ending_of(OddError("x")).ours
+    assert isinstance(outcome_of(IntegrityError("x")).error, IntegrityError)
+    odd = outcome_of(OddError("x"))
+    assert (odd.error, odd.foreign) == (None, "OddError: x")
+
+
+def test_what_ours_says_survives_its_way() -> None:
+    arrived = pickle.loads(pickle.dumps(STOPPED))
+    assert str(arrived.error) == str(StoppedError("in epoch 4"))

@@ -87,7 +87,7 @@ def preview_run(
     cache = RunCache(run, run.trainee(split, data.train))
     planner = cache.planner
     with as_worker(config.workers):
-        profile = planner.measure(_BUDGET_SECONDS, budget_share=None)
+        profile = planner.measure(_BUDGET_SECONDS, budget_share=None, record=False)
     existing = [k for k in range(split.num_blocks) if cache.has(k, run.record.weights)]
     at, runs = planner.start(0), []
     for mode in modes:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from afcore.config import Config, load_config
 from afcore.results.report import EpochReport
-from afcore.runs.records import EpochRecord
+from afcore.runs.epoch import run_epoch
+from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 
@@ -48,12 +49,28 @@ def prepare(
     return work, load_config(str(HERE / "speed.yaml"), [*common, *settings, *arguments.set])
 
 
-def train_anew(config: Config, train: Callable[[Run, int], EpochRecord]) -> EpochReport:
+def train_anew(config: Config, train: Callable[[Run, int], EpochReport]) -> EpochReport:
     """One epoch without orchestration; ``train`` gets the run and the attempt's number."""
     storage = Storage(config.store)
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
-        return train(begin_run(storage, record, fresh=True), lease.number).report
+        return train(begin_run(storage, record, fresh=True), lease.number)
+
+
+def train_all(config: Config) -> tuple[list[EpochReport], list[list[int]]]:
+    """A whole training, and the boundary of each step of each epoch."""
+    storage = Storage(config.store)
+    record = identify_run(config, storage)
+    reports, trace = [], []
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record, fresh=True)
+        for epoch in range(1, config.training.num_epochs + 1):
+            reports.append(run_epoch(run, epoch, lease.number))
+            checkpoint = record_of(run, epoch, CheckpointRecord)
+            trace.append([step.boundary for step in checkpoint.trained.steps])
+            if checkpoint.next is None:
+                break
+    return reports, trace
 
 
 def within(rows: Sequence[dict[str, object]]) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xxhash
 import zarr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from afcore.errors import StoreUnreachableError
@@ -92,7 +93,11 @@ def check_metadata(
         FileNotFoundError: when there is no metadata.
         ValueError: when it says something else.
     """
-    array = zarr.open_array(storage.zarr_store(folder), mode="r")
+    try:
+        metadata = cpu.Buffer.from_bytes(storage.get(f"{folder}/zarr.json"))
+    except KeyError:
+        raise FileNotFoundError(folder) from None
+    array = zarr.open_array(MemoryStore({"zarr.json": metadata}), mode="r")
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"zarr.json says {array.dtype}{array.shape}, expected {dtype}{shape}")
 

@@ -221,19 +221,20 @@ class ActivationSet:
     def users(self) -> list[dict[str, Any]]:
         """Notes of :meth:`record_use`: ``run`` folder and ``time``."""
         notes = []
-        for key in self._storage.list(f"{self.folder}/users"):
+        for key, stored in self._storage.listing(f"{self.folder}/users").items():
             with contextlib.suppress(KeyError):  # deleted meanwhile, with the set
-                notes.append(self._note(key))
+                notes.append(self._note(key, stored.modified))
         return notes
 
-    def _note(self, key: str) -> dict[str, Any]:
+    def _note(self, key: str, written: float) -> dict[str, Any]:
         """One of a damaged file is what its name and age say: who reads a set must keep it."""
+        data = self._storage.get(key)
         try:
-            note = json.loads(self._storage.get(key))
+            note = json.loads(data)
             return {"run": str(note["run"]), "time": float(note["time"])}
         except (ValueError, TypeError, LookupError):
             run_id = key.rpartition("/")[2].removesuffix(".json")
-            return {"run": f"runs/{run_id}", "time": self._storage.modified(key)}
+            return {"run": f"runs/{run_id}", "time": written}
 
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""

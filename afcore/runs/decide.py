@@ -1,8 +1,7 @@
 """How each epoch of a run is to be trained: :mod:`afcore.planning` applied, live and in a plan.
 
-The run's profile is measured once, before the first step, and kept in its folder, so that a restart
-decides from the same figures. After each epoch its own seconds correct the profile by one factor.
-Workers are measured by who launches them alone, before they start, and never from within one.
+The run's profile is measured once, before the first step (:mod:`.run_profile`). After each epoch
+its own seconds correct the profile by one factor.
 """
 
 import logging
@@ -14,7 +13,6 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.config import CHOOSING_MODES, Config
 from afcore.errors import ConfigError
 from afcore.freezing.none import NoFreezing
-from afcore.measuring.profile import measure_profile
 from afcore.planning.choose import EpochChoice, choose_epoch
 from afcore.planning.choose_workers import Allowed, Standing
 from afcore.planning.forecast import EpochSetup, Forecast, Work, forecast_epoch
@@ -23,12 +21,13 @@ from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 from afcore.prices import resolve_prices
 from afcore.runs.batches import batches_of
 from afcore.runs.device_room import device_memory, place_set
-from afcore.runs.run import Run, read_record
+from afcore.runs.records import done_reports
+from afcore.runs.run import Run
+from afcore.runs.run_profile import measure_run, read_profile, record_profile
 from afcore.runs.spent import cost_outside, wall_seconds
-from afcore.runs.state import epoch_records
 from afcore.training.trained import TrainedEpoch
 
-__all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces", "profile_seconds"]
+__all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces"]
 
 _BUDGET_SECONDS = 1.5
 _BUDGET_SHARE = 0.03  # of an unfrozen epoch: a short training should not be measured for long
@@ -69,23 +68,9 @@ def possible_traces(config: Config, num_blocks: int) -> dict[str, list[list[int]
     return {f"stops after {cycle} epochs": first[:cycle], **traces}
 
 
-def profile_seconds(run: Run) -> float:
-    """That measuring the run's profile took; 0 where nothing was measured."""
-    profile = _recorded_profile(run)
-    return profile.seconds if profile is not None else 0.0
-
-
 def lacks_profile(run: Run) -> bool:
     """Whether something is to be decided from a profile that is not there, or is damaged."""
-    return allowed_in(run).measures and _recorded_profile(run) is None
-
-
-def _recorded_profile(run: Run) -> Profile | None:
-    return read_record(run.storage, _profile_key(run), Profile, replaceable=True)
-
-
-def _profile_key(run: Run) -> str:
-    return f"{run.folder}/profile.json"
+    return allowed_in(run).measures and read_profile(run) is None
 
 
 class RunPlanner:
@@ -106,7 +91,7 @@ class RunPlanner:
     @cached_property
     def profile(self) -> Profile | None:
         """Recorded, or measured now; None where measuring would have to launch workers."""
-        found = _recorded_profile(self._run)
+        found = read_profile(self._run)
         if found is None and self.allowed.max_workers == 1:
             return self.measure(record=True)
         return found
@@ -116,24 +101,17 @@ class RunPlanner:
         budget_seconds: float = _BUDGET_SECONDS,
         budget_share: float | None = _BUDGET_SHARE,
         *,
-        record: bool = False,
+        record: bool,
     ) -> Profile:
-        """Measure the model, the store and the workers, which are launched for it.
-
-        Args:
-            budget_seconds: see :func:`afcore.measuring.compute.profile_compute`.
-            budget_share: the same.
-            record: in the run's folder.
-        """
-        run, runner = self._run, self._runner
-        self.profile = measure_profile(
-            run,
-            runner,
+        """Measure the model, the store and the workers, which are launched for it."""
+        self.profile = measure_run(
+            self._run,
+            self._runner,
             budget_seconds=budget_seconds,
             budget_share=budget_share,
         )
         if record:
-            run.storage.put(_profile_key(run), self.profile.model_dump_json().encode())
+            record_profile(self._run, self.profile)
         return self.profile
 
     def start(self, boundary: int) -> Standing:
@@ -180,7 +158,7 @@ class RunPlanner:
         if limits.deadline_seconds is None and limits.budget_usd is None:
             return at
         wall = wall_seconds(run)
-        epochs = [record.report for record in epoch_records(run, at.epoch - 1)]
+        epochs = done_reports(run, at.epoch - 1)
         others = (at.builders - 1) * worked_seconds
         _, outside_usd = cost_outside(run, epochs, wall, others)
         dollars = outside_usd + sum(report.cost_usd for report in epochs)

@@ -208,12 +208,12 @@ def check_holder(storage: Storage, folder: str, number: int) -> None:
 def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
     """Every holder so far by number, oldest first."""
     rows = {}
-    for key in storage.list(folder):
+    for key, stored in storage.listing(folder).items():
         name = key.rpartition("/")[2].removesuffix(".json")
         if not name.isdecimal():  # not ours
             continue
         with contextlib.suppress(KeyError):  # its holder has just ended and left no log
-            rows[int(name)] = _read(storage, key)
+            rows[int(name)] = _read(storage, key, stored.modified)
     return rows
 
 
@@ -241,11 +241,10 @@ def _encode(attempt: Attempt) -> bytes:
     return json.dumps(asdict(attempt)).encode()
 
 
-def _read(storage: Storage, key: str) -> Attempt:
+def _read(storage: Storage, key: str, written: float) -> Attempt:
     """A damaged row is that of a holder who is gone: a live one soon writes it again."""
     try:
         return Attempt(**json.loads(storage.get(key)))
     except (ValueError, TypeError):
         _log.warning("%s is damaged; its holder is taken to be gone", storage.uri(key))
-        written = storage.modified(key)
         return Attempt("", 0, 0.0, acquired=written, beat=written, released=True)

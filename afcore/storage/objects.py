@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import fsspec
-from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore
 
 from afcore.errors import (
     AutoFreezeError,
@@ -72,14 +70,14 @@ class Storage:
         self.root = root.rstrip("/")
         self.usage = StorageUsage()
         self._counting = threading.Lock()
-        self._options: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self.root.startswith("s3://"):
-            self._options = {
+            options = {
                 "use_listings_cache": False,
                 "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
             }
         try:
-            self._fs, self._path = fsspec.core.url_to_fs(self.root, **self._options)
+            self._fs, self._path = fsspec.core.url_to_fs(self.root, **options)
         except (ValueError, ImportError) as error:
             raise StoreError(
                 f"store {root!r}: {error}. Use a folder, file://, s3:// or memory://."
@@ -93,16 +91,6 @@ class Storage:
     def uri(self, key: str) -> str:
         """Full URI of ``key``."""
         return f"{self.root}/{key}"
-
-    def key(self, uri: str) -> str:
-        """Key of a URI that :meth:`uri` gave.
-
-        Raises:
-            StoreError: when the URI is not below this root.
-        """
-        if not uri.startswith(f"{self.root}/"):
-            raise StoreError(f"{uri} is not in the store {self.root}")
-        return uri[len(self.root) + 1 :]
 
     def put(self, key: str, data: bytes | memoryview, seen: Seen | None = None) -> None:
         """Write an object whole, replacing what was there.
@@ -222,19 +210,6 @@ class Storage:
                 found[key] = Stored(status.st_size, status.st_mtime)
         return found
 
-    def modified(self, key: str) -> float:
-        """When an object was last written, in seconds since the epoch.
-
-        Raises:
-            KeyError: when there is none.
-        """
-        with self._explained("read", key):
-            try:
-                moment = self._fs.modified(self._full(key))
-            except FileNotFoundError:
-                raise KeyError(key) from None
-        return float(moment.timestamp())
-
     def delete(self, key: str) -> None:
         """Delete an object; none there is no error."""
         with self._explained("delete", key), contextlib.suppress(FileNotFoundError):
@@ -244,12 +219,6 @@ class Storage:
         """Delete everything below ``prefix``; none there is no error."""
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._full(prefix), recursive=True)
-
-    def zarr_store(self, prefix: str) -> Store:
-        """A Zarr store on the folder ``prefix``."""
-        if self._is_local:
-            return LocalStore(self._full(prefix))
-        return FsspecStore.from_url(self.uri(prefix), storage_options=self._options)
 
     def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
         """Add requests and bytes; several threads may read."""

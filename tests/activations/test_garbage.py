@@ -141,7 +141,10 @@ def test_private_sets_go_when_their_run_is_done_with_them(local_storage: Storage
     for epoch, name in (("001", "low"), ("002", "high")):
         reference = {"folder": f"{folder}/activations/{name}"}
         plan = {"read_from": None if epoch == "001" else reference}
-        local_storage.put(f"{folder}/epochs/{epoch}/plan.json", json.dumps(plan).encode())
+        checkpoint = {"next": plan}
+        local_storage.put(
+            f"{folder}/epochs/{epoch}/checkpoint.json", json.dumps(checkpoint).encode()
+        )
     removed = collect(local_storage)
     assert {f.replace("/t1/activations", ""): why for f, why in removed.items()} == {
         "runs/gone/low": "its run is gone",
@@ -238,8 +241,9 @@ def test_the_store_is_not_asked_for_each_object(
 ) -> None:
     write_set(storage, "activations/unfinished", commit=False)
 
-    def asked(_storage: Storage, key: str) -> float:
+    def asked(_storage: Storage, key: str) -> None:
         raise AssertionError(key)
 
-    monkeypatch.setattr(Storage, "modified", asked)
+    for question in ("exists", "get"):
+        monkeypatch.setattr(Storage, question, asked)
     assert collect(storage) == {}

@@ -1,4 +1,5 @@
 import errno
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
 
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
@@ -290,7 +293,14 @@ def test_any_zarr_reader_opens_a_shard(storage: Storage) -> None:
     found = write(storage)
     assert found is not None
     name = f"{found.folder}/{found.manifest.shards[0].name}"
-    array = zarr.open_array(storage.zarr_store(name), mode="r")
+    endpoint = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL")}
+    options = endpoint if storage.protocol == "s3" else None
+    store: Store = (
+        LocalStore(f"{storage.root}/{name}")
+        if storage.protocol == "file"
+        else FsspecStore.from_url(storage.uri(name), storage_options=options)
+    )
+    array = zarr.open_array(store, mode="r")
     assert array.chunks == array.shape
     assert np.array_equal(array[...], found.read_shard(0))
 

@@ -1,5 +1,7 @@
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,24 +10,27 @@ import torch
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import list_sets
 from afcore.data.order import epoch_batches
-from afcore.measuring.compute import _fit_prefix, _fit_suffix, _Point, profile_compute
-from afcore.measuring.fit import fit_seconds
-from afcore.measuring.store import probe_bandwidths
+from afcore.measuring import step_seconds
+from afcore.measuring.least_squares import fit_terms
+from afcore.measuring.step_seconds import _fit_prefix, _fit_suffix, _Point, measure_steps
+from afcore.measuring.store_speed import probe_bandwidths
 from afcore.model.split_model import SplitModel
 from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import ComputeProfile
 from afcore.storage.objects import Storage
+from afcore.trainee import Trainee
+from afcore.training.steps import StepSettings
 from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee
 
 EXAMPLES = make_examples()
 BATCHES = epoch_batches(EXAMPLES.lengths, batch_size=8, seed=0, epoch=1, batching="grouped")
 
 
-def measured(split: SplitModel, budget_seconds: float = 0.0) -> ComputeProfile:
-    return profile_compute(
+def measured(split: SplitModel, budget_seconds: float = 0.0, **settings: Any) -> ComputeProfile:
+    return measure_steps(
         make_trainee(split, EXAMPLES),
         BATCHES,
-        max_grad_norm=1.0,
+        StepSettings(**settings),
         budget_seconds=budget_seconds,
     )
 
@@ -58,6 +63,77 @@ def test_every_part_is_measured_and_the_training_is_left_alone() -> None:
     assert found.inference_token + found.inference_block_token > 0
 
 
+def watched(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int | None], bool]
+) -> list[tuple[int, int | None]]:
+    """(boundary, micro-batch) of all steps that are tried; ``fails``: there is no memory for it."""
+    tried = []
+
+    def train(trainee: Trainee, state: Any, batches: Any, course: Any, settings: Any) -> Any:
+        tried.append((state.freeze.boundary, settings.micro_batch))
+        if fails(*tried[-1]):
+            raise torch.OutOfMemoryError
+        return real(trainee, state, batches, course, settings)
+
+    real = step_seconds.train_epoch
+    monkeypatch.setattr(step_seconds, "train_epoch", train)
+    return tried
+
+
+def test_no_second_model_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, trained = make_split(), set()
+    places = [parameter.data_ptr() for parameter in split.model.parameters()]
+    real = step_seconds.train_epoch
+
+    def train(trainee: Trainee, *arguments: Any) -> Any:
+        trained.add(id(trainee.split))
+        return real(trainee, *arguments)
+
+    monkeypatch.setattr(step_seconds, "train_epoch", train)
+    measured(split)
+    assert trained == {id(split)}
+    assert places == [parameter.data_ptr() for parameter in split.model.parameters()]
+
+
+def test_passes_are_cut_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = watched(monkeypatch, lambda _, size: size is None or size > 2)
+    assert measured(make_split()).num_blocks == NUM_BLOCKS
+    assert tried[:4] == [(0, None), (0, 4), (0, 2), (0, 2)]
+    assert {size for _, size in tried[3:]} == {2}
+
+
+def test_a_boundary_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = watched(monkeypatch, lambda boundary, _: boundary == 0)
+    found = measured(make_split(), micro_batch=1)
+    assert tried[:2] == [(0, 1), (1, 1)]
+    assert 0 not in {boundary for boundary, _ in tried[1:]}
+    assert found.update > 0
+    assert found.suffix_step + found.suffix_token + found.suffix_block_token > 0
+    assert found.suffix_embeddings == 0
+
+
+def test_what_fits_nowhere_is_an_error_and_the_model_is_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split = make_split()
+    split.set_training(1)
+    before = copy.deepcopy(split.model.state_dict())
+    trained = [parameter.requires_grad for parameter in split.model.parameters()]
+
+    def fails(*_: object) -> bool:
+        with torch.no_grad():
+            for parameter in split.model.parameters():
+                parameter.add_(1.0)
+        return True
+
+    tried = watched(monkeypatch, fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        measured(split)
+    assert [boundary for boundary, size in tried if size == 1] == [0, 1, 2, 3]
+    assert all(torch.equal(t, before[name]) for name, t in split.model.state_dict().items())
+    assert trained == [parameter.requires_grad for parameter in split.model.parameters()]
+
+
 def test_without_a_budget_one_batch_is_enough() -> None:
     assert measured(make_split()).num_blocks == NUM_BLOCKS
 
@@ -65,13 +141,19 @@ def test_without_a_budget_one_batch_is_enough() -> None:
 def test_the_fit_finds_what_made_the_times() -> None:
     points = [
         _Point(
-            k, tokens, 0.01 + tokens * (1e-5 + 2e-4 * k), 0.02 + tokens * (9e-5 + 6e-4 * (3 - k))
+            k,
+            tokens,
+            passes,
+            0.01 + tokens * (1e-5 + 2e-4 * k),
+            0.02 * passes + tokens * (9e-5 + 6e-4 * (3 - k)),
         )
         for k in (0, 1, 2, 3)
-        for tokens in (100, 300, 900)
+        for tokens, passes in ((100, 1), (300, 2), (900, 3))
     ]
     slow_embeddings = [
-        point if point.boundary else _Point(0, point.padded_tokens, 0.0, point.suffix_seconds + 0.5)
+        point
+        if point.boundary
+        else replace(point, suffix_seconds=point.suffix_seconds + 0.5 * point.num_passes)
         for point in points
     ]
     suffix = _fit_suffix(slow_embeddings, 4)
@@ -81,15 +163,16 @@ def test_the_fit_finds_what_made_the_times() -> None:
 
 
 def test_a_step_that_was_held_up_hardly_counts() -> None:
-    rows = [[1.0, float(tokens)] for tokens in range(100, 1000, 100)]
-    seconds = [0.1 + tokens / 1000 for _, tokens in rows]
+    tokens = range(100, 1000, 100)
+    seconds = [0.1 + count / 1000 for count in tokens]
     seconds[4] *= 5
-    step, token = fit_seconds(rows, seconds)
-    assert step + 500 * token == pytest.approx(0.6, rel=0.05)
+    found = fit_terms({"step": [1.0] * 9, "token": tokens}, seconds)
+    assert found["step"] + 500 * found["token"] == pytest.approx(0.6, rel=0.05)
 
 
 def test_no_term_is_negative() -> None:
-    assert min(fit_seconds([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]], [1.0, 3.0, 5.0])) >= 0
+    found = fit_terms({"step": [1.0] * 3, "token": [1.0, 2.0, 3.0]}, [1.0, 3.0, 5.0])
+    assert min(found.values()) >= 0
 
 
 @pytest.mark.parametrize("probe_bytes", [0, 2000, 2**20])

@@ -10,7 +10,7 @@ import pytest
 from afcore.errors import AutoFreezeError, LeaseHeldError, StoreUnreachableError
 from afcore.storage import lease as lease_module
 from afcore.storage.lease import Lease, attempts, is_held
-from afcore.storage.objects import Storage
+from afcore.storage.objects import Storage, Stored
 
 
 def test_one_holder_at_a_time(storage: Storage) -> None:
@@ -151,7 +151,8 @@ def test_one_that_was_overtaken_unawares_leaves_its_successor_alone(storage: Sto
 def test_a_row_that_vanishes_while_rows_are_read_is_none(
     local_storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_storage, "list", lambda prefix: {"lease/000001.json": 9})
+    rows = {"lease/000001.json": Stored(9, 0.0)}
+    monkeypatch.setattr(local_storage, "listing", lambda prefix: rows)
     assert attempts(local_storage, "lease") == {}
 
 

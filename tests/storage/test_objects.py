@@ -64,12 +64,6 @@ def test_check_leaves_nothing_behind(storage: Storage) -> None:
     assert storage.list("") == {}
 
 
-def test_uris_and_keys_are_inverse(storage: Storage) -> None:
-    assert storage.key(storage.uri("a/b")) == "a/b"
-    with pytest.raises(StoreError, match="not in the store"):
-        storage.key("s3://elsewhere/a")
-
-
 def test_requests_and_bytes_are_counted(local_storage: Storage) -> None:
     local_storage.put("a", b"12345")
     local_storage.get("a")
@@ -179,7 +173,6 @@ def test_a_listing_has_sizes_and_times(storage: Storage) -> None:
     storage.put("a/b", b"whole")
     [(key, stored)] = storage.listing("a").items()
     assert (key, stored.num_bytes) == ("a/b", 5)
-    assert stored.modified == pytest.approx(storage.modified("a/b"), abs=1)
     assert abs(stored.modified - time.time()) < 60
 
 

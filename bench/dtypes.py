@@ -22,8 +22,8 @@ from rich.table import Table
 from afcore.activations.sets import open_set
 from afcore.config import Config, load_config
 from afcore.runs.epoch import run_epoch
-from afcore.runs.records import CheckpointRecord
-from afcore.runs.run import begin_run, identify_run, read_record, run_lease
+from afcore.runs.records import CheckpointRecord, plan_of, record_of
+from afcore.runs.run import begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
@@ -91,23 +91,20 @@ def train(config: Config) -> Row:
     with run_lease(storage, record.run_id) as lease:
         run = begin_run(storage, record)
         numbers = range(1, config.training.num_epochs + 1)
-        records = [run_epoch(run, epoch, lease.number) for epoch in numbers]
-    checkpoints = [
-        read_record(storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-        for epoch in numbers
-    ]
-    found = open_set(storage, checkpoints[-1].read_from.folder)
-    last = records[-1].report
+        reports = [run_epoch(run, epoch, lease.number) for epoch in numbers]
+    checkpoints = [record_of(run, epoch, CheckpointRecord) for epoch in numbers]
+    found = open_set(storage, plan_of(run, numbers[-1]).read_from.folder)
+    last = reports[-1]
     return Row(
         dtype=config.cache.dtype,
         seed=config.training.seed,
         set_bytes=found.manifest.num_bytes,
-        materialize_seconds=sum(done.report.materialize_seconds for done in records),
+        materialize_seconds=sum(done.materialize_seconds for done in reports),
         read_seconds=last.read_seconds,
         last_epoch_loss=last.train_loss,
         validation_loss=last.validation["loss"],
         validation_accuracy=last.validation["accuracy"],
-        step_losses=[step.loss for checkpoint in checkpoints for step in checkpoint.steps],
+        step_losses=[step.loss for checkpoint in checkpoints for step in checkpoint.trained.steps],
     )
 
 

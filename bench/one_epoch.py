@@ -11,8 +11,8 @@ from pathlib import Path
 from afcore.config import Config, load_config
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
-from afcore.runs.records import CheckpointRecord, EpochRecord
-from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
@@ -49,12 +49,12 @@ def prepare(
     return work, load_config(str(HERE / "speed.yaml"), [*common, *settings, *arguments.set])
 
 
-def train_anew(config: Config, train: Callable[[Run, int], EpochRecord]) -> EpochReport:
+def train_anew(config: Config, train: Callable[[Run, int], EpochReport]) -> EpochReport:
     """One epoch without orchestration; ``train`` gets the run and the attempt's number."""
     storage = Storage(config.store)
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
-        return train(begin_run(storage, record, fresh=True), lease.number).report
+        return train(begin_run(storage, record, fresh=True), lease.number)
 
 
 def train_all(config: Config) -> tuple[list[EpochReport], list[list[int]]]:
@@ -65,12 +65,10 @@ def train_all(config: Config) -> tuple[list[EpochReport], list[list[int]]]:
     with run_lease(storage, record.run_id) as lease:
         run = begin_run(storage, record, fresh=True)
         for epoch in range(1, config.training.num_epochs + 1):
-            done = run_epoch(run, epoch, lease.number)
-            key = run.epoch_key(epoch, "checkpoint")
-            checkpoint = read_record(storage, key, CheckpointRecord)
-            trace.append([step.boundary for step in checkpoint.steps])
-            reports.append(done.report)
-            if done.next is None:
+            reports.append(run_epoch(run, epoch, lease.number))
+            checkpoint = record_of(run, epoch, CheckpointRecord)
+            trace.append([step.boundary for step in checkpoint.trained.steps])
+            if checkpoint.next is None:
                 break
     return reports, trace
 

@@ -24,8 +24,8 @@ from afcore.config import Config
 from afcore.launch.job import Job
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher, worker_threads
 from afcore.preview import preview_run
+from afcore.results.report import EpochReport
 from afcore.runs.launch_epoch import launch_epoch
-from afcore.runs.records import EpochRecord
 from afcore.runs.run import Run
 from afcore.runs.run_profile import nothing
 
@@ -81,7 +81,7 @@ def _round(config: Config, number: int, boundary: int) -> list[dict[str, Any]]:
 def _train(config: Config, num_workers: int) -> dict[str, Any]:
     """One epoch without orchestration, always anew; building its set is left out."""
 
-    def train(run: Run, attempt: int) -> EpochRecord:
+    def train(run: Run, attempt: int) -> EpochReport:
         return launch_epoch(run, 1, attempt, num_workers=num_workers)
 
     done = train_anew(config, train)

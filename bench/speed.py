@@ -89,7 +89,7 @@ def run_compare(work: Path, arguments: argparse.Namespace) -> float | None:
     first_step_seconds = None
     if not arguments.modes.startswith("hf_trainer"):
         while process.poll() is None and first_step_seconds is None:
-            if list((work / "store").glob("runs/*/*/epochs/001/plan.json")):
+            if list((work / "store").glob("runs/*/*/epochs/001/started.json")):
                 first_step_seconds = time.monotonic() - began
             time.sleep(0.05)
     if process.wait() != 0:

@@ -73,11 +73,9 @@ def read_stages() -> Stages:
     from pipelines.finetune import prepare, publish, train_epoch
 
     committed = _listed(epoch)
-    files = {
-        re.match(r"``(\S+)``", inspect.getdoc(kind) or "")[1]: kind
-        for kind in (records.EpochPlan, records.CheckpointRecord, records.EpochRecord)
-    }
-    _expect(list(files), [name for name in committed if name.endswith(".json")], "an epoch commits")
+    kinds = (records.EpochStart, records.CheckpointRecord, report.EpochReport)
+    files = [f"{records.RECORD_NAMES[kind]}.json" for kind in kinds]
+    _expect(files, [name for name in committed if name.endswith(".json")], "an epoch commits")
     lies = _listed(runs)
     shared = [path for path in lies if re.fullmatch(r"\w+/<\w+>/", path)]
     folder = next(path for path in lies if path.startswith("runs/")).removesuffix("lease/")
@@ -88,9 +86,9 @@ def read_stages() -> Stages:
             run_id=folder.split("/")[1], training_id="<training id>", config=config
         ),
     )
-    plan = f"<training id>/epochs/001/{next(iter(files))}"
-    _expect([plan], [path for path in lies if path.endswith("plan.json")], "a run holds")
-    _expect([run.epoch_key(1, "plan")], [f"{folder}{plan}"], "a plan is")
+    started = f"<training id>/epochs/001/{files[0]}"
+    _expect([started], [path for path in lies if path.endswith("started.json")], "a run holds")
+    _expect([run.epoch_key(1, "started")], [f"{folder}{started}"], "a start is")
     _expect([run.parts_folder], [f"{folder}<training id>/parts"], "checkpoint parts are in")
     _expect([run.activations_folder], [shared[1].split("/")[0]], "activation sets are in")
     described = report.EpochReport.model_fields["read_from"].description or ""
@@ -255,8 +253,8 @@ def _draw_run_folder(axes: Axes, stages: Stages) -> None:
     )
     actions = ("train, evaluate", "build", "add up")
     captions = (
-        ("where to read from,", "before training"),
-        ("weights and moments,", "decisions, scores"),
+        ("order of examples,", "before training"),
+        ("weights, decisions,", "how to go on"),
         ("at the new boundary,", "when it pays"),
         ("what it took:", "the epoch is done"),
     )

@@ -24,14 +24,13 @@ from afcore.results.tracking import Tracker
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
-from afcore.runs.records import CheckpointRecord
+from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import (
     Run,
     RunRecord,
     begin_run,
     identify_run,
     open_run,
-    read_record,
     run_lease,
 )
 from afcore.storage.lease import Lease
@@ -96,16 +95,15 @@ def train_epoch(
     run = open_run(store, run_id)
     # First: that MLflow does not answer had better be known before an epoch is computed.
     tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
-    record = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
-    key = run.epoch_key(epoch, "checkpoint")
-    checkpoint = read_record(run.storage, key, CheckpointRecord)
+    report = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
+    checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
-    tracker.log_epoch(mlflow_run_id, checkpoint, record)
+    tracker.log_epoch(mlflow_run_id, report, checkpoint.metrics())
     return {
-        "checkpoint_uri": run.storage.uri(key),
-        "boundary": record.report.boundary_end,
-        "last": record.next is None,
-        "validation": record.report.validation,
+        "checkpoint_uri": run.storage.uri(run.epoch_key(epoch, "checkpoint")),
+        "boundary": report.boundary_end,
+        "last": checkpoint.next is None,
+        "validation": report.validation,
     }
 
 

@@ -1,11 +1,10 @@
 """A report with every kind of row, for tests of what is made from reports."""
 
-from afcore.freezing.policy import PER_BLOCK
+from afcore.freezing.policy import PER_BLOCK, IntervalStatistics
 from afcore.results.report import (
     DataReport,
     DecisionReport,
     EpochReport,
-    IntervalReport,
     RunReport,
     TotalsReport,
 )
@@ -34,6 +33,7 @@ def make_report(mode: str = "cached", seed: int = 0, seconds: float = 10.0) -> R
             cost_usd=0.01,
             resumed=False,
             attempt=1,
+            finished=1000.0 + 10 * epoch,
         )
         for epoch in (1, 2)
     ]
@@ -41,7 +41,7 @@ def make_report(mode: str = "cached", seed: int = 0, seconds: float = 10.0) -> R
         DecisionReport(
             step=10 * number,
             epoch=1,
-            eta=[None if block < number - 1 else 0.1 * (block + 1) for block in range(4)],
+            eta=tuple(None if block < number - 1 else 0.1 * (block + 1) for block in range(4)),
             threshold=float("inf") if number == 1 else 0.2,
             boundary_before=number - 1,
             boundary_after=number,
@@ -60,14 +60,17 @@ def make_report(mode: str = "cached", seed: int = 0, seconds: float = 10.0) -> R
         epochs=epochs,
         decisions=decisions,
         intervals=[
-            IntervalReport(
+            IntervalStatistics(
                 step=20,
                 epoch=2,
                 num_steps=10,
+                total_steps=20,
+                num_epochs=2,
+                validation_losses=(1.0, 1.0),
                 learning_rate=1e-4,
                 train_loss=1.0,
                 train_loss_error=0.1,
-                **{name: [1.0] * 4 for name in PER_BLOCK},
+                **{name: (1.0,) * 4 for name in PER_BLOCK},
             )
         ],
         totals=TotalsReport(

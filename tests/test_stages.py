@@ -29,7 +29,7 @@ def test_names_come_from_the_code(drawing: ModuleType) -> None:
     stages = drawing.read_stages()
 
     assert stages.tasks == ("prepare", "epoch", "publish")
-    assert stages.records == ("plan.json", "checkpoint.json", "(set)", "report.json")
+    assert stages.records == ("started.json", "checkpoint.json", "(set)", "report.json")
     assert stages.sources == ("tokens", "activations@k")
     assert stages.shared == ("data/<digest>/", "activations/<key>/")
     assert (stages.run, stages.epoch_folder) == ("runs/<run id>/", "<training id>/epochs/001/")

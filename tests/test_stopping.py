@@ -8,9 +8,10 @@ import pytest
 
 from afcore.config import Config, parse_config
 from afcore.errors import StoppedError
+from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
-from afcore.runs.records import CheckpointRecord, PartialRecord
-from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.runs.records import CheckpointRecord, PartialRecord, plan_of, record_of
+from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 
 
@@ -40,28 +41,22 @@ def train(config: Config, store: Path, stops: list[int]) -> tuple[Run, list[int]
                     stop = after(steps) if steps else (lambda: False)
                     run_epoch(run, epoch, lease.number, stop=stop)
             except StoppedError:
-                partial = [
-                    read_record(run.storage, run.epoch_key(epoch, "partial"), PartialRecord)
-                    for epoch in (1, 2)
-                ]
+                partial = [record_of(run, epoch, PartialRecord) for epoch in (1, 2)]
                 (found,) = [one for one in partial if one is not None]
                 stopped.append(found.step)
     return run, stopped
 
 
 def outcome(run: Run) -> list[Any]:
-    records = [
-        read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-        for epoch in (1, 2)
-    ]
+    records = [record_of(run, epoch, CheckpointRecord) for epoch in (1, 2)]
     kept = [record for record in records if record is not None]
     assert len(kept) == 2
     return [
         [record.parts for record in kept],
-        [[step.loss for step in record.steps] for record in kept],
-        [record.decisions for record in kept],
-        [record.intervals for record in kept],
-        [record.report.read_from for record in kept],
+        [[step.loss for step in record.trained.steps] for record in kept],
+        [repr([one.decision for one in record.trained.intervals]) for record in kept],
+        [[one.statistics for one in record.trained.intervals] for record in kept],
+        [plan_of(run, epoch) for epoch in (1, 2)],
     ]
 
 
@@ -95,7 +90,10 @@ def test_what_was_trained_before_a_stop_is_not_counted_as_lost(
 ) -> None:
     run, stopped = train(config, tmp_path / "store", [3, 4])
     assert stopped == [3, 7]
-    record = read_record(run.storage, run.epoch_key(1, "checkpoint"), CheckpointRecord)
+    record, report = record_of(run, 1, CheckpointRecord), record_of(run, 1, EpochReport)
     assert record is not None
-    assert sorted(record.earlier_seconds) == [1, 2]
-    assert 0 < sum(record.earlier_seconds.values()) < record.report.seconds
+    assert report is not None
+    assert sorted(record.seconds) == [1, 2, 3]
+    assert min(record.seconds.values()) > 0
+    built_after = report.materialize_seconds - record.build_seconds
+    assert sum(record.seconds.values()) == pytest.approx(report.seconds - built_after)

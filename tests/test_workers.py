@@ -17,8 +17,8 @@ from afcore.launch.job import Job
 from afcore.launch.launcher import close_launchers
 from afcore.launch.local import LaunchLocally
 from afcore.runs.launch_epoch import launch_epoch
-from afcore.runs.records import CheckpointRecord, EpochPlan
-from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.runs.records import CheckpointRecord, done_reports, plan_of, record_of
+from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.runs.spent import wall_seconds
 from afcore.storage.objects import Storage
 
@@ -64,7 +64,7 @@ def train(config: Config, store: Path, counts: list[int], **settings: Any) -> Ru
 
 def checkpoints(run: Run) -> list[CheckpointRecord]:
     found = [
-        read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+        record_of(run, epoch, CheckpointRecord)
         for epoch in range(1, run.config.training.num_epochs + 1)
     ]
     return [record for record in found if record is not None]
@@ -101,16 +101,24 @@ def test_the_number_of_workers_changes_nothing_but_the_time(config: Config, tmp_
     together = train(config, tmp_path / "together", [2, 2, 2])
     expected = checkpoints(alone)
     assert len(alone.data().train) % config.training.batch_size not in (0, 1)
-    assert any(len({step.boundary for step in record.steps}) > 1 for record in expected)
-    assert [c.report.num_workers for c in checkpoints(elastic)] == [1, 2, 1]
-    assert [c.report.read_from for c in expected] == ["tokens", "tokens", "activations@1"]
+    assert any(len({step.boundary for step in record.trained.steps}) > 1 for record in expected)
+    assert [c.num_workers for c in checkpoints(elastic)] == [1, 2, 1]
+    assert [report.read_from for report in done_reports(alone, 3)] == [
+        "tokens",
+        "tokens",
+        "activations@1",
+    ]
     for run in (elastic, together):
         for theirs, ours in zip(checkpoints(run), expected, strict=True):
-            assert [s.boundary for s in theirs.steps] == [s.boundary for s in ours.steps]
-            assert [s.learning_rate for s in theirs.steps] == [s.learning_rate for s in ours.steps]
-            losses = [[s.loss for s in record.steps] for record in (theirs, ours)]
+            assert [s.boundary for s in theirs.trained.steps] == [
+                s.boundary for s in ours.trained.steps
+            ]
+            assert [s.learning_rate for s in theirs.trained.steps] == [
+                s.learning_rate for s in ours.trained.steps
+            ]
+            losses = [[s.loss for s in record.trained.steps] for record in (theirs, ours)]
             np.testing.assert_allclose(*losses, atol=2e-5, rtol=0)
-            assert theirs.report.activation_bytes_read == ours.report.activation_bytes_read
+            assert theirs.trained.activation_bytes_read == ours.trained.activation_bytes_read
         after, before = weights(run), weights(alone)
         assert after.keys() == before.keys()
         for name, tensor in after.items():
@@ -150,7 +158,7 @@ def test_a_lost_profile_is_measured_here_and_not_by_a_worker(
 def test_one_worker_in_this_process_counts_what_it_opens(config: Config, tmp_path: Path) -> None:
     changes = {"workers.max": 1, "training.epochs": 1}
     run = train(config, tmp_path / "store", [1], **changes)
-    (report,) = [record.report for record in checkpoints(run)]
+    (report,) = done_reports(run, 1)
     assert 0 < report.launch_seconds < report.seconds < wall_seconds(run)
 
 
@@ -164,12 +172,12 @@ def test_all_that_was_taken_counts_against_a_deadline_and_a_budget(
     run = train(config, tmp_path / "store", [1, 1], mode="performance", **changes)
     left = []
     for epoch in (1, 2):
-        plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
+        plan = plan_of(run, epoch)
         assert plan is not None
         assert plan.choice is not None
         left.append(getattr(plan.choice.workers, limit))
     each = 1.0 if limit == "deadline_seconds" else hour_usd / 3600
-    trained = checkpoints(run)[0].report.train_seconds
+    trained = checkpoints(run)[0].trained.train_seconds
     assert left[0] < given, "preparation took some"
     assert left[1] < left[0] - trained * each, "the epoch that was just trained is not done yet"
     assert left[1] > given - wall_seconds(run) * each

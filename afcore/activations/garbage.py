@@ -140,13 +140,10 @@ def _unreachable_private(storage: Storage, found: ActivationSet) -> str | None:
 
 def _read_next(storage: Storage, epochs_folder: str) -> set[str]:
     """Folders of the sets that a run, started again, reads first."""
-    keys = [
-        key
-        for key in storage.list(epochs_folder)
-        if key.endswith(("next.json", "plan.json", "report.json"))
-    ]
-    newest = max((key.rpartition("/")[0] for key in keys), default="")
-    records = [_read(storage, key) or {} for key in keys if key.startswith(f"{newest}/")]
+    keys = storage.list(epochs_folder)
+    deciding = sorted(key for key in keys if key.endswith(("next.json", "checkpoint.json")))
+    # The last epoch may have to be trained again, or its set to build the next one from.
+    records = [_read(storage, key) or {} for key in deciding[-2:]]
     decided = [record.get("next", record) or {} for record in records]
     references = [decision.get("read_from") for decision in decided]
     return {reference["folder"] for reference in references if reference}

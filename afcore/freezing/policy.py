@@ -19,6 +19,7 @@ __all__ = [
     "FreezeDecision",
     "FreezePolicy",
     "FreezeState",
+    "Interval",
     "IntervalStatistics",
     "by_epoch",
     "check_depth",
@@ -36,53 +37,48 @@ _Memory = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class IntervalStatistics:
-    """What a decision may look at.
+class IntervalStatistics(BaseModel):
+    """Statistics of one interval: all that a policy sees, as recorded, for replaying others."""
 
-    With ``g`` a gradient tensor and sums over the steps of the interval; L numbers each, 0 for
-    frozen blocks, and for the last one too where it alone trains.
+    # With ``g`` a gradient tensor and sums over the steps of the interval; L numbers a block.
 
-    Attributes:
-        gradient_norms: ``d_l``, the sum over the block's parameters of ``|sum g|_1`` (signed sums).
-        first_half_norms: the same over the first half of the interval's steps.
-        second_half_norms: the same over the second half.
-        squared_sums: ``|sum g|_2 ** 2`` over the block.
-        sums_of_squares: ``sum |g|_2 ** 2`` over the block.
-        num_steps: steps in the interval, at least 1.
-        step: steps done since the training began.
-        total_steps: steps of the whole training.
-        learning_rate: mean over the interval.
-        epoch: it belongs to, from 1.
-        num_epochs: of the whole training, if it is not stopped before.
-        ends_cycle: whether the learning rate has fallen to the end of its schedule; where training
-            may stop early it does so again and again (:mod:`afcore.training.schedule`).
-        train_loss: mean over the interval's steps; in epoch 1 of examples never seen before.
-        train_loss_error: its standard error.
-        validation_losses: of the epochs so far, in order; this one's is among them when the
-            interval is its last.
-        chance_loss: of always answering with the classes' shares in the training set.
-        validation_errors: as the losses, ``1 - score``, where the main score has a say in when
-            training has settled (:mod:`afcore.tasks.main_score`); else none.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    gradient_norms: tuple[float, ...]
-    first_half_norms: tuple[float, ...]
-    second_half_norms: tuple[float, ...]
-    squared_sums: tuple[float, ...]
-    sums_of_squares: tuple[float, ...]
-    num_steps: int
-    step: int
-    total_steps: int
-    learning_rate: float
-    epoch: int
-    num_epochs: int
-    ends_cycle: bool
-    train_loss: float
-    train_loss_error: float
-    validation_losses: tuple[float, ...]
-    chance_loss: float
-    validation_errors: tuple[float, ...] = ()
+    step: int = Field(description="steps done at its end, since the training began")
+    epoch: int = Field(description="that it belongs to, from 1")
+    num_steps: int = Field(description="steps in it, at least 1")
+    total_steps: int = Field(description="of the whole training, if it is not stopped before")
+    num_epochs: int = Field(description="likewise")
+    learning_rate: float = Field(description="mean over it")
+    train_loss: float = Field(
+        description="mean over its steps; in epoch 1 of examples never seen before"
+    )
+    train_loss_error: float = Field(description="standard error of that mean")
+    ends_cycle: bool = Field(
+        False,
+        description="the learning rate had fallen to the end of its schedule; where training may "
+        "stop early it does so again and again",
+    )
+    chance_loss: float = Field(
+        0.0, description="of always answering with the classes' shares in the training set"
+    )
+    validation_losses: tuple[float, ...] = Field(
+        description="of the epochs so far, in order; this one's is among them when the interval is "
+        "its last"
+    )
+    validation_errors: tuple[float, ...] = Field(
+        (),
+        description="as the losses, 1 less the main score, where that has a say in when training "
+        "has settled; else none",
+    )
+    gradient_norms: tuple[float, ...] = Field(
+        description="per block, d_l: L1 norms of the gradients summed over the interval; 0 where "
+        "frozen, and where the last block alone trains; as in the next four"
+    )
+    first_half_norms: tuple[float, ...] = Field(description="the same over its first half")
+    second_half_norms: tuple[float, ...] = Field(description="the same over its second half")
+    squared_sums: tuple[float, ...] = Field(description="squared L2 norm of the summed gradients")
+    sums_of_squares: tuple[float, ...] = Field(description="sum of the steps' squared L2 norms")
 
 
 PER_BLOCK = (
@@ -130,6 +126,21 @@ class FreezeDecision:
     threshold: float
     boundary_before: int
     boundary_after: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One interval as recorded: its statistics, and the decision at its end.
+
+    Attributes:
+        time: of its end, in seconds since the epoch (UTC).
+        statistics: of it.
+        decision: None where none was due.
+    """
+
+    time: float
+    statistics: IntervalStatistics
+    decision: FreezeDecision | None
 
 
 class FreezePolicy(BaseModel, ABC):

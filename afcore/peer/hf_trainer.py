@@ -71,7 +71,6 @@ class Fitted:
 
     Attributes:
         epochs: one report each; their costs and the attempt are left to the caller.
-        finished: when each was done, seconds since the epoch (UTC).
         test: answers of the best epoch's weights; None without a test split.
         test_in_order: whether they are in the order of the test rows.
         test_seconds: taken by that.
@@ -79,7 +78,6 @@ class Fitted:
     """
 
     epochs: list[EpochReport]
-    finished: list[float]
     test: Answers | None
     test_in_order: bool
     test_seconds: float
@@ -140,7 +138,7 @@ def fit(
         model.__dict__.pop(name, None)
     if recipe.lora is not None:
         model = merge_lora(model)
-    return Fitted(watch.reports, watch.finished, test, in_order, test_seconds, model)
+    return Fitted(watch.reports, test, in_order, test_seconds, model)
 
 
 def _arguments(
@@ -215,13 +213,11 @@ class _Watch(TrainerCallback):
 
     Attributes:
         reports: one an epoch, costs and attempt left out.
-        finished: when each epoch was done, seconds since the epoch (UTC).
         best_weights: of the best epoch, as :func:`afcore.runs.records.best_epoch` chooses it.
     """
 
     def __init__(self, compute: Compute, num_epochs: int, score: str) -> None:
         self.reports: list[EpochReport] = []
-        self.finished: list[float] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self._compute = compute
         self._num_epochs = num_epochs
@@ -296,8 +292,8 @@ class _Watch(TrainerCallback):
         if best_epoch([*self.reports, report], self._score) is report:
             weights = given["model"].state_dict()
             self.best_weights = {name: value.detach().clone() for name, value in weights.items()}
-        self.reports.append(report.model_copy(update={"checkpoint_seconds": self._lap()}))
-        self.finished.append(time.time())
+        ended = {"checkpoint_seconds": self._lap(), "finished": time.time()}
+        self.reports.append(report.model_copy(update=ended))
         _log.info(
             "epoch %d/%d done: trained %.1f s, evaluated %.1f s; validation %s %s",
             *(report.epoch, self._num_epochs, report.train_seconds, evaluate_seconds),

@@ -76,9 +76,9 @@ def run_hf_trainer(
         test_classes=classes,
     )
     check_lease(run, attempt)
-    for epoch, finished in zip(epochs, fitted.finished, strict=True):
-        tracker.log_epoch_report(mlflow_run_id, epoch, finished)
-    publish_report(run, tracker, report, fitted.finished[-1])
+    for epoch in epochs:
+        tracker.log_epoch(mlflow_run_id, epoch)
+    publish_report(run, tracker, report)
     return report
 
 

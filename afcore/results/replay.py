@@ -8,15 +8,14 @@ that froze, a replay ends where it would need a block that had been frozen there
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from afcore.freezing.gradient_norm import relative_change
 from afcore.freezing.guarded import coherence
 from afcore.freezing.policy import PER_BLOCK, FreezePolicy, IntervalStatistics
-from afcore.results.report import IntervalReport, RunReport
-from afcore.tasks.main_score import remaining_errors
+from afcore.results.report import RunReport
 
 __all__ = ["EtaNoise", "Replay", "ReplayedInterval", "eta_noise", "replay"]
 
@@ -85,10 +84,9 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
         ValueError: where the policy leaves no block of the run's model to train.
     """
     state = policy.begin(report.num_blocks)
-    total_steps = sum(epoch.num_steps for epoch in report.epochs)
     after = {decision.step: decision.boundary_after for decision in report.decisions}
     recorded = report.epochs[0].boundary_start
-    previous: IntervalReport | None = None
+    previous: IntervalStatistics | None = None
     rows: list[ReplayedInterval] = []
     last_steps = {interval.epoch: interval.step for interval in report.intervals}
     for interval in report.intervals:
@@ -100,13 +98,7 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
                 "statistics of the blocks between. Record a run with --set mode=freeze --set "
                 "freezing.policy=none to replay to the end.",
             )
-        known = interval.epoch - (interval.step < last_steps[interval.epoch])
-        validations = [epoch.validation for epoch in report.epochs[:known]]
-        statistics = replace(
-            _statistics(interval, len(report.epochs), total_steps, state.boundary),
-            validation_losses=tuple(scores["loss"] for scores in validations),
-            validation_errors=remaining_errors(report.score, validations),
-        )
+        statistics = _unfrozen(interval, state.boundary)
         coherences = coherence(statistics)
         ends_epoch = interval.step == last_steps[interval.epoch]
         if policy.decides and (policy.keeps_statistics or ends_epoch):
@@ -127,7 +119,7 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
     return Replay(rows, None)
 
 
-def _half_eta(interval: IntervalReport) -> tuple[float, ...]:
+def _half_eta(interval: IntervalStatistics) -> tuple[float, ...]:
     """As eta, of the halves of one interval; the first has a step less when their number is odd."""
     steps = interval.num_steps // 2
     rest = interval.num_steps - steps
@@ -157,37 +149,13 @@ def eta_noise(intervals: Sequence[ReplayedInterval]) -> EtaNoise:
     )
 
 
-def _statistics(
-    interval: IntervalReport,
-    num_epochs: int,
-    total_steps: int,
-    boundary: int,
-) -> IntervalStatistics:
-    """As the policy would have seen them, but for validation: nothing of what it has frozen."""
-    per_block = {
-        name: tuple(
-            0.0 if block < boundary else value
-            for block, value in enumerate(getattr(interval, name))
-        )
-        for name in PER_BLOCK
-    }
-    return IntervalStatistics(
-        **per_block,
-        num_steps=interval.num_steps,
-        step=interval.step,
-        total_steps=total_steps,
-        learning_rate=interval.learning_rate,
-        epoch=interval.epoch,
-        num_epochs=num_epochs,
-        ends_cycle=interval.ends_cycle,
-        train_loss=interval.train_loss,
-        train_loss_error=interval.train_loss_error,
-        validation_losses=(),
-        chance_loss=interval.chance_loss,
-    )
+def _unfrozen(interval: IntervalStatistics, boundary: int) -> IntervalStatistics:
+    """As the policy would have seen them: nothing of what it has frozen."""
+    shown = {name: (0.0,) * boundary + getattr(interval, name)[boundary:] for name in PER_BLOCK}
+    return interval.model_copy(update=shown)
 
 
-def _eta(previous: IntervalReport | None, now: IntervalReport) -> tuple[float, ...]:
+def _eta(previous: IntervalStatistics | None, now: IntervalStatistics) -> tuple[float, ...]:
     if previous is None:
         return (math.nan,) * len(now.gradient_norms)
     return tuple(

@@ -6,11 +6,14 @@ steps from 1. ``null`` stands for what does not exist, and for an infinite or un
 
 import base64
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from afcore.freezing.policy import Interval, IntervalStatistics
 
 __all__ = [
     "ClassReport",
@@ -20,10 +23,10 @@ __all__ = [
     "DecisionReport",
     "DifferenceReport",
     "EpochReport",
-    "IntervalReport",
     "RowsReport",
     "RunReport",
     "TotalsReport",
+    "dated_decisions",
     "pack_array",
     "pack_right",
     "unpack_array",
@@ -50,40 +53,24 @@ class DataReport(_Report):
     test_examples: int
 
 
-class IntervalReport(_Report):
-    """Statistics of one interval: all that a policy sees, for replaying others on them."""
-
-    step: int = Field(description="steps done at its end")
-    epoch: int
-    num_steps: int
-    learning_rate: float = Field(description="mean over it")
-    train_loss: float = Field(description="mean over its steps")
-    train_loss_error: float = Field(description="standard error of that mean")
-    ends_cycle: bool = Field(
-        False, description="the learning rate had fallen to the end of its schedule"
-    )
-    chance_loss: float = Field(
-        0.0, description="of always answering with the classes' shares in the training set"
-    )
-    gradient_norms: list[float] = Field(
-        description="per block, d_l: L1 norms of the gradients summed over the interval; 0 where "
-        "frozen, and where the last block alone trains; as in the next four"
-    )
-    first_half_norms: list[float] = Field(description="the same over its first half")
-    second_half_norms: list[float] = Field(description="the same over its second half")
-    squared_sums: list[float] = Field(description="squared L2 norm of the summed gradients")
-    sums_of_squares: list[float] = Field(description="sum of the steps' squared L2 norms")
-
-
 class DecisionReport(_Report):
     """One freeze decision."""
 
     step: int
     epoch: int
-    eta: list[FiniteOrNone] = Field(description="per block; null where frozen, or infinite")
+    eta: tuple[FiniteOrNone, ...] = Field(description="per block; null where frozen, or infinite")
     threshold: FiniteOrNone
     boundary_before: int
     boundary_after: int
+
+
+def dated_decisions(intervals: Iterable[Interval]) -> list[DecisionReport]:
+    """The decisions among them, in order."""
+    return [
+        DecisionReport(step=statistics.step, epoch=statistics.epoch, **vars(decision))
+        for statistics, decision in ((one.statistics, one.decision) for one in intervals)
+        if decision is not None
+    ]
 
 
 class EpochReport(_Report):
@@ -132,6 +119,7 @@ class EpochReport(_Report):
     cost_usd: float
     resumed: bool = Field(description="an earlier attempt had begun it, or ended before it")
     attempt: int = Field(description="which attempt at the run finished it, from 1")
+    finished: float = Field(0.0, description="when, in seconds since 1970 (UTC); 0: not recorded")
     decision: str | None = Field(
         None, description="why it read what it read; null where no measurement decided"
     )
@@ -256,7 +244,7 @@ class RunReport(_Report):
     policy: str | None = Field(None, description="`freezing.policy`; null in modes without one")
     eta_label: str = Field("eta", description="what the `eta` of its decisions is")
     decisions: list[DecisionReport]
-    intervals: list[IntervalReport]
+    intervals: list[IntervalStatistics]
     totals: TotalsReport
     mlflow_run_id: str
     notes: list[str] = Field(description="what a reader should know, e.g. why nothing was cached")

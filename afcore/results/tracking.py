@@ -16,7 +16,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -30,9 +30,8 @@ from afcore.errors import (
 )
 from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking_database import make_database, sqlite_path
-from afcore.runs.records import CheckpointRecord, EpochRecord
 
-__all__ = ["Tracker", "flat_parameters"]
+__all__ = ["Metric", "Tracker", "flat_parameters"]
 
 _TRAINING_TAG = "autofreeze.training_id"
 _MODEL_TAG = "autofreeze.model_uri"
@@ -58,6 +57,8 @@ _QUIET = {
     "urllib3.connectionpool": logging.ERROR,
 }
 _log = logging.getLogger(__name__)
+Metric: TypeAlias = tuple[str, float, float, int]
+"""Name, value, when it was measured (seconds since the epoch, UTC), and the step."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -170,38 +171,17 @@ class Tracker:
             _log.warning("MLflow run %s cannot be shown here: %s", run_id, error)
 
     @_about_a_run
-    def log_epoch(self, run_id: str, checkpoint: CheckpointRecord, record: EpochRecord) -> None:
-        """Log an epoch's steps, decisions and report; once or again, with the same effect."""
-        self._committed = f"epoch {record.report.epoch} is committed"
-        metrics = []
-        for step in checkpoint.steps:
-            metrics += [
-                ("train/loss", step.loss, step.time, step.step),
-                ("train/learning_rate", step.learning_rate, step.time, step.step),
-            ]
-        decisions = {decision.step: decision for decision in checkpoint.decisions}
-        boundary = checkpoint.report.boundary_start
-        for interval, time in zip(checkpoint.intervals, checkpoint.interval_times, strict=True):
-            decision = decisions.get(interval.step)
-            boundary = decision.boundary_after if decision else boundary
-            metrics.append(("freeze/boundary", boundary, time, interval.step))
-            for block, eta in enumerate(decision.eta if decision else []):
-                if eta is not None:
-                    metrics.append((f"freeze/eta_block_{block:02d}", eta, time, interval.step))
-        self._log_metrics(run_id, metrics)
-        self.log_epoch_report(run_id, record.report, record.finished)
-
-    @_about_a_run
-    def log_epoch_report(self, run_id: str, report: EpochReport, finished: float) -> None:
-        """Log an epoch's report; ``finished`` in seconds since the epoch (UTC)."""
-        values = report.model_dump()
-        metrics = [(f"validation/{score}", v) for score, v in values.pop("validation").items()]
-        metrics += [
-            (f"epoch/{name}", value)
+    def log_epoch(self, run_id: str, report: EpochReport, metrics: Iterable[Metric] = ()) -> None:
+        """Log an epoch's report and what came within it; once or again, with the same effect."""
+        self._committed = f"epoch {report.epoch} is committed"
+        values = report.model_dump(exclude={"epoch", "candidate", "finished", "validation"})
+        of_epoch = {f"validation/{name}": value for name, value in report.validation.items()} | {
+            f"epoch/{name}": value
             for name, value in values.items()
-            if isinstance(value, int | float) and name not in ("epoch", "candidate")
-        ]
-        self._log_metrics(run_id, [(name, v, finished, report.epoch) for name, v in metrics])
+            if isinstance(value, int | float)
+        }
+        dated = [(name, value, report.finished, report.epoch) for name, value in of_epoch.items()]
+        self._log_metrics(run_id, [*metrics, *dated])
 
     @_about_a_run
     def log_summary(self, run_id: str, values: Mapping[str, float], time: float) -> None:
@@ -314,7 +294,7 @@ class Tracker:
     def _set_tag(self, run_id: str, key: str, value: str) -> None:
         self._client.set_tag(run_id, key, value)
 
-    def _log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float, float, int]]) -> None:
+    def _log_metrics(self, run_id: str, metrics: Iterable[Metric]) -> None:
         entities = [
             self._mlflow.entities.Metric(name, float(value), int(time * 1000), step)
             for name, value, time, step in metrics

@@ -19,7 +19,7 @@ from afcore.numerics import numerics_of
 from afcore.planning.choose import EpochChoice
 from afcore.planning.choose_workers import Standing
 from afcore.runs.decide import RunPlanner
-from afcore.runs.records import NextEpoch, SetReference
+from afcore.runs.records import EpochPlan, SetReference
 from afcore.runs.run import Run, run_folder
 from afcore.trainee import Trainee
 from afcore.training.trained import TrainedEpoch
@@ -67,17 +67,17 @@ class RunCache:
             return False
         return self._open_sound(self._reference([boundary], weights).folder) is not None
 
-    def first_epoch(self, boundary: int) -> NextEpoch:
+    def first_epoch(self, boundary: int) -> EpochPlan:
         """How epoch 1 is to be trained."""
         weights = self._run.record.weights
         self.planner.check_limits()
         at = replace(self.planner.start(boundary), exists=self.has(boundary, weights))
         choice = self.planner.choose(at, max_set_bytes=self._room_bytes())
-        refusal = self.refused(boundary, weights, None, last=False)
+        refusal = self._refused(boundary, weights, None)
         reads = bool(boundary) and self.allowed and refusal is None
         if choice is not None:
             reads = reads and choice.forecast.setup.read_boundary == boundary
-        return NextEpoch(
+        return EpochPlan(
             read_from=self._reference([boundary], weights) if reads else None,
             choice=choice,
             notes=[refusal] if refusal else [],
@@ -91,8 +91,16 @@ class RunCache:
         current: SetReference | None,
         trained: TrainedEpoch,
         epoch: int,
-    ) -> NextEpoch:
-        """How the epoch after ``epoch`` is to be trained; what it reads may yet be built."""
+    ) -> EpochPlan:
+        """How the epoch after ``epoch`` is to be trained.
+
+        Args:
+            boundary: after ``epoch``.
+            weights: likewise.
+            current: the set that ``epoch`` read, as far as nothing of it has thawed.
+            trained: of ``epoch``.
+            epoch: the one that is being committed.
+        """
         read_boundary, allowed = current.boundary if current else 0, self.planner.allowed
         exists, scale = False, 1.0
         if allowed.sets == "auto":
@@ -114,7 +122,20 @@ class RunCache:
             worked_seconds=trained.train_seconds + trained.evaluate_seconds,
             max_set_bytes=self._room_bytes(),
         )
-        return NextEpoch(read_from=None, choice=choice, **self._workers(choice, self._group.count))
+        refusal = self._refused(boundary, weights, current)
+        wanted = boundary if allowed.sets == "on" else read_boundary
+        if choice is not None:
+            wanted = choice.forecast.setup.read_boundary
+        read_from, build = current if wanted else None, wanted > read_boundary and refusal is None
+        if build:
+            read_from = self.next_source(boundary, weights, current)
+        return EpochPlan(
+            read_from=read_from,
+            build=build,
+            choice=choice,
+            notes=[refusal] if refusal else [],
+            **self._workers(choice, self._group.count),
+        )
 
     def _workers(self, choice: EpochChoice | None, present: int) -> dict[str, Any]:
         workers = self._run.config.workers
@@ -134,34 +155,18 @@ class RunCache:
         """The set at a grown boundary, when the current one is at hand."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
 
-    def should_build(
-        self,
-        boundary: int,
-        current: SetReference | None,
-        choice: EpochChoice | None,
-        last: bool,
-    ) -> bool:
-        """Whether to have the set at ``boundary`` before the next epoch."""
-        read_boundary = current.boundary if current else 0
-        if not self.allowed or last or boundary <= read_boundary:
-            return False
-        if choice is None:
-            return self.planner.allowed.sets == "on"
-        return choice.forecast.setup.read_boundary == boundary
-
-    def refused(
+    def _refused(
         self,
         boundary: int,
         weights: Mapping[str, ContentDigest],
         current: SetReference | None,
-        last: bool,
     ) -> str | None:
         """Why the set at ``boundary`` may not be written for the next epoch: ``cache.max_bytes``.
 
         None when it may, when it is there, or when nobody would want it.
         """
         wanted = boundary > (current.boundary if current else 0)
-        if not self.allowed or not wanted or last:
+        if not self.allowed or not wanted:
             return None
         reference = self.next_source(boundary, weights, current)
         room = self._room_bytes()

@@ -22,10 +22,10 @@ from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 from afcore.prices import resolve_prices
 from afcore.runs.batches import batches_of
 from afcore.runs.device_room import device_memory, place_set
+from afcore.runs.records import done_reports
 from afcore.runs.run import Run
 from afcore.runs.run_profile import measure_run, read_profile, record_profile
 from afcore.runs.spent import cost_outside, wall_seconds
-from afcore.runs.state import epoch_records
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces"]
@@ -159,7 +159,7 @@ class RunPlanner:
         if limits.deadline_seconds is None and limits.budget_usd is None:
             return at
         wall = wall_seconds(run)
-        epochs = [record.report for record in epoch_records(run, at.epoch - 1)]
+        epochs = done_reports(run, at.epoch - 1)
         others = (at.builders - 1) * worked_seconds
         _, outside_usd = cost_outside(run, epochs, wall, others)
         dollars = outside_usd + sum(report.cost_usd for report in epochs)

@@ -3,8 +3,8 @@
 Each step is skipped when its result is already there, so a retry repeats nothing that was
 committed::
 
-    plan.json        where to read from, on how many workers: recorded before anything is trained
-    checkpoint.json  trained and evaluated: parts first, this record after them
+    started.json     it has begun, as was decided at the end of the epoch before; in which order
+    checkpoint.json  trained and evaluated, and how to go on: parts first, this record after them
     (set)            the activation set at the new boundary, when it pays
     report.json      the epoch is done
 
@@ -18,11 +18,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel
 
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.residency import hold_shards, release_shards
@@ -41,29 +40,29 @@ from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
 from afcore.runs.decide import lacks_profile
 from afcore.runs.device_room import training_bytes
-from afcore.runs.epoch_report import epoch_cost, predictions, show_epoch
+from afcore.runs.epoch_report import epoch_report, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
     EpochPlan,
-    EpochRecord,
-    NextEpoch,
+    EpochStart,
     SetReference,
     best_epoch,
-    decision_reports,
-    interval_reports,
+    commit_record,
+    done_reports,
+    plan_of,
+    record_of,
 )
-from afcore.runs.run import Run, check_lease, read_record
-from afcore.runs.state import OpenState, commit_partial, epoch_records, initial_policy, open_state
+from afcore.runs.run import Run
+from afcore.runs.state import OpenState, commit_partial, initial_policy, open_state
 from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
-from afcore.training.schedule import Schedule
 from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["decide_first_epoch", "run_epoch"]
 
-_Record = TypeVar("_Record", bound=BaseModel)
+_Record = TypeVar("_Record", EpochPlan, EpochStart, CheckpointRecord, EpochReport)
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +73,7 @@ def run_epoch(
     group: WorkerGroup = ALONE,
     stop: Callable[[], bool] = lambda: False,
     launched: float | None = None,
-) -> EpochRecord:
+) -> EpochReport:
     """Train, evaluate, checkpoint and materialize epoch ``epoch``, counted from 1.
 
     Args:
@@ -86,13 +85,13 @@ def run_epoch(
         launched: when the workers were started, or this began, seconds since the epoch (UTC).
 
     Returns:
-        The epoch's record, made now or found.
+        The epoch's report, made now or found.
 
     Raises:
         StoppedError: when it was stopped.
         ConfigError: when workers have different code or data.
     """
-    found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    found = record_of(run, epoch, EpochReport)
     if found is not None:
         return found
     with hold_shards(
@@ -102,19 +101,18 @@ def run_epoch(
         num_sharing=group.local_count,
         needed_bytes=training_bytes(run),
     ) as held:
-        record = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
-    if record.next is None:
+        report = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
+    if plan_of(run, epoch + 1) is None:
         release_shards()
-    return record
+    return report
 
 
-def decide_first_epoch(run: Run) -> NextEpoch:
+def decide_first_epoch(run: Run) -> EpochPlan:
     """How epoch 1 should be trained, decided before there are workers, and recorded.
 
     A profile that was lost is measured anew: that, too, takes a process that has no workers yet.
     """
-    key = run.epoch_key(0, "next")
-    found = read_record(run.storage, key, NextEpoch)
+    found = plan_of(run, 1)
     if found is not None and not lacks_profile(run):
         return found
     cache = RunCache(run, run.trainee(run.pretrained(), run.data().train))
@@ -122,7 +120,7 @@ def decide_first_epoch(run: Run) -> NextEpoch:
         cache.planner.measure(record=True)
     if found is None:
         found = cache.first_epoch(initial_policy(run)[1].boundary)
-        run.storage.put(key, found.model_dump_json().encode())
+        commit_record(run, found)
     del cache
     run.compute.release_memory()  # of a GPU that is a worker's
     return found
@@ -151,95 +149,77 @@ class _Epoch:
         self._usage = replace(run.storage.usage)
         self._launched = launched
         self._launch_seconds = 0.0
-
-    def run(self) -> EpochRecord:
-        """From what is committed to the epoch's record."""
-        run, epoch, group = self._run, self._epoch, self._group
-        plan = self._read("plan", EpochPlan)
-        before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
-        resumed = plan is not None or (
-            before is not None and before.report.attempt != self._attempt
+        self._schedule = training_schedule(
+            run.config.training, len(self._data.train), cycle_epochs=run.config.cycle_epochs
         )
-        checkpoint = self._read("checkpoint", CheckpointRecord)
+
+    def run(self) -> EpochReport:
+        """From what is committed to the epoch's report."""
+        run, epoch, group = self._run, self._epoch, self._group
+        plan, start = plan_of(run, epoch), record_of(run, epoch, EpochStart)
+        before = record_of(run, epoch - 1, EpochReport)
+        resumed = start is not None or (before is not None and before.attempt != self._attempt)
+        checkpoint = record_of(run, epoch, CheckpointRecord)
         group.wait()  # until everybody has seen what is there
         if group.count > 1:
             group.check_same("code or data", [code_digest(), self._data.train.digest])
         if checkpoint is None:
-            checkpoint, cache = self._train(plan)
+            state = open_state(run, epoch, self._schedule.steps_in(epoch))
+            cache = self._cache(state.split)
+            if self._launched is not None:
+                self._launch_seconds = time.time() - self._launched
+            if plan is None:  # of epoch 1
+                first = partial(cache.first_epoch, state.boundary_start)
+                plan = self._by_first(0, EpochPlan, first)
+            start = start or self._by_first(epoch, EpochStart, partial(self._start, cache, plan))
+            checkpoint = self._train(plan, start, state, cache)
         else:
             _log.info("epoch %d: training was committed before; going on after it", epoch)
             split = run.architecture()
-            if checkpoint.materialize:
+            if checkpoint.next is not None and checkpoint.next.build:
                 load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
             cache = self._cache(split)
-        read_from = self._materialize(cache, checkpoint)
-        report = self._complete(cache, checkpoint, resumed)
-
-        def finish() -> EpochRecord:
-            decided = checkpoint.next
-            record = EpochRecord(
-                report=report,
-                next=decided and decided.model_copy(update={"read_from": read_from}),
-                finished=time.time(),
-            )
-            self._commit("report", record)
+        assert plan is not None
+        assert start is not None
+        if checkpoint.next is not None and checkpoint.next.build:
+            assert checkpoint.next.read_from is not None
+            cache.open_or_build(checkpoint.next.read_from, checkpoint.parts)
+        make = partial(epoch_report, run, plan, start, checkpoint, cache, self._requests())
+        attempt = {"attempt": self._attempt, "resumed": resumed, "finished": time.time()}
+        report = self._by_first(epoch, EpochReport, partial(make, **attempt))
+        if group.is_first:
             _collect(run, epoch)
             show_epoch(run, report)
-            return record
+        return report
 
-        return self._by_first("report", EpochRecord, finish)
+    def _start(self, cache: RunCache, plan: EpochPlan) -> EpochStart:
+        window = cache.window_shards(plan.read_from)
+        return EpochStart(epoch=self._epoch, started=time.time(), window_shards=window)
 
-    def _train(self, plan: EpochPlan | None) -> tuple[CheckpointRecord, RunCache]:
+    def _train(
+        self, plan: EpochPlan, start: EpochStart, state: OpenState, cache: RunCache
+    ) -> CheckpointRecord:
         """Train as planned and commit the checkpoint; or as much of both as there is time for."""
         run, group = self._run, self._group
-        schedule = training_schedule(
-            run.config.training, len(self._data.train), cycle_epochs=run.config.cycle_epochs
-        )
-        num_steps = schedule.steps_in(self._epoch)
-        state = open_state(run, self._epoch, num_steps)
-        cache = self._cache(state.split)
-        if self._launched is not None:
-            self._launch_seconds = time.time() - self._launched
-        if plan is None:
-            plan = self._by_first("plan", EpochPlan, lambda: self._make_plan(cache, state))
-        trained, measured = self._train_steps(plan, state, cache, schedule)
-        if len(trained.steps) < num_steps:
+        trained = self._train_steps(plan, start, state, cache)
+        if len(trained.steps) < self._schedule.steps_in(self._epoch):
             with committing():
                 if group.is_first:
-                    check_lease(run, self._attempt)
                     commit_partial(run, self._epoch, self._attempt, state, trained)
                 group.wait()
             raise StoppedError(f"in epoch {self._epoch} after step {state.training.step}")
         checkpoint = self._by_first(
-            "checkpoint",
-            CheckpointRecord,
-            lambda: self._commit_checkpoint(plan, state, cache, schedule, trained, measured),
+            self._epoch, CheckpointRecord, lambda: self._checkpoint(plan, state, cache, trained)
         )
+        if group.is_first:
+            run.storage.delete(run.epoch_key(self._epoch, "partial"))
         # What follows is added to the record, which has what was built for the epoch's start.
         cache.seconds, cache.bytes_written = 0.0, 0
-        return checkpoint, cache
-
-    def _make_plan(self, cache: RunCache, state: OpenState) -> EpochPlan:
-        before = read_record(
-            self._run.storage, self._run.epoch_key(self._epoch - 1, "report"), EpochRecord
-        )
-        decided = before.next if before else None
-        if self._epoch == 1:
-            decided = read_record(self._run.storage, self._run.epoch_key(0, "next"), NextEpoch)
-            decided = decided or cache.first_epoch(state.boundary_start)
-        assert decided is not None
-        plan = EpochPlan(
-            **decided.model_dump(),
-            started=time.time(),
-            window_shards=cache.window_shards(decided.read_from),
-        )
-        self._commit("plan", plan)
-        return plan
+        return checkpoint
 
     def _train_steps(
-        self, plan: EpochPlan, state: OpenState, cache: RunCache, schedule: Schedule
-    ) -> tuple[TrainedEpoch, dict[str, Any]]:
-        """Train, and what of the report is known only here."""
+        self, plan: EpochPlan, start: EpochStart, state: OpenState, cache: RunCache
+    ) -> TrainedEpoch:
         run, config, data = self._run, self._run.config, self._data
         read_before = run.storage.usage.bytes_read
         activation_set, feed, open_seconds = None, None, 0.0
@@ -248,20 +228,21 @@ class _Epoch:
             activation_set = cache.open_or_build(plan.read_from, weights)
             clock = time.perf_counter()
             feed = HiddenFeed(
-                activation_set, cache.runner, cache.held, plan.window_shards, run.compute.device
+                activation_set, cache.runner, cache.held, start.window_shards, run.compute.device
             )
             open_seconds = time.perf_counter() - clock
         self._group.wait()  # with patience: within a step, who is silent is taken to be dead
+        before = done_reports(run, self._epoch - 1)
         trained = train_epoch(
             cache.trainee,
             state.training,
-            _order(run, self._epoch, plan, data.train, activation_set),
+            _order(run, start, data.train, activation_set),
             Course(
                 epoch=self._epoch,
-                schedule=schedule,
+                schedule=self._schedule,
                 policy=state.policy,
                 intervals_per_epoch=config.freezing.intervals_per_epoch,
-                validations=_validations(run, self._epoch),
+                validations=tuple(report.validation for report in before),
                 score=config.training.score,
                 validate=partial(self._evaluate, cache.trainee, plan.read_from),
                 solve_head=config.freezes and config.freezing.solves_head,
@@ -276,98 +257,45 @@ class _Epoch:
             stop=self._stop,
             done=copy.deepcopy(state.partial.trained) if state.partial else None,
         )
-        read = run.storage.usage.bytes_read - read_before
-        return trained, {
-            "train_seconds": trained.train_seconds + open_seconds,
-            "read_seconds": trained.read_seconds + open_seconds,
-            "store_bytes_read": sum(self._group.gather(read)) if feed else 0,
-            "tier_bytes": feed.tier_bytes if feed else {},
-        }
+        trained.train_seconds += open_seconds
+        trained.read_seconds += open_seconds
+        if feed is not None:
+            read = run.storage.usage.bytes_read - read_before
+            trained.store_bytes_read += sum(self._group.gather(read))
+            trained.tier_bytes = feed.tier_bytes
+        return trained
 
-    def _commit_checkpoint(
-        self,
-        plan: EpochPlan,
-        state: OpenState,
-        cache: RunCache,
-        schedule: Schedule,
-        trained: TrainedEpoch,
-        measured: dict[str, Any],
+    def _checkpoint(
+        self, plan: EpochPlan, state: OpenState, cache: RunCache, trained: TrainedEpoch
     ) -> CheckpointRecord:
-        run, epoch, training = self._run, self._epoch, state.training
+        """Save the parts; decide how to go on."""
+        run, epoch, group = self._run, self._epoch, self._group
+        freeze = state.training.freeze
         clock = time.perf_counter()
-        saved = state.save(run)
-        earlier = state.partial.checkpoint_seconds if state.partial else 0.0
-        report = EpochReport(
-            epoch=epoch,
-            num_steps=len(trained.steps),
-            boundary_start=state.boundary_start,
-            boundary_end=training.freeze.boundary,
-            read_from=f"activations@{plan.read_from.boundary}" if plan.read_from else "tokens",
-            prefix_seconds=trained.prefix_seconds,
-            suffix_seconds=trained.suffix_seconds,
-            checkpoint_seconds=time.perf_counter() - clock + earlier,
-            materialize_seconds=cache.seconds,
-            evaluate_seconds=trained.evaluate_seconds,
-            train_loss=trained.mean_loss,
-            validation=trained.validation,
-            candidate=not run.config.stops or schedule.ends_cycle(epoch),
-            activation_bytes_written=cache.bytes_written,
-            activation_bytes_read=trained.activation_bytes_read,
-            order=plan.order,
-            num_workers=self._group.count,
-            launch_seconds=self._launch_seconds,
-            gradient_bytes_reduced=trained.bytes_reduced,
-            cost_usd=0.0,
-            resumed=False,
+        further = self._launch_seconds + cache.seconds + trained.evaluate_seconds
+        saved = state.save(run, epoch, self._attempt, trained, clock, further)
+        stops = run.config.stops and freeze.settled
+        following, error = None, None
+        if epoch < run.config.training.num_epochs and not stops:
+            # Not of what has thawed since.
+            source = plan.read_from
+            source = source if source and source.boundary <= freeze.boundary else None
+            following = cache.next_epoch(freeze.boundary, saved["parts"], source, trained, epoch)
+        if plan.choice is not None and plan.choice.source is not None:
+            error = cache.planner.error(
+                epoch, plan.choice, trained, trained.train_seconds, group.count
+            )
+        return CheckpointRecord(
+            **saved,
             attempt=self._attempt,
-            **measured,
+            num_workers=group.count,
+            launch_seconds=self._launch_seconds,
+            build_seconds=cache.seconds,
+            built_bytes=cache.bytes_written,
+            prediction_error=error,
+            candidate=not run.config.stops or self._schedule.ends_cycle(epoch),
+            next=following,
         )
-        last = epoch == run.config.training.num_epochs or (
-            run.config.stops and training.freeze.settled
-        )
-        # Not of what has thawed since.
-        source = plan.read_from
-        if source is not None and source.boundary > training.freeze.boundary:
-            source = None
-        decided = None
-        if not last:
-            decided = cache.next_epoch(training.freeze.boundary, saved, source, trained, epoch)
-        report = report.model_copy(update=predictions(cache, plan, decided, trained, report))
-        build = cache.should_build(
-            training.freeze.boundary,
-            source,
-            decided.choice if decided else None,
-            last=last,
-        )
-        refusal = cache.refused(training.freeze.boundary, saved, source, last=last)
-        record = CheckpointRecord(
-            step=training.step,
-            freeze=training.freeze,
-            parts=saved,
-            materialize=build and refusal is None,
-            notes=[refusal] if refusal else [],
-            read_from=source,
-            next=decided,
-            report=report,
-            decisions=decision_reports(trained),
-            intervals=interval_reports(trained),
-            interval_times=[interval.time for interval in trained.intervals],
-            steps=trained.steps,
-            earlier_seconds=state.partial.seconds if state.partial else {},
-        )
-        self._commit("checkpoint", record)
-        run.storage.delete(run.epoch_key(epoch, "partial"))
-        return record
-
-    def _materialize(self, cache: RunCache, checkpoint: CheckpointRecord) -> SetReference | None:
-        """Write the set at the new boundary if that was decided; what the next epoch reads."""
-        read_from = checkpoint.read_from
-        if not checkpoint.materialize:
-            choice = checkpoint.next.choice if checkpoint.next else None
-            return read_from if choice is None or choice.forecast.setup.read_boundary else None
-        reference = cache.next_source(checkpoint.freeze.boundary, checkpoint.parts, read_from)
-        cache.open_or_build(reference, checkpoint.parts)
-        return reference
 
     def _evaluate(self, trainee: Trainee, read_from: SetReference | None) -> dict[str, float]:
         """On the validation split; below the set that the epoch read, nothing runs twice."""
@@ -381,83 +309,55 @@ class _Epoch:
         answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
         return answers.scores(len(self._run.record.label_names))
 
-    def _complete(
-        self, cache: RunCache, checkpoint: CheckpointRecord, resumed: bool
-    ) -> EpochReport:
-        """The epoch's report with what came after its checkpoint."""
-        run, usage, trained = self._run, self._run.storage.usage, checkpoint.report
-        report = trained.model_copy(
-            update={
-                "materialize_seconds": trained.materialize_seconds + cache.seconds,
-                "activation_bytes_written": trained.activation_bytes_written + cache.bytes_written,
-                "resumed": resumed,
-                "attempt": self._attempt,
-            }
-        )
-        requests = (usage.puts - self._usage.puts, usage.gets - self._usage.gets)
-        puts, gets = (sum(each) for each in zip(*self._group.gather(requests), strict=True))
-        return report.model_copy(update={"cost_usd": epoch_cost(run, report, puts, gets)})
+    def _requests(self) -> tuple[int, int]:
+        """Writes and reads of the store in this epoch, of all workers."""
+        usage = self._run.storage.usage
+        own = (usage.puts - self._usage.puts, usage.gets - self._usage.gets)
+        puts, gets = (sum(each) for each in zip(*self._group.gather(own), strict=True))
+        return puts, gets
 
     def _cache(self, split: SplitModel) -> RunCache:
         trainee = self._run.trainee(split, self._data.train, self._group)
         return RunCache(self._run, trainee, self._held)
 
-    def _by_first(self, name: str, kind: type[_Record], commit: Callable[[], _Record]) -> _Record:
-        """A record that the first worker commits; the others wait for it and read it."""
+    def _by_first(self, epoch: int, kind: type[_Record], make: Callable[[], _Record]) -> _Record:
+        """A record that the first worker makes and commits; the others wait for it and read it."""
+        record = None
         with committing():
-            record = commit() if self._group.is_first else None
+            if self._group.is_first:
+                record = make()
+                commit_record(self._run, record, self._attempt)
             self._group.wait()
         if record is None:
-            record = self._read(name, kind)
+            record = record_of(self._run, epoch, kind)
             assert record is not None
         return record
 
-    def _read(self, name: str, kind: type[_Record]) -> _Record | None:
-        return read_record(self._run.storage, self._run.epoch_key(self._epoch, name), kind)
-
-    def _commit(self, name: str, record: BaseModel) -> None:
-        check_lease(self._run, self._attempt)
-        key = self._run.epoch_key(self._epoch, name)
-        self._run.storage.put(key, record.model_dump_json().encode())
-
-
-def _validations(run: Run, epoch: int) -> tuple[dict[str, float], ...]:
-    """Scores of the epochs before ``epoch``."""
-    return tuple(record.report.validation for record in epoch_records(run, epoch - 1))
-
 
 def _order(
-    run: Run,
-    epoch: int,
-    plan: EpochPlan,
-    examples: Examples,
-    activation_set: ActivationSet | None,
+    run: Run, start: EpochStart, examples: Examples, activation_set: ActivationSet | None
 ) -> list[npt.NDArray[np.int64]]:
-    """The epoch's batches, in the order that its plan says."""
-    if plan.window_shards is None:
-        return batches_of(run, examples, epoch)
+    """The epoch's batches, in the order with which it was started."""
+    if start.window_shards is None:
+        return batches_of(run, examples, start.epoch)
     assert activation_set is not None
     config = run.config
     whole = windowed_batches(
         examples.lengths,
         activation_set.layout.shard,
-        window_shards=plan.window_shards,
+        window_shards=start.window_shards,
         batch_size=config.training.batch_size,
         seed=config.training.seed,
-        epoch=epoch,
+        epoch=start.epoch,
         batching=config.data.batching,
     )
-    return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
+    return whole[: training_schedule(config.training, len(examples)).steps_in(start.epoch)]
 
 
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
-    reports = [record.report for record in epoch_records(run, epoch)]
-    best = best_epoch(reports, run.config.training.score)
-    kept = [
-        read_record(run.storage, run.epoch_key(e, "checkpoint"), CheckpointRecord)
-        for e in {best.epoch, epoch}
-    ]
+    best = best_epoch(done_reports(run, epoch), run.config.training.score)
+    kept = [record_of(run, e, CheckpointRecord) for e in {best.epoch, epoch}]
     freed = collect_parts(
         run.storage, run.parts_folder, [record.parts for record in kept if record is not None]
     )

@@ -17,9 +17,10 @@ from afcore.launch.launcher import (
     worker_threads,
 )
 from afcore.planning.choose_workers import worker_counts
+from afcore.results.report import EpochReport
 from afcore.runs.epoch import decide_first_epoch, run_epoch
-from afcore.runs.records import EpochPlan, EpochRecord, LostTry
-from afcore.runs.run import Run, open_run, read_record
+from afcore.runs.records import LostTry, plan_of, record_of
+from afcore.runs.run import Run, open_run
 from afcore.runs.spent import note_lost_try, seconds_kept
 
 __all__ = ["launch_epoch", "train_on_worker", "workers_left"]
@@ -29,8 +30,8 @@ _log = logging.getLogger(__name__)
 
 def launch_epoch(
     run: Run, epoch: int, attempt: int, *, tries: int = 1, num_workers: int | None = None
-) -> EpochRecord:
-    """Train an epoch on workers of its own; its record, made now or found.
+) -> EpochReport:
+    """Train an epoch on workers of its own; its report, made now or found.
 
     Args:
         run: the caller holds its lease.
@@ -46,7 +47,7 @@ def launch_epoch(
         AutoFreezeError: when fewer workers are left than ``workers.min``; and as
             :func:`afcore.runs.epoch.run_epoch`.
     """
-    found = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    found = record_of(run, epoch, EpochReport)
     if found is not None:
         return found
     workers = run.config.workers
@@ -73,7 +74,7 @@ def launch_epoch(
         seconds = max(0.0, time.perf_counter() - began - kept)
         note_lost_try(run, epoch, LostTry(attempt=attempt, num_workers=count, seconds=seconds))
         raise
-    done = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
+    done = record_of(run, epoch, EpochReport)
     assert done is not None
     return done
 
@@ -97,24 +98,15 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
 
 
 def _planned(run: Run, epoch: int) -> int:
-    """Of the plan, where there is one; else as decided after the epoch before.
-
-    Workers find a profile to decide from, whatever happened to the run's.
-    """
+    """As decided; workers find a profile to decide from, whatever happened to the run's."""
     workers = run.config.workers
     if workers.max == 1:
         return 1
     with as_worker(workers):
         first = decide_first_epoch(run)
-    plan = read_record(run.storage, run.epoch_key(epoch, "plan"), EpochPlan)
-    if plan is not None:
-        return plan.num_workers
-    if epoch == 1:
-        return first.num_workers
-    before = read_record(run.storage, run.epoch_key(epoch - 1, "report"), EpochRecord)
-    assert before is not None
-    assert before.next is not None
-    return before.next.num_workers
+    plan = first if epoch == 1 else plan_of(run, epoch)
+    assert plan is not None
+    return plan.num_workers
 
 
 def workers_left(config: Config, planned: int, tries: int) -> int:

@@ -19,13 +19,20 @@ from afcore.results.report import (
     RowsReport,
     RunReport,
     TotalsReport,
+    dated_decisions,
     pack_array,
     pack_right,
 )
 from afcore.results.story import what_happened
 from afcore.results.tracking import Tracker
 from afcore.runs.imbalance import score_warnings
-from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord, best_epoch
+from afcore.runs.records import (
+    CheckpointRecord,
+    best_epoch,
+    done_reports,
+    plan_of,
+    record_of,
+)
 from afcore.runs.run import Run, find_run, read_record
 from afcore.runs.run_profile import read_profile
 from afcore.runs.spent import cost_outside, lost_seconds
@@ -62,8 +69,8 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         wall_seconds: of all attempts so far, this one's as of now.
     """
     began = time.perf_counter()
-    records, checkpoints = _epoch_records(run)
-    epochs = [record.report for record in records]
+    checkpoints = _checkpoints(run)
+    epochs = done_reports(run, len(checkpoints))
     best = best_epoch(epochs, run.config.training.score)
     split, _ = load_checkpoint(run, best.epoch)
     data = run.data()
@@ -71,15 +78,16 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
     tracker.log_model(mlflow_run_id, described(run, split.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began
+    intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
     report = run_report(
         run,
         data,
         mlflow_run_id,
         epochs=epochs,
-        decisions=[d for checkpoint in checkpoints for d in checkpoint.decisions],
-        intervals=[i for checkpoint in checkpoints for i in checkpoint.intervals],
-        totals=_totals(run, records, checkpoints, best, wall_seconds, tested),
-        notes=_notes(run, checkpoints, epochs),
+        decisions=dated_decisions(intervals),
+        intervals=[interval.statistics for interval in intervals],
+        totals=_totals(run, epochs, checkpoints, best, wall_seconds, tested),
+        notes=_notes(run, epochs),
         happened=what_happened(
             epochs,
             run.record.num_blocks,
@@ -88,7 +96,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         ),
         test_classes=classes,
     )
-    publish_report(run, tracker, report, records[-1].finished)
+    publish_report(run, tracker, report)
     return report
 
 
@@ -108,14 +116,13 @@ def described(run: Run, model: Any) -> Any:
     return model
 
 
-def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: float) -> None:
+def publish_report(run: Run, tracker: Tracker, report: RunReport) -> None:
     """Log figures and report, and mark the run as done.
 
     Args:
         run: the caller holds its lease.
         tracker: where to publish.
         report: of the whole run.
-        finished: when its last epoch was, seconds since the epoch (UTC).
     """
     mlflow_run_id = report.mlflow_run_id
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
@@ -123,7 +130,7 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport, finished: floa
     if report.test_classes is not None:
         figure = confusion_figure(report.test_classes, f"{report.mode}, seed {report.seed}")
         tracker.log_figure(mlflow_run_id, figure, report.test_classes.figure)
-    tracker.log_report(mlflow_run_id, report, finished)
+    tracker.log_report(mlflow_run_id, report, report.epochs[-1].finished)
     # Before the record, after which nobody comes here again.
     tracker.finish(mlflow_run_id)
     run.storage.put(
@@ -204,30 +211,23 @@ def _test(
     return {**totals, "test_seconds": seconds}, classes
 
 
-def _epoch_records(run: Run) -> tuple[list[EpochRecord], list[CheckpointRecord]]:
-    records, checkpoints = [], []
-    epoch, going_on = 0, True
-    while going_on:
-        epoch += 1
-        record = read_record(run.storage, run.epoch_key(epoch, "report"), EpochRecord)
-        checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-        assert record is not None
+def _checkpoints(run: Run) -> list[CheckpointRecord]:
+    checkpoints: list[CheckpointRecord] = []
+    while not checkpoints or checkpoints[-1].next is not None:
+        checkpoint = record_of(run, len(checkpoints) + 1, CheckpointRecord)
         assert checkpoint is not None
-        going_on = record.next is not None
-        records.append(record)
         checkpoints.append(checkpoint)
-    return records, checkpoints
+    return checkpoints
 
 
 def _totals(
     run: Run,
-    records: list[EpochRecord],
+    epochs: list[EpochReport],
     checkpoints: list[CheckpointRecord],
     best: EpochReport,
     wall_seconds: float,
     tested: dict[str, Any],
 ) -> TotalsReport:
-    epochs = [record.report for record in records]
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
     outside_seconds, outside_usd = cost_outside(run, epochs, wall_seconds)
@@ -241,7 +241,7 @@ def _totals(
         checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=in_epochs + outside_seconds,
-        lost_seconds=lost_seconds(run, records, checkpoints),
+        lost_seconds=lost_seconds(run, epochs, checkpoints),
         activation_bytes_written=bytes_written,
         cost_usd=sum(epoch.cost_usd for epoch in epochs) + outside_usd,
         best_epoch=best.epoch,
@@ -250,13 +250,12 @@ def _totals(
     )
 
 
-def _notes(run: Run, checkpoints: list[CheckpointRecord], epochs: list[EpochReport]) -> list[str]:
+def _notes(run: Run, epochs: list[EpochReport]) -> list[str]:
     notes = []
     if run.record.uncacheable is not None:
         notes.append(f"nothing was cached: {run.record.uncacheable}")
-    plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
-    notes += plan.notes if plan else []
-    notes += [note for checkpoint in checkpoints for note in checkpoint.notes]
+    plans = [plan_of(run, epoch.epoch) for epoch in epochs]
+    notes += [note for plan in plans if plan is not None for note in plan.notes]
     windowed = [str(epoch.epoch) for epoch in epochs if epoch.order == "windowed"]
     if windowed:
         notes.append(

@@ -1,33 +1,37 @@
 """What is committed about an epoch: small JSON records, each the proof that its step is done."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from afcore.digest import ContentDigest, RecipeDigest
-from afcore.freezing.policy import PER_BLOCK, FreezeState
+from afcore.freezing.policy import FreezeState
 from afcore.planning.choose import EpochChoice
-from afcore.results.report import DecisionReport, EpochReport, IntervalReport
+from afcore.results.report import EpochReport
+from afcore.runs.run import Run, check_lease, read_record
 from afcore.tasks.main_score import MAIN_SCORES
-from afcore.training.trained import StepLog, TrainedEpoch
+from afcore.training.trained import TrainedEpoch
 
 __all__ = [
+    "RECORD_NAMES",
     "CheckpointRecord",
     "EpochPlan",
-    "EpochRecord",
+    "EpochStart",
     "LostTries",
     "LostTry",
-    "NextEpoch",
     "PartialRecord",
     "SetReference",
+    "StateRecord",
     "best_epoch",
-    "decision_reports",
-    "interval_reports",
+    "commit_record",
+    "done_reports",
+    "plan_of",
+    "record_of",
 ]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
 
 class SetReference(_Record):
@@ -43,27 +47,36 @@ class SetReference(_Record):
         return self.lineage[-1]
 
 
-class NextEpoch(_Record):
-    """How the epoch to come is to be trained.
+class EpochPlan(_Record):
+    """How an epoch is to be trained: decided once, at the end of the one before (:func:`plan_of`).
 
-    ``choice`` says why, where measurements decided; ``num_workers`` are started, or fewer when the
-    epoch is tried again after some were lost; ``notes`` go to the run's report.
+    So nothing that is measured on another day changes what is trained. ``build``: the set that it
+    reads is built before the epoch before is done, else when it is not there. ``choice`` says why,
+    where measurements decided; ``num_workers`` are started, or fewer when the epoch is tried again
+    after some were lost; ``notes`` go to the run's report.
     """
 
     read_from: SetReference | None
+    build: bool = False
     choice: EpochChoice | None = None
     num_workers: int = 1
     micro_batch: int | None = None
     notes: list[str] = []
 
+    @property
+    def source(self) -> str:
+        """What it reads, as reported."""
+        return f"activations@{self.read_from.boundary}" if self.read_from else "tokens"
 
-class EpochPlan(NextEpoch):
-    """``plan.json``: recorded before the epoch and reused on restart.
 
-    So nothing that is measured on another day changes what is trained. ``window_shards`` is the
-    number of shards within which examples are shuffled (None: all examples are).
+class EpochStart(_Record):
+    """``started.json``: the epoch has begun; the order of its examples, reused on restart.
+
+    ``window_shards`` is the number of shards within which examples are shuffled (None: all examples
+    are, since memory holds the set).
     """
 
+    epoch: int
     started: float
     window_shards: int | None = None
 
@@ -73,63 +86,68 @@ class EpochPlan(NextEpoch):
         return "windowed" if self.window_shards else "global"
 
 
-class PartialRecord(_Record):
-    """``partial.json``: the state within an epoch, and what was trained of it before it stopped.
+class StateRecord(_Record):
+    """The state after some or all steps of an epoch, and what was trained of it until then.
 
-    ``sums`` names the gradients that the interval has added up (None: it had just begun, no policy
-    decides, or nothing is left to decide); ``seconds`` are those of training and saving, by
-    attempt.
+    ``seconds`` are those of the epoch up to here, by attempt.
     """
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
-
+    epoch: int
     step: int
     freeze: FreezeState
     parts: dict[str, ContentDigest]
-    sums: ContentDigest | None
     trained: TrainedEpoch
     seconds: dict[int, float]
     checkpoint_seconds: float
 
+    @property
+    def boundary_start(self) -> int:
+        """Of the epoch."""
+        return self.trained.steps[0].boundary
 
-class CheckpointRecord(_Record):
-    """``checkpoint.json``: the state after an epoch's training, and what the training measured.
 
-    ``report`` is filled as far as the training; ``read_from`` is what it read; ``materialize`` is
-    the decision to write the set at the new boundary, ``next`` how the next epoch is to be trained;
-    ``earlier_seconds`` are those of attempts that were stopped within the epoch; ``notes`` go to
-    the run's report.
+class PartialRecord(StateRecord):
+    """``partial.json``: the state within an epoch that was stopped.
+
+    ``sums`` names the gradients that the interval has added up (None: it had just begun, no policy
+    decides, or nothing is left to decide).
     """
 
-    step: int
-    freeze: FreezeState
-    parts: dict[str, ContentDigest]
-    materialize: bool
-    read_from: SetReference | None
-    next: NextEpoch | None
-    notes: list[str] = []
-    report: EpochReport
-    decisions: list[DecisionReport]
-    intervals: list[IntervalReport]
-    interval_times: list[float]
-    steps: list[StepLog]
-    earlier_seconds: dict[int, float] = {}
-
-    @property
-    def seconds(self) -> dict[int, float]:
-        """Of the epoch up to here, by attempt."""
-        seconds, trained = dict(self.earlier_seconds), self.report
-        here = trained.seconds - sum(self.earlier_seconds.values())
-        seconds[trained.attempt] = seconds.get(trained.attempt, 0.0) + here
-        return seconds
+    sums: ContentDigest | None
 
 
-class EpochRecord(_Record):
-    """``report.json``: the epoch is done; ``next`` is None after the last."""
+class CheckpointRecord(StateRecord):
+    """``checkpoint.json``: the state after an epoch's training, and how to go on.
 
-    report: EpochReport
-    next: NextEpoch | None
-    finished: float
+    ``build_seconds`` and ``built_bytes`` are of the set that it reads, where it was built in it;
+    ``prediction_error`` and ``candidate`` as reported; ``next`` is None after the last epoch.
+    """
+
+    attempt: int
+    num_workers: int
+    launch_seconds: float
+    build_seconds: float
+    built_bytes: int
+    prediction_error: float | None
+    candidate: bool
+    next: EpochPlan | None
+
+    def metrics(self) -> list[tuple[str, float, float, int]]:
+        """Of its steps and decisions, as :data:`afcore.results.tracking.Metric`."""
+        metrics: list[tuple[str, float, float, int]] = []
+        for step in self.trained.steps:
+            metrics += [
+                ("train/loss", step.loss, step.time, step.step),
+                ("train/learning_rate", step.learning_rate, step.time, step.step),
+            ]
+        boundary = self.boundary_start
+        for interval in self.trained.intervals:
+            at, decision = (interval.time, interval.statistics.step), interval.decision
+            boundary = decision.boundary_after if decision else boundary
+            metrics.append(("freeze/boundary", boundary, *at))
+            for block, eta in enumerate(decision.eta if decision else ()):
+                metrics.append((f"freeze/eta_block_{block:02d}", eta, *at))
+        return metrics
 
 
 class LostTry(_Record):
@@ -143,7 +161,62 @@ class LostTry(_Record):
 class LostTries(_Record):
     """``lost.json``: of an epoch."""
 
+    epoch: int
     tries: list[LostTry]
+
+
+RECORD_NAMES: dict[type[BaseModel], str] = {
+    EpochPlan: "next",
+    EpochStart: "started",
+    PartialRecord: "partial",
+    CheckpointRecord: "checkpoint",
+    EpochReport: "report",
+    LostTries: "lost",
+}
+"""What is committed of an epoch, by its name in the folder of the epoch."""
+_Kind = TypeVar("_Kind", bound=BaseModel)
+
+
+def record_of(
+    run: Run, epoch: int, kind: type[_Kind], *, replaceable: bool = False
+) -> _Kind | None:
+    """An epoch's record of this kind, or None; as :func:`afcore.runs.run.read_record`."""
+    key = run.epoch_key(epoch, RECORD_NAMES[kind])
+    return read_record(run.storage, key, kind, replaceable=replaceable)
+
+
+def commit_record(
+    run: Run,
+    record: EpochStart | StateRecord | EpochReport | EpochPlan | LostTries,
+    attempt: int | None = None,
+) -> None:
+    """Commit an epoch's record; ``attempt`` must still hold the lease, else the caller does.
+
+    Raises:
+        LeaseLostError: when another process took over.
+    """
+    if attempt is not None:
+        check_lease(run, attempt)
+    epoch = 0 if isinstance(record, EpochPlan) else record.epoch
+    key = run.epoch_key(epoch, RECORD_NAMES[type(record)])
+    run.storage.put(key, record.model_dump_json().encode())
+
+
+def plan_of(run: Run, epoch: int) -> EpochPlan | None:
+    """How an epoch is to be trained; None: not yet decided, or the one before was the last.
+
+    Of the first epoch in ``000/next.json``, of others in the checkpoint of the one before.
+    """
+    if epoch == 1:
+        return record_of(run, 0, EpochPlan)
+    before = record_of(run, epoch - 1, CheckpointRecord)
+    return before.next if before is not None else None
+
+
+def done_reports(run: Run, num_epochs: int) -> list[EpochReport]:
+    """Of the first epochs, as far as they are done."""
+    found = (record_of(run, epoch, EpochReport) for epoch in range(1, num_epochs + 1))
+    return [report for report in found if report is not None]
 
 
 def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
@@ -157,37 +230,3 @@ def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
     candidates = [report for report in reports if report.candidate] or reports
     main, loss = MAIN_SCORES[score], MAIN_SCORES["loss"]
     return max(candidates, key=lambda r: (main.quality(r.validation), loss.quality(r.validation)))
-
-
-def interval_reports(trained: TrainedEpoch) -> list[IntervalReport]:
-    """An epoch's intervals as reported."""
-    return [
-        IntervalReport(
-            step=interval.statistics.step,
-            epoch=interval.epoch,
-            num_steps=interval.statistics.num_steps,
-            learning_rate=interval.statistics.learning_rate,
-            train_loss=interval.statistics.train_loss,
-            train_loss_error=interval.statistics.train_loss_error,
-            ends_cycle=interval.statistics.ends_cycle,
-            chance_loss=interval.statistics.chance_loss,
-            **{name: list(getattr(interval.statistics, name)) for name in PER_BLOCK},
-        )
-        for interval in trained.intervals
-    ]
-
-
-def decision_reports(trained: TrainedEpoch) -> list[DecisionReport]:
-    """An epoch's decisions as reported."""
-    return [
-        DecisionReport(
-            step=interval.statistics.step,
-            epoch=interval.epoch,
-            eta=list(interval.decision.eta),
-            threshold=interval.decision.threshold,
-            boundary_before=interval.decision.boundary_before,
-            boundary_after=interval.decision.boundary_after,
-        )
-        for interval in trained.intervals
-        if interval.decision is not None
-    ]

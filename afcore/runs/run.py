@@ -6,12 +6,12 @@
     activations/<key>/              activation sets (shared by all runs)
     runs/<run id>/lease/            who works or worked on it
                   run.json          what it is; which training counts
-                  <training id>/epochs/001/plan.json        where to read from
+                  <training id>/epochs/001/started.json     in which order
                                            partial.json     where it was stopped
                                            lost.json        tries that workers were lost in
-                                           checkpoint.json  after training
-                                           report.json      after evaluation
-                                       000/next.json        epoch 1, decided before it has workers
+                                           checkpoint.json  after training: how to go on
+                                           report.json      it is done
+                                       000/next.json        how to begin
                                 profile.json  what was measured before epoch 1
                                 parts/      checkpoint parts by content
                                 activations/  sets of this run alone (cache.share: false)
@@ -132,7 +132,7 @@ class Run:
         return "activations" if self.config.cache.share else f"{self.folder}/activations"
 
     def epoch_key(self, epoch: int, name: str) -> str:
-        """Key of an epoch's ``plan``, ``partial``, ``checkpoint``, ``report`` or ``lost``."""
+        """Key of an epoch's record, by its name."""
         return f"{self.folder}/epochs/{epoch:03d}/{name}.json"
 
     @property
@@ -240,7 +240,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     architecture = {**model.config.to_dict(), "attn_implementation": attention}
     run_id = recipe_digest(
         {
-            "schema": 2,
+            "schema": 3,
             "numerics": _numerics(config),
             "config": _decisive(config),
             "architecture": forward_settings(architecture),

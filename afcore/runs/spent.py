@@ -11,8 +11,16 @@ from collections.abc import Sequence
 from afcore.cost import Usage, cost_usd
 from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport
-from afcore.runs.records import CheckpointRecord, EpochRecord, LostTries, LostTry, PartialRecord
-from afcore.runs.run import Run, lease_folder, read_record
+from afcore.runs.records import (
+    CheckpointRecord,
+    LostTries,
+    LostTry,
+    PartialRecord,
+    StateRecord,
+    commit_record,
+    record_of,
+)
+from afcore.runs.run import Run, lease_folder
 from afcore.storage.lease import attempts
 
 __all__ = ["cost_outside", "lost_seconds", "note_lost_try", "seconds_kept", "wall_seconds"]
@@ -47,13 +55,12 @@ def cost_outside(
 
 
 def lost_seconds(
-    run: Run, records: Sequence[EpochRecord], checkpoints: Sequence[CheckpointRecord]
+    run: Run, epochs: Sequence[EpochReport], checkpoints: Sequence[CheckpointRecord]
 ) -> float:
     """What earlier attempts worked beyond what they committed, and what the last one's lost."""
     kept: dict[int, float] = {}
-    for record, checkpoint in zip(records, checkpoints, strict=True):
-        done, trained = record.report, checkpoint.report
-        after = done.materialize_seconds - trained.materialize_seconds
+    for done, checkpoint in zip(epochs, checkpoints, strict=True):
+        after = done.materialize_seconds - checkpoint.build_seconds
         for attempt, seconds in (*checkpoint.seconds.items(), (done.attempt, after)):
             kept[attempt] = kept.get(attempt, 0.0) + seconds
     rows = attempts(run.storage, lease_folder(run.record.run_id))
@@ -68,23 +75,19 @@ def lost_seconds(
 
 def seconds_kept(run: Run, epoch: int, attempt: int) -> float:
     """Of an attempt's work on an epoch, as far as it is committed."""
-    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
-    if checkpoint is not None:
-        return checkpoint.seconds.get(attempt, 0.0)
-    key = run.epoch_key(epoch, "partial")
-    partial = read_record(run.storage, key, PartialRecord, replaceable=True)
-    return partial.seconds.get(attempt, 0.0) if partial is not None else 0.0
+    found: StateRecord | None = record_of(run, epoch, CheckpointRecord)
+    found = found or record_of(run, epoch, PartialRecord, replaceable=True)
+    return found.seconds.get(attempt, 0.0) if found is not None else 0.0
 
 
 def note_lost_try(run: Run, epoch: int, lost: LostTry) -> None:
     """Record that workers died in an epoch; the caller holds the lease."""
-    key = run.epoch_key(epoch, "lost")
-    found = read_record(run.storage, key, LostTries, replaceable=True)
-    tries = LostTries(tries=[*(found.tries if found else []), lost])
-    run.storage.put(key, tries.model_dump_json().encode())
+    found = record_of(run, epoch, LostTries, replaceable=True)
+    earlier = found.tries if found else []
+    commit_record(run, LostTries(epoch=epoch, tries=[*earlier, lost]))
 
 
 def _lost_tries(run: Run) -> list[LostTry]:
-    keys = [run.epoch_key(e, "lost") for e in range(1, run.config.training.num_epochs + 1)]
-    found = [read_record(run.storage, key, LostTries, replaceable=True) for key in keys]
+    epochs = range(1, run.config.training.num_epochs + 1)
+    found = [record_of(run, epoch, LostTries, replaceable=True) for epoch in epochs]
     return [lost for tries in found if tries is not None for lost in tries.tries]

@@ -3,13 +3,14 @@
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from afcore.digest import ContentDigest
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.split_model import SplitModel
 from afcore.runs.checkpoint import load_moments, load_sums, load_weights, save_checkpoint, save_sums
-from afcore.runs.records import CheckpointRecord, EpochRecord, PartialRecord
-from afcore.runs.run import Run, read_record
+from afcore.runs.records import CheckpointRecord, PartialRecord, commit_record, record_of
+from afcore.runs.run import Run
 from afcore.training.gradients import GradientSums
 from afcore.training.loop import interval_around, interval_ends
 from afcore.training.optimizer import SuffixOptimizer
@@ -18,7 +19,6 @@ from afcore.training.trained import TrainedEpoch, TrainingState
 __all__ = [
     "OpenState",
     "commit_partial",
-    "epoch_records",
     "initial_policy",
     "load_checkpoint",
     "open_state",
@@ -48,16 +48,50 @@ class OpenState:
     boundary_start: int
     partial: PartialRecord | None
 
-    def save(self, run: Run) -> dict[str, ContentDigest]:
-        """Write the parts that changed; what is frozen since the epoch began did not."""
+    def save(
+        self,
+        run: Run,
+        epoch: int,
+        attempt: int,
+        trained: TrainedEpoch,
+        since: float,
+        further_seconds: float = 0.0,
+    ) -> dict[str, Any]:
+        """Write the parts that changed; what is frozen since the epoch began did not.
+
+        Args:
+            run: open.
+            epoch: that the state is in, or after.
+            attempt: at the run.
+            trained: of the epoch up to here.
+            since: when saving began, by :func:`time.perf_counter`.
+            further_seconds: of this attempt in the epoch, besides training and saving.
+
+        Returns:
+            The fields of a :class:`StateRecord`.
+        """
+        training, earlier = self.training, self.partial
         frozen = self.split.frozen_parts(self.boundary_start)
-        return save_checkpoint(
+        parts = save_checkpoint(
             run.storage,
             run.parts_folder,
             self.split,
-            self.training.optimizer,
+            training.optimizer,
             unchanged={part: self.parts[part] for part in frozen if part in self.parts},
         )
+        saving = time.perf_counter() - since
+        seconds = dict(earlier.seconds) if earlier else {}
+        trained_before = earlier.trained.train_seconds if earlier else 0.0
+        here = trained.train_seconds - trained_before + saving + further_seconds
+        return {
+            "epoch": epoch,
+            "step": training.step,
+            "freeze": training.freeze,
+            "parts": parts,
+            "trained": trained,
+            "seconds": seconds | {attempt: seconds.get(attempt, 0.0) + here},
+            "checkpoint_seconds": saving + (earlier.checkpoint_seconds if earlier else 0.0),
+        }
 
 
 def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
@@ -75,8 +109,7 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     policy, freeze = initial_policy(run)
     step, parts = 0, dict[str, ContentDigest]()
     # Without it the epoch begins anew.
-    key = run.epoch_key(epoch, "partial")
-    partial = read_record(run.storage, key, PartialRecord, replaceable=True)
+    partial = record_of(run, epoch, PartialRecord, replaceable=True)
     if partial is not None:
         split = run.architecture()
         load_weights(run.storage, run.parts_folder, split, partial.parts)
@@ -98,7 +131,7 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     training = TrainingState(optimizer, freeze, step)
     boundary_start = freeze.boundary
     if partial is not None:
-        boundary_start = partial.trained.steps[0].boundary
+        boundary_start = partial.boundary_start
         if policy is not None:
             ends = interval_ends(num_steps, config.freezing.intervals_per_epoch)
             training.sums = _load_sums(run, split, partial, ends)
@@ -111,43 +144,22 @@ def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]
     Raises:
         IntegrityError: when a part is missing or damaged.
     """
-    checkpoint = read_record(run.storage, run.epoch_key(epoch, "checkpoint"), CheckpointRecord)
+    checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
     split = run.architecture()
     load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
     return split, checkpoint
 
 
-def epoch_records(run: Run, num_epochs: int) -> list[EpochRecord]:
-    """Of the first epochs, as far as they are done."""
-    keys = [run.epoch_key(epoch, "report") for epoch in range(1, num_epochs + 1)]
-    records = [read_record(run.storage, key, EpochRecord) for key in keys]
-    return [record for record in records if record is not None]
-
-
 def commit_partial(
     run: Run, epoch: int, attempt: int, state: OpenState, done: TrainedEpoch
 ) -> None:
-    """Commit an epoch that was stopped after some of its steps; the caller holds the lease."""
-    clock = time.perf_counter()
-    training, earlier = state.training, state.partial
-    parts = state.save(run)
+    """Commit an epoch that was stopped after some of its steps."""
+    clock, training = time.perf_counter(), state.training
     sums = training.sums.tensors() if training.sums is not None else {}
     digest = save_sums(run.storage, run.parts_folder, sums) if sums else None
-    seconds = dict(earlier.seconds) if earlier else {}
-    saving = time.perf_counter() - clock
-    trained_before = earlier.trained.train_seconds if earlier else 0.0
-    seconds[attempt] = seconds.get(attempt, 0.0) + done.train_seconds - trained_before + saving
-    record = PartialRecord(
-        step=training.step,
-        freeze=training.freeze,
-        parts=parts,
-        sums=digest,
-        trained=done,
-        seconds=seconds,
-        checkpoint_seconds=saving + (earlier.checkpoint_seconds if earlier else 0.0),
-    )
-    run.storage.put(run.epoch_key(epoch, "partial"), record.model_dump_json().encode())
+    saved = state.save(run, epoch, attempt, done, clock)
+    commit_record(run, PartialRecord(**saved, sums=digest), attempt)
     _log.info("epoch %d: stopped and committed after step %d", epoch, training.step)
 
 

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from afcore.activations.feed import HiddenFeed
-from afcore.freezing.policy import FreezePolicy, IntervalStatistics
+from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics
 from afcore.freezing.settling import has_settled
 from afcore.tasks.main_score import remaining_errors
 from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.schedule import Schedule
 from afcore.training.steps import Losses, Steps, StepSettings, diverged
-from afcore.training.trained import Interval, StepLog, TrainedEpoch, TrainingState
+from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
 __all__ = ["Course", "interval_around", "interval_ends", "train_epoch"]
 
@@ -238,7 +238,7 @@ def _decide(
     before, decision = state.freeze.boundary, None
     if before < trainee.split.num_blocks - 1 or not policy.keeps_statistics:
         state.freeze, decision = policy.decide(state.freeze, statistics)
-    done.intervals.append(Interval(epoch, time.time(), statistics, decision))
+    done.intervals.append(Interval(time.time(), statistics, decision))
     trainee.group.check_same("freeze decision", state.freeze.boundary)
     if decision is not None:
         looked_at = ""

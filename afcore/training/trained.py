@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from afcore.freezing.policy import FreezeDecision, FreezeState, IntervalStatistics
+from afcore.freezing.policy import FreezeState, Interval
 from afcore.training.gradients import GradientSums
 from afcore.training.optimizer import SuffixOptimizer
 
-__all__ = ["Interval", "StepLog", "TrainedEpoch", "TrainingState"]
+__all__ = ["StepLog", "TrainedEpoch", "TrainingState"]
 
 
 @dataclass
@@ -32,22 +32,13 @@ class StepLog:
     boundary: int
 
 
-@dataclass(frozen=True)
-class Interval:
-    """One interval's statistics and the decision at its end (None: none was due)."""
-
-    epoch: int
-    time: float
-    statistics: IntervalStatistics
-    decision: FreezeDecision | None
-
-
 @dataclass
 class TrainedEpoch:
     """What an epoch of training gives, beside the changed state; of part of one, if it stopped.
 
-    Tokens (times blocks, without padding) and bytes are those of all workers together; seconds,
-    backward passes and ``bytes_reduced`` (of gradients, averaged over the workers) of this one.
+    Tokens (times blocks, without padding) and bytes are those of all workers together, in
+    ``tier_bytes`` by the tier that held the set; seconds, backward passes and ``bytes_reduced`` (of
+    gradients, averaged over the workers) of this one.
     """
 
     prefix_seconds: float = 0.0
@@ -55,6 +46,8 @@ class TrainedEpoch:
     read_seconds: float = 0.0
     train_seconds: float = 0.0
     activation_bytes_read: int = 0
+    store_bytes_read: int = 0
+    tier_bytes: dict[str, int] = field(default_factory=dict)
     bytes_reduced: int = 0
     num_passes: int = 0
     evaluate_seconds: float = 0.0

@@ -16,11 +16,12 @@ from afcore.activations import sets as sets_module
 from afcore.activations.residency import release_shards
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
+from afcore.results.report import EpochReport
 from afcore.runs import cache as cache_module
 from afcore.runs import run as runs
 from afcore.runs.epoch import run_epoch
-from afcore.runs.records import CheckpointRecord, EpochPlan, EpochRecord
-from afcore.runs.run import Run, begin_run, identify_run, open_run, read_record, run_lease
+from afcore.runs.records import CheckpointRecord, EpochStart, record_of
+from afcore.runs.run import Run, begin_run, identify_run, open_run, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 
@@ -62,7 +63,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return CountingStorage.reads
 
 
-def run_epochs(config: Config, epochs: list[int]) -> list[EpochRecord]:
+def run_epochs(config: Config, epochs: list[int]) -> list[EpochReport]:
     """As the flow's tasks do it: each opens the run anew."""
     storage = Storage(config.store)
     with run_lease(storage, identify_run(config, storage).run_id, since=time.time()) as lease:
@@ -92,15 +93,15 @@ def test_no_shard_is_read_twice_while_memory_and_disk_hold_the_set(
     assert num_shards > 14
     # The set was built for the first epoch: not one shard of it is read back.
     assert shard_reads(reads) == {}
-    assert set(first.report.tier_bytes) == {"host memory", "local disk"}
-    assert first.report.activation_bytes_read == found.manifest.num_bytes
-    assert second.report.store_bytes_read < found.manifest.num_bytes / 4
+    assert set(first.tier_bytes) == {"host memory", "local disk"}
+    assert first.activation_bytes_read == found.manifest.num_bytes
+    assert second.store_bytes_read < found.manifest.num_bytes / 4
 
     release_shards()  # as in a new process
     (third,) = run_epochs(config, [3])
     assert set(shard_reads(reads).values()) == {1}
     assert len(shard_reads(reads)) == num_shards
-    assert third.report.store_bytes_read >= found.manifest.num_bytes
+    assert third.store_bytes_read >= found.manifest.num_bytes
 
 
 @pytest.mark.s3
@@ -113,16 +114,16 @@ def test_a_set_found_in_the_store_is_read_once_in_three_epochs(
     release_shards()
     reports = run_epochs(config.replace(**{"training.seed": 7}), [1, 2, 3])
     # Another seed: another head, but the same frozen prefix.
-    assert [record.report.activation_bytes_written for record in reports] == [0, 0, 0]
+    assert [record.activation_bytes_written for record in reports] == [0, 0, 0]
     assert set(shard_reads(reads).values()) == {1}
 
 
 def test_a_set_larger_than_memory_is_read_in_windows_and_the_plan_says_so(config: Config) -> None:
     config = config.replace(**{"cache.host_bytes": 8 * SHARD_BYTES})
     records = run_epochs(config, [1, 2])
-    assert [record.report.order for record in records] == ["windowed", "windowed"]
-    assert set(records[0].report.tier_bytes) == {"host memory", "local disk"}
-    plan = _record(config, "plan", EpochPlan)
+    assert [record.order for record in records] == ["windowed", "windowed"]
+    assert set(records[0].tier_bytes) == {"host memory", "local disk"}
+    plan = _record(config, EpochStart)
     assert plan.window_shards is not None
 
 
@@ -140,7 +141,7 @@ def test_a_plan_holds_on_a_machine_with_more_memory(config: Config) -> None:
         much = little.replace(**{"cache.host_bytes": second_budget})
         assert _run(much).record.run_id == run.record.run_id
         (again,) = run_epochs(much, [1])
-        assert again.report.order == "windowed"
+        assert again.order == "windowed"
         losses.append(_losses(much))
     assert losses[0] == losses[1]
     run_epochs(config, [1])
@@ -149,7 +150,7 @@ def test_a_plan_holds_on_a_machine_with_more_memory(config: Config) -> None:
 
 
 def _losses(config: Config) -> list[float]:
-    return [step.loss for step in _record(config, "checkpoint", CheckpointRecord).steps]
+    return [step.loss for step in _record(config, CheckpointRecord).trained.steps]
 
 
 def _run(config: Config) -> Run:
@@ -157,6 +158,5 @@ def _run(config: Config) -> Run:
     return open_run(config.store, identify_run(config, storage).run_id)
 
 
-def _record(config: Config, name: str, kind: type[Any]) -> Any:
-    run = _run(config)
-    return read_record(run.storage, run.epoch_key(1, name), kind)
+def _record(config: Config, kind: type[Any]) -> Any:
+    return record_of(_run(config), 1, kind)

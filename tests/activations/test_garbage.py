@@ -140,7 +140,10 @@ def test_private_sets_go_when_their_run_is_done_with_them(local_storage: Storage
     for epoch, name in (("001", "low"), ("002", "high")):
         reference = {"folder": f"{folder}/activations/{name}"}
         plan = {"read_from": None if epoch == "001" else reference}
-        local_storage.put(f"{folder}/epochs/{epoch}/plan.json", json.dumps(plan).encode())
+        checkpoint = {"next": plan}
+        local_storage.put(
+            f"{folder}/epochs/{epoch}/checkpoint.json", json.dumps(checkpoint).encode()
+        )
     removed = collect(local_storage)
     assert {f.replace("/t1/activations", ""): why for f, why in removed.items()} == {
         "runs/gone/low": "its run is gone",

@@ -37,8 +37,8 @@ def main(config_file: str, *overrides: str) -> None:
     from afcore.config import load_config
     from afcore.preview import preview_run
     from afcore.runs.epoch import run_epoch
-    from afcore.runs.records import CheckpointRecord
-    from afcore.runs.run import begin_run, identify_run, open_run, read_record, run_lease
+    from afcore.runs.records import CheckpointRecord, record_of
+    from afcore.runs.run import begin_run, identify_run, open_run, run_lease
     from afcore.storage.objects import Storage
 
     config = load_config(config_file, overrides)
@@ -51,7 +51,7 @@ def main(config_file: str, *overrides: str) -> None:
         for epoch in (1, 2):
             run_epoch(run, epoch, lease.number)
     opened = open_run(config.store, record.run_id)
-    done = read_record(storage, opened.epoch_key(2, "checkpoint"), CheckpointRecord)
+    done = record_of(opened, 2, CheckpointRecord)
     assert done is not None
     found = {
         "policy": opened.config.freezing.model_dump(),
@@ -62,7 +62,11 @@ def main(config_file: str, *overrides: str) -> None:
         "boundary": done.freeze.boundary,
         "steps": [step for _, step in done.freeze.memory["seen"]],
         "infinite": [value == float("inf") for value, _ in done.freeze.memory["seen"]],
-        "decided": [decision.boundary_after for decision in done.decisions],
+        "decided": [
+            one.decision.boundary_after
+            for one in done.trained.intervals
+            if one.decision is not None
+        ],
     }
     print(json.dumps(found))
 

@@ -285,7 +285,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_best_reachable(
     assert autofreeze("run", config) == 2
     _expect_one_message(capfd, "workers.deadline_seconds: 0.0 s cannot be kept")
     storage = Storage(tiny_config["store"])
-    assert not [key for key in storage.list("runs") if key.endswith(("plan.json", "point.json"))]
+    assert not [key for key in storage.list("runs") if key.endswith(("started.json", "point.json"))]
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -63,7 +63,7 @@ def outcome(store: Path, report: dict[str, Any]) -> dict[str, Any]:
     return {
         "run_id": report["run_id"],
         "weights and moments": checkpoint["parts"],
-        "losses": [step["loss"] for step in checkpoint["steps"]],
+        "losses": [step["loss"] for step in checkpoint["trained"]["steps"]],
         "decisions": report["decisions"],
         "epochs": [
             {name: epoch[name] for name in ("read_from", "validation", "train_loss")}
@@ -93,7 +93,7 @@ def test_invariant_4_killed_and_started_again(tree: dict[str, Any], tmp_path: Pa
     whole = place(tree, tmp_path / "whole")
     expected = outcome(tmp_path / "whole/store", finish(whole, tmp_path / "whole.json"))
     assert "activations@" in expected["epochs"][2]["read_from"]
-    moments = ["001/plan.json", "002/plan.json", "002/checkpoint.json", "003/plan.json"]
+    moments = ["001/started.json", "002/started.json", "002/checkpoint.json", "003/started.json"]
     killed = place(tree, tmp_path / "killed")
     store, path = tmp_path / "killed/store", tmp_path / "killed.json"
     for name in moments:
@@ -123,7 +123,7 @@ def test_two_processes_do_not_train_the_same_run(
     config = place(tree | {"mode": "full"}, tmp_path / "run")
     store = tmp_path / "run/store"
     first = start(config, tmp_path / "first.json")
-    while not list(store.glob("runs/*/*/epochs/001/plan.json")):
+    while not list(store.glob("runs/*/*/epochs/001/started.json")):
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.001)
     os.kill(first.pid, signal.SIGSTOP)

@@ -10,9 +10,10 @@ from afcore.config import Config, parse_config
 from afcore.planning.choose import EpochChoice
 from afcore.planning.profile import Profile
 from afcore.preview import PlanReport
+from afcore.results.report import EpochReport
 from afcore.runs import decide
 from afcore.runs.epoch import run_epoch
-from afcore.runs.records import EpochPlan, EpochRecord
+from afcore.runs.records import plan_of
 from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
@@ -126,7 +127,7 @@ def auto(tiny_config: dict[str, Any]) -> Config:
     return parse_config(tiny_config, source="test").replace(**static)
 
 
-def train(config: Config, epochs: int) -> tuple[Run, list[EpochRecord]]:
+def train(config: Config, epochs: int) -> tuple[Run, list[EpochReport]]:
     storage = Storage(config.store)
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:
@@ -138,9 +139,9 @@ def test_predictions_are_recorded_and_a_restart_measures_nothing(
     auto: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, records = train(auto, 1)
-    plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
+    plan = plan_of(run, 1)
     assert plan.choice.source.totals.keys() == {"tokens", "set"}
-    first = records[0].report
+    first = records[0]
     assert first.predicted_train_seconds == pytest.approx(plan.choice.forecast.train_seconds)
     assert first.predicted_materialize_seconds == pytest.approx(
         plan.choice.forecast.materialize_seconds
@@ -156,10 +157,10 @@ def test_predictions_are_recorded_and_a_restart_measures_nothing(
 
     monkeypatch.setattr(decide, "measure_run", again)
     _, records = train(auto, 3)
-    plans = [read_record(run.storage, run.epoch_key(e, "plan"), EpochPlan) for e in (1, 2, 3)]
-    assert [p.choice for p in plans[1:]] == [r.next.choice for r in records[:2]]
+    plans = [plan_of(run, e) for e in (1, 2, 3)]
     assert [p.choice.source.epochs_left for p in plans] == [3, 2, 1]
-    assert records[-1].next is None
+    assert [r.decision for r in records] == [p.choice.source_text() for p in plans]
+    assert plan_of(run, 4) is None
     assert plans[1].choice.scale != 1.0
 
 
@@ -172,8 +173,8 @@ def test_measurements_decide_what_is_read(
 ) -> None:
     _bias(monkeypatch, slower)
     run, records = train(auto, 3)
-    assert [record.report.read_from for record in records] == read_from
-    assert (records[0].report.activation_bytes_written > 0) is written
+    assert [record.read_from for record in records] == read_from
+    assert (records[0].activation_bytes_written > 0) is written
     assert any(key.endswith("manifest.json") for key in run.storage.list("activations")) is written
 
 
@@ -183,11 +184,11 @@ def test_a_set_in_the_store_is_left_alone_where_computing_is_faster(
     train(auto.replace(**{"cache.mode": "on"}), 1)
     _bias(monkeypatch, "reading")
     run, records = train(auto, 2)
-    assert [record.report.read_from for record in records] == ["tokens", "tokens"]
-    choice = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan).choice
+    assert [record.read_from for record in records] == ["tokens", "tokens"]
+    choice = plan_of(run, 1).choice
     assert choice.source.exists
     assert choice.source.totals["set"] == pytest.approx(3 * _read_seconds(run, choice))
-    assert "compute from tokens" in records[0].report.decision
+    assert "compute from tokens" in records[0].decision
 
 
 def test_a_set_that_turns_out_slow_is_not_read_again(
@@ -198,7 +199,7 @@ def test_a_set_that_turns_out_slow_is_not_read_again(
     real = decide.RunPlanner.scale
     monkeypatch.setattr(decide.RunPlanner, "scale", lambda *a: real(*a) * 1e-12)
     _, records = train(auto, 3)
-    assert [record.report.read_from for record in records] == [
+    assert [record.read_from for record in records] == [
         "activations@2",
         "activations@2",  # decided before the machine became so fast
         "tokens",
@@ -209,7 +210,7 @@ def test_where_nothing_is_measured_nothing_is_predicted(auto: Config) -> None:
     for changes in ({"cache.mode": "on"}, {"cache.mode": "off"}, {"mode": "freeze"}):
         run, records = train(auto.replace(**changes), 1)
         assert not run.storage.exists(f"{run.folder}/profile.json")
-        report = records[0].report
+        report = records[0]
         predictions = (report.predicted_train_seconds, report.prediction_error, report.decision)
         assert predictions == (None, None, None)
 

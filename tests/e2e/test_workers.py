@@ -81,7 +81,7 @@ class Command:
 
     def losses(self) -> list[float]:
         (path,) = self.epoch("checkpoint")
-        return [step["loss"] for step in json.loads(path.read_text())["steps"]]
+        return [step["loss"] for step in json.loads(path.read_text())["trained"]["steps"]]
 
     def tracked_status(self) -> str:
         client = mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
@@ -255,7 +255,7 @@ def _itself(run: Started) -> psutil.Process:
 
 def stop(command: Command, told: Callable[[Started], psutil.Process]) -> None:
     with command.running() as run:
-        run.wait_for(lambda: bool(command.epoch("plan")))
+        run.wait_for(lambda: bool(command.epoch("started")))
         time.sleep(0.5)  # into the steps
         assert not command.epoch("checkpoint"), "the epoch is too short"
         told(run).terminate()

@@ -17,7 +17,13 @@ def interval(
     ones = (1.0,) * len(given)
     squared_sums = ones if coherences is None else tuple(coherences)
     return IntervalStatistics(
-        *(given, given, given, squared_sums, ones, num_steps, step),
+        gradient_norms=given,
+        first_half_norms=given,
+        second_half_norms=given,
+        squared_sums=squared_sums,
+        sums_of_squares=ones,
+        num_steps=num_steps,
+        step=step,
         total_steps=100,
         learning_rate=1.0,
         epoch=epoch,

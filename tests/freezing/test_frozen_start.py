@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from afcore.freezing.frozen_start import FrozenStart
@@ -10,7 +8,9 @@ from tests.freezing.intervals import interval
 def after(losses: list[float], ends_cycle: bool = True, chance: float = 2.0) -> IntervalStatistics:
     """At the end of an epoch of a model of six blocks."""
     statistics = interval([0.0] * 6, epoch=len(losses), validation_losses=tuple(losses))
-    return replace(statistics, ends_cycle=ends_cycle, chance_loss=chance, num_epochs=20)
+    return statistics.model_copy(
+        update={"ends_cycle": ends_cycle, "chance_loss": chance, "num_epochs": 20}
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_training_settles_at_the_end_of_a_cycle_that_gained_little(
 def test_a_main_score_that_gains_keeps_training_going() -> None:
     policy = FrozenStart()
     for errors, settled in (((0.5, 0.48), True), ((0.5, 0.4), False)):
-        statistics = replace(after([1.0, 0.95]), validation_errors=errors)
+        statistics = after([1.0, 0.95]).model_copy(update={"validation_errors": errors})
         assert policy.decide(policy.begin(6), statistics)[0].settled is settled
 
 
@@ -94,7 +94,7 @@ def test_without_tolerance_it_thaws_until_that_improves_nothing() -> None:
 
 def test_it_does_not_thaw_for_less_than_a_cycle() -> None:
     policy = FrozenStart(tolerance=0.0)
-    statistics = replace(after([1.0, 1.0]), num_epochs=4)
+    statistics = after([1.0, 1.0]).model_copy(update={"num_epochs": 4})
     assert policy.cycle_epochs == 3
     assert policy.decide(policy.begin(6), statistics)[0].settled
 

@@ -1,7 +1,6 @@
 """The guarded rule on cases computed by hand."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -126,7 +125,7 @@ def test_equal_gradients_agree_and_random_ones_do_not() -> None:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.grad = noise if block else torch.ones_like(parameter)
         sums.add(norms_of_gradients(parameters))
-    found = coherence(replace(interval([1.0]), **sums.finish()))
+    found = coherence(interval([1.0]).model_copy(update=sums.finish()))
     assert found[0] == pytest.approx(8.0)
     assert found[1:] == pytest.approx([1.0] * (len(found) - 1), abs=0.1)
 

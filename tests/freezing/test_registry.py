@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from afcore.freezing.policy import PER_BLOCK, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.results.replay import replay
-from afcore.results.report import DecisionReport, IntervalReport, RunReport
+from afcore.results.report import DecisionReport, RunReport
 from afcore.results.traces import recorded_trace
 from tests.freezing.intervals import interval
 from tests.reports import make_report
@@ -24,15 +24,18 @@ STATES = TypeAdapter(FreezeState)
 def noisy_report(seed: int) -> RunReport:
     """A run that trained every block, with 5 intervals of 8 steps an epoch: chance alone."""
     rng = random.Random(seed)
-    intervals = []
+    intervals, losses = [], tuple(rng.uniform(0.9, 1.2) for _ in range(EPOCHS))
     for step in range(8, EPOCHS * STEPS + 1, 8):
         per_block = {name: [rng.uniform(0.5, 2) for _ in range(NUM_BLOCKS)] for name in PER_BLOCK}
         per_block["sums_of_squares"] = [rng.uniform(1, 3) for _ in range(NUM_BLOCKS)]
         intervals.append(
-            IntervalReport(
+            IntervalStatistics(
                 step=step,
                 epoch=1 + (step - 1) // STEPS,
                 num_steps=8,
+                total_steps=EPOCHS * STEPS,
+                num_epochs=EPOCHS,
+                validation_losses=losses[: step // STEPS],
                 learning_rate=1e-4,
                 train_loss=rng.uniform(0.9, 1.0),
                 train_loss_error=0.1,
@@ -48,7 +51,7 @@ def noisy_report(seed: int) -> RunReport:
                 "epoch": epoch,
                 "num_steps": STEPS,
                 "boundary_start": 0,
-                "validation": {"accuracy": 0.5, "loss": rng.uniform(0.9, 1.2)},
+                "validation": {"accuracy": 0.5, "loss": losses[epoch - 1]},
             }
         )
         for epoch in range(1, EPOCHS + 1)
@@ -65,7 +68,7 @@ def decided_trace(report: RunReport, policy: FreezePolicy) -> list[list[int]]:
             DecisionReport(
                 step=row.step,
                 epoch=row.epoch,
-                eta=[],
+                eta=(),
                 threshold=0.0,
                 boundary_before=before,
                 boundary_after=row.replayed,

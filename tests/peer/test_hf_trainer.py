@@ -137,7 +137,7 @@ def test_it_stops_after_an_epoch_without_a_lower_validation_loss(tiny_tokenizer:
     assert first < 5, "choose a seed whose loss does not fall to the end"
     # The same training up to there, so its schedule is that of all six.
     assert [epoch.validation["loss"] for epoch in fitted.epochs] == losses[: first + 1]
-    assert len(fitted.finished) == first + 1
+    assert all(epoch.finished for epoch in fitted.epochs)
 
 
 def test_by_macro_f1_it_stops_after_an_epoch_without_a_better_one(tiny_tokenizer: Any) -> None:

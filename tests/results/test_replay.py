@@ -6,21 +6,24 @@ import pytest
 
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.linear import Linear
-from afcore.freezing.policy import PER_BLOCK
+from afcore.freezing.policy import PER_BLOCK, IntervalStatistics
 from afcore.results.replay import eta_noise, replay
-from afcore.results.report import DecisionReport, IntervalReport, RunReport
+from afcore.results.report import DecisionReport, RunReport
 from tests.reports import make_report
 
 
-def interval(step: int, norms: list[float], halves: tuple[float, float]) -> IntervalReport:
+def interval(step: int, norms: list[float], halves: tuple[float, float]) -> IntervalStatistics:
     per_block = {name: norms for name in PER_BLOCK} | {
         "first_half_norms": [halves[0]] * len(norms),
         "second_half_norms": [halves[1]] * len(norms),
     }
-    return IntervalReport(
+    return IntervalStatistics(
         step=step,
         epoch=1,
         num_steps=4,
+        total_steps=20,
+        num_epochs=2,
+        validation_losses=(),
         learning_rate=1e-4,
         train_loss=1.0,
         train_loss_error=0.1,
@@ -28,7 +31,7 @@ def interval(step: int, norms: list[float], halves: tuple[float, float]) -> Inte
     )
 
 
-def recorded(intervals: list[IntervalReport], decisions: list[DecisionReport]) -> RunReport:
+def recorded(intervals: list[IntervalStatistics], decisions: list[DecisionReport]) -> RunReport:
     report = make_report(mode="freeze")
     epochs = [epoch.model_copy(update={"boundary_start": 0}) for epoch in report.epochs]
     return report.model_copy(
@@ -60,7 +63,7 @@ def test_another_percentile_decides_otherwise() -> None:
 
 def test_it_stops_where_a_block_was_frozen_that_the_policy_trains() -> None:
     froze = DecisionReport(
-        step=10, epoch=1, eta=[], threshold=0.2, boundary_before=0, boundary_after=2
+        step=10, epoch=1, eta=(), threshold=0.2, boundary_before=0, boundary_after=2
     )
     done = replay(recorded(INTERVALS, [froze]), Linear(depth=1))
     assert [row.recorded for row in done.intervals] == [0, 2]

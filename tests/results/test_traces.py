@@ -46,7 +46,7 @@ def test_the_trace_of_a_recorded_run() -> None:
     ]
     decisions = [
         DecisionReport(
-            step=step, epoch=1, eta=[], threshold=0.0, boundary_before=before, boundary_after=after
+            step=step, epoch=1, eta=(), threshold=0.0, boundary_before=before, boundary_after=after
         )
         for step, (before, after) in decided.items()
     ]

@@ -1,5 +1,6 @@
 """Against a real MLflow store on SQLite."""
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -15,10 +16,11 @@ from afcore.errors import (
     TrackingUnreachableError,
     UserError,
 )
-from afcore.freezing.policy import FreezeState
+from afcore.freezing.policy import FreezeDecision, FreezeState, Interval
+from afcore.results.report import EpochReport
 from afcore.results.tracking import Tracker, flat_parameters
-from afcore.runs.records import CheckpointRecord, EpochRecord
-from afcore.training.trained import StepLog
+from afcore.runs.records import CheckpointRecord
+from afcore.training.trained import StepLog, TrainedEpoch
 from tests.reports import make_report
 
 
@@ -28,24 +30,42 @@ def uri(tmp_path: Path, empty_tracking_store: Path) -> str:
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def records() -> tuple[CheckpointRecord, EpochRecord]:
-    report = make_report()
-    checkpoint = CheckpointRecord(
+def epoch_of(steps: list[StepLog], intervals: list[Interval]) -> CheckpointRecord:
+    return CheckpointRecord(
+        epoch=1,
         step=3,
         freeze=FreezeState(1),
         parts={},
-        materialize=False,
-        read_from=None,
+        trained=TrainedEpoch(steps=steps, intervals=intervals),
+        seconds={},
+        checkpoint_seconds=0.0,
+        attempt=1,
+        num_workers=1,
+        launch_seconds=0.0,
+        build_seconds=0.0,
+        built_bytes=0,
+        prediction_error=None,
+        candidate=True,
         next=None,
-        report=report.epochs[0],
-        decisions=report.decisions,
-        intervals=[
-            report.intervals[0].model_copy(update={"step": step}) for step in (5, 10, 15, 20)
-        ],
-        interval_times=[1000.0, 1001.0, 1002.0, 1003.0],
-        steps=[StepLog(step, 1000.0 + step, 1 / step, 1e-3, 0) for step in (1, 2, 3)],
     )
-    return checkpoint, EpochRecord(report=report.epochs[0], next=None, finished=1010.0)
+
+
+def records() -> tuple[EpochReport, list[tuple[str, float, float, int]]]:
+    report = make_report()
+    decisions = {
+        10: FreezeDecision((0.1, 0.2, 0.3, 0.4), math.inf, 0, 1),
+        20: FreezeDecision((math.nan, 0.2, 0.3, 0.4), 0.2, 1, 2),
+    }
+    intervals = [
+        Interval(
+            1000.0 + number,
+            report.intervals[0].model_copy(update={"step": step}),
+            decisions.get(step),
+        )
+        for number, step in enumerate((5, 10, 15, 20))
+    ]
+    steps = [StepLog(step, 1000.0 + step, 1 / step, 1e-3, 0) for step in (1, 2, 3)]
+    return report.epochs[0], epoch_of(steps, intervals).metrics()
 
 
 def test_a_training_goes_on_in_its_run_without_double_steps(uri: str) -> None:

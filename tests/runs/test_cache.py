@@ -8,9 +8,10 @@ import pytest
 
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
+from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
-from afcore.runs.records import EpochPlan, EpochRecord
-from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.runs.records import plan_of
+from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 
 
@@ -20,7 +21,7 @@ def config(tiny_config: dict[str, Any]) -> Config:
     return parse_config(tiny_config, source="test").replace(**changes)
 
 
-def train(config: Config) -> tuple[Run, list[EpochRecord]]:
+def train(config: Config) -> tuple[Run, list[EpochReport]]:
     """Every epoch, without a flow around them."""
     storage = Storage(config.store)
     record = identify_run(config, storage)
@@ -30,8 +31,8 @@ def train(config: Config) -> tuple[Run, list[EpochRecord]]:
         return run, [run_epoch(run, epoch, lease.number) for epoch in epochs]
 
 
-def losses(records: list[EpochRecord]) -> list[float]:
-    return [record.report.train_loss for record in records]
+def losses(records: list[EpochReport]) -> list[float]:
+    return [record.train_loss for record in records]
 
 
 def test_runs_with_one_static_prefix_materialize_once(config: Config) -> None:
@@ -44,13 +45,13 @@ def test_runs_with_one_static_prefix_materialize_once(config: Config) -> None:
             {"training.epochs": 3, "training.batch_size": 4, "cache.mode": "auto"},
         )
     ]
-    assert first[0].report.activation_bytes_written > 0
-    assert first[0].report.materialize_seconds > 0
+    assert first[0].activation_bytes_written > 0
+    assert first[0].materialize_seconds > 0
     for records in (first[1:], *others):
-        assert [record.report.activation_bytes_written for record in records] == [0] * len(records)
-        assert [record.report.materialize_seconds for record in records] == [0] * len(records)
+        assert [record.activation_bytes_written for record in records] == [0] * len(records)
+        assert [record.materialize_seconds for record in records] == [0] * len(records)
     for records in (first, *others):
-        assert {record.report.read_from for record in records} == {"activations@2"}
+        assert {record.read_from for record in records} == {"activations@2"}
     (found,) = list_sets(Storage(config.store))
     assert len(found.users()) == 4
 
@@ -60,7 +61,7 @@ def test_what_changes_the_numbers_makes_another_set(
     config: Config, changes: dict[str, Any]
 ) -> None:
     train(config)
-    assert train(config.replace(**changes))[1][0].report.activation_bytes_written > 0
+    assert train(config.replace(**changes))[1][0].activation_bytes_written > 0
 
 
 def test_labels_do_not_matter(config: Config, tmp_path: Any) -> None:
@@ -69,7 +70,7 @@ def test_labels_do_not_matter(config: Config, tmp_path: Any) -> None:
     with open(config.data.train, encoding="utf-8") as file:
         relabelled.write_text(file.read().replace(",random\n", ",argparse\n"), encoding="utf-8")
     other = train(config.replace(**{"data.train": str(relabelled), "data.test": None}))[1]
-    assert other[0].report.activation_bytes_written == 0
+    assert other[0].activation_bytes_written == 0
 
 
 def test_any_lower_set_is_built_upon_and_changes_nothing(
@@ -128,7 +129,7 @@ def test_over_the_limit_nothing_is_written_and_the_run_goes_on(
     (found,) = list_sets(Storage(config.store))
     size = sum(Storage(config.store).list(found.folder).values())
     enough = config.replace(**{"cache.max_bytes": size, "store": f"{config.store}-enough"})
-    assert train(enough)[1][0].report.activation_bytes_written == found.manifest.num_bytes
+    assert train(enough)[1][0].activation_bytes_written == found.manifest.num_bytes
     limited = config.replace(
         **{"cache.max_bytes": found.manifest.num_bytes - 1, "store": f"{config.store}-limited"}
     )
@@ -136,9 +137,9 @@ def test_over_the_limit_nothing_is_written_and_the_run_goes_on(
     with caplog.at_level(logging.INFO, logger="afcore"):
         run, recomputing = train(limited)
     assert list_sets(Storage(limited.store)) == []
-    assert {record.report.read_from for record in recomputing} == {"tokens"}
+    assert {record.read_from for record in recomputing} == {"tokens"}
     np.testing.assert_allclose(losses(recomputing), losses(reading), atol=1e-5)
-    plan = read_record(run.storage, run.epoch_key(1, "plan"), EpochPlan)
+    plan = plan_of(run, 1)
     assert plan is not None
     (note,) = plan.notes
     assert "activations@2 not written" in note
@@ -151,7 +152,7 @@ def test_other_sets_count_and_those_that_are_there_are_used(config: Config) -> N
     storage = Storage(config.store)
     taken = sum(storage.list("activations").values())
     limited = config.replace(**{"cache.max_bytes": taken + 100})
-    assert train(limited)[1][0].report.read_from == "activations@2"
-    assert train(limited.replace(**{"freezing.depth": 3}))[1][0].report.read_from == "tokens"
+    assert train(limited)[1][0].read_from == "activations@2"
+    assert train(limited.replace(**{"freezing.depth": 3}))[1][0].read_from == "tokens"
     private = {"freezing.depth": 3, "cache.share": False, "cache.max_bytes": taken + 1000}
-    assert train(config.replace(**private))[1][0].report.read_from == "activations@3"
+    assert train(config.replace(**private))[1][0].read_from == "activations@3"

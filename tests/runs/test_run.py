@@ -94,7 +94,7 @@ def begun(tiny_config: dict[str, Any]) -> tuple[Config, Storage, Run]:
     config = parse_config(tiny_config, source="test")
     storage = Storage(config.store)
     run = begin_run(storage, identify_run(config, storage))
-    storage.put(run.epoch_key(1, "plan"), b"{}")
+    storage.put(run.epoch_key(1, "started"), b"{}")
     return config, storage, run
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_record_of_a_run_is_made_anew_and_its_training_goes_on(
     assert found is not None
     assert found.folder == run.folder
     storage.put(f"runs/{record.run_id}/run.json", b"{")
-    storage.put(f"runs/{record.run_id}/other/epochs/001/plan.json", b"{}")
+    storage.put(f"runs/{record.run_id}/other/epochs/001/started.json", b"{}")
     with pytest.raises(IntegrityError, match=r"2 trainings lie beside it\. Train anew with"):
         begin_run(storage, record)
     fresh = begin_run(storage, record, fresh=True)

@@ -123,10 +123,10 @@ class RunCache:
             max_set_bytes=self._room_bytes(),
         )
         refusal = self._refused(boundary, weights, current)
-        build = self._should_build(boundary, current, choice) and refusal is None
-        read_from = current
-        if choice is not None and not choice.forecast.setup.read_boundary:
-            read_from = None
+        wanted = boundary if allowed.sets == "on" else read_boundary
+        if choice is not None:
+            wanted = choice.forecast.setup.read_boundary
+        read_from, build = current if wanted else None, wanted > read_boundary and refusal is None
         if build:
             read_from = self.next_source(boundary, weights, current)
         return EpochPlan(
@@ -154,17 +154,6 @@ class RunCache:
     ) -> SetReference:
         """The set at a grown boundary, when the current one is at hand."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
-
-    def _should_build(
-        self, boundary: int, current: SetReference | None, choice: EpochChoice | None
-    ) -> bool:
-        """Whether to have the set at ``boundary`` before the next epoch."""
-        read_boundary = current.boundary if current else 0
-        if not self.allowed or boundary <= read_boundary:
-            return False
-        if choice is None:
-            return self.planner.allowed.sets == "on"
-        return choice.forecast.setup.read_boundary == boundary
 
     def _refused(
         self,

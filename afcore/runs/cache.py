@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
-from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
+from afcore.activations.codec import canonical_lineage, lineages_below
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet
+from afcore.activations.sets import ActivationSet, NewSet
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings
@@ -194,7 +194,7 @@ class RunCache:
         """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
         if source is None or self.held is None:
             return None
-        size = row_bytes(self.runner.hidden_size, self.runner.dtype)
+        size = self.runner.format.row_bytes
         self.held.fit(plan_layout(self._examples.lengths, row_bytes=size), size)
         return self.held.window
 
@@ -242,17 +242,20 @@ class RunCache:
         below: ActivationSet | None,
         check: Callable[[], None] = lambda: None,
     ) -> ActivationSet:
+        new = NewSet(
+            reference.folder,
+            reference.key,
+            self._recipe(reference.lineage, weights),
+            reference.lineage,
+            self._run.record.run_id,
+        )
         return materialize(
             self._run.storage,
-            reference.folder,
+            new,
             self.runner,
-            key=reference.key,
-            recipe=self._recipe(reference.lineage, weights),
-            lineage=reference.lineage,
-            source=below,
-            producer=self._run.record.run_id,
+            below,
             check=check,
-            held=self.held,
+            resident=self.held,
             group=self._group,
         )
 

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 
-from afcore.activations.codec import row_bytes
 from afcore.activations.materialize import PrefixRunner
 from afcore.config import CHOOSING_MODES, Config
 from afcore.errors import ConfigError
@@ -288,7 +287,7 @@ class RunPlanner:
         """What epoch ``epoch``, 1-based, goes through."""
         run, runner = self._run, self._runner
         lengths, batches = runner.examples.lengths, batches_of(run, runner.examples, epoch)
-        work = Work.of(lengths, batches, row_bytes(runner.hidden_size, runner.dtype))
+        work = Work.of(lengths, batches, runner.format.row_bytes)
         validation_tokens, test_tokens = self._scored_tokens
         return replace(
             work,

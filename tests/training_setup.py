@@ -1,6 +1,6 @@
 """Small pieces for tests below the flow: a model, data and a training state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -10,9 +10,11 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from afcore.activations.sets import NewSet
 from afcore.compute import Compute
 from afcore.data.examples import Column, Examples
 from afcore.data.order import epoch_batches
+from afcore.digest import RecipeDigest
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.split_model import SplitModel
 from afcore.tasks.text_classification import TextClassification
@@ -57,6 +59,16 @@ def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
 
 
 TASK = TextClassification(label_names=["a", "b", "c"], pad_token_id=0)
+
+
+def new_set(
+    folder: str,
+    lineage: Sequence[int] = (2,),
+    key: str = "k",
+    recipe: dict[str, Any] | None = None,
+    producer: str = "a-run",
+) -> NewSet:
+    return NewSet(folder, RecipeDigest(key), recipe or {}, list(lineage), producer)
 
 
 @dataclass

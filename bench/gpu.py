@@ -58,6 +58,7 @@ from afcore.compute import Compute, choose_compute, to_device  # noqa: E402
 from afcore.data.order import epoch_batches, inference_batches  # noqa: E402
 from afcore.model.compile import SuffixCompiler, check_compiler  # noqa: E402
 from afcore.model.split_model import SplitModel  # noqa: E402
+from afcore.model.stacks import HIDDEN_STATES  # noqa: E402
 from afcore.training.gradients import (  # noqa: E402
     GradientSums,
     clip_gradients,
@@ -201,7 +202,7 @@ class Bench:
                 batch, labels = self.data.collate(ids, self.device)
                 if boundary and hidden is None:
                     with torch.no_grad(), self.compute.autocast():
-                        hidden = round_hidden(split.hidden(batch, boundary), "bf16")
+                        hidden = round_hidden(split.hidden(batch, boundary)[HIDDEN_STATES], "bf16")
                 self.backward(batch, labels, boundary, hidden)
                 self.update(optimizer, sums if boundary else None)
                 yield int(self.data.lengths[ids].sum())
@@ -232,7 +233,8 @@ class Bench:
     ) -> None:
         """Forward and backward through the suffix."""
         with self.compute.autocast():
-            logits = self.split.logits(batch, boundary, hidden)
+            named = None if hidden is None else {HIDDEN_STATES: hidden}
+            logits = self.split.logits(batch, boundary, named)
         torch.nn.functional.cross_entropy(logits, labels).backward()
 
     def update(self, optimizer: SuffixOptimizer, sums: GradientSums | None = None) -> None:
@@ -252,7 +254,7 @@ class Bench:
         with torch.no_grad(), self.compute.autocast():
             for ids in inference_batches(data.lengths, max_tokens=max_tokens):
                 batch, _ = data.collate(ids, self.device)
-                hidden = self.split.hidden(batch, boundary).to(torch.bfloat16).cpu()
+                hidden = self.split.hidden(batch, boundary)[HIDDEN_STATES].to(torch.bfloat16).cpu()
                 mask = torch.arange(hidden.shape[1]) < torch.from_numpy(data.lengths[ids])[:, None]
                 at = torch.from_numpy(row_numbers(data.starts[ids], data.lengths[ids]))
                 rows[at] = hidden[mask]
@@ -396,7 +398,7 @@ def cached_minus_recomputed(bench: Bench, boundary: int, feed: Feed) -> float:
     batch, _ = bench.data.collate(ids, bench.device)
     bench.split.model.eval()
     with torch.no_grad(), bench.compute.autocast():
-        again = round_hidden(bench.split.hidden(batch, boundary), "bf16")
+        again = round_hidden(bench.split.hidden(batch, boundary)[HIDDEN_STATES], "bf16")
     real = batch["attention_mask"].bool()
     return float((cached - again)[real].abs().max() / again[real].abs().max())
 

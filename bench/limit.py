@@ -45,6 +45,7 @@ from afcore.data.prepare import PreparedData
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
 from afcore.model.split_model import SplitModel
+from afcore.model.stacks import HIDDEN_STATES
 from afcore.runs.batches import training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
@@ -164,7 +165,7 @@ class Cell:
         ids, prepared = self.batches[0], self.prepared[0]
         batch = self.trainee.inputs(ids)
         with torch.no_grad():
-            ours = self.split.logits(batch, self.boundary, prepared.hidden)
+            ours = self.split.logits(batch, self.boundary, {HIDDEN_STATES: prepared.hidden})
             for way in ALONE:
                 alone = suffix_logits(self.split, self.boundary, prepared, way)
                 torch.testing.assert_close(alone, ours)
@@ -230,7 +231,7 @@ class Cell:
 
     def _prepare(self, ids: Any) -> Prepared:
         batch, labels = self.run.task.collate(self.data.train, ids, self.compute.device)
-        return Prepared(self.feed.batch(ids), self._mask(batch), labels)
+        return Prepared(self.feed.batch(ids)[HIDDEN_STATES], self._mask(batch), labels)
 
     def _mask(self, batch: Any) -> Tensor | None:
         """What the model makes of ``attention_mask`` before its first block."""

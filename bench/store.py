@@ -36,16 +36,19 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from afcore.activations.codec import RowFormat
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.gather import gather_rows
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.sets import ActivationSet, ActivationWriter, NewSet
 from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
+from afcore.model.stacks import HIDDEN_STATES
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent
 HIDDEN = 384
+FORMAT = RowFormat("bf16", {HIDDEN_STATES: HIDDEN})
 MEAN_TOKENS = 50
 BATCH = 32
 BUCKET = "autofreeze-bench"
@@ -72,6 +75,10 @@ class Measurement:
         if self.goal is None:
             return "-"
         return "met" if self.ratio >= self.goal else "missed"
+
+
+def new_set(folder: str) -> NewSet:
+    return NewSet(folder, RecipeDigest("bench"), {}, [1], "bench")
 
 
 def main() -> None:
@@ -111,10 +118,10 @@ def write_set(storage: Storage, gigabytes: float) -> ActivationSet:
     num_examples = max(BATCH, int(gigabytes * 1e9 / (MEAN_TOKENS * HIDDEN * 2)))
     lengths = np.clip(rng.normal(MEAN_TOKENS, 15, num_examples).astype(np.int64), 8, 128)
     folder = f"bench-{time.time_ns()}"
-    writer = ActivationWriter(storage, folder, lengths, HIDDEN, "bf16")
+    writer = ActivationWriter(storage, new_set(folder), lengths, FORMAT)
     for shard in range(writer.layout.num_shards):
         writer.write_shard(shard, normal_rows(writer.layout.num_rows(shard)))
-    return writer.commit(RecipeDigest("bench"), 1, [1], {}, "bench")
+    return writer.commit()
 
 
 def normal_rows(count: int) -> np.ndarray:
@@ -241,7 +248,7 @@ def writes(
     found: ActivationSet, shards: list[np.ndarray], scratch: Path, rounds: int
 ) -> Measurement:
     storage, lengths = Storage(str(scratch / "written")), found.layout.lengths
-    writer = ActivationWriter(storage, "set", lengths, HIDDEN, "bf16")
+    writer = ActivationWriter(storage, new_set("set"), lengths, FORMAT)
 
     def ours() -> None:
         for shard, rows in enumerate(shards):

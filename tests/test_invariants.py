@@ -13,7 +13,6 @@ import afcore
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.data.order import epoch_batches
-from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
 from tests.training_setup import (
     CPU_FP32,
@@ -23,6 +22,7 @@ from tests.training_setup import (
     make_split,
     make_state,
     make_trainee,
+    new_set,
     run_epochs,
     scripted,
 )
@@ -52,16 +52,8 @@ def test_invariant_2_cached_and_recomputed_runs_see_the_same(
         if not boundary:
             return None
         runner = PrefixRunner(make_trainee(state.split, examples, dtype=dtype))
-        made = materialize(
-            local_storage,
-            f"activations/{epoch}",
-            runner,
-            key=RecipeDigest("k"),
-            recipe={},
-            lineage=[boundary],
-            source=None,
-            producer="test",
-        )
+        new = new_set(f"activations/{epoch}", [boundary])
+        made = materialize(local_storage, new, runner)
         return HiddenFeed(made, runner)
 
     cached = run_epochs(reading, examples, 3, scripted(script), feed=feed, dtype=dtype)

@@ -76,3 +76,12 @@ def test_model_and_training_import_neither_stores_nor_records() -> None:
     for path in modules:
         used = {name.split(".")[1] for name in imports(path) if name.startswith("afcore.")}
         assert not used & {"storage", "runs", "results", "launch"}, path
+
+
+def test_launching_knows_nothing_of_what_is_launched() -> None:
+    modules = list((ROOT / "launch").glob("*.py"))
+    assert len(modules) >= 8
+    known = {"launch", "config", "errors", "extras", "interrupt"}
+    for path in modules:
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("afcore.")}
+        assert used <= known, path

@@ -1,6 +1,6 @@
 """Small pieces for tests below the flow: a model, data and a training state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -10,9 +10,11 @@ import numpy.typing as npt
 import torch
 import transformers
 
+from afcore.activations.sets import NewSet
 from afcore.compute import Compute
 from afcore.data.order import epoch_batches
 from afcore.data.prepare import Examples
+from afcore.digest import RecipeDigest
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.split_model import SplitModel
 from afcore.tasks.text_classification import TextClassification
@@ -52,6 +54,16 @@ def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
         attention_probs_dropout_prob=dropout,
     )
     return SplitModel(transformers.BertForSequenceClassification(config), pool)
+
+
+def new_set(
+    folder: str,
+    lineage: Sequence[int] = (2,),
+    key: str = "k",
+    recipe: dict[str, Any] | None = None,
+    producer: str = "a-run",
+) -> NewSet:
+    return NewSet(folder, RecipeDigest(key), recipe or {}, list(lineage), producer)
 
 
 TASK = TextClassification(["a", "b", "c"], pad_token_id=0)

@@ -17,8 +17,12 @@ Two roundings, both the same whether hidden states are read or recomputed:
 * :func:`round_block` after **every** frozen block. So what comes out of block ``k`` does not
   depend on where the pass began: from tokens, or from a set at any lower boundary.
 * :func:`round_hidden` at the boundary: exactly what a stored row gives back.
+
+Where a model hands on more than one tensor, a stored row holds that of each, one after the other.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,15 +30,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from afcore.model.forwards import Hidden
 from afcore.trainee import HiddenDtype
 
 __all__ = [
     "STORED_AS",
+    "RowFormat",
     "as_hidden",
     "as_stored",
     "canonical_lineage",
     "lineages_below",
     "round_block",
+    "round_boundary",
     "round_hidden",
     "row_bytes",
     "row_width",
@@ -102,6 +109,11 @@ def round_hidden(hidden: Tensor, dtype: HiddenDtype) -> Tensor:
     return as_hidden(as_stored(hidden, dtype), dtype)
 
 
+def round_boundary(hidden: Hidden, dtype: HiddenDtype) -> Hidden:
+    """:func:`round_hidden` of each of the tensors at a boundary."""
+    return {name: round_hidden(values, dtype) for name, values in hidden.items()}
+
+
 def round_block(hidden: Tensor, dtype: HiddenDtype) -> Tensor:
     """What a frozen block puts out, as the next one gets it: [..., h] float32.
 
@@ -109,6 +121,40 @@ def round_block(hidden: Tensor, dtype: HiddenDtype) -> Tensor:
     larger, and would add up over the blocks.
     """
     return hidden.float() if dtype == "fp32" else round_hidden(hidden, "bf16")
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What the stored rows of a set hold.
+
+    Attributes:
+        dtype: as kept.
+        widths: of the tensors at a boundary, by name, in their order in a row.
+    """
+
+    dtype: HiddenDtype
+    widths: Mapping[str, int]
+
+    @property
+    def width(self) -> int:
+        """``w``: items of a row."""
+        return sum(row_width(width, self.dtype) for width in self.widths.values())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return sum(row_bytes(width, self.dtype) for width in self.widths.values())
+
+    def encode(self, hidden: Hidden) -> Tensor:
+        """[..., w] stored rows; see :func:`as_stored`."""
+        stored = [as_stored(hidden[name], self.dtype) for name in self.widths]
+        return stored[0] if len(stored) == 1 else torch.cat(stored, dim=-1)
+
+    def decode(self, rows: npt.NDArray[Any] | Tensor) -> Hidden:
+        """The inverse of :meth:`encode`, float32; see :func:`as_hidden`."""
+        stored = rows if isinstance(rows, Tensor) else torch.from_numpy(rows)
+        parts = stored.split([row_width(w, self.dtype) for w in self.widths.values()], dim=-1)
+        return {n: as_hidden(part, self.dtype) for n, part in zip(self.widths, parts, strict=True)}
 
 
 def canonical_lineage(lineage: list[int], dtype: HiddenDtype) -> list[int]:

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from afcore.activations.gather import gather_bf16_rows, gather_device_rows, gather_rows
-from afcore.activations.materialize import PrefixRunner, as_hidden, read_or_repair
+from afcore.activations.materialize import PrefixRunner, read_or_repair
 from afcore.activations.residency import measure_budgets
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.activations.shard_stream import ShardStream
 from afcore.errors import IntegrityError
+from afcore.model.forwards import Hidden
 
 __all__ = ["HiddenFeed"]
 
@@ -43,7 +43,7 @@ class HiddenFeed:
     Args:
         activation_set: to read.
         runner: computes damaged shards again.
-        held: what this process holds; None: nothing yet, and half of the free memory may be used.
+        resident: what this process holds; None: nothing yet, within half of the free memory.
         window: shards in a window of the order that batches will come in; None: any order.
         device: where batches go.
     """
@@ -52,26 +52,27 @@ class HiddenFeed:
         self,
         activation_set: ActivationSet,
         runner: PrefixRunner,
-        held: ResidentShards | None = None,
+        resident: ResidentShards | None = None,
         window: int | None = None,
         device: torch.device = _CPU,
     ) -> None:
         manifest = activation_set.manifest
         self._set, self._runner, self._window, self._device = activation_set, runner, window, device
         self._layout = activation_set.layout
-        self._row_bytes = manifest.num_bytes // manifest.num_rows
-        if held is None:
-            held = ResidentShards(measure_budgets(None, None, None, device, True), device)
-        self._held = held
-        held.fit(self._layout, self._row_bytes, random_access=False)
-        if window is None and held.window is not None:
+        self._format = manifest.format
+        self._row_bytes = self._format.row_bytes
+        if resident is None:
+            resident = ResidentShards(measure_budgets(None, None, None, device, True), device)
+        self._resident = resident
+        resident.fit(self._layout, self._row_bytes, random_access=False)
+        if window is None and resident.window is not None:
             self._warn_random_access()
-            held.fit(self._layout, self._row_bytes, random_access=True)
+            resident.fit(self._layout, self._row_bytes, random_access=True)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hold_at_hand()
-        self._all_at_hand = all(self._at_hand(shard) for shard in range(len(held.tiers)))
-        self.tier_bytes = held.bytes_by_tier()
-        self._on_device = np.asarray([tier == "device memory" for tier in held.tiers])
+        self._all_at_hand = all(self._at_hand(shard) for shard in range(len(resident.tiers)))
+        self.tier_bytes = resident.bytes_by_tier()
+        self._on_device = np.asarray([tier == "device memory" for tier in resident.tiers])
         self._is_widened = (
             self._stream is None and manifest.dtype == "bf16" and not self._on_device.any()
         )
@@ -86,7 +87,7 @@ class HiddenFeed:
         """That of the set."""
         return self._set.manifest.boundary
 
-    def batches(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[Tensor]:
+    def batches(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[Hidden]:
         """Hidden states of each batch in turn, put together ahead of being asked for.
 
         Args:
@@ -108,13 +109,13 @@ class HiddenFeed:
 
     def _in_turn(
         self, batches: Sequence[npt.NDArray[np.int64]], stream: ShardStream
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Hidden]:
         if self._stream is None:
             for number, ids in enumerate(batches):
                 yield self._put_together(ids, stream.rows(number))
             return
         assembler = ThreadPoolExecutor(1)
-        ahead: deque[Future[tuple[Tensor, torch.cuda.Event]]] = deque()
+        ahead: deque[Future[tuple[Hidden, torch.cuda.Event]]] = deque()
         try:
             for number, ids in enumerate(batches):
                 rows = stream.rows(number)
@@ -126,7 +127,7 @@ class HiddenFeed:
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def batch(self, ids: npt.NDArray[np.int64]) -> Tensor:
+    def batch(self, ids: npt.NDArray[np.int64]) -> Hidden:
         """Hidden states of a single batch, put together now; see :meth:`batches`."""
         streamed = {}
         for shard in self._streamed(ids):
@@ -146,7 +147,7 @@ class HiddenFeed:
         return self._set.manifest.shards[shard].checksum
 
     def _at_hand(self, shard: int) -> bool:
-        return shard in self._held.host or shard in self._held.device_first
+        return shard in self._resident.host or shard in self._resident.device_first
 
     def _streamed(self, ids: npt.NDArray[np.int64]) -> list[int]:
         if self._all_at_hand:
@@ -156,12 +157,12 @@ class HiddenFeed:
     def _hold_at_hand(self) -> None:
         """Read, by some threads, the shards that memory is to hold and does not yet."""
         tiers = ["device memory", "host memory"]
-        if self._held.random_access:
+        if self._resident.random_access:
             tiers.append("local disk")
         missing = [
             shard
-            for shard, tier in enumerate(self._held.tiers)
-            if tier in tiers and not self._held.has(shard, self._label(shard))
+            for shard, tier in enumerate(self._resident.tiers)
+            if tier in tiers and not self._resident.has(shard, self._label(shard))
         ]
         readers = ThreadPoolExecutor(_READERS)
         try:
@@ -182,15 +183,15 @@ class HiddenFeed:
     def _load(self, shard: int) -> npt.NDArray[Any]:
         """A shard's rows from the local disk, else from the store, then held where it should be."""
         label = self._label(shard)
-        rows = self._held.get(shard, label)
+        rows = self._resident.get(shard, label)
         if rows is None:
             rows = self._set.read_shard(shard)
-            self._held.put(shard, label, rows)
+            self._resident.put(shard, label, rows)
         return rows
 
     def _mend(self, shard: int) -> npt.NDArray[Any]:
         rows = read_or_repair(self._set, shard, self._runner)
-        self._held.put(shard, self._label(shard), rows)
+        self._resident.put(shard, self._label(shard), rows)
         return rows
 
     def _assemble(
@@ -198,36 +199,41 @@ class HiddenFeed:
         stream: torch.cuda.Stream,
         ids: npt.NDArray[np.int64],
         streamed: dict[int, npt.NDArray[Any]],
-    ) -> tuple[Tensor, torch.cuda.Event]:
+    ) -> tuple[Hidden, torch.cuda.Event]:
         """A batch, and the event that says when it is there."""
         with torch.cuda.stream(stream):
             return self._put_together(ids, streamed), stream.record_event()
 
-    def _ready(self, hidden: Tensor, there: torch.cuda.Event) -> Tensor:
+    def _ready(self, hidden: Hidden, there: torch.cuda.Event) -> Hidden:
         current = torch.cuda.current_stream(self._device)
         current.wait_event(there)
-        hidden.record_stream(current)
+        for values in hidden.values():
+            values.record_stream(current)
         return hidden
 
     def _put_together(
         self, ids: npt.NDArray[np.int64], streamed: dict[int, npt.NDArray[Any]]
-    ) -> Tensor:
-        layout, held = self._layout, self._held
+    ) -> Hidden:
+        layout, resident = self._layout, self._resident
         shards, starts, lengths = layout.shard[ids], layout.start[ids], layout.lengths[ids]
         if self._is_widened:
-            rows = [streamed[s] if s in streamed else held.host[s] for s in shards.tolist()]
-            return gather_bf16_rows(rows, starts, lengths)
+            rows = [streamed[s] if s in streamed else resident.host[s] for s in shards.tolist()]
+            widened = gather_bf16_rows(rows, starts, lengths)
+            parts = widened.split(list(self._format.widths.values()), dim=-1)
+            return dict(zip(self._format.widths, parts, strict=True))
         num_columns = int(lengths.max())
         on_device = self._on_device[shards]
         batch = None
         if on_device.any():
-            assert held.on_device is not None
+            assert resident.on_device is not None
             batch = gather_device_rows(
-                held.on_device, held.device_first, shards, starts, lengths, num_columns
+                resident.on_device, resident.device_first, shards, starts, lengths, num_columns
             )
         if not on_device.all():
             some = np.flatnonzero(~on_device)
-            rows = [streamed[s] if s in streamed else held.host[s] for s in shards[some].tolist()]
+            rows = [
+                streamed[s] if s in streamed else resident.host[s] for s in shards[some].tolist()
+            ]
             stored = torch.empty(
                 (len(some), num_columns, rows[0].shape[1]),
                 dtype=torch.from_numpy(rows[0][:0]).dtype,
@@ -240,7 +246,7 @@ class HiddenFeed:
             else:
                 batch[torch.from_numpy(some).to(self._device)] = stored.view(batch.dtype)
         assert batch is not None
-        return as_hidden(batch, self._set.manifest.dtype).float()
+        return self._format.decode(batch)
 
     def _warn_random_access(self) -> None:
         _log.warning(

@@ -20,25 +20,26 @@ from torch import Tensor
 
 from afcore.activations.codec import (
     STORED_AS,
-    as_hidden,
-    as_stored,
+    RowFormat,
     round_block,
-    round_hidden,
-    row_bytes,
-    row_width,
+    round_boundary,
 )
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, ActivationWriter, new_generation, open_set
+from afcore.activations.sets import (
+    ActivationSet,
+    ActivationWriter,
+    NewSet,
+    new_generation,
+    open_set,
+)
 from afcore.data.order import inference_batches
-from afcore.digest import RecipeDigest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
-from afcore.model.forwards import evaluating
-from afcore.model.split_model import Batch
+from afcore.model.forwards import Batch, Hidden, evaluating
 from afcore.storage.objects import Storage
 from afcore.trainee import HiddenDtype, Trainee
 
-__all__ = ["PrefixRunner", "as_hidden", "materialize", "read_held", "read_or_repair"]
+__all__ = ["PrefixRunner", "materialize", "read_or_repair", "read_resident"]
 
 _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
@@ -49,23 +50,21 @@ class PrefixRunner:
 
     Args:
         trainee: whose prefix must not change meanwhile.
+        lengths: [n] rows at the boundary of each example, where they are not as many as tokens.
     """
 
-    def __init__(self, trainee: Trainee) -> None:
+    def __init__(self, trainee: Trainee, lengths: npt.NDArray[np.int64] | None = None) -> None:
         self.trainee = trainee
         self.split, self.examples = trainee.split, trainee.examples
+        self.lengths = self.examples.lengths if lengths is None else lengths
         self.dtype: HiddenDtype = trainee.dtype
+        self.format = RowFormat(self.dtype, self.split.widths)
         self._compute = trainee.compute
-
-    @property
-    def hidden_size(self) -> int:
-        """Hidden width, ``h``."""
-        return int(self.split.model.config.hidden_size)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of a whole set."""
-        return int(self.examples.lengths.sum()) * row_bytes(self.hidden_size, self.dtype)
+        return int(self.lengths.sum()) * self.format.row_bytes
 
     def rows(
         self,
@@ -85,53 +84,51 @@ class PrefixRunner:
         Returns:
             [t, w] stored rows, see :mod:`afcore.activations.codec`.
         """
-        lengths = self.examples.lengths[ids]
+        lengths = self.lengths[ids]
         first = np.concatenate([[0], np.cumsum(lengths)])
-        width = row_width(self.hidden_size, self.dtype)
-        kept = np.empty((int(first[-1]), width), dtype=STORED_AS[self.dtype])
-        given = None if source is None else as_hidden(source, self.dtype)
+        rows = np.empty((int(first[-1]), self.format.width), dtype=STORED_AS[self.dtype])
+        given = None if source is None else self.format.decode(source)
         with evaluating(self.split.model), torch.no_grad(), self._compute.autocast():
             for batch_rows in inference_batches(lengths):
                 batch = self.trainee.inputs(ids[batch_rows])
                 spans = [(int(first[i]), int(first[i + 1])) for i in batch_rows]
                 hidden = None
                 if given is not None:
-                    hidden = pad([given[a:b] for a, b in spans]).to(self._compute.device)
+                    hidden = {
+                        name: pad([values[a:b] for a, b in spans]).to(self._compute.device)
+                        for name, values in given.items()
+                    }
                 stored = self._run(batch, lineage, start, hidden).cpu().numpy()
                 for row, (a, b) in zip(stored, spans, strict=True):
-                    kept[a:b] = row[: b - a]
-        return kept
+                    rows[a:b] = row[: b - a]
+        return rows
 
-    def _run(self, batch: Batch, lineage: list[int], start: int, hidden: Tensor | None) -> Tensor:
+    def _run(self, batch: Batch, lineage: list[int], start: int, hidden: Hidden | None) -> Tensor:
         """[b, s, w] stored rows at the last boundary, padding included."""
         rounding = partial(round_block, dtype=self.dtype)
         for stop in lineage[:-1]:
             if stop > start:
                 hidden = self.split.hidden(batch, stop, start, hidden, rounding)
-                hidden, start = round_hidden(hidden, self.dtype), stop
+                hidden, start = round_boundary(hidden, self.dtype), stop
         hidden = self.split.hidden(batch, lineage[-1], start, hidden, rounding)
-        return as_stored(hidden, self.dtype)
+        return self.format.encode(hidden)
 
 
 def materialize(
     storage: Storage,
-    folder: str,
+    new: NewSet,
     runner: PrefixRunner,
+    source: ActivationSet | None = None,
     *,
-    key: RecipeDigest,
-    recipe: dict[str, Any],
-    lineage: list[int],
-    source: ActivationSet | None,
-    producer: str,
     check: Callable[[], None] = lambda: None,
-    held: ResidentShards | None = None,
+    resident: ResidentShards | None = None,
     group: WorkerGroup = ALONE,
 ) -> ActivationSet:
-    """Write the set at ``lineage[-1]``, from the set below when there is one, else from tokens.
+    """Write a set, from the set below (``source``) when there is one, else from tokens.
 
     Every worker writes whole shards of its own; the first commits once all have.
 
-    Shards of the set below come from ``held`` where they are; there, too, each new shard is kept,
+    Shards of the set below come from ``resident`` where they are; there, too, each new one is kept,
     so that the epoch that follows need not read what was just written. ``check`` is called before
     the commit, and by one worker alone before each shard; it may raise to stop.
 
@@ -142,23 +139,18 @@ def materialize(
     Whatever is raised, nothing is left behind.
     """
     writer = ActivationWriter(
-        storage,
-        folder,
-        runner.examples.lengths,
-        runner.hidden_size,
-        runner.dtype,
-        generation=group.tell(new_generation()),
+        storage, new, runner.lengths, runner.format, generation=group.tell(new_generation())
     )
     num_shards = writer.layout.num_shards
     _log.info(
         "activations@%d: writing %.1f MB in %d shards, from %s",
-        lineage[-1],
+        new.boundary,
         runner.num_bytes / 1e6,
         num_shards,
         f"activations@{source.manifest.boundary}" if source else "tokens",
     )
-    if held is not None:
-        held.fit(writer.layout, row_bytes(runner.hidden_size, runner.dtype))
+    if resident is not None:
+        resident.fit(writer.layout, runner.format.row_bytes)
     shown = time.monotonic()
     with writer.cleaned_up():
         for shard in range(group.rank, num_shards, group.count):
@@ -166,34 +158,37 @@ def materialize(
                 check()
             ids = writer.layout.examples(shard)
             if source is None:
-                rows = runner.rows(ids, lineage)
+                rows = runner.rows(ids, new.lineage)
             else:
-                below = read_held(source, shard, runner, held)
-                rows = runner.rows(ids, lineage, source.manifest.boundary, below)
+                below = read_resident(source, shard, runner, resident)
+                rows = runner.rows(ids, new.lineage, source.manifest.boundary, below)
             label = writer.write_shard(shard, rows)
-            if held is not None:
-                held.put(shard, label, rows)
+            if resident is not None:
+                resident.put(shard, label, rows)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
-                _log.info("activations@%d: %d of %d shards", lineage[-1], shard + 1, num_shards)
+                _log.info("activations@%d: %d of %d shards", new.boundary, shard + 1, num_shards)
         for shards in group.gather(writer.shards):
             writer.shards.update(shards)
         group.checked_by_first(check)
     committed = None
     if group.is_first:
-        committed = writer.commit(key, lineage[-1], lineage, recipe, producer)
+        committed = writer.commit()
     group.wait()
-    committed = committed or open_set(storage, folder)
+    committed = committed or open_set(storage, new.folder)
     assert committed is not None
     return committed
 
 
-def read_held(
-    activation_set: ActivationSet, shard: int, runner: PrefixRunner, held: ResidentShards | None
+def read_resident(
+    activation_set: ActivationSet,
+    shard: int,
+    runner: PrefixRunner,
+    resident: ResidentShards | None,
 ) -> npt.NDArray[Any]:
     """A shard from where it is held, else from the store."""
     label = activation_set.manifest.shards[shard].checksum
-    rows = held.get(shard, label) if held is not None else None
+    rows = resident.get(shard, label) if resident is not None else None
     return read_or_repair(activation_set, shard, runner) if rows is None else rows
 
 

@@ -28,10 +28,11 @@ import numpy.typing as npt
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from afcore.activations.arrays import check_metadata, read_array, write_array
-from afcore.activations.codec import STORED_AS, row_bytes, row_width
+from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError, LeaseHeldError
+from afcore.model.stacks import HIDDEN_STATES
 from afcore.storage.lease import EXPIRY_SECONDS, Lease
 from afcore.storage.objects import Storage, raise_explained
 from afcore.trainee import HiddenDtype
@@ -40,6 +41,7 @@ __all__ = [
     "ActivationManifest",
     "ActivationSet",
     "ActivationWriter",
+    "NewSet",
     "list_sets",
     "new_generation",
     "open_set",
@@ -65,11 +67,35 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class NewSet:
+    """A set that is to be written.
+
+    Attributes:
+        folder: where.
+        key: the digest of ``recipe``.
+        recipe: everything that decides the numbers in it.
+        lineage: boundaries at which hidden states are rounded on the way up, its own last.
+        producer: the run that writes it.
+    """
+
+    folder: str
+    key: RecipeDigest
+    recipe: dict[str, Any]
+    lineage: list[int]
+    producer: str
+
+    @property
+    def boundary(self) -> int:
+        """Its own."""
+        return self.lineage[-1]
+
+
+@dataclass(frozen=True)
 class ActivationManifest:
     """What a set is, written last.
 
-    ``recipe`` holds everything that ``key`` is the digest of; ``lineage`` the boundaries at which
-    hidden states were rounded on the way up, the set's own last.
+    See :class:`NewSet`; ``widths`` are those of the tensors in a row (none given: hidden states
+    alone), ``hidden_size`` their sum.
     """
 
     schema: int
@@ -86,11 +112,17 @@ class ActivationManifest:
     recipe: dict[str, Any]
     producer: str
     created: float = field(default_factory=time.time)
+    widths: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def format(self) -> RowFormat:
+        """Of its rows."""
+        return RowFormat(self.dtype, self.widths or {HIDDEN_STATES: self.hidden_size})
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all shards."""
-        return self.num_rows * row_bytes(self.hidden_size, self.dtype)
+        return self.num_rows * self.format.row_bytes
 
     def to_json(self) -> bytes:
         """As stored."""
@@ -225,7 +257,7 @@ class ActivationSet:
         where = self._storage.uri(folder)
         manifest = self.manifest
         is_index = entry.name == manifest.index
-        width = _INDEX_COLUMNS if is_index else row_width(manifest.hidden_size, manifest.dtype)
+        width = _INDEX_COLUMNS if is_index else manifest.format.width
         shape = (entry.num_rows, width)
         dtype = np.int64 if is_index else STORED_AS[manifest.dtype]
         try:
@@ -249,10 +281,9 @@ class ActivationWriter:
 
     Args:
         storage: where.
-        folder: of the set.
-        lengths: [n] tokens of each example.
-        hidden_size: h.
-        dtype: as kept.
+        new: the set.
+        lengths: [n] rows of each example.
+        row_format: of its rows.
         generation: of all its objects; workers that write a set together have the same.
 
     Attributes:
@@ -262,19 +293,18 @@ class ActivationWriter:
     def __init__(
         self,
         storage: Storage,
-        folder: str,
+        new: NewSet,
         lengths: npt.NDArray[np.int64],
-        hidden_size: int,
-        dtype: HiddenDtype,
+        row_format: RowFormat,
         generation: str | None = None,
     ) -> None:
         self._storage = storage
-        self._folder = folder
-        self._hidden_size = hidden_size
-        self._dtype: HiddenDtype = dtype
+        self._new = new
+        self._folder = new.folder
+        self._format = row_format
         self._generation = generation or new_generation()
         self.shards: dict[int, Shard] = {}
-        self.layout = plan_layout(lengths, row_bytes=row_bytes(hidden_size, dtype))
+        self.layout = plan_layout(lengths, row_bytes=row_format.row_bytes)
 
     def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> str:
         """Write one shard whole.
@@ -289,8 +319,8 @@ class ActivationWriter:
         Raises:
             StorageFullError: when there is no space left; what was written is deleted.
         """
-        expected = (self.layout.num_rows(shard), row_width(self._hidden_size, self._dtype))
-        if rows.shape != expected or rows.dtype != STORED_AS[self._dtype]:
+        expected = (self.layout.num_rows(shard), self._format.width)
+        if rows.shape != expected or rows.dtype != STORED_AS[self._format.dtype]:
             raise ValueError(f"shard {shard} is {rows.dtype}{rows.shape}, expected {expected}")
         with self.cleaned_up():
             self.shards[shard] = _write_shard(
@@ -298,14 +328,7 @@ class ActivationWriter:
             )
         return self.shards[shard].checksum
 
-    def commit(
-        self,
-        key: RecipeDigest,
-        boundary: int,
-        lineage: list[int],
-        recipe: dict[str, Any],
-        producer: str,
-    ) -> ActivationSet:
+    def commit(self) -> ActivationSet:
         """Write the index and the manifest; if another writer was first, use theirs.
 
         Raises:
@@ -320,18 +343,19 @@ class ActivationWriter:
             index_checksum = write_array(self._storage, f"{self._folder}/{name}", index)
             manifest = ActivationManifest(
                 schema=1,
-                key=key,
-                boundary=boundary,
-                lineage=lineage,
-                dtype=self._dtype,
-                hidden_size=self._hidden_size,
+                key=self._new.key,
+                boundary=self._new.boundary,
+                lineage=self._new.lineage,
+                dtype=self._format.dtype,
+                hidden_size=sum(self._format.widths.values()),
+                widths=dict(self._format.widths),
                 num_examples=len(layout.lengths),
                 num_rows=int(layout.lengths.sum()),
                 index=name,
                 index_checksum=index_checksum,
                 shards=[self.shards[i] for i in range(layout.num_shards)],
-                recipe=recipe,
-                producer=producer,
+                recipe=self._new.recipe,
+                producer=self._new.producer,
             )
             self._storage.put_new(f"{self._folder}/manifest.json", manifest.to_json())
             committed = open_set(self._storage, self._folder)

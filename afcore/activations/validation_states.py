@@ -5,7 +5,7 @@ does not change. In memory alone, exactly as computed: whoever holds nothing run
 every evaluation from tokens does.
 """
 
-from torch import Tensor
+from afcore.model.forwards import Hidden
 
 __all__ = ["ValidationStates"]
 
@@ -16,7 +16,7 @@ class ValidationStates:
     def __init__(self) -> None:
         self._name: tuple[object, ...] | None = None
         self._room_bytes = 0
-        self._batches: dict[int, Tensor] = {}
+        self._batches: dict[int, Hidden] = {}
 
     def open(self, name: tuple[object, ...], room_bytes: int) -> None:
         """Go on with what is held under this name, else with nothing.
@@ -32,14 +32,19 @@ class ValidationStates:
     @property
     def num_bytes(self) -> int:
         """Held now."""
-        return sum(hidden.nbytes for hidden in self._batches.values())
+        return sum(_num_bytes(hidden) for hidden in self._batches.values())
 
-    def get(self, number: int) -> Tensor | None:
-        """[b, s, h] of a batch, or None when it is not held."""
+    def get(self, number: int) -> Hidden | None:
+        """Those of a batch, or None when it is not held."""
         return self._batches.get(number)
 
-    def put(self, number: int, hidden: Tensor) -> None:
+    def put(self, number: int, hidden: Hidden) -> None:
         """Hold a batch that is not held yet, if there is room."""
-        if hidden.nbytes <= self._room_bytes:
+        size = _num_bytes(hidden)
+        if size <= self._room_bytes:
             self._batches[number] = hidden
-            self._room_bytes -= hidden.nbytes
+            self._room_bytes -= size
+
+
+def _num_bytes(hidden: Hidden) -> int:
+    return sum(values.nbytes for values in hidden.values())

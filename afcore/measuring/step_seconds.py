@@ -21,7 +21,7 @@ import torch
 from afcore.activations.materialize import PrefixRunner
 from afcore.data.order import inference_batches
 from afcore.freezing.policy import FreezeState
-from afcore.measuring.least_squares import fit_seconds
+from afcore.measuring.least_squares import fit_terms
 from afcore.model.split_model import SplitModel, block_part
 from afcore.planning.profile import ComputeProfile
 from afcore.trainee import Trainee
@@ -87,8 +87,7 @@ def measure_steps(
         num_parameters=parameters,
         update=update,
         statistics=statistics,
-        inference_token=inference[0],
-        inference_block_token=inference[1],
+        **inference,
         **_fit_suffix(points, trainee.split.num_blocks),
         **_fit_prefix([point for point in points if point.boundary]),
     )
@@ -223,7 +222,7 @@ class _Trial:
         size = sum(parameter.numel() for parameter in block)
         return float(np.median(updates)) / count, statistics / size
 
-    def inference_seconds(self) -> tuple[float, float]:
+    def inference_seconds(self) -> dict[str, float]:
         """Seconds per (token, token and block) of a pass that builds a set."""
         runner = PrefixRunner(self._trainee)
         batches = inference_batches(self._examples.lengths)
@@ -232,9 +231,11 @@ class _Trial:
         depths = sorted({1, self._split.num_blocks - 1})
         runner.rows(ids, [1])
         seconds = [self._seconds(partial(runner.rows, ids, [depth]), repeats=1) for depth in depths]
-        rows = [[num_tokens, num_tokens * depth] for depth in depths]
-        per_token, per_block = fit_seconds(rows, seconds)
-        return per_token, per_block
+        terms = {
+            "inference_token": [num_tokens] * len(depths),
+            "inference_block_token": [num_tokens * depth for depth in depths],
+        }
+        return fit_terms(terms, seconds)
 
     def num_parameters(self) -> list[int]:
         """Parameters that train at boundary 0, 1, ..., L - 1."""
@@ -267,24 +268,22 @@ class _Point:
 
 
 def _fit_suffix(points: list[_Point], num_blocks: int) -> dict[str, float]:
-    rows = [
-        [
-            p.num_passes,
-            p.padded_tokens,
-            p.padded_tokens * (num_blocks - 1 - p.boundary),
-            p.num_passes * (p.boundary == 0),
-        ]
-        for p in points
-    ]
-    found = fit_seconds(rows, [p.suffix_seconds for p in points])
-    names = ("suffix_step", "suffix_token", "suffix_block_token", "suffix_embeddings")
-    return dict(zip(names, found, strict=True))
+    terms = {
+        "suffix_step": [p.num_passes for p in points],
+        "suffix_token": [p.padded_tokens for p in points],
+        "suffix_block_token": [p.padded_tokens * (num_blocks - 1 - p.boundary) for p in points],
+        "suffix_embeddings": [p.num_passes * (p.boundary == 0) for p in points],
+    }
+    return fit_terms(terms, [p.suffix_seconds for p in points])
 
 
 def _fit_prefix(points: list[_Point]) -> dict[str, float]:
-    rows = [[1, p.padded_tokens, p.padded_tokens * p.boundary] for p in points]
-    found = fit_seconds(rows, [p.prefix_seconds for p in points])
-    return dict(zip(("prefix_step", "prefix_token", "prefix_block_token"), found, strict=True))
+    terms: dict[str, list[float]] = {
+        "prefix_step": [1.0] * len(points),
+        "prefix_token": [p.padded_tokens for p in points],
+        "prefix_block_token": [p.padded_tokens * p.boundary for p in points],
+    }
+    return fit_terms(terms, [p.prefix_seconds for p in points])
 
 
 def sample_batches(batches: Batches, lengths: npt.NDArray[np.int64]) -> Batches:

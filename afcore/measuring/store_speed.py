@@ -16,7 +16,7 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.sets import ActivationSet, ActivationWriter, NewSet
 from afcore.activations.tiers import Budgets
 from afcore.digest import RecipeDigest
 from afcore.planning.profile import Bandwidths
@@ -48,7 +48,7 @@ def probe_bandwidths(
     probe = _Probe(storage, folder, runner, runner.rows(batches[0][:1], [1]))
     row_bytes = probe.rows[:1].nbytes
     # The probe's example i is the i-th that the epoch meets.
-    lengths = runner.examples.lengths[np.concatenate(batches)]
+    lengths = runner.lengths[np.concatenate(batches)]
     ends = np.cumsum([len(ids) for ids in batches])
     num_batches = max(1, int((np.cumsum(lengths)[ends - 1] * row_bytes <= probe_bytes).sum()))
     lengths = lengths[: ends[num_batches - 1]]
@@ -81,8 +81,8 @@ class _Probe:
     ) -> tuple[float, float, float]:
         """Of (writing, reading, gathering ``batches`` of) a set, which is deleted."""
         folder = f"{self.folder}/probe-{uuid.uuid4().hex[:12]}"
-        hidden_size, dtype = self.runner.hidden_size, self.runner.dtype
-        writer = ActivationWriter(self.storage, folder, lengths, hidden_size, dtype)
+        new = NewSet(folder, RecipeDigest("probe"), {}, [1], "probe")
+        writer = ActivationWriter(self.storage, new, lengths, self.runner.format)
         numbers = range(writer.layout.num_shards)
         width = self.rows.shape[1]
         shards = [np.resize(self.rows, (writer.layout.num_rows(i), width)) for i in numbers]
@@ -91,7 +91,7 @@ class _Probe:
             for number, rows in enumerate(shards):
                 writer.write_shard(number, rows)
             written = time.perf_counter()
-            found = writer.commit(RecipeDigest("probe"), 1, [1], {}, "probe")
+            found = writer.commit()
             opened = time.perf_counter()
             for number in numbers:
                 found.read_shard(number)

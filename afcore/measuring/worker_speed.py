@@ -12,7 +12,7 @@ must be gathered and divided while all cores compute, so none is measured by its
 
 import math
 
-from afcore.measuring.least_squares import fit_seconds
+from afcore.measuring.least_squares import fit_terms
 from afcore.measuring.step_seconds import Batches, padded_tokens, sample_batches, trial_steps
 from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import Profile, WorkerProfile, ring_terms
@@ -59,10 +59,12 @@ def fit_workers(
         )
         num_bytes = 4 * profile.compute.num_parameters[boundary]
         rows.append([alone.train_seconds, *ring_terms(num_bytes, count)])
-    contention, alpha, per_byte = fit_seconds(rows, [seconds for *_, seconds in points])
+    names = ("contention", "alpha", "per_byte")
+    terms = dict(zip(names, zip(*rows, strict=True), strict=True))
+    found = fit_terms(terms, [seconds for *_, seconds in points])
     return WorkerProfile(
-        link_latency_seconds=alpha,
-        link_bytes_per_second=min(_FASTEST, 1 / per_byte if per_byte else _FASTEST),
+        link_latency_seconds=found["alpha"],
+        link_bytes_per_second=1 / max(found["per_byte"], 1 / _FASTEST),
         startup_seconds=startup_seconds,
-        contention={count: contention},
+        contention={count: found["contention"]},
     )

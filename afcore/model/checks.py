@@ -3,7 +3,7 @@
 import torch
 
 from afcore.errors import ModelError
-from afcore.model.forwards import evaluating, largest_difference
+from afcore.model.forwards import evaluating, largest_difference, logits_of
 from afcore.model.split_model import Batch, SplitModel
 
 __all__ = [
@@ -22,7 +22,7 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
 
     Args:
         split: the model.
-        batch: ``input_ids`` and ``attention_mask`` [b, s], examples of different lengths.
+        batch: what the model takes, examples of different lengths where they have any.
         boundary: ``k`` at which to split.
         tolerance: largest difference allowed, relative to the largest magnitude (at least 1).
 
@@ -34,21 +34,29 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
     Raises:
         ModelError: when prefix and suffix do not equal the whole.
     """
+    name = type(split.model).__name__
+    if split.unsplittable is not None:
+        raise ModelError(f"{name} cannot be split: {split.unsplittable}. Use mode full.")
     with evaluating(split.model), torch.no_grad():
         hidden = split.hidden(batch, boundary)
-        apart = largest_difference(
-            split.logits(batch, boundary, hidden), split.model(**batch).logits
-        )
+        count = len(next(iter(batch.values())))
+        for part, states in hidden.items():
+            if states.ndim != 3 or len(states) != count:
+                raise ModelError(
+                    f"{name} cannot be split: {part} at boundary {boundary} are "
+                    f"{list(states.shape)}, not [{count}, positions, width]. Use mode full."
+                )
+        whole = logits_of(split.model(**batch))
+        apart = largest_difference(split.logits(batch, boundary, hidden), whole)
         if apart > tolerance:
             raise ModelError(
-                f"{type(split.model).__name__} cannot be split: prefix and suffix at boundary "
+                f"{name} cannot be split: prefix and suffix at boundary "
                 f"{boundary} differ from the whole by {apart:.1e}. Use mode full."
             )
-        shortest = int(batch["attention_mask"].sum(1).argmin())
-        length = int(batch["attention_mask"][shortest].sum())
-        alone = {name: values[shortest : shortest + 1, :length] for name, values in batch.items()}
-        apart = largest_difference(
-            split.hidden(alone, boundary), hidden[shortest : shortest + 1, :length]
+        number, length, alone = _shortest_alone(batch)
+        apart = max(
+            largest_difference(states, hidden[part][number : number + 1, :length])
+            for part, states in split.hidden(alone, boundary).items()
         )
     if apart > tolerance:
         return (
@@ -58,12 +66,27 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
     return None
 
 
+def _shortest_alone(batch: Batch) -> tuple[int, int | None, Batch]:
+    """Number and length of a batch's shortest example, and a batch of it alone without padding."""
+    mask = batch.get("attention_mask")
+    if mask is None:
+        return 0, None, {name: values[:1] for name, values in batch.items()}
+    number, length = int(mask.sum(1).argmin()), int(mask.sum(1).min())
+    alone = {name: values[number : number + 1] for name, values in batch.items()}
+    shape = mask[:1].shape
+    return (
+        number,
+        length,
+        {n: values[:, :length] if values.shape == shape else values for n, values in alone.items()},
+    )
+
+
 def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
     """Prove on a batch that the last block at one position gives the whole model's outputs.
 
     Args:
         split: run in eval mode, in fp32 and without gradients.
-        batch: ``input_ids`` and ``attention_mask`` [b, s], examples of different lengths.
+        batch: what the model takes, examples of different lengths where they have any.
         tolerance: as in :func:`verify_split`.
 
     Raises:
@@ -72,7 +95,7 @@ def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
     if split.pooled is None:
         return
     with evaluating(split.model), torch.no_grad():
-        difference = largest_difference(split.logits(batch), split.model(**batch).logits)
+        difference = largest_difference(split.logits(batch), logits_of(split.model(**batch)))
     if difference > tolerance:
         raise ModelError(
             f"{type(split.model).__name__}: the last block, computed at the {split.pooled_reason} "
@@ -86,13 +109,13 @@ def verify_finite(split: SplitModel, batch: Batch) -> None:
 
     Args:
         split: run in eval mode, in fp32 and without gradients.
-        batch: ``input_ids`` and ``attention_mask`` [b, s].
+        batch: what the model takes.
 
     Raises:
         ModelError: when it does not.
     """
     with evaluating(split.model), torch.no_grad():
-        finite = bool(split.model(**batch).logits.isfinite().all())
+        finite = bool(logits_of(split.model(**batch)).isfinite().all())
     if not finite:
         raise ModelError(
             f"{type(split.model).__name__} puts out NaN or infinity before any training, though "
@@ -119,7 +142,7 @@ def unused_parameters(split: SplitModel, batch: Batch) -> list[str]:
 
     Args:
         split: trained as it is set; gradients are cleared.
-        batch: ``input_ids`` and ``attention_mask``, [b, s].
+        batch: what the model takes.
     """
     split.logits(batch).sum().backward()
     trained = [(name, p) for name, p in split.model.named_parameters() if p.requires_grad]

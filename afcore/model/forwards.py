@@ -1,21 +1,38 @@
 """Modules that run otherwise for a moment, and afterwards as they did; what they put out."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Forward", "evaluating", "first_output", "largest_difference", "replaced_forwards"]
+__all__ = [
+    "Batch",
+    "Forward",
+    "Hidden",
+    "evaluating",
+    "first_output",
+    "largest_difference",
+    "logits_of",
+    "replaced_forwards",
+    "taken_by",
+]
 
+Batch = Mapping[str, Tensor]
+"""What a model takes, by the names of its arguments."""
+Hidden = Mapping[str, Tensor]
+"""Hidden states at a boundary, [b, s, h] each, by name."""
 Forward = Callable[..., Any]
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode; afterwards each module is as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    training = [module for model in models for module in model.modules() if module.training]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:
@@ -51,3 +68,22 @@ def first_output(output: Any) -> Tensor:
 def largest_difference(one: Tensor, other: Tensor) -> float:
     """Relative to the largest magnitude of ``other``, which counts as 1 at least."""
     return float((one - other).abs().max() / other.abs().max().clamp(min=1.0))
+
+
+def taken_by(module: nn.Module, batch: Batch) -> Batch:
+    """What of a batch a module has an argument for: labels, say, are for the whole model alone."""
+    names = inspect.signature(module.forward).parameters
+    return {name: values for name, values in batch.items() if name in names}
+
+
+def logits_of(output: Any) -> Tensor:
+    """What a head puts out; several of one shape, as start and end, beside each other.
+
+    Raises:
+        AttributeError: when there are none.
+    """
+    found = [values for name, values in output.items() if name.endswith("logits")]
+    if not found:
+        raise AttributeError("it puts out no logits")
+    logits: Tensor = found[0] if len(found) == 1 else torch.stack(found, -1)
+    return logits

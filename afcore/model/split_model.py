@@ -2,43 +2,48 @@
 
 No model code is edited or copied: the model's own ``forward`` runs every time, with some blocks
 told for the moment to hand through what they get. So masks, positions and pooling are always the
-model's own.
+model's own. Which modules are the blocks is found by :mod:`afcore.model.finders`.
 
-* **prefix**: the base model runs with the blocks from the boundary on handing through; what the
+* **prefix**: the part with the blocks runs, those from the boundary on handing through; what the
   last frozen block puts out is caught.
 * **suffix**: the whole model runs with the frozen blocks handing out the given hidden states, and
-  the last block computed only at the position that the head reads (:mod:`afcore.model.pooled`).
+  the last block computed only at the position that the head reads
+  (:mod:`afcore.model.pooled_block`).
+
+Hidden states are named tensors, [b, s, h] each: what the blocks transform, and what else they hand
+on with a row at every position. What they hand on that is the same for all batches of a shape
+(T5's bias of positions) is not among them: block 0 makes it anew, from a single example.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afcore.errors import ModelError
+from afcore.model.find_pooling import find_pooling
+from afcore.model.finders.registry import find_stack
 from afcore.model.forwards import (
+    Batch,
     Forward,
+    Hidden,
     evaluating,
     first_output,
+    logits_of,
     replaced_forwards,
+    taken_by,
 )
-from afcore.model.pooled import find_pooled_block
+from afcore.model.pooled_block import PooledBlock
+from afcore.model.probing import probing_batch
+from afcore.model.stacks import HIDDEN_STATES, ModelStructure, Pooling, Stack
 
-__all__ = [
-    "EMBEDDINGS",
-    "HEAD",
-    "Batch",
-    "SplitModel",
-    "block_part",
-]
+__all__ = ["EMBEDDINGS", "HEAD", "Batch", "Hidden", "SplitModel", "block_part"]
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
-Batch = Mapping[str, Tensor]
 
 
 def block_part(index: int) -> str:
@@ -55,29 +60,62 @@ class SplitModel:
     Args:
         model: a ``PreTrainedModel`` with a head, whose blocks run one after the other.
         pool: compute the last block only at the position that the head reads, where that can be.
+        structure: what was found of it before; None: find it now.
+        batch: to find it with: two examples of one length; None: made up.
 
     Attributes:
-        pooled: how; None where the last block is computed whole.
-        pooled_reason: the position, or why there is none.
+        structure: of the model.
+        pooled: the last block at one position; None where it is computed whole.
 
     Raises:
         ModelError: when no row of blocks is found, or parts share parameters.
     """
 
-    def __init__(self, model: Any, pool: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pool: bool = True,
+        *,
+        structure: ModelStructure | None = None,
+        batch: Batch | None = None,
+    ) -> None:
         self.model = model
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
-        found = _find_blocks(model)
-        self.blocks: list[nn.Module] = found.blocks
-        self._tuple_size = found.tuple_size
-        self._before = found.before
-        self._entry = found.entry
-        self.part_of = _parts(model, found)
-        self.pooled, self.pooled_reason = None, "turned off"
-        if pool:
-            last = self.blocks[-1]
-            self.pooled, self.pooled_reason = find_pooled_block(model, last, self._as_block_output)
+        batch = batch if structure or batch else probing_batch(model)
+        stack = structure.stack if structure else find_stack(model, batch or {})
+        modules = dict(model.named_modules())
+        self.blocks: list[nn.Module] = [modules[name] for name in stack.blocks]
+        self._stack = stack
+        self._body = modules[stack.body]
+        self._again = [modules[name] for name in stack.again]
+        self._before = [modules[name] for name in stack.before if name not in stack.again]
+        self._entry = modules[stack.entry] if stack.entry is not None else None
+        self._arguments = inspect.signature(self.blocks[0].forward)
+        self.part_of = _parts(model, stack)
+        if structure is None:
+            found: tuple[Pooling | None, str] = (None, "turned off")
+            if pool:
+                found = find_pooling(model, self.blocks[-1], self._as_block_output, batch or {})
+            structure = ModelStructure(stack, *found)
+        self.structure = structure
+        pooling = structure.pooling
+        self.pooled = None if pooling is None else PooledBlock(self.blocks[-1], pooling)
+
+    @property
+    def pooled_reason(self) -> str:
+        """The position that the head reads, or why the last block is computed whole."""
+        return self.structure.pooling_reason
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Of each of the hidden states, ``h``."""
+        return self._stack.widths
+
+    @property
+    def unsplittable(self) -> str | None:
+        """Why prefix and suffix cannot be run apart, as far as that was seen."""
+        return self._stack.unsplittable
 
     @property
     def num_blocks(self) -> int:
@@ -125,34 +163,36 @@ class SplitModel:
         batch: Batch,
         stop: int,
         start: int = 0,
-        hidden: Tensor | None = None,
+        hidden: Hidden | None = None,
         rounding: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
+    ) -> Hidden:
         """Run blocks ``start..stop - 1`` (and the embeddings, from 0).
 
         Args:
-            batch: ``input_ids`` and ``attention_mask``, [b, s].
+            batch: what the model takes.
             stop: at least ``max(1, start)``; equal to ``start`` gives ``hidden`` back.
             start: 0, or the boundary that ``hidden`` is of.
-            hidden: [b, s, h] what the blocks below ``start`` put out.
+            hidden: what the blocks below ``start`` put out.
             rounding: of what each block puts out; None: none.
 
         Returns:
-            [b, s, h] hidden states at boundary ``stop``, in the blocks' own dtype or rounding's.
+            Hidden states at boundary ``stop``, in the blocks' own dtype or rounding's.
         """
         if start and start == stop:
             assert hidden is not None
             return hidden
-        caught: list[Tensor] = []
+        caught: dict[str, Tensor] = {}
 
         def catch(_module: nn.Module, _args: Any, output: Any) -> None:
-            caught.append(first_output(output))
+            caught.update(self._named(output))
 
         def round_output(_module: nn.Module, _args: Any, output: Any) -> Any:
             assert rounding is not None
-            return self._as_block_output(rounding(first_output(output)))
+            rounded = {name: rounding(values) for name, values in self._named(output).items()}
+            return self._with(output, rounded)
 
         with ExitStack() as stack:
+            stack.enter_context(evaluating(*self._again))
             for block in self.blocks[start:stop] if rounding else []:
                 stack.callback(block.register_forward_hook(round_output).remove)
             below = self._handing_out(range(start), hidden)
@@ -160,40 +200,57 @@ class SplitModel:
             stack.enter_context(replaced_forwards(below | above))
             handle = self.blocks[stop - 1].register_forward_hook(catch)
             stack.callback(handle.remove)
-            self.model.base_model(**batch)
-        return caught[0]
+            self._body(**taken_by(self._body, batch))
+        return caught
 
-    def logits(self, batch: Batch, start: int = 0, hidden: Tensor | None = None) -> Tensor:
+    def logits(self, batch: Batch, start: int = 0, hidden: Hidden | None = None) -> Tensor:
         """Run everything from boundary ``start`` on.
 
         Args:
-            batch: ``input_ids`` and ``attention_mask``, [b, s].
+            batch: what the model takes.
             start: 0 for the whole model, or the boundary that ``hidden`` is of.
-            hidden: [b, s, h].
+            hidden: at that boundary.
 
         Returns:
-            [b, c] float32.
+            Float32; [b, c] of a classifier.
         """
         below = self._handing_out(range(start), hidden)
         with replaced_forwards(below | self._at_pooled_position(batch)):
-            logits: Tensor = self.model(**batch).logits
+            logits = logits_of(self.model(**batch))
         return logits.float()
 
-    def _handing_out(self, indices: range, hidden: Tensor | None) -> dict[nn.Module, Forward]:
+    def _handing_out(self, indices: range, hidden: Hidden | None) -> dict[nn.Module, Forward]:
         """Forwards of blocks that give ``hidden`` for their output; without it, their input.
 
         With it, the module that feeds block 0 gives it too, so that it costs nothing.
         """
+        outputs = self._stack.outputs
+        make = self.blocks[0].forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            given = args[0] if args else kwargs["hidden_states"]
-            output = given if hidden is None else hidden
-            return self._as_block_output(output)
+            if len(outputs) == 1:
+                given = {HIDDEN_STATES: args[0] if args else kwargs[HIDDEN_STATES]}
+            else:
+                given = self._given(args, kwargs)
+            return self._output_of({**given, **(hidden or {})})
+
+        def forward_first(*args: Any, **kwargs: Any) -> Any:
+            """Beside the hidden states, what is the same for all examples, made from one."""
+            count = len(args[0] if args else kwargs[HIDDEN_STATES])
+            with torch.no_grad():
+                made = make(
+                    *(_of_one(value, count) for value in args),
+                    **{name: _of_one(value, count) for name, value in kwargs.items()},
+                )
+            named = {name: made[outputs[name]] for name in outputs}
+            return self._output_of({**named, **(hidden or {})})
 
         forwards = {self.blocks[i]: forward for i in indices}
+        if hidden is not None and len(outputs) > len(self.widths):
+            forwards[self.blocks[0]] = forward_first
         if hidden is not None and self._entry is not None:
             # What block 0 would get is not looked at: the embeddings need not be computed.
-            forwards[self._entry] = lambda *_args, **_kwargs: hidden
+            forwards[self._entry] = lambda *_args, **_kwargs: hidden[HIDDEN_STATES]
         return forwards
 
     def _at_pooled_position(self, batch: Batch) -> dict[nn.Module, Forward]:
@@ -203,118 +260,58 @@ class SplitModel:
         forward = self.pooled.at(self.pooled.positions(batch))
         return {self.blocks[-1]: lambda *args, **kw: self._as_block_output(forward(*args, **kw))}
 
+    def _given(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """What a block gets of what blocks hand on, by name."""
+        given = self._arguments.bind(*args, **kwargs).arguments
+        first = next(iter(given.values()))
+        return {name: given.get(name) for name in self._stack.outputs} | {HIDDEN_STATES: first}
+
+    def _named(self, output: Any) -> dict[str, Tensor]:
+        """The hidden states of what a block put out."""
+        if self._stack.num_outputs is None:
+            return {HIDDEN_STATES: first_output(output)}
+        return {name: output[self._stack.outputs[name]] for name in self.widths}
+
+    def _with(self, output: Any, hidden: Hidden) -> Any:
+        """What a block put out, with other hidden states."""
+        if self._stack.num_outputs is None:
+            return hidden[HIDDEN_STATES]
+        outputs = list(output)
+        for name, values in hidden.items():
+            outputs[self._stack.outputs[name]] = values
+        return tuple(outputs)
+
+    def _output_of(self, named: Mapping[str, Any]) -> Any:
+        """As a block puts it out: in some architectures a tuple, hidden states first."""
+        return self._with([None] * (self._stack.num_outputs or 1), named)
+
     def _as_block_output(self, hidden: Tensor) -> Any:
-        """Some architectures' blocks put out a tuple, hidden states first."""
-        if self._tuple_size is None:
-            return hidden
-        return (hidden, *[None] * (self._tuple_size - 1))
+        return self._output_of({HIDDEN_STATES: hidden})
 
 
-@dataclass
-class _Found:
-    blocks: list[nn.Module]
-    before: list[nn.Module]
-    below_first: list[nn.Parameter]
-    tuple_size: int | None
-    entry: nn.Module | None
+def _of_one(value: Any, count: int) -> Any:
+    """Of an argument of a block, what belongs to the first of ``count`` examples."""
+    if isinstance(value, tuple):
+        return tuple(_of_one(part, count) for part in value)
+    is_theirs = isinstance(value, Tensor) and value.ndim and len(value) == count
+    return value[:1] if is_theirs else value
 
 
-def _find_blocks(model: Any) -> _Found:
-    """Watch one forward pass: the largest chain of like modules, each fed by the one before."""
-    name = type(model).__name__
-    if model.config.is_encoder_decoder:
-        raise ModelError(f"{name} has an encoder and a decoder; choose a model with one of them")
-    rows = [
-        list(module)
-        for module in model.base_model.modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) >= 2
-        and len({type(block) for block in module}) == 1
-        and any(True for _ in module[0].parameters())
-    ]
-    trace = _trace(model)
-    chains = [row for row in rows if trace.is_chain(row)]
-    if not chains:
-        raise ModelError(
-            f"no row of transformer blocks found in {name}: blocks must stand in "
-            "a ModuleList of two or more, share no weights, and run once each, one feeding the "
-            "next. Choose another model."
-        )
-    blocks = max(chains, key=lambda row: sum(p.numel() for b in row for p in b.parameters()))
-    first = trace.started.index(blocks[0])
-    before = [module for module in trace.started[:first] if not _holds(module, blocks[0])]
-    output = trace.outputs[blocks[0]]
-    tuple_size = len(output) if isinstance(output, tuple) else None
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    outside = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    # By gradient, not by order of calls: some models read a weight without calling its module.
-    gradients = torch.autograd.grad(first_output(output).sum(), outside, allow_unused=True)
-    below_first = [
-        p for p, gradient in zip(outside, gradients, strict=True) if gradient is not None
-    ]
-    return _Found(blocks, before, below_first, tuple_size, _entry(before, trace, blocks[0]))
-
-
-def _entry(before: list[nn.Module], trace: "_Trace", first: nn.Module) -> nn.Module | None:
-    """The outermost module that puts out nothing but what block 0 takes, if there is one."""
-    return next((m for m in before if trace.outputs.get(m) is trace.inputs[first]), None)
-
-
-@dataclass
-class _Trace:
-    started: list[nn.Module]
-    inputs: dict[nn.Module, Any]
-    outputs: dict[nn.Module, Any]
-
-    def is_chain(self, row: list[nn.Module]) -> bool:
-        if any(self.started.count(block) != 1 for block in row):
-            return False
-        return all(
-            self.inputs[after] is first_output(self.outputs[before])
-            for before, after in pairwise(row)
-        )
-
-
-def _trace(model: Any) -> _Trace:
-    trace = _Trace([], {}, {})
-
-    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
-        trace.started.append(module)
-        trace.inputs[module] = args[0] if args else kwargs.get("hidden_states")
-
-    def finish(module: nn.Module, _args: Any, output: Any) -> None:
-        trace.outputs[module] = output
-
-    device = next(model.parameters()).device
-    ids = torch.tensor([[1, 2, 3, 4]], device=device)
-    with ExitStack() as stack:
-        for module in model.modules():
-            before = module.register_forward_pre_hook(start, with_kwargs=True)
-            after = module.register_forward_hook(finish)
-            stack.callback(before.remove)
-            stack.callback(after.remove)
-        stack.enter_context(evaluating(model))
-        model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return trace
-
-
-def _holds(module: nn.Module, block: nn.Module) -> bool:
-    return module is not block and any(inner is block for inner in module.modules())
-
-
-def _parts(model: Any, found: _Found) -> dict[str, str]:
-    owners: dict[int, str] = {id(parameter): EMBEDDINGS for parameter in found.below_first}
-    for index, block in enumerate(found.blocks):
-        for parameter in block.parameters():
-            part = block_part(index)
+def _parts(model: Any, stack: Stack) -> dict[str, str]:
+    named = dict(model.named_parameters())
+    modules = dict(model.named_modules())
+    owners: dict[int, str] = {id(named[name]): EMBEDDINGS for name in stack.embeddings}
+    buffers: dict[int, str] = {
+        id(buffer): EMBEDDINGS for name in stack.before for buffer in modules[name].buffers()
+    }
+    for index, name in enumerate(stack.blocks):
+        part = block_part(index)
+        buffers |= {id(buffer): part for buffer in modules[name].buffers()}
+        for parameter in modules[name].parameters():
             if owners.setdefault(id(parameter), part) != part:
                 raise ModelError(
                     f"{type(model).__name__}: {owners[id(parameter)]} and {part} share weights, "
                     "so one cannot be frozen without the other. Choose another model."
                 )
-    parts = {name: owners.get(id(p), HEAD) for name, p in model.named_parameters()}
-    blocks = {id(b): block_part(i) for i, block in enumerate(found.blocks) for b in block.buffers()}
-    before = {id(buffer) for module in found.before for buffer in module.buffers()}
-    for name, buffer in model.named_buffers():
-        parts[name] = blocks.get(id(buffer), EMBEDDINGS if id(buffer) in before else HEAD)
-    return parts
+    parts = {name: owners.get(id(p), HEAD) for name, p in named.items()}
+    return parts | {name: buffers.get(id(b), HEAD) for name, b in model.named_buffers()}

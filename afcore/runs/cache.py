@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
-from afcore.activations.codec import canonical_lineage, lineages_below, row_bytes
+from afcore.activations.codec import canonical_lineage, lineages_below
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet
+from afcore.activations.sets import ActivationSet, NewSet
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings
@@ -123,10 +123,10 @@ class RunCache:
             max_set_bytes=self._room_bytes(),
         )
         refusal = self._refused(boundary, weights, current)
-        build = self._should_build(boundary, current, choice) and refusal is None
-        read_from = current
-        if choice is not None and not choice.forecast.setup.read_boundary:
-            read_from = None
+        wanted = boundary if allowed.sets == "on" else read_boundary
+        if choice is not None:
+            wanted = choice.forecast.setup.read_boundary
+        read_from, build = current if wanted else None, wanted > read_boundary and refusal is None
         if build:
             read_from = self.next_source(boundary, weights, current)
         return EpochPlan(
@@ -154,17 +154,6 @@ class RunCache:
     ) -> SetReference:
         """The set at a grown boundary, when the current one is at hand."""
         return self._reference([*(current.lineage if current else []), boundary], weights)
-
-    def _should_build(
-        self, boundary: int, current: SetReference | None, choice: EpochChoice | None
-    ) -> bool:
-        """Whether to have the set at ``boundary`` before the next epoch."""
-        read_boundary = current.boundary if current else 0
-        if not self.allowed or boundary <= read_boundary:
-            return False
-        if choice is None:
-            return self.planner.allowed.sets == "on"
-        return choice.forecast.setup.read_boundary == boundary
 
     def _refused(
         self,
@@ -205,7 +194,7 @@ class RunCache:
         """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
         if source is None or self.held is None:
             return None
-        size = row_bytes(self.runner.hidden_size, self.runner.dtype)
+        size = self.runner.format.row_bytes
         self.held.fit(plan_layout(self._examples.lengths, row_bytes=size), size)
         return self.held.window
 
@@ -253,17 +242,20 @@ class RunCache:
         below: ActivationSet | None,
         check: Callable[[], None] = lambda: None,
     ) -> ActivationSet:
+        new = NewSet(
+            reference.folder,
+            reference.key,
+            self._recipe(reference.lineage, weights),
+            reference.lineage,
+            self._run.record.run_id,
+        )
         return materialize(
             self._run.storage,
-            reference.folder,
+            new,
             self.runner,
-            key=reference.key,
-            recipe=self._recipe(reference.lineage, weights),
-            lineage=reference.lineage,
-            source=below,
-            producer=self._run.record.run_id,
+            below,
             check=check,
-            held=self.held,
+            resident=self.held,
             group=self._group,
         )
 

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 
-from afcore.activations.codec import row_bytes
 from afcore.activations.materialize import PrefixRunner
 from afcore.config import CHOOSING_MODES, Config
 from afcore.errors import ConfigError
@@ -209,6 +208,8 @@ class RunPlanner:
         deadline, budget = workers.deadline_seconds, workers.budget_usd
         if self.allowed.mode not in CHOOSING_MODES or (deadline is None and budget is None):
             return
+        if self.profile is None:
+            return
         wanted = "budget_usd" if deadline is None else "deadline_seconds"
         traces = possible_traces(config, self._runner.split.num_blocks)
         if traces is None:
@@ -286,7 +287,7 @@ class RunPlanner:
         """What epoch ``epoch``, 1-based, goes through."""
         run, runner = self._run, self._runner
         lengths, batches = runner.examples.lengths, batches_of(run, runner.examples, epoch)
-        work = Work.of(lengths, batches, row_bytes(runner.hidden_size, runner.dtype))
+        work = Work.of(lengths, batches, runner.format.row_bytes)
         validation_tokens, test_tokens = self._scored_tokens
         return replace(
             work,

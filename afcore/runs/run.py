@@ -52,6 +52,7 @@ from afcore.model.pretrained import (
     load_tokenizer,
 )
 from afcore.model.split_model import Batch, SplitModel
+from afcore.model.stacks import ModelStructure
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
@@ -109,6 +110,7 @@ class RunRecord(BaseModel):
     precision: str
     versions: dict[str, str]
     uncacheable: str | None
+    structure: ModelStructure
 
 
 class TrackedAs(BaseModel):
@@ -213,7 +215,8 @@ class Run:
         return self._split(model.to(self.compute.device))
 
     def _split(self, model: Any) -> SplitModel:
-        return SplitModel(model, pool=self.config.training.pooled_last_block)
+        """Parts as they were found when the run was named: trying anew may find others."""
+        return SplitModel(model, structure=self.record.structure)
 
 
 def run_folder(run_id: str) -> str:
@@ -299,6 +302,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         precision=compute.precision,
         versions=versions,
         uncacheable=uncacheable,
+        structure=split.structure,
     )
 
 
@@ -315,7 +319,8 @@ def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Leas
 def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Run:
     """Begin the run, or go on with the training that was begun under this name.
 
-    Where to log and at what price may differ between attempts. The caller holds the run's lease.
+    Where to log and at what price may differ between attempts; what was found by trying the model
+    stays as it was found first. The caller holds the run's lease.
 
     Args:
         storage: where.
@@ -324,7 +329,9 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
     """
     known = _known_trainings(storage, record.run_id)
     if len(known) == 1 and not fresh:
-        record = record.model_copy(update={"training_id": known[0]})
+        record = record.model_copy(
+            update={"training_id": known[0], **_found_by_trying(storage, record.run_id)}
+        )
     elif known and not fresh:
         raise IntegrityError(
             f"the record {storage.uri(record_key(record.run_id))} is damaged, and {len(known)} "
@@ -334,6 +341,14 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
     for training_id in known if fresh else []:
         storage.delete_folder(f"{run_folder(record.run_id)}/{training_id}")
     return Run(storage, record)
+
+
+def _found_by_trying(storage: Storage, run_id: str) -> dict[str, Any]:
+    """What of the record might come out otherwise if it was tried again."""
+    run = find_run(storage, run_id, replaceable=True)
+    if run is None:
+        return {}
+    return {"structure": run.record.structure, "uncacheable": run.record.uncacheable}
 
 
 def _known_trainings(storage: Storage, run_id: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from afcore.distributed import WorkerGroup
-from afcore.model.split_model import Batch, SplitModel
+from afcore.model.split_model import Batch, Hidden, SplitModel
 
 __all__ = ["Suffix"]
 
@@ -51,7 +51,7 @@ class Suffix:
         )
         self._wrapped.register_comm_hook(dist.group.WORLD, self._reduce)
 
-    def logits(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
+    def logits(self, batch: Batch, boundary: int, hidden: Hidden | None) -> Tensor:
         """As :meth:`afcore.model.split_model.SplitModel.logits`."""
         if self._wrapped is None:
             return self._split.logits(batch, boundary, hidden)
@@ -78,6 +78,6 @@ class _Logits(nn.Module):
         self.model = split.model
         self._split = split
 
-    def forward(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
+    def forward(self, batch: Batch, boundary: int, hidden: Hidden | None) -> Tensor:
         """[b, c] float32."""
         return self._split.logits(batch, boundary, hidden)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from afcore.model.forwards import largest_difference
-from afcore.model.split_model import Batch, SplitModel
+from afcore.model.split_model import Batch, Hidden, SplitModel
 
 __all__ = ["HeadFeatures", "solve_head"]
 
@@ -41,13 +41,13 @@ class HeadFeatures:
         self.layer = layers[-1] if layers else None
 
     @torch.no_grad()
-    def take(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor | None:
+    def take(self, batch: Batch, boundary: int, hidden: Hidden | None) -> Tensor | None:
         """[b, f] float32 on the CPU; None when the logits are not this layer's of one position.
 
         Args:
             batch: ``input_ids`` and ``attention_mask``, [b, s].
             boundary: 0, or that of ``hidden``.
-            hidden: [b, s, h].
+            hidden: at that boundary.
         """
         if self.layer is None:
             return None

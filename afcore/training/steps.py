@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.activations.codec import round_block, round_hidden
+from afcore.activations.codec import round_block, round_boundary
 from afcore.activations.feed import HiddenFeed
 from afcore.distributed import WorkerGroup
 from afcore.errors import AutoFreezeError
 from afcore.model.compile import Backend, SuffixCompiler
-from afcore.model.split_model import Batch
+from afcore.model.split_model import Batch, Hidden
 from afcore.trainee import Trainee
 from afcore.training.data_parallel import Suffix
 from afcore.training.head import HeadFeatures, solve_head
@@ -78,11 +78,11 @@ class Steps:
         self._suffix.wrap()
         self.watch = Stopwatch(self._compute.device)
 
-    def shares(self) -> Iterator[tuple[int, npt.NDArray[np.int64], Tensor | None]]:
+    def shares(self) -> Iterator[tuple[int, npt.NDArray[np.int64], Hidden | None]]:
         """For each batch to come: its number from 1, its ids, the share's hidden states if fed."""
         first = len(self.done.steps)
         left = self._batches[first:]
-        hidden_states: Iterator[Tensor | None] = itertools.repeat(None)
+        hidden_states: Iterator[Hidden | None] = itertools.repeat(None)
         if self._feed is not None:
             hidden_states = self._feed.batches([self._group.share(ids) for ids in left])
         for number, ids in enumerate(left, start=first + 1):
@@ -92,7 +92,7 @@ class Steps:
                 self.done.activation_bytes_read += self._feed.batch_bytes(ids)
             yield number, ids, hidden
 
-    def backward(self, ids: npt.NDArray[np.int64], hidden: Tensor | None) -> Tensor:
+    def backward(self, ids: npt.NDArray[np.int64], hidden: Hidden | None) -> Tensor:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
         batch, labels, hidden = self._inputs(ids, hidden)
         self.watch.lap("prefix")
@@ -108,8 +108,8 @@ class Steps:
         return sum(losses[1:], start=losses[0])
 
     def _inputs(
-        self, ids: npt.NDArray[np.int64], hidden: Tensor | None
-    ) -> tuple[Batch, Tensor, Tensor | None]:
+        self, ids: npt.NDArray[np.int64], hidden: Hidden | None
+    ) -> tuple[Batch, Tensor, Hidden | None]:
         """This worker's share of a batch, its labels, and hidden states at the boundary."""
         boundary, share = self._state.freeze.boundary, self._group.share(ids)
         trainee = self._trainee
@@ -120,26 +120,24 @@ class Steps:
         return batch, labels, hidden
 
     def _backward(
-        self, batch: Batch, labels: Tensor, hidden: Tensor | None, part: slice, batch_size: int
+        self, batch: Batch, labels: Tensor, hidden: Hidden | None, part: slice, batch_size: int
     ) -> Tensor:
-        some = {name: values[part] for name, values in batch.items()}
+        some, states = _some(batch, part), None if hidden is None else _some(hidden, part)
         with self._compute.autocast():
-            logits = self._suffix.logits(
-                some, self._state.freeze.boundary, None if hidden is None else hidden[part]
-            )
+            logits = self._suffix.logits(some, self._state.freeze.boundary, states)
         weight = self._group.weight(batch_size, len(logits))
         loss = self._trainee.task.loss(logits, labels[part]) * weight
         loss.backward()
         return loss.detach()
 
-    def _run_prefix(self, batch: Batch, boundary: int, hidden: Tensor | None) -> Tensor:
+    def _run_prefix(self, batch: Batch, boundary: int, hidden: Hidden | None) -> Hidden:
         start, dtype = 0 if self._feed is None else self._feed.boundary, self._trainee.dtype
         if hidden is not None and boundary == start:
             return hidden
         with torch.no_grad(), self._compute.autocast():
             rounding = partial(round_block, dtype=dtype)
             hidden = self._split.hidden(batch, boundary, start, hidden, rounding)
-            return round_hidden(hidden, dtype)
+            return round_boundary(hidden, dtype)
 
     def solve_head(self) -> None:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
@@ -199,6 +197,11 @@ class Steps:
         done.train_seconds = done.read_seconds + done.prefix_seconds + done.suffix_seconds
         done.bytes_reduced += self._suffix.bytes_reduced
         return done
+
+
+def _some(named: Batch, part: slice) -> Batch:
+    """Of a batch, or of its hidden states, some of the examples."""
+    return {name: values[part] for name, values in named.items()}
 
 
 class Losses:

@@ -17,10 +17,9 @@ from afcore.activations import sets as sets_module
 from afcore.activations.building import build_lease, evict, open_or_build
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
-from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
-from tests.training_setup import make_split, make_trainee
+from tests.training_setup import make_split, make_trainee, new_set
 
 FOLDER = "activations/some-key"
 ROOT = Path(__file__).parent.parent.parent
@@ -48,13 +47,8 @@ def want(storage: Storage, run: str) -> tuple[ActivationSet, bool, float]:
         FOLDER,
         lambda check: materialize(
             storage,
-            FOLDER,
+            new_set(FOLDER, producer=run),
             runner,
-            key=RecipeDigest("k"),
-            recipe={},
-            lineage=[2],
-            source=None,
-            producer=run,
             check=check,
         ),
         what="activations@2",
@@ -195,11 +189,7 @@ def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(
                 f"{FOLDER}/build/000002.json", local_storage.get(f"{FOLDER}/build/000001.json")
             )
             other = PrefixRunner(make_trainee(make_split()))
-            key = RecipeDigest("k")
-            materialize(
-                *(local_storage, FOLDER, other),
-                **{"key": key, "recipe": {}, "lineage": [2], "source": None, "producer": "other"},
-            )
+            materialize(local_storage, new_set(FOLDER, producer="other"), other)
             local_storage.delete_folder(f"{FOLDER}/build")
             local_storage.put(f"{FOLDER}/build/000002.json", b"")
             threading.Timer(

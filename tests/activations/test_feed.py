@@ -16,13 +16,14 @@ from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.activations.tiers import Budgets
 from afcore.data.order import epoch_batches, windowed_batches
-from afcore.digest import RecipeDigest
+from afcore.model.forwards import Hidden
 from afcore.storage.objects import Storage
 from tests.training_setup import (
     make_examples,
     make_split,
     make_state,
     make_trainee,
+    new_set,
     run_epochs,
 )
 
@@ -43,21 +44,16 @@ def build(
     held: ResidentShards | None = None,
     boundary: int = BOUNDARY,
 ) -> ActivationSet:
-    return materialize(
-        storage,
-        f"activations/{boundary}",
-        runner,
-        key=RecipeDigest("k"),
-        recipe={},
-        lineage=[boundary],
-        source=None,
-        producer="test",
-        held=held,
-    )
+    new = new_set(f"activations/{boundary}", [boundary])
+    return materialize(storage, new, runner, resident=held)
 
 
 def make_runner(dtype: Any = "bf16") -> PrefixRunner:
     return PrefixRunner(make_trainee(make_split(), make_examples(80), dtype=dtype))
+
+
+def same(one: Hidden, other: Hidden) -> bool:
+    return torch.equal(one["hidden_states"], other["hidden_states"])
 
 
 def windowed(found: ActivationSet, window: int, epoch: int = 1) -> list[np.ndarray]:
@@ -92,12 +88,13 @@ def test_batches_are_the_same_from_every_tier(
     found = build(local_storage, runner)
     assert found.layout.num_shards >= (10 if dtype == "bf16" else 20)
     rows = runner.rows(np.arange(80), [BOUNDARY])
-    first = np.concatenate([[0], np.cumsum(runner.examples.lengths)])
+    first = np.concatenate([[0], np.cumsum(runner.lengths)])
     held = ResidentShards(Budgets(*TIERS[tiers]), store_is_local=False)
     feed = HiddenFeed(found, runner, held, window=2)
     batches = windowed(found, 2)
     seen = 0
-    for ids, hidden in zip(batches, feed.batches(batches), strict=True):
+    for ids, named in zip(batches, feed.batches(batches), strict=True):
+        hidden = named["hidden_states"]
         assert hidden.dtype == torch.float32
         for example, states in zip(ids, hidden, strict=True):
             expected = rows[first[example] : first[example + 1]]
@@ -118,7 +115,8 @@ def test_all_tiers_give_the_same_bits(local_storage: Storage) -> None:
     given = []
     for budgets in TIERS.values():
         held = ResidentShards(Budgets(*budgets), store_is_local=False)
-        given.append(list(HiddenFeed(found, runner, held, window=2).batches(batches)))
+        feed = HiddenFeed(found, runner, held, window=2)
+        given.append([hidden["hidden_states"] for hidden in feed.batches(batches)])
     for other in given[1:]:
         assert all(torch.equal(a, b) for a, b in zip(given[0], other, strict=True))
 
@@ -159,8 +157,8 @@ def test_a_set_just_built_is_not_read_back(storage: Storage) -> None:
     assert storage.usage.bytes_read == before
     upper = build(storage, runner, held, boundary=3)
     assert torch.equal(
-        HiddenFeed(upper, runner, held).batch(np.arange(80)),
-        HiddenFeed(upper, runner).batch(np.arange(80)),
+        HiddenFeed(upper, runner, held).batch(np.arange(80))["hidden_states"],
+        HiddenFeed(upper, runner).batch(np.arange(80))["hidden_states"],
     )
 
 
@@ -183,7 +181,7 @@ def test_a_damaged_shard_is_mended_amid_an_epoch(
     with caplog.at_level(logging.WARNING):
         given += list(states)
     assert name in caplog.text
-    assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
+    assert all(same(a, b) for a, b in zip(given, expected, strict=True))
     assert any(training)
     assert [module.training for module in runner.split.model.modules()] == training
     again = open_set(local_storage, found.folder)
@@ -221,4 +219,7 @@ def test_an_order_that_was_planned_for_memory_is_kept_without_it(
     feed = HiddenFeed(found, runner, held)
     assert "slow" in caplog.text
     assert set(feed.tier_bytes) == {"host memory", "local disk"}
-    assert all(torch.equal(a, b) for a, b in zip(feed.batches(batches), expected, strict=True))
+    assert all(
+        torch.equal(a["hidden_states"], b["hidden_states"])
+        for a, b in zip(feed.batches(batches), expected, strict=True)
+    )

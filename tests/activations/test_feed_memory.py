@@ -16,7 +16,9 @@ import numpy as np, torch, transformers
 from functools import partial
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.materialize import PrefixRunner
-from afcore.activations.sets import ActivationWriter
+from afcore.activations.codec import RowFormat
+from afcore.activations.sets import ActivationWriter, NewSet
+from afcore.tasks.text_classification import inputs_of
 from afcore.model.split_model import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import windowed_batches
@@ -53,13 +55,14 @@ config = transformers.BertConfig(
 split = SplitModel(transformers.BertForSequenceClassification(config))
 compute = Compute(torch.device("cpu"), "fp32")
 storage = Storage(sys.argv[1])
-writer = ActivationWriter(storage, "set", lengths, hidden, "bf16")
+new = NewSet("set", RecipeDigest("k"), {{}}, [1], "test")
+writer = ActivationWriter(storage, new, lengths, RowFormat("bf16", split.widths))
 for shard in range(writer.layout.num_shards):
     rows = rng.integers(0, 2**15, (writer.layout.num_rows(shard), hidden), dtype=np.uint16)
     rows &= 0x3FFF  # small numbers in bf16
     writer.write_shard(shard, rows)
 del rows
-found = writer.commit(RecipeDigest("k"), 1, [1], {{}}, "test")
+found = writer.commit()
 split.set_training(1)
 state = TrainingState(SuffixOptimizer(split, learning_rate=1e-4, weight_decay=0.0), FreezeState(1))
 trainee = Trainee(split, TextClassification(["a", "b"], 0), examples, compute, "bf16")

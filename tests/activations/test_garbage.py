@@ -11,11 +11,12 @@ import pytest
 
 from afcore.activations import garbage
 from afcore.activations.building import build_lease
+from afcore.activations.codec import RowFormat
 from afcore.activations.garbage import collect_garbage
 from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets
-from afcore.digest import RecipeDigest
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
+from tests.training_setup import new_set
 
 DAY = 86400.0
 PRETRAINED = {"embeddings": "e", "block.000": "b"}
@@ -26,12 +27,12 @@ def write_set(
     storage: Storage, folder: str, *runs: str, commit: bool = True, weights: Any = PRETRAINED
 ) -> ActivationSet | None:
     """Five rows of eight bytes, used by ``runs``."""
-    writer = ActivationWriter(storage, folder, np.asarray([2, 3]), 4, "bf16")
+    new = new_set(folder, [1], "k" * 64, {"weights": weights}, "r")
+    writer = ActivationWriter(storage, new, np.asarray([2, 3]), RowFormat("bf16", {"h": 4}))
     writer.write_shard(0, np.zeros((5, 4), np.uint16))
     if not commit:
         return None
-    recipe = {"weights": weights}
-    found = writer.commit(RecipeDigest("k" * 64), 1, [1], recipe, "r")
+    found = writer.commit()
     for run in runs:
         found.record_use(run, f"runs/{run}")
     return found

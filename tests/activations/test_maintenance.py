@@ -1,16 +1,18 @@
 import numpy as np
 
+from afcore.activations.codec import RowFormat
 from afcore.activations.maintenance import describe_sets, verify_sets
 from afcore.activations.sets import ActivationSet, ActivationWriter
-from afcore.digest import RecipeDigest
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
+from tests.training_setup import new_set
 
 
 def write_set(storage: Storage, folder: str) -> ActivationSet:
-    writer = ActivationWriter(storage, folder, np.asarray([2, 3]), 4, "bf16")
+    new = new_set(folder, [1, 2], "k" * 64)
+    writer = ActivationWriter(storage, new, np.asarray([2, 3]), RowFormat("bf16", {"h": 4}))
     writer.write_shard(0, np.zeros((5, 4), np.uint16))
-    return writer.commit(RecipeDigest("k" * 64), 2, [1, 2], {}, "r")
+    return writer.commit()
 
 
 def test_sets_are_described(local_storage: Storage) -> None:

@@ -13,10 +13,8 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set
 from afcore.compute import Compute
-from afcore.data.prepare import Examples
-from afcore.digest import RecipeDigest
 from afcore.storage.objects import Storage
-from tests.training_setup import CPU_FP32, TASK, make_split, make_trainee
+from tests.training_setup import CPU_FP32, make_split, make_trainee, new_set
 
 BF16 = Compute(torch.device("cpu"), "bf16")
 
@@ -32,27 +30,19 @@ def build(
     source: ActivationSet | None = None,
     folder: str | None = None,
 ) -> ActivationSet:
-    return materialize(
-        storage,
-        f"activations/{folder or '-'.join(map(str, lineage))}",
-        runner,
-        key=RecipeDigest("k"),
-        recipe={},
-        lineage=lineage,
-        source=source,
-        producer="a-run",
-    )
+    name = folder or "-".join(map(str, lineage))
+    return materialize(storage, new_set(f"activations/{name}", lineage), runner, source)
 
 
 def recompute(runner: PrefixRunner, ids: np.ndarray, boundary: int) -> torch.Tensor:
-    batch, _ = TASK.collate(runner.examples, ids, torch.device("cpu"))
+    batch = runner.trainee.inputs(ids)
     runner.split.model.eval()
     with torch.no_grad():
         hidden = runner.split.hidden(
             batch, boundary, rounding=partial(round_block, dtype=runner.dtype)
         )
-        hidden = round_hidden(hidden, runner.dtype)
-    return hidden * batch["attention_mask"].unsqueeze(-1)
+        states = round_hidden(hidden["hidden_states"], runner.dtype)
+    return states * batch["attention_mask"].unsqueeze(-1)
 
 
 # As batches differ, the last bit of fp32 may; then a value may round the other way, by one step.
@@ -61,11 +51,11 @@ def test_cached_and_recomputed_agree(storage: Storage, dtype: Any, tolerance: fl
     runner = make_runner(dtype)
     feed = HiddenFeed(build(storage, runner, [2]), runner)
     ids = np.asarray([5, 0, 39, 17])
-    difference = (feed.batch(ids) - recompute(runner, ids, 2)).abs()
+    difference = (feed.batch(ids)["hidden_states"] - recompute(runner, ids, 2)).abs()
     assert float(difference.max()) < tolerance
     assert float((difference > 1e-5).float().mean()) < 0.01
     row = {"fp32": 128, "bf16": 64, "int8": 36}[dtype]
-    assert feed.batch_bytes(ids) == runner.examples.lengths[ids].sum() * row
+    assert feed.batch_bytes(ids) == runner.lengths[ids].sum() * row
 
 
 def test_a_set_is_built_from_the_one_below(local_storage: Storage) -> None:
@@ -73,7 +63,7 @@ def test_a_set_is_built_from_the_one_below(local_storage: Storage) -> None:
     lower = build(local_storage, runner, [1])
     upper = build(local_storage, runner, [1, 3], source=lower)
     ids = np.arange(40)
-    difference = HiddenFeed(upper, runner).batch(ids) - recompute(runner, ids, 3)
+    difference = HiddenFeed(upper, runner).batch(ids)["hidden_states"] - recompute(runner, ids, 3)
     assert float(difference.abs().max()) < 1e-5
     assert upper.manifest.lineage == [1, 3]
 
@@ -107,12 +97,12 @@ def test_a_damaged_shard_is_computed_again(
     runner = make_runner(dtype, compute)
     found = build(local_storage, runner, [1, 3], source=build(local_storage, runner, [1]))
     ids = np.arange(40)
-    before = HiddenFeed(found, runner).batch(ids)
+    before = HiddenFeed(found, runner).batch(ids)["hidden_states"]
     name = found.manifest.shards[0].name
     key = f"{found.folder}/{name}/c/0/0"
     local_storage.put(key, b"torn")
     with caplog.at_level(logging.WARNING):
-        after = HiddenFeed(found, runner).batch(ids)
+        after = HiddenFeed(found, runner).batch(ids)["hidden_states"]
     assert name in caplog.text
     assert torch.equal(after, before)
     again = open_set(local_storage, found.folder)
@@ -122,9 +112,8 @@ def test_a_damaged_shard_is_computed_again(
 
 def test_rows_come_out_in_the_order_asked_for() -> None:
     runner = make_runner()
-    examples: Examples = runner.examples
     ids = np.asarray([7, 2, 31])
     rows = runner.rows(ids, [2])
     one = runner.rows(np.asarray([2]), [2])
-    start = examples.lengths[7]
+    start = runner.lengths[7]
     np.testing.assert_allclose(rows[start : start + len(one)], one, atol=1e-5)

@@ -15,15 +15,20 @@ from zarr.storage import FsspecStore, LocalStore
 
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
-from afcore.activations.codec import STORED_AS, row_width
+from afcore.activations.codec import STORED_AS, RowFormat, row_width
 from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets, open_set
-from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError, StorageFullError
 from afcore.storage.objects import Storage
+from tests.training_setup import new_set
 
 FOLDER = "activations/some-key"
 LENGTHS = np.asarray([3, 1, 7, 2, 2, 5, 9, 4])
 HIDDEN = 4
+NEW = new_set(FOLDER, [2], "key", {"some": "recipe"})
+
+
+def row_format(dtype: Any) -> RowFormat:
+    return RowFormat(dtype, {"hidden_states": HIDDEN})
 
 
 def row_values(lengths: np.ndarray, dtype: Any = "bf16") -> list[np.ndarray]:
@@ -36,7 +41,7 @@ def row_values(lengths: np.ndarray, dtype: Any = "bf16") -> list[np.ndarray]:
 def write(
     storage: Storage, lengths: np.ndarray = LENGTHS, dtype: Any = "bf16", commit: bool = True
 ) -> ActivationSet | None:
-    writer = ActivationWriter(storage, FOLDER, lengths, HIDDEN, dtype)
+    writer = ActivationWriter(storage, NEW, lengths, row_format(dtype))
     values = row_values(lengths, dtype)
     for shard in range(writer.layout.num_shards):
         writer.write_shard(
@@ -44,7 +49,7 @@ def write(
         )
     if not commit:
         return None
-    return writer.commit(RecipeDigest("key"), 2, [2], {"some": "recipe"}, "a-run")
+    return writer.commit()
 
 
 def read_example(found: ActivationSet, example: int) -> np.ndarray:
@@ -121,9 +126,9 @@ def test_without_a_manifest_there_is_no_set(storage: Storage) -> None:
 
 
 def test_a_set_with_a_shard_unwritten_is_not_committed(local_storage: Storage) -> None:
-    writer = ActivationWriter(local_storage, FOLDER, LENGTHS, HIDDEN, "bf16")
+    writer = ActivationWriter(local_storage, NEW, LENGTHS, row_format("bf16"))
     with pytest.raises(ValueError, match=r"0 of \d shards"):
-        writer.commit(RecipeDigest("key"), 2, [2], {}, "a-run")
+        writer.commit()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,7 @@ def test_a_set_with_a_shard_unwritten_is_not_committed(local_storage: Storage) -
 def test_rows_of_another_shape_or_type_are_refused(
     local_storage: Storage, rows: np.ndarray, message: str
 ) -> None:
-    writer = ActivationWriter(local_storage, FOLDER, LENGTHS, HIDDEN, "bf16")
+    writer = ActivationWriter(local_storage, NEW, LENGTHS, row_format("bf16"))
     with pytest.raises(ValueError, match=message):
         writer.write_shard(0, rows)
 
@@ -145,13 +150,13 @@ def test_of_two_writers_the_first_to_commit_wins(storage: Storage) -> None:
     barrier, found = threading.Barrier(2), []
 
     def work() -> None:
-        writer = ActivationWriter(storage, FOLDER, LENGTHS, HIDDEN, "bf16")
+        writer = ActivationWriter(storage, NEW, LENGTHS, row_format("bf16"))
         values = row_values(LENGTHS)
         for shard in range(writer.layout.num_shards):
             ids = writer.layout.examples(shard)
             writer.write_shard(shard, np.concatenate([values[i] for i in ids]))
         barrier.wait()
-        found.append(writer.commit(RecipeDigest("key"), 2, [2], {}, "a-run"))
+        found.append(writer.commit())
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:

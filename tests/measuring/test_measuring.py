@@ -11,7 +11,7 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.activations.sets import list_sets
 from afcore.data.order import epoch_batches
 from afcore.measuring import step_seconds
-from afcore.measuring.least_squares import fit_seconds
+from afcore.measuring.least_squares import fit_terms
 from afcore.measuring.step_seconds import _fit_prefix, _fit_suffix, _Point, measure_steps
 from afcore.measuring.store_speed import probe_bandwidths
 from afcore.model.split_model import SplitModel
@@ -163,15 +163,16 @@ def test_the_fit_finds_what_made_the_times() -> None:
 
 
 def test_a_step_that_was_held_up_hardly_counts() -> None:
-    rows = [[1.0, float(tokens)] for tokens in range(100, 1000, 100)]
-    seconds = [0.1 + tokens / 1000 for _, tokens in rows]
+    tokens = range(100, 1000, 100)
+    seconds = [0.1 + count / 1000 for count in tokens]
     seconds[4] *= 5
-    step, token = fit_seconds(rows, seconds)
-    assert step + 500 * token == pytest.approx(0.6, rel=0.05)
+    found = fit_terms({"step": [1.0] * 9, "token": tokens}, seconds)
+    assert found["step"] + 500 * found["token"] == pytest.approx(0.6, rel=0.05)
 
 
 def test_no_term_is_negative() -> None:
-    assert min(fit_seconds([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]], [1.0, 3.0, 5.0])) >= 0
+    found = fit_terms({"step": [1.0] * 3, "token": [1.0, 2.0, 3.0]}, [1.0, 3.0, 5.0])
+    assert min(found.values()) >= 0
 
 
 @pytest.mark.parametrize("probe_bytes", [0, 2000, 2**20])

@@ -9,7 +9,9 @@ from torch import nn
 
 from afcore.errors import ModelError
 from afcore.model.checks import verify_pooled
-from afcore.model.pooled import find_pooled_block
+from afcore.model.find_pooling import find_pooling
+from afcore.model.pooled_block import PooledBlock
+from afcore.model.probing import probing_batch
 from afcore.model.split_model import SplitModel
 from tests.model.test_split_model import CONFIGS, build, ragged_batch
 
@@ -52,14 +54,17 @@ def test_outputs_and_gradients_are_those_of_the_whole(
     whole, pooled = (SplitModel(build(name), pool=pool) for pool in (False, True))
     assert whole.pooled is None
     assert pooled.pooled is not None
-    assert (pooled.pooled.projections is not None) == (name in WITHOUT_KEYS)
+    assert (pooled.pooled.pooling.projections is not None) == (name in WITHOUT_KEYS)
     if with_keys:
-        pooled.pooled = dataclasses.replace(pooled.pooled, projections=None)
+        keyed = dataclasses.replace(pooled.pooled.pooling, projections=None)
+        pooled.pooled = PooledBlock(pooled.blocks[-1], keyed)
     found = []
     for split in (whole, pooled):
         split.set_training(boundary)
         split.model.eval()
-        hidden = split.hidden(batch, boundary).detach() if boundary else None
+        hidden = None
+        if boundary:
+            hidden = {name: h.detach() for name, h in split.hidden(batch, boundary).items()}
         logits = split.logits(batch, boundary, hidden)
         logits.square().sum().backward()
         named = split.model.named_parameters()
@@ -88,10 +93,10 @@ def test_all_but_keys_and_values_is_computed_at_one_position(
     split.logits(batch)
     assert rows == {"below": [9], "last": [1], "pooler": [1]}
     assert split.pooled is not None
-    attention = split.blocks[-1].attention.self
-    assert split.pooled.idle_first == (attention.query,)
-    assert split.pooled.idle_second == (attention.key, attention.value)
-    assert split.pooled.projections == (attention.key, attention.value)
+    pooling = split.pooled.pooling
+    assert pooling.idle_first == ("attention.self.query",)
+    assert pooling.idle_second == ("attention.self.key", "attention.self.value")
+    assert pooling.projections == ("attention.self.key", "attention.self.value")
 
 
 @pytest.mark.parametrize("name", [n for n in POOLED if POSITIONS[n] != "first"])
@@ -147,7 +152,8 @@ def test_what_cannot_be_known_is_run_whole(change: Any, reason: str) -> None:
     model = build("gpt2")
     whole = SplitModel(model, pool=False)
     change(model)
-    assert find_pooled_block(model, whole.blocks[-1], lambda hidden: hidden) == (None, reason)
+    batch = probing_batch(model)
+    assert find_pooling(model, whole.blocks[-1], lambda hidden: hidden, batch) == (None, reason)
 
 
 def test_a_head_that_turns_out_to_read_elsewhere_is_refused(
@@ -156,6 +162,7 @@ def test_a_head_that_turns_out_to_read_elsewhere_is_refused(
     split = SplitModel(build("gpt2"))
     verify_pooled(split, batch, 1e-4)
     assert split.pooled is not None
-    object.__setattr__(split.pooled, "position", "last")
+    elsewhere = dataclasses.replace(split.pooled.pooling, position="last")
+    split.pooled = PooledBlock(split.blocks[-1], elsewhere)
     with pytest.raises(ModelError, match=r"Set training\.pooled_last_block to false"):
         verify_pooled(split, batch, 1e-4)

@@ -116,7 +116,7 @@ def test_a_worker_launches_none_though_the_profile_is_gone(
     following = cache.next_epoch(2, run.record.weights, None, trained, 1)
     assert len(measured) == 1
     assert (following.choice, following.num_workers) == (None, 1), "as many as there are"
-    assert not cache.should_build(2, None, None, last=False)
+    assert not following.build
     assert "profile.json is gone" in caplog.text
 
     assert decide_first_epoch(run) == first

@@ -45,6 +45,24 @@ def test_the_attention_kernel_is_recorded_and_used_again(tiny_config: dict[str, 
         assert run.architecture().model.config._attn_implementation == expected
 
 
+def test_how_the_last_block_is_run_is_found_once_and_read_afterwards(
+    tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried anew, on other weights or machines, a borderline model may come out otherwise."""
+    config = parse_config(tiny_config, source="test")
+    storage = Storage(config.store)
+    begin_run(storage, identify_run(config, storage))
+    monkeypatch.setattr("afcore.model.find_pooling._TOLERANCE", -1.0)  # nothing passes any more
+    tried_now = identify_run(config, storage)
+    assert tried_now.structure.pooling is None
+    begin_run(storage, tried_now)
+    run = open_run(config.store, tried_now.run_id)
+    assert run.record.structure.pooling is not None
+    for split in (run.architecture(), run.pretrained()):
+        assert split.structure == run.record.structure
+        assert split.pooled is not None
+
+
 @pytest.mark.parametrize(
     ("mode", "room", "in_name"),
     [

@@ -1,4 +1,4 @@
-"""What workers do in tests of the group."""
+"""What workers do in test_distributed."""
 
 import time
 

@@ -1,0 +1,191 @@
+"""The generic finder: watch one forward pass, and find the chain of like modules.
+
+Blocks stand in a ``ModuleList``, are of one class, run once each, and each gets what the one before
+put out. Which parameters below them are the embeddings is decided by gradient, not by the order of
+calls: some models read a weight without calling its module.
+
+What a block hands to the next one beside the hidden states (T5's bias of positions, which block 0
+makes) is found too: tensors of its output that are an argument of the next block.
+"""
+
+import inspect
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afcore.errors import ModelError
+from afcore.model.forwards import Batch, evaluating, first_output, taken_by
+from afcore.model.stacks import HIDDEN_STATES, Stack
+
+__all__ = ["chains_in", "find_by_tracing"]
+
+
+def find_by_tracing(model: Any, batch: Batch) -> list[Stack]:
+    """The chains of like modules in the base model, the largest first."""
+    return chains_in(model, model.base_model, batch)
+
+
+def chains_in(model: Any, body: nn.Module, batch: Batch) -> list[Stack]:
+    """The same in a part of the model.
+
+    Args:
+        model: with a head.
+        body: the part; run on its own, on what it takes of the batch.
+        batch: of two examples at least, all of one length.
+
+    Raises:
+        ModelError: when the body cannot be run on the batch.
+    """
+    rows = [
+        list(module)
+        for module in body.modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) >= 2
+        and len({type(block) for block in module}) == 1
+        and any(True for _ in module[0].parameters())
+    ]
+    trace = _trace(body, batch)
+    chains = [row for row in rows if trace.is_chain(row)]
+    chains.sort(key=lambda row: sum(p.numel() for b in row for p in b.parameters()), reverse=True)
+    return [_stack(model, body, batch, trace, row) for row in chains]
+
+
+@dataclass
+class _Trace:
+    started: list[nn.Module]
+    given: dict[nn.Module, dict[str, Any]]
+    outputs: dict[nn.Module, Any]
+
+    def is_chain(self, row: list[nn.Module]) -> bool:
+        if any(self.started.count(block) != 1 for block in row):
+            return False
+        return all(
+            _input(self.given[after]) is first_output(self.outputs[before])
+            for before, after in pairwise(row)
+        )
+
+
+def _input(given: dict[str, Any]) -> Any:
+    """The first argument: hidden states, whatever they are called."""
+    return next(iter(given.values()), None)
+
+
+def _trace(body: nn.Module, batch: Batch) -> _Trace:
+    trace = _Trace([], {}, {})
+
+    def start(module: nn.Module, args: Any, kwargs: Any) -> None:
+        trace.started.append(module)
+        trace.given[module] = _by_name(module, args, kwargs)
+
+    def finish(module: nn.Module, _args: Any, output: Any) -> None:
+        trace.outputs[module] = output
+
+    with ExitStack() as stack:
+        for module in body.modules():
+            before = module.register_forward_pre_hook(start, with_kwargs=True)
+            after = module.register_forward_hook(finish)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        stack.enter_context(evaluating(body))
+        try:
+            body(**taken_by(body, batch))
+        except Exception as error:  # whatever a model's own code raises
+            raise ModelError(
+                f"{type(body).__name__} cannot be run on a batch of {', '.join(batch)}: {error}"
+            ) from error
+    return trace
+
+
+def _by_name(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    if not args:
+        return {HIDDEN_STATES: kwargs.get(HIDDEN_STATES), **kwargs}
+    names = list(inspect.signature(module.forward).parameters)
+    named = names[: len(args)] if len(names) >= len(args) else [str(i) for i in range(len(args))]
+    return {**dict(zip(named, args, strict=True)), **kwargs}
+
+
+def _stack(
+    model: Any, body: nn.Module, batch: Batch, trace: _Trace, blocks: list[nn.Module]
+) -> Stack:
+    names = {module: name for name, module in model.named_modules()}
+    first = trace.started.index(blocks[0])
+    before = [
+        module
+        for module in dict.fromkeys(trace.started[:first])
+        if not any(inner is blocks[0] for inner in module.modules())
+    ]
+    later = set(trace.started[first:])
+    output = trace.outputs[blocks[0]]
+    entry = _entry(model, before, trace, blocks[0])
+    stack = Stack(
+        body=names[body],
+        blocks=tuple(names[block] for block in blocks),
+        embeddings=_below(model, blocks, first_output(output)),
+        before=tuple(names[module] for module in before),
+        again=tuple(names[module] for module in before if module in later),
+        entry=None if entry is None else names[entry],
+        num_outputs=len(output) if isinstance(output, tuple) else None,
+        widths={HIDDEN_STATES: first_output(output).shape[-1]},
+    )
+    return _with_handed_on(stack, body, batch, trace, blocks)
+
+
+def _below(model: Any, blocks: list[nn.Module], output: Tensor) -> tuple[str, ...]:
+    """Parameters outside the blocks that the first one's output depends on."""
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    outside = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in inside and parameter.requires_grad
+    }
+    gradients = torch.autograd.grad(
+        output.sum(), list(outside.values()), allow_unused=True, retain_graph=True
+    )
+    found = zip(outside, gradients, strict=True)
+    return tuple(name for name, gradient in found if gradient is not None)
+
+
+def _entry(
+    model: Any, before: list[nn.Module], trace: _Trace, first: nn.Module
+) -> nn.Module | None:
+    """The outermost module that puts out nothing but what block 0 takes, and runs only for that."""
+    given = _input(trace.given[first])
+    found = next((m for m in before if trace.outputs.get(m) is given), None)
+    if found is None:
+        return None
+    places = [m for _, m in model.named_modules(remove_duplicate=False) if m is found]
+    return found if len(places) == 1 and trace.started.count(found) == 1 else None
+
+
+def _with_handed_on(
+    stack: Stack, body: nn.Module, batch: Batch, trace: _Trace, blocks: list[nn.Module]
+) -> Stack:
+    """The stack with what its blocks hand on beside the hidden states."""
+    indices: dict[str, int] = {}
+    for block, after in pairwise(blocks):
+        output = trace.outputs[block]
+        for index, tensor in enumerate(output if isinstance(output, tuple) else ()):
+            if index and isinstance(tensor, Tensor):
+                indices |= {n: index for n, given in trace.given[after].items() if given is tensor}
+    if not indices:
+        return stack
+    widths = dict(stack.widths)
+    reasons = []
+    other = _trace(body, {name: values.flip(-1) for name, values in batch.items()})
+    for name, index in indices.items():
+        made = trace.outputs[blocks[0]][index]
+        positions = first_output(trace.outputs[blocks[0]]).shape[:2]
+        handed = all(trace.outputs[b][index] is trace.given[b].get(name) for b in blocks[1:])
+        if made.ndim == 3 and made.shape[:2] == positions:
+            widths[name] = made.shape[-1]
+        elif not handed or not torch.equal(made, other.outputs[blocks[0]][index]):
+            reasons.append(
+                f"its blocks hand on {name} {list(made.shape)}, which has no row at every position "
+                "and is not the same for all batches of a shape"
+            )
+    outputs = {**stack.outputs, **indices}
+    return replace(stack, outputs=outputs, widths=widths, unsplittable="; ".join(reasons) or None)

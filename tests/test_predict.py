@@ -243,9 +243,9 @@ def test_a_mistake_is_told_and_nothing_is_written(
     made = given(folder, tmp_path)
     arguments, options = made if isinstance(made, tuple) else (made, {})
     options = dict(options)
+    output = options.pop("output", "out.csv")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError) as caught:
-        output = options.pop("output", "out.csv")
         predict.predict_file(*arguments, output=output, columns=options)
     assert message in str(caught.value)
     assert "data.text" not in str(caught.value)

@@ -165,6 +165,7 @@ class _Epoch:
             group.check_same("code or data", [code_digest(), self._data.train.digest])
         if checkpoint is None:
             state = open_state(run, epoch, self._schedule.steps_in(epoch))
+            state.num_workers = group.count
             cache = self._cache(state.split)
             if self._launched is not None:
                 self._launch_seconds = time.time() - self._launched
@@ -269,11 +270,12 @@ class _Epoch:
         self, plan: EpochPlan, state: OpenState, cache: RunCache, trained: TrainedEpoch
     ) -> CheckpointRecord:
         """Save the parts; decide how to go on."""
-        run, epoch, group = self._run, self._epoch, self._group
-        freeze = state.training.freeze
+        run, epoch, freeze = self._run, self._epoch, state.training.freeze
         clock = time.perf_counter()
         further = self._launch_seconds + cache.seconds + trained.evaluate_seconds
         saved = state.save(run, epoch, self._attempt, trained, clock, further)
+        if (partial := state.partial) is not None and partial.num_workers != state.num_workers:
+            trained = trained.since(partial.trained)  # what so many took tells nothing of others
         stops = run.config.stops and freeze.settled
         following, error = None, None
         if epoch < run.config.training.num_epochs and not stops:
@@ -282,13 +284,10 @@ class _Epoch:
             source = source if source and source.boundary <= freeze.boundary else None
             following = cache.next_epoch(freeze.boundary, saved["parts"], source, trained, epoch)
         if plan.choice is not None and plan.choice.source is not None:
-            error = cache.planner.error(
-                epoch, plan.choice, trained, trained.train_seconds, group.count
-            )
+            error = cache.planner.error(epoch, plan.choice, trained, state.num_workers)
         return CheckpointRecord(
             **saved,
             attempt=self._attempt,
-            num_workers=group.count,
             launch_seconds=self._launch_seconds,
             build_seconds=cache.seconds,
             built_bytes=cache.bytes_written,

@@ -98,10 +98,12 @@ class EpochStart(_Record):
 class StateRecord(_Record):
     """The state after some or all steps of an epoch, and what was trained of it until then.
 
-    ``seconds`` are those of the epoch up to here, by attempt.
+    ``seconds`` are those of the epoch up to here, by attempt; ``num_workers`` trained it, the last
+    part of it where that was tried again on fewer.
     """
 
     epoch: int
+    num_workers: int
     step: int
     freeze: FreezeState
     parts: dict[str, ContentDigest]
@@ -133,7 +135,6 @@ class CheckpointRecord(StateRecord):
     """
 
     attempt: int
-    num_workers: int
     launch_seconds: float
     build_seconds: float
     built_bytes: int

@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-from afcore.tasks.main_score import MAIN_SCORES
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +11,7 @@ from afcore.config import load_config
 from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
+from afcore.tasks.scores import LOG_LOSS
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
 
@@ -75,7 +75,7 @@ def _headline(status: RunStatus) -> str:
 def epochs_table(status: RunStatus) -> Table:
     """One row an epoch."""
     record = status.record
-    main = MAIN_SCORES[record.config.training.score if record else "accuracy"]
+    main = record.config.main_score if record else LOG_LOSS
     table = Table("epoch", "committed", "reads", "set", title_justify="left")
     for column in ("workers", "boundary", "steps", "train s", "loss", f"validation {main.title}"):
         table.add_column(column, justify="right")

@@ -268,6 +268,35 @@ def replay_command(
         replay_report(report, policy, overrides or [], _wide())
 
 
+@app.command("show")
+def show_command(
+    wanted: Annotated[
+        str, typer.Argument(metavar="CONFIG|RUN_ID", help="YAML file, or how a run's id begins")
+    ],
+    store: Annotated[
+        str | None,
+        typer.Option(help=f"Root of the store. Default: CONFIG's; of a run's id {DEFAULT_STORE}"),
+    ] = None,
+    overrides: Overrides = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="From which statistics each decision came")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON")] = False,
+) -> None:
+    """Show what a run has done, epoch by epoch, what it would do next, and where all of it is.
+
+    The run may be at work, stopped, finished or damaged; nothing is changed, and nothing trained.
+    """
+    with _exit_codes():
+        from pipelines.cli_show import find_run_status, print_status
+
+        status = find_run_status(wanted, overrides or [], store, DEFAULT_STORE)
+        if as_json:
+            _console.print(status.model_dump_json(indent=1), markup=False, soft_wrap=True)
+        else:
+            print_status(status, _wide(), why)
+
+
 @app.command("simulate")
 def simulate_command(
     cluster: Annotated[

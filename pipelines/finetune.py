@@ -175,6 +175,7 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
             parent=parent_mlflow_run_id,
             parameters=config.model_dump(mode="json") | {"run_id": record.run_id},
         )
+        run.note_tracking(mlflow_run_id)
         try:
             if config.mode in PEER_MODES:
                 report = train_with_hf_trainer(

@@ -27,6 +27,7 @@ __all__ = [
     "load_moments",
     "load_sums",
     "load_weights",
+    "part_key",
     "save_checkpoint",
     "save_sums",
     "weight_digests",
@@ -72,8 +73,8 @@ def save_checkpoint(
             encoded[_MOMENTS + part] = save_tensors(moments[part])
         for name, data in encoded.items():
             digests[name] = content_digest(data)
-            if not storage.exists(_key(folder, digests[name])):
-                storage.put(_key(folder, digests[name]), data)
+            if not storage.exists(part_key(folder, digests[name])):
+                storage.put(part_key(folder, digests[name]), data)
                 written += len(data)
     _log.info("checkpoint: %.1f MB written", written / 1e6)
     return digests
@@ -83,7 +84,7 @@ def save_sums(storage: Storage, folder: str, sums: Mapping[str, Tensor]) -> Cont
     """Write the gradients that an unfinished interval has added up."""
     data = save_tensors({name: tensor.cpu().contiguous() for name, tensor in sums.items()})
     digest = content_digest(data)
-    storage.put(_key(folder, digest), data)
+    storage.put(part_key(folder, digest), data)
     return digest
 
 
@@ -136,7 +137,7 @@ def collect_parts(
     Returns:
         Bytes freed.
     """
-    named = {_key(folder, digest) for digests in keep for digest in digests.values()}
+    named = {part_key(folder, digest) for digests in keep for digest in digests.values()}
     freed = 0
     for key, num_bytes in storage.list(folder).items():
         if key not in named:
@@ -145,7 +146,8 @@ def collect_parts(
     return freed
 
 
-def _key(folder: str, digest: ContentDigest) -> str:
+def part_key(folder: str, digest: ContentDigest) -> str:
+    """Of a part in the store."""
     return f"{folder}/{digest}.safetensors"
 
 
@@ -169,7 +171,7 @@ def _group_moments(
 
 
 def _load(storage: Storage, folder: str, part: str, digest: ContentDigest) -> dict[str, Tensor]:
-    key = _key(folder, digest)
+    key = part_key(folder, digest)
     try:
         data = storage.get(key)
     except KeyError:

@@ -208,6 +208,8 @@ class RunPlanner:
         deadline, budget = workers.deadline_seconds, workers.budget_usd
         if self.allowed.mode not in CHOOSING_MODES or (deadline is None and budget is None):
             return
+        if self.profile is None:
+            return
         wanted = "budget_usd" if deadline is None else "deadline_seconds"
         traces = possible_traces(config, self._runner.split.num_blocks)
         if traces is None:

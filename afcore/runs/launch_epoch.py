@@ -51,7 +51,8 @@ def launch_epoch(
     if found is not None:
         return found
     workers = run.config.workers
-    planned = num_workers or _planned(run, epoch)
+    planned = _planned(run, epoch)  # also where it is not asked: it measures what is missing
+    planned = num_workers or planned
     count = workers_left(run.config, planned, tries)
     if count != planned:
         _log.warning("epoch %d: %d workers instead of the planned %d", epoch, count, planned)

@@ -33,7 +33,7 @@ from afcore.runs.records import (
     plan_of,
     record_of,
 )
-from afcore.runs.run import Run, find_run, read_record
+from afcore.runs.run import Run, find_run, read_record, result_key
 from afcore.runs.run_profile import read_profile
 from afcore.runs.spent import cost_outside, lost_seconds
 from afcore.runs.state import load_checkpoint
@@ -56,7 +56,7 @@ def finished_report(storage: Storage, run_id: str) -> RunReport | None:
     run = find_run(storage, run_id, replaceable=True)
     if run is None:
         return None
-    return read_record(storage, f"{run.folder}/result.json", RunReport, replaceable=True)
+    return read_record(storage, result_key(run), RunReport, replaceable=True)
 
 
 def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float) -> RunReport:
@@ -133,9 +133,7 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport) -> None:
     tracker.log_report(mlflow_run_id, report, report.epochs[-1].finished)
     # Before the record, after which nobody comes here again.
     tracker.finish(mlflow_run_id)
-    run.storage.put(
-        f"{run.folder}/result.json", report.model_dump_json(by_alias=True, indent=1).encode()
-    )
+    run.storage.put(result_key(run), report.model_dump_json(by_alias=True, indent=1).encode())
 
 
 def run_report(

@@ -68,6 +68,15 @@ class EpochPlan(_Record):
         """What it reads, as reported."""
         return f"activations@{self.read_from.boundary}" if self.read_from else "tokens"
 
+    def reasons(self) -> list[str]:
+        """Why it reads that, and why on so many workers, as far as measurements decided it."""
+        texts = list(self.notes)
+        if self.choice is not None and (text := self.choice.source_text()):
+            texts.append(text)
+        if self.choice is not None and self.choice.workers is not None:
+            texts.append(self.choice.workers.text())
+        return texts
+
 
 class EpochStart(_Record):
     """``started.json``: the epoch has begun; the order of its examples, reused on restart.

@@ -15,6 +15,7 @@
                                 profile.json  what was measured before epoch 1
                                 parts/      checkpoint parts by content
                                 activations/  sets of this run alone (cache.share: false)
+                                tracked.json  where MLflow has it
                                 result.json   the run is done
 
 The run id is the digest of all that decides the weights it ends with, so the same command finds
@@ -65,14 +66,20 @@ from afcore.trainee import Trainee
 __all__ = [
     "Run",
     "RunRecord",
+    "TrackedAs",
     "begin_run",
     "check_lease",
+    "decisive_settings",
     "find_run",
     "identify_run",
+    "lease_folder",
     "open_run",
     "read_record",
+    "record_key",
+    "result_key",
     "run_folder",
     "run_lease",
+    "trainings_of",
 ]
 
 _SPLIT_TOLERANCE = 1e-4
@@ -106,6 +113,16 @@ class RunRecord(BaseModel):
     structure: ModelStructure
 
 
+class TrackedAs(BaseModel):
+    """``tracked.json``: where MLflow has a training."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    experiment: str
+    mlflow_run_id: str
+
+
 @dataclass(frozen=True)
 class Run:
     """A run, open: its record and its store."""
@@ -132,6 +149,19 @@ class Run:
     def activations_folder(self) -> str:
         """Of activation sets this run may read and write."""
         return "activations" if self.config.cache.share else f"{self.folder}/activations"
+
+    @property
+    def tracked_key(self) -> str:
+        """Key of :class:`TrackedAs`."""
+        return f"{self.folder}/tracked.json"
+
+    def note_tracking(self, mlflow_run_id: str) -> None:
+        """Record where MLflow has this training; the caller holds the lease."""
+        tracking = self.config.tracking
+        tracked = TrackedAs(
+            uri=tracking.uri, experiment=tracking.experiment, mlflow_run_id=mlflow_run_id
+        )
+        self.storage.put(self.tracked_key, tracked.model_dump_json().encode())
 
     def epoch_key(self, epoch: int, name: str) -> str:
         """Key of an epoch's record, by its name."""
@@ -199,7 +229,8 @@ def lease_folder(run_id: str) -> str:
     return f"{run_folder(run_id)}/lease"
 
 
-def _record_key(run_id: str) -> str:
+def record_key(run_id: str) -> str:
+    """Key of :class:`RunRecord`."""
     return f"{run_folder(run_id)}/run.json"
 
 
@@ -245,7 +276,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         {
             "schema": 3,
             "numerics": _numerics(config),
-            "config": _decisive(config),
+            "config": decisive_settings(config),
             "architecture": forward_settings(architecture),
             "data": data.digest,
             "label_names": data.label_names,
@@ -275,6 +306,11 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     )
 
 
+def result_key(run: Run) -> str:
+    """Key of a finished run's report."""
+    return f"{run.folder}/result.json"
+
+
 def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Lease:
     """The right to work on a run; work began at ``since``."""
     return Lease(storage, lease_folder(run_id), f"run {run_id}", since)
@@ -298,10 +334,10 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
         )
     elif known and not fresh:
         raise IntegrityError(
-            f"the record {storage.uri(_record_key(record.run_id))} is damaged, and {len(known)} "
+            f"the record {storage.uri(record_key(record.run_id))} is damaged, and {len(known)} "
             "trainings lie beside it. Train anew with --fresh."
         )
-    storage.put(_record_key(record.run_id), record.model_dump_json().encode())
+    storage.put(record_key(record.run_id), record.model_dump_json().encode())
     for training_id in known if fresh else []:
         storage.delete_folder(f"{run_folder(record.run_id)}/{training_id}")
     return Run(storage, record)
@@ -318,15 +354,19 @@ def _found_by_trying(storage: Storage, run_id: str) -> dict[str, Any]:
 def _known_trainings(storage: Storage, run_id: str) -> list[str]:
     """The training that ``run.json`` names; where that is damaged, those that lie beside it."""
     try:
-        record = read_record(storage, _record_key(run_id), RunRecord)
+        record = read_record(storage, record_key(run_id), RunRecord)
         return [] if record is None else [record.training_id]
     except IntegrityError:
-        folder, lease = f"{run_folder(run_id)}/", f"{lease_folder(run_id)}/"
-        keys = [key for key in storage.list(run_folder(run_id)) if not key.startswith(lease)]
-        below = [key.removeprefix(folder).partition("/") for key in keys]
-        found = sorted({name for name, slash, _ in below if slash})
-        _log.warning("%s is damaged; making it anew", storage.uri(_record_key(run_id)))
-        return found
+        _log.warning("%s is damaged; making it anew", storage.uri(record_key(run_id)))
+        return trainings_of(storage, run_id)
+
+
+def trainings_of(storage: Storage, run_id: str) -> list[str]:
+    """Ids of the trainings that lie in a run's folder."""
+    folder, lease = f"{run_folder(run_id)}/", f"{lease_folder(run_id)}/"
+    keys = [key for key in storage.list(run_folder(run_id)) if not key.startswith(lease)]
+    below = [key.removeprefix(folder).partition("/") for key in keys]
+    return sorted({name for name, slash, _ in below if slash})
 
 
 def find_run(storage: Storage, run_id: str, *, replaceable: bool = False) -> Run | None:
@@ -335,7 +375,7 @@ def find_run(storage: Storage, run_id: str, *, replaceable: bool = False) -> Run
     Raises:
         IntegrityError: when its record is damaged.
     """
-    record = read_record(storage, _record_key(run_id), RunRecord, replaceable=replaceable)
+    record = read_record(storage, record_key(run_id), RunRecord, replaceable=replaceable)
     return None if record is None else Run(storage, record)
 
 
@@ -388,7 +428,7 @@ def read_record(
         raise IntegrityError(f"{what}. Train anew with --fresh.") from error
 
 
-def _decisive(config: Config) -> dict[str, Any]:
+def decisive_settings(config: Config) -> dict[str, Any]:
     """The settings that decide the weights a run ends with, or what it is charged for."""
     sections = {"mode", "task", "training"}
     if config.mode in PEER_MODES:

@@ -34,7 +34,8 @@ def autofreeze(*arguments: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["predict"], ["compare"], ["plan"], ["cache"], ["cache", "gc"]]
+    "command",
+    [[], ["run"], ["predict"], ["compare"], ["plan"], ["show"], ["cache"], ["cache", "gc"]],
 )
 def test_help_is_quick_and_says_what_there_is(command: list[str]) -> None:
     done = subprocess.run(

@@ -1,0 +1,162 @@
+"""``autofreeze show``: what a run has done, epoch by epoch, what comes next, and why."""
+
+import json
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from afcore.config import load_config
+from afcore.freezing.policy import Interval
+from afcore.runs.show import EpochStatus, RunStatus, find_status
+from afcore.storage.objects import Storage
+from afcore.tasks.main_score import MAIN_SCORES
+
+__all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
+
+
+def find_run_status(
+    wanted: str, overrides: list[str], store: str | None, default_store: str
+) -> RunStatus:
+    """Of a configuration's file, or a run's id.
+
+    Raises:
+        UserError: when there is none, or the configuration cannot be read.
+    """
+    is_config = wanted.endswith((".yaml", ".yml")) or Path(wanted).is_file()
+    config = load_config(wanted, overrides) if is_config else None
+    root = store or (config.store if config else default_store)
+    return find_status(Storage(root), config or wanted)
+
+
+def print_status(status: RunStatus, console: Console, why: bool) -> None:
+    """As text and tables."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    say(_headline(status))
+    console.print(epochs_table(status))
+    say(f"next: {status.next_step}")
+    for uri in status.damaged:
+        say(f"cannot be read: {uri}")
+    if why:
+        for epoch in status.epochs:
+            for line in _reasons(epoch):
+                say(line)
+        if _intervals(status):
+            console.print(intervals_table(status))
+        for line in _ending(status):
+            say(line)
+    say(f"records: {status.folder}")
+    for epoch in status.epochs:
+        if epoch.reads is not None:
+            say(f"set of epoch {epoch.epoch}: {epoch.reads.folder} ({epoch.reads.state})")
+    if status.tracked is not None:
+        tracked = status.tracked
+        say(
+            f"MLflow: run {tracked.mlflow_run_id} in experiment {tracked.experiment!r} of "
+            f"{tracked.uri}"
+        )
+
+
+def _headline(status: RunStatus) -> str:
+    what = f"run {status.run_id}: {status.state}, {status.attempts} attempts"
+    if status.worker:
+        what += f", the last by {status.worker}"
+    if status.record is None:
+        return what
+    config = status.record.config
+    policy = f", policy {config.freezing.policy}" if config.freezes else ""
+    return f"{what}\n{config.model.name}, mode {config.mode}, seed {config.training.seed}{policy}"
+
+
+def epochs_table(status: RunStatus) -> Table:
+    """One row an epoch."""
+    record = status.record
+    main = MAIN_SCORES[record.config.training.score if record else "accuracy"]
+    table = Table("epoch", "committed", "reads", "set", title_justify="left")
+    for column in ("workers", "boundary", "steps", "train s", "loss", f"validation {main.title}"):
+        table.add_column(column, justify="right")
+    for epoch in status.epochs:
+        state, report = epoch.state, epoch.report
+        trained = state.trained if state else None
+        table.add_row(
+            str(epoch.epoch),
+            ", ".join(epoch.committed) or "-",
+            epoch.plan.source if epoch.plan else "-",
+            epoch.reads.state if epoch.reads else "-",
+            str(report.num_workers if report else epoch.plan.num_workers if epoch.plan else "-"),
+            f"{state.boundary_start} -> {state.freeze.boundary}" if state else "-",
+            str(len(trained.steps)) if trained else "-",
+            f"{trained.train_seconds:.1f}" if trained else "-",
+            f"{trained.mean_loss:.4f}" if trained else "-",
+            main.shown(report.validation[main.name]) if report else "-",
+        )
+    return table
+
+
+def _reasons(epoch: EpochStatus) -> list[str]:
+    """Why it reads what it reads, and has the workers that it has."""
+    plan = epoch.plan
+    if plan is None:
+        return []
+    return [f"epoch {epoch.epoch} reads {plan.source}: {why}" for why in plan.reasons()]
+
+
+def intervals_table(status: RunStatus) -> Table:
+    """One row an interval: what the policy looked at, and what it decided."""
+    config = status.record.config if status.record else None
+    label = config.freezing.eta_label if config else "eta"
+    table = Table(title=f"Decisions; {label}, by block", title_justify="left")
+    for name in ("epoch", "step", "train loss", "validation loss", "boundary", "threshold"):
+        table.add_column(name, justify="right", no_wrap=True)
+    found = _intervals(status)
+    for block in range(max(len(one.statistics.gradient_norms) for one in found)):
+        table.add_column(f"{block}", justify="right", no_wrap=True)
+    for one in found:
+        table.add_row(*_interval_cells(one))
+    return table
+
+
+def _intervals(status: RunStatus) -> list[Interval]:
+    states = [epoch.state for epoch in status.epochs if epoch.state is not None]
+    return [interval for state in states for interval in state.trained.intervals]
+
+
+def _interval_cells(one: Interval) -> list[str]:
+    seen, decision = one.statistics, one.decision
+    losses = seen.validation_losses
+    cells = [
+        str(seen.epoch),
+        str(seen.step),
+        f"{seen.train_loss:.4f} ± {seen.train_loss_error:.4f}",
+        f"{losses[-1]:.4f}" if losses else "-",
+    ]
+    if decision is None:
+        return [*cells, "-", "-", *("-" for _ in seen.gradient_norms)]
+    decided = f"{decision.boundary_before} -> {decision.boundary_after}"
+    return [*cells, decided, *(_number(value) for value in (decision.threshold, *decision.eta))]
+
+
+def _ending(status: RunStatus) -> list[str]:
+    """What the policy remembers, and whether it found that training has settled."""
+    states = [epoch.state for epoch in status.epochs if epoch.state is not None]
+    if not states:
+        return []
+    freeze, lines = states[-1].freeze, []
+    if freeze.memory:
+        lines.append(f"the policy remembers: {json.dumps(freeze.memory)}")
+    if freeze.settled:
+        lines.append(
+            f"settled after epoch {states[-1].epoch}: by the validation loss, more epochs would "
+            "gain too little"
+        )
+    if status.report is not None:
+        lines.append(f"in all: {status.report.happened}")
+    return lines
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from afcore.tasks.main_score import MAIN_SCORES
 from rich.console import Console
 from rich.table import Table
 
@@ -11,7 +12,6 @@ from afcore.config import load_config
 from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
-from afcore.tasks.main_score import MAIN_SCORES
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
 

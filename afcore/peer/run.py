@@ -54,6 +54,7 @@ def run_hf_trainer(
         tokenizer,
         data,
         training=run.config.training,
+        score=run.config.main_score,
         compute=run.compute,
         recipe=RECIPES[run.config.mode],
     )
@@ -94,7 +95,7 @@ def _totals(
     wall_seconds: float,
     tested: dict[str, Any],
 ) -> TotalsReport:
-    best = best_epoch(epochs, run.config.training.score)
+    best = best_epoch(epochs, run.config.main_score)
     return TotalsReport(
         train_seconds=sum(epoch.train_seconds for epoch in epochs),
         materialize_seconds=0.0,

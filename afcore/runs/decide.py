@@ -239,18 +239,26 @@ class RunPlanner:
     def scale(
         self, epoch: int, read_boundary: int, trained: TrainedEpoch, num_workers: int = 1
     ) -> float:
-        """How many times as long an epoch computed as the profile says; 1 without one."""
+        """How many times as long an epoch computed as the profile says; 1 without one.
+
+        The exchange of gradients is taken to be as predicted, so that the factor is of computing
+        alone, and holds for other numbers of workers too; at most half of the time is, since a link
+        that is faster than measured must not be taken for computing that takes none.
+        """
         if self.profile is None:
             return 1.0
         predicted = self._hindsight(self.profile, epoch, read_boundary, trained, num_workers)
-        return (trained.prefix_seconds + trained.suffix_seconds) / predicted.compute_seconds
+        share = len(trained.steps) / self.work(epoch).num_steps
+        measured = trained.prefix_seconds + trained.suffix_seconds
+        exchanging = min(share * predicted.allreduce_seconds, measured / 2)
+        computing = predicted.prefix_seconds + predicted.suffix_seconds
+        return (measured - exchanging) / (share * computing)
 
     def error(
         self,
         epoch: int,
         choice: EpochChoice,
         trained: TrainedEpoch,
-        train_seconds: float,
         num_workers: int = 1,
     ) -> float | None:
         """Predicted over actual seconds, less 1, for the boundaries that the epoch then had."""
@@ -258,10 +266,11 @@ class RunPlanner:
             return None
         profile, reads = self.profile.scaled(choice.scale), choice.forecast.setup.read_boundary
         predicted = self._hindsight(profile, epoch, reads, trained, num_workers).train_seconds
-        error = predicted / train_seconds - 1
+        predicted *= len(trained.steps) / self.work(epoch).num_steps
+        error = predicted / trained.train_seconds - 1
         _log.info(
             "epoch %d: predicted %.1f s for the boundaries it had, took %.1f s (%+.0f %%)",
-            *(epoch, predicted, train_seconds, 100 * error),
+            *(epoch, predicted, trained.train_seconds, 100 * error),
         )
         return error
 
@@ -301,4 +310,5 @@ class RunPlanner:
     def _scored_tokens(self) -> tuple[int, int]:
         """Of (the validation split, the test split); they are read from the store for it."""
         data = self._run.data()
-        return len(data.validation.tokens), len(data.test.tokens) if data.test else 0
+        test = 0 if data.test is None else int(data.test.lengths.sum())
+        return int(data.validation.lengths.sum()), test

@@ -27,8 +27,8 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.residency import hold_shards, release_shards
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
+from afcore.data.examples import Examples
 from afcore.data.order import windowed_batches
-from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
@@ -165,6 +165,7 @@ class _Epoch:
             group.check_same("code or data", [code_digest(), self._data.train.digest])
         if checkpoint is None:
             state = open_state(run, epoch, self._schedule.steps_in(epoch))
+            state.num_workers = group.count
             cache = self._cache(state.split)
             if self._launched is not None:
                 self._launch_seconds = time.time() - self._launched
@@ -243,7 +244,7 @@ class _Epoch:
                 policy=state.policy,
                 intervals_per_epoch=config.freezing.intervals_per_epoch,
                 validations=tuple(report.validation for report in before),
-                score=config.training.score,
+                score=config.main_score,
                 validate=partial(self._evaluate, cache.trainee, plan.read_from),
                 solve_head=config.freezes and config.freezing.solves_head,
             ),
@@ -269,11 +270,12 @@ class _Epoch:
         self, plan: EpochPlan, state: OpenState, cache: RunCache, trained: TrainedEpoch
     ) -> CheckpointRecord:
         """Save the parts; decide how to go on."""
-        run, epoch, group = self._run, self._epoch, self._group
-        freeze = state.training.freeze
+        run, epoch, freeze = self._run, self._epoch, state.training.freeze
         clock = time.perf_counter()
         further = self._launch_seconds + cache.seconds + trained.evaluate_seconds
         saved = state.save(run, epoch, self._attempt, trained, clock, further)
+        if (partial := state.partial) is not None and partial.num_workers != state.num_workers:
+            trained = trained.since(partial.trained)  # what so many took tells nothing of others
         stops = run.config.stops and freeze.settled
         following, error = None, None
         if epoch < run.config.training.num_epochs and not stops:
@@ -282,13 +284,10 @@ class _Epoch:
             source = source if source and source.boundary <= freeze.boundary else None
             following = cache.next_epoch(freeze.boundary, saved["parts"], source, trained, epoch)
         if plan.choice is not None and plan.choice.source is not None:
-            error = cache.planner.error(
-                epoch, plan.choice, trained, trained.train_seconds, group.count
-            )
+            error = cache.planner.error(epoch, plan.choice, trained, state.num_workers)
         return CheckpointRecord(
             **saved,
             attempt=self._attempt,
-            num_workers=group.count,
             launch_seconds=self._launch_seconds,
             build_seconds=cache.seconds,
             built_bytes=cache.bytes_written,
@@ -307,7 +306,7 @@ class _Epoch:
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
         answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
-        return answers.scores(len(self._run.record.label_names))
+        return answers.scores()
 
     def _requests(self) -> tuple[int, int]:
         """Writes and reads of the store in this epoch, of all workers."""
@@ -356,7 +355,7 @@ def _order(
 
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
-    best = best_epoch(done_reports(run, epoch), run.config.training.score)
+    best = best_epoch(done_reports(run, epoch), run.config.main_score)
     kept = [record_of(run, e, CheckpointRecord) for e in {best.epoch, epoch}]
     freed = collect_parts(
         run.storage, run.parts_folder, [record.parts for record in kept if record is not None]

@@ -39,6 +39,7 @@ class OpenState:
         parts: digests of what is stored of it; empty before the first step.
         boundary_start: of the epoch.
         partial: where the epoch goes on; None at its beginning.
+        num_workers: that train it now.
     """
 
     split: SplitModel
@@ -47,6 +48,7 @@ class OpenState:
     parts: dict[str, ContentDigest]
     boundary_start: int
     partial: PartialRecord | None
+    num_workers: int = 1
 
     def save(
         self,
@@ -85,6 +87,7 @@ class OpenState:
         here = trained.train_seconds - trained_before + saving + further_seconds
         return {
             "epoch": epoch,
+            "num_workers": self.num_workers,
             "step": training.step,
             "freeze": training.freeze,
             "parts": parts,

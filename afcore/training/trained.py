@@ -55,6 +55,16 @@ class TrainedEpoch:
     steps: list[StepLog] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)
 
+    def since(self, earlier: "TrainedEpoch") -> "TrainedEpoch":
+        """Steps after those of ``earlier``, and this worker's seconds and passes in them."""
+        names = ("prefix_seconds", "suffix_seconds", "read_seconds", "train_seconds", "num_passes")
+        later = {name: getattr(self, name) - getattr(earlier, name) for name in names}
+        return TrainedEpoch(
+            **later,
+            evaluate_seconds=self.evaluate_seconds,
+            steps=self.steps[len(earlier.steps) :],
+        )
+
     @property
     def mean_loss(self) -> float:
         """Mean over the steps."""

@@ -33,6 +33,7 @@ def uri(tmp_path: Path, empty_tracking_store: Path) -> str:
 def epoch_of(steps: list[StepLog], intervals: list[Interval]) -> CheckpointRecord:
     return CheckpointRecord(
         epoch=1,
+        num_workers=1,
         step=3,
         freeze=FreezeState(1),
         parts={},
@@ -40,7 +41,6 @@ def epoch_of(steps: list[StepLog], intervals: list[Interval]) -> CheckpointRecor
         seconds={},
         checkpoint_seconds=0.0,
         attempt=1,
-        num_workers=1,
         launch_seconds=0.0,
         build_seconds=0.0,
         built_bytes=0,

@@ -9,10 +9,11 @@ from afcore.errors import ConfigError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezePolicy
 from afcore.planning.choose_workers import Standing
+from afcore.planning.forecast import EpochSetup, Forecast, Work, forecast_epoch
 from afcore.planning.profile import Profile, WorkerProfile
 from afcore.runs import decide
 from afcore.runs.cache import RunCache
-from afcore.runs.decide import lacks_profile, possible_traces
+from afcore.runs.decide import RunPlanner, lacks_profile, possible_traces
 from afcore.runs.epoch import decide_first_epoch
 from afcore.runs.run import Run, identify_run
 from afcore.storage.objects import Storage
@@ -149,3 +150,76 @@ def test_a_plan_knows_that_training_may_stop(
     found = possible_traces(config, 4)
     assert found is not None
     assert {case: len(trace) for case, trace in found.items()} == cases
+
+
+def planner_of(tiny_config: dict[str, Any], profile: Profile) -> tuple[RunPlanner, Work]:
+    tiny_config |= {"mode": "performance", "workers": {"max": 2}, "cache": {"mode": "auto"}}
+    config = parse_config(tiny_config, source="test")
+    storage = Storage(config.store)
+    run = Run(storage, identify_run(config, storage))
+    storage.put(f"{run.folder}/profile.json", profile.model_dump_json().encode())
+    planner = RunCache(run, run.trainee(run.pretrained(), run.data().train)).planner
+    return planner, planner.work(2)
+
+
+def trained_as(predicted: Forecast, work: Work) -> TrainedEpoch:
+    steps = [StepLog(step, 0.0, 0.0, 0.0, 0) for step in range(1, work.num_steps + 1)]
+    return TrainedEpoch(
+        prefix_seconds=predicted.prefix_seconds,
+        suffix_seconds=predicted.suffix_seconds + predicted.allreduce_seconds,
+        train_seconds=predicted.train_seconds,
+        num_passes=work.num_steps,
+        steps=steps,
+    )
+
+
+def on(count: int) -> EpochSetup:
+    return EpochSetup(boundaries=[0], read_boundary=0, num_workers=count)
+
+
+def test_the_scale_that_several_workers_showed_holds_for_one(tiny_config: dict[str, Any]) -> None:
+    slow = WorkerProfile(link_latency_seconds=0.0, link_bytes_per_second=500.0)
+    profile = make_profile().model_copy(update={"workers": slow})
+    planner, work = planner_of(tiny_config, profile)
+    real = profile.scaled(2.0)  # the machine computes at half the speed; the link is as measured
+    together = forecast_epoch(real, work, on(2))
+    assert together.allreduce_seconds > 0.1 * together.compute_seconds
+    scale = planner.scale(2, 0, trained_as(together, work), num_workers=2)
+    assert scale == pytest.approx(2.0)
+    for count in (1, 2):
+        predicted = forecast_epoch(profile.scaled(scale), work, on(count)).compute_seconds
+        assert predicted == pytest.approx(forecast_epoch(real, work, on(count)).compute_seconds)
+
+
+def test_a_link_that_turns_out_fast_leaves_some_time_to_computing(
+    tiny_config: dict[str, Any],
+) -> None:
+    slow = WorkerProfile(link_latency_seconds=0.0, link_bytes_per_second=1.0)
+    planner, work = planner_of(tiny_config, make_profile().model_copy(update={"workers": slow}))
+    real = forecast_epoch(make_profile().model_copy(update={"workers": LINK}), work, on(2))
+    scale = planner.scale(2, 0, trained_as(real, work), num_workers=2)
+    assert scale == pytest.approx(0.5, rel=0.01)
+
+
+def test_an_epoch_that_was_tried_again_on_fewer_workers_is_measured_on_those(
+    tiny_config: dict[str, Any],
+) -> None:
+    profile = make_profile().model_copy(update={"workers": LINK})
+    planner, work = planner_of(tiny_config, profile)
+    half = work.num_steps // 2
+    alone, together = (trained_as(forecast_epoch(profile, work, on(n)), work) for n in (1, 2))
+    share = half / work.num_steps
+    earlier = TrainedEpoch(
+        prefix_seconds=share * together.prefix_seconds,
+        suffix_seconds=share * together.suffix_seconds,
+        num_passes=half,
+        steps=together.steps[:half],
+    )
+    whole = TrainedEpoch(
+        prefix_seconds=earlier.prefix_seconds + (1 - share) * alone.prefix_seconds,
+        suffix_seconds=earlier.suffix_seconds + (1 - share) * alone.suffix_seconds,
+        num_passes=work.num_steps,
+        steps=together.steps,
+    )
+    assert planner.scale(2, 0, whole) < 0.9
+    assert planner.scale(2, 0, whole.since(earlier)) == pytest.approx(1.0)

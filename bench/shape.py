@@ -2,9 +2,10 @@
 
     python bench/shape.py [FOLDER ...]
 
-A room is a folder of ``afcore``, a module beside them, or ``pipelines``. Lines of code are those with
-something other than comments and docstrings. Prints a table a folder (checkouts to be compared),
-the arrows that go round in circles, functions of more than eight parameters, and modules of one name.
+A room is a folder of ``afcore``, a module beside them, or ``pipelines``. Lines of code are those
+with something other than comments and docstrings. Prints a table a folder (checkouts to be
+compared), the arrows that go round in circles, functions of more than eight parameters, and modules
+of one name.
 """
 
 import ast

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import afcore
+from bench.shape import arrows, circles, double_names, large_functions
 
 ROOT = Path(afcore.__file__).parent
 BLOCK_PREFECT = """
 import importlib, pkgutil, sys
 sys.modules["prefect"] = None
 import afcore
+
+from bench.shape import arrows, circles, double_names, large_functions
 names = [m.name for m in pkgutil.walk_packages(afcore.__path__, "afcore.")]
 for name in names:
     importlib.import_module(name)
@@ -84,3 +87,14 @@ def test_launching_knows_nothing_of_what_is_launched() -> None:
     for path in modules:
         used = {name.split(".")[1] for name in imports(path) if name.startswith("afcore.")}
         assert used <= known, path
+
+
+def test_arrows_between_rooms_point_one_way() -> None:
+    root = ROOT.parent
+    assert len(arrows(root)["afcore/runs"]) >= 8
+    assert circles(root) == []
+
+
+def test_functions_take_eight_parameters_at_most_and_modules_have_names_of_their_own() -> None:
+    assert large_functions(ROOT.parent) == []
+    assert double_names(ROOT.parent) == []

@@ -19,8 +19,8 @@ __all__ = ["HeadFeatures", "solve_head"]
 PENALTY = 0.12
 """Times the curvature of the loss, on half of ``sum_j w_j ** 2 * E[x_j ** 2]``, beside the mean
 loss: what dropout of the features comes to (Wager et al., arXiv 1307.1493), which the head meets as
-soon as it is trained. By their deviations instead of their second moments, features that hardly differ
-between texts would get weights that dropout blows up."""
+soon as it is trained. By their deviations instead of their second moments, features that hardly
+differ between texts would get weights that dropout blows up."""
 _ITERATIONS = 60
 _TOLERANCE = 1e-3
 

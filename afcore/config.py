@@ -25,7 +25,7 @@ from afcore.errors import ConfigError
 from afcore.extras import require_package
 from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.freezing.settling import CYCLE_EPOCHS
-from afcore.tasks.main_score import ScoreName
+from afcore.tasks.scores import Score
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 
 __all__ = [
@@ -166,10 +166,14 @@ class DataConfig(_Section):
         "has a hash below it, so that no other row and no seed changes a row's side",
     )
     text: str = Field("text", description="column with the text")
+    text_pair: str | None = Field(
+        None, min_length=1, description="column with a second text, where a row is a pair of texts"
+    )
     label: str = Field(
         "label",
         description="column with the label; labels are text (`0.0` is not `0`), without the white "
-        "space around them",
+        "space around them. For `text-regression` a number; for `multi-label-classification` a "
+        "list, or labels with commas between them, none where it is blank",
     )
     encoding: Annotated[str, AfterValidator(_text_encoding)] = Field(
         "utf-8", description="of CSV and JSON files: `utf-8`, `latin-1`, `cp1252`, ..."
@@ -252,13 +256,16 @@ class TrainingConfig(_Section):
         "`never`: all of `epochs` in one schedule; default: `settled` where blocks freeze by a "
         "policy that says when (`frozen_start`), else `never`",
     )
-    score: ScoreName = Field(
-        "accuracy",
+    score: str | None = Field(
+        None,
         description="the main score, on validation: it chooses the epoch that is published, and "
-        "`compare` shows and ranks by it. `accuracy`; for classes of very different sizes "
-        "`f1_macro` (mean of the classes' F1) or `matthews` (Matthews correlation, 0 where it is "
-        "undefined); `loss` (log loss, lower is better). With `f1_macro` and `matthews` a training "
-        "that may stop goes on while the loss or the score gains; else the loss alone decides",
+        "`compare` shows and ranks by it. `text-classification`: `accuracy` (its default); for "
+        "classes of very different sizes `f1_macro` (mean of the classes' F1) or `matthews` "
+        "(Matthews correlation, 0 where it is undefined); `loss` (log loss, lower is better). "
+        "`text-regression`: `pearson` (its default), `spearman`, `mae`, `loss` (mean squared "
+        "error). `multi-label-classification`: `f1_micro` (its default), `f1_macro`, "
+        "`exact_match`, `loss`. With F1 and `matthews` a training that may stop goes on while the "
+        "loss or the score gains; else the loss alone decides",
     )
 
     @property
@@ -432,7 +439,11 @@ class Config(_Section):
         "validation loss (a better score, where `training.score` is `f1_macro` or `matthews`), "
         "`hf_trainer_lora` with LoRA (PEFT) on all linear layers",
     )
-    task: Literal["text-classification"] = Field("text-classification", description="the task")
+    task: str = Field(
+        "text-classification",
+        description="what is learned: `text-classification` (one label for a text or a pair of "
+        "texts), `text-regression` (a number), `multi-label-classification` (any number of labels)",
+    )
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -458,6 +469,21 @@ class Config(_Section):
                 f"a batch size that is a multiple of {most}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _known_score(self) -> "Config":
+        try:
+            self.main_score  # noqa: B018
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def main_score(self) -> Score:
+        """The score that chooses the published epoch."""
+        from afcore.tasks.registry import find_score, task_class  # torch, which --help needs not
+
+        return find_score(self.task, self.training.score or task_class(self.task).scores[0].name)
 
     @property
     def freezes(self) -> bool:

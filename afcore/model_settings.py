@@ -1,6 +1,6 @@
 """What a published model says, in its ``config.json``, of how it was trained and tested."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +18,9 @@ class ModelSettings(BaseModel):
     Attributes:
         run_id: of the training.
         data: digest of the rows and their tokens.
+        task: as :mod:`afcore.tasks.registry` parses it; None: as the configuration tells.
         text: column of the texts.
+        text_pair: of the second ones, where a row is a pair.
         label: column of the labels.
         encoding: of CSV and JSON files.
         precision: it was tested with.
@@ -30,7 +32,9 @@ class ModelSettings(BaseModel):
 
     run_id: str | None = None
     data: str | None = None
+    task: dict[str, Any] | None = None
     text: str = "text"
+    text_pair: str | None = None
     label: str = "label"
     encoding: str = "utf-8"
     precision: Literal["fp32", "bf16"] = "fp32"

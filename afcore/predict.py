@@ -1,7 +1,7 @@
-"""Classify the texts of a file with a trained model, as the test of its training did.
+"""Predict for the texts of a file with a trained model, as the test of its training did.
 
 The file is read, its texts are cut, and numbers are rounded as there; up to :data:`CHUNK_ROWS` rows
-the batches are the same too, so that not a bit differs. A longer file is read, classified and
+the batches are the same too, so that not a bit differs. A longer file is read, predicted and
 written in pieces of so many rows, and never held as a whole.
 """
 
@@ -9,8 +9,8 @@ import contextlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,7 @@ import torch
 from afcore.compute import Compute, choose_compute
 from afcore.data.files import FORMATS, file_format, stream_file
 from afcore.data.order import inference_batches
-from afcore.data.prepare import Examples, tokenize
-from afcore.data.sources import Rows, innermost_reason, read_texts, refuse_blank
+from afcore.data.sources import Field, Rows, innermost_reason, read_labels, read_rows, refuse_blank
 from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
 from afcore.errors import ConfigError, DataError
@@ -30,14 +29,16 @@ from afcore.model.finetuned import FinetunedModel, load_finetuned
 from afcore.model_settings import ModelSettings
 from afcore.runs.fit import check_tokens, longest_example
 from afcore.storage.outputs import check_file, new_file
-from afcore.tasks.text_classification import TextClassification
+from afcore.tasks.scores import RowValues
+from afcore.tasks.task import Task
 
 __all__ = ["CHUNK_ROWS", "Predicted", "predict_file"]
 
 CHUNK_ROWS = 10_000
 PREDICTION = "prediction"
 # Settings of a training's data, which are options here.
-_SETTING = re.compile(r"\bdata\.(text|label|encoding)\b")
+_SETTING = re.compile(r"\bdata\.(text_pair|text|label|encoding)\b")
+NO_COLUMNS: Mapping[str, str | None] = {}
 
 
 @dataclass
@@ -45,33 +46,47 @@ class Predicted:
     """What was predicted of a file.
 
     Attributes:
+        task: of the model.
         num_rows: all.
         labelled: whether it has a column of labels.
         num_labelled: rows with a label in that column.
-        num_right: of these, those whose prediction is the label.
         unknown: labels that the model does not have, with their rows.
     """
 
+    task: Task
     num_rows: int = 0
     labelled: bool = False
     num_labelled: int = 0
-    num_right: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
+    _values: list[RowValues] = field(default_factory=list)
 
     @property
-    def accuracy(self) -> float | None:
-        """0 to 1; None without labels."""
-        return self.num_right / self.num_labelled if self.num_labelled else None
+    def score(self) -> float | None:
+        """The task's first one, of the rows with a label; None without any."""
+        if not self.num_labelled:
+            return None
+        first = self.task.scores[0]
+        whole = {name: np.concatenate([v[name] for v in self._values]) for name in first.rows}
+        return first.compute(whole)
 
-    def add(self, labels: list[str] | None, predictions: list[str], known: set[str]) -> None:
-        """Count some rows."""
-        self.num_rows += len(predictions)
-        if labels is None:
-            return
+    def add(self, rows: Rows, ids: list[int], outputs: npt.NDArray[np.float32]) -> None:
+        """Count rows with labels.
+
+        Args:
+            rows: with their targets.
+            ids: where they stand among the outputs.
+            outputs: of the head.
+        """
         self.labelled = True
-        self.num_labelled += sum(label != "" for label in labels)
-        self.num_right += sum(a == b for a, b in zip(labels, predictions, strict=True))
-        self.unknown.update(label for label in labels if label and label not in known)
+        if not ids:
+            return
+        (labels,) = rows.targets.values()
+        self.num_labelled += len(ids)
+        self.unknown.update(self.task.unknown_labels(labels))
+        targets = {"labels": np.asarray(self.task.encode_labels(labels))}
+        answers = self.task.answer(torch.from_numpy(outputs[ids])).numpy()
+        values = self.task.row_values(targets, answers)
+        self._values.append({name: values[name] for name in self.task.scores[0].rows})
 
 
 def predict_file(
@@ -79,9 +94,7 @@ def predict_file(
     source: str,
     *,
     output: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
-    encoding: str | None = None,
+    columns: Mapping[str, str | None] = NO_COLUMNS,
     probabilities: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Predicted:
@@ -92,9 +105,9 @@ def predict_file(
         source: a file (path or fsspec URL) that ends in one of :data:`FORMATS`, perhaps packed.
         output: a file that ends in one of these; replaced when all is done. None: standard output,
             as CSV, or as JSON lines where the source is JSON.
-        text: column of the texts; None: the one that the model was trained on.
-        label: column of the labels; None: the same, where the file has it.
-        encoding: of a CSV or JSON file; None: the same.
+        columns: names of columns by ``text``, ``text_pair`` and ``label``, and the ``encoding`` of
+            a CSV or JSON file; None, or left out: as of the model's training. Labels are read
+            where the file has them.
         probabilities: a column for each class too, from 0 to 1.
         progress: told how many rows are done, after each batch.
 
@@ -103,23 +116,21 @@ def predict_file(
     """
     kind = _checked_format(source, output)
     model = load_finetuned(model_name)
-    settings = model.settings.model_copy(
-        update={
-            name: value
-            for name, value in (("text", text), ("label", label), ("encoding", encoding))
-            if value is not None
-        }
-    )
+    given = {name: value for name, value in columns.items() if value is not None}
+    settings = model.settings.model_copy(update=given)
     compute = choose_compute(settings.precision)
     model.model.to(compute.device)
-    predicted = Predicted()
+    predicted = Predicted(model.task)
     with _as_options(), _writer(output, kind) as writer:
         for table in _tables(source, settings.encoding):
-            rows, labels = _rows(source, table, settings, label_needed=label is not None)
-            logits = _logits(model, model_name, rows, compute, predicted.num_rows, progress)
-            answers = [model.label_names[i] for i in logits.argmax(-1)]
-            predicted.add(labels, answers, set(model.label_names))
-            writer.write(_columns(source, table, answers, logits, probabilities, model.label_names))
+            fields = _fields(source, table, model.task, settings, label_needed="label" in given)
+            rows = _inputs(source, table, fields)
+            outputs = _outputs(model, model_name, rows, compute, predicted.num_rows, progress)
+            predicted.num_rows += len(rows)
+            for one in fields:
+                if one.is_target:
+                    predicted.add(*_labelled(source, table, one, rows), outputs)
+            writer.write(_columns(source, table, model.task, outputs, probabilities))
     return predicted
 
 
@@ -153,13 +164,17 @@ def _writer(output: str | None, kind: str) -> Iterator[TableWriter]:
         yield writer
 
 
+def _option(found: re.Match[str]) -> str:
+    return f"--{found[1].replace('_', '-')}"
+
+
 @contextlib.contextmanager
 def _as_options() -> Iterator[None]:
     """What the reading of a training's data says, in the words of this command."""
     try:
         yield
     except DataError as error:
-        raise DataError(_SETTING.sub(r"--\1", str(error))) from error
+        raise DataError(_SETTING.sub(_option, str(error))) from error
 
 
 def _tables(source: str, encoding: str) -> Iterator[Table]:
@@ -171,29 +186,50 @@ def _tables(source: str, encoding: str) -> Iterator[Table]:
         raise DataError(f"cannot load the data {source!r}: {innermost_reason(error)}") from error
 
 
-def _rows(
-    source: str, table: Table, settings: ModelSettings, *, label_needed: bool
-) -> tuple[Rows, list[str] | None]:
-    """Texts, and their labels where there are any: blank ones in rows without."""
+def _fields(
+    source: str, table: Table, task: Task, settings: ModelSettings, *, label_needed: bool
+) -> list[Field]:
+    """Those of the task that the table has."""
     if not len(table):
         raise DataError(f"data {source!r} has no rows")
-    wanted = [("text", settings.text)] + ([("label", settings.label)] if label_needed else [])
-    for key, column in wanted:
-        if column not in table.columns:
+    columns = {key: getattr(settings, key) for key in ("text", "text_pair", "label")}
+    fields = task.fields(columns)
+    for one in fields:
+        if one.column not in table.columns and (label_needed or not one.is_target):
             raise DataError(
-                f"data {source!r} has no column {column!r}, only {', '.join(table.names)}. Name "
-                f"the column with --{key}."
+                f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
+                f"Name the column with --{one.key.replace('_', '-')}."
             )
-    texts = read_texts(source, "text", settings.text, table)
-    labels = None
-    if settings.label in table.columns and settings.label != settings.text:
-        labels = read_texts(source, "label", settings.label, table)
-    rows = Rows(source, texts, labels or [""] * len(texts), places=table.places)
-    refuse_blank(rows, settings.text, texts)
-    return rows, labels
+    inputs = {one.column for one in fields if not one.is_target}
+    return [
+        one
+        for one in fields
+        if not one.is_target or (one.column in table.columns and one.column not in inputs)
+    ]
 
 
-def _logits(
+def _inputs(source: str, table: Table, fields: list[Field]) -> Rows:
+    """What the model gets of the rows, none of it blank."""
+    given = [one for one in fields if not one.is_target]
+    rows = read_rows(source, table, given)
+    for one in given:
+        refuse_blank(rows, one.column, rows.inputs[one.key])
+    return rows
+
+
+def _labelled(source: str, table: Table, label: Field, rows: Rows) -> tuple[Rows, list[int]]:
+    """Rows with a label, and their numbers; a blank one is none, where the task has no such."""
+    values = table.columns[label.column]
+    ids = list(range(len(rows)))
+    if not label.may_be_blank:
+        texts = read_labels(source, label.key, label.column, table)
+        ids = [i for i in ids if texts[i]]
+    some = Table([label.column], {label.column: [values[i] for i in ids]}, table.places.pick(ids))
+    found = label.read(source, label.key, label.column, some)
+    return replace(rows.pick(ids), targets={label.key: found}), ids
+
+
+def _outputs(
     model: FinetunedModel,
     name: str,
     rows: Rows,
@@ -203,14 +239,13 @@ def _logits(
 ) -> npt.NDArray[np.float32]:
     """[n, c] of each row, in batches like those of the test."""
     max_length = longest_example(model.model, model.tokenizer)
-    examples: Examples = tokenize(model.tokenizer, rows, model.label_names, max_length)
+    examples = model.task.examples(model.tokenizer, rows, max_length)
     check_tokens(name, model.model, model.tokenizer, examples, rows.source)
-    found = np.empty((len(examples), len(model.label_names)), dtype=np.float32)
-    task = TextClassification(model.label_names, model.tokenizer.pad_token_id)
+    found = np.empty((len(examples), model.task.num_outputs), dtype=np.float32)
     done = 0
     with torch.no_grad(), compute.autocast():
         for ids in inference_batches(examples.lengths):
-            batch, _ = task.collate(examples, ids, compute.device)
+            batch, _ = model.task.collate(examples, ids, compute.device)
             found[ids] = model.logits(batch).float().cpu().numpy()
             done += len(ids)
             progress(num_before + done)
@@ -220,19 +255,19 @@ def _logits(
 def _columns(
     source: str,
     table: Table,
-    answers: list[str],
-    logits: npt.NDArray[np.float32],
+    task: Task,
+    outputs: npt.NDArray[np.float32],
     probabilities: bool,
-    label_names: list[str],
 ) -> dict[str, Column]:
     """The file's own, and those that are new."""
-    new: dict[str, Column] = {PREDICTION: (list(answers), pa.string())}
+    answers = task.prediction(outputs)
+    kind = pa.string() if isinstance(answers[0], str) else pa.float32()
+    new: dict[str, Column] = {PREDICTION: (list(answers), kind)}
     if probabilities:
-        shares = torch.from_numpy(logits).softmax(-1).numpy()
-        for i, label in enumerate(label_names):
+        for name, shares in task.probabilities(outputs).items():
             # The shortest text that is this number, not all digits of a wider type.
-            values = [float(str(share)) for share in shares[:, i]]
-            new[f"probability_{label}"] = (values, pa.float32())
+            values = [float(str(share)) for share in shares]
+            new[f"probability_{name}"] = (values, pa.float32())
     taken = [name for name in new if name in table.columns]
     if taken:
         raise DataError(

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.compute import Compute
-from afcore.data.prepare import Examples
+from afcore.data.examples import Examples
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.model.split_model import Batch, SplitModel
-from afcore.tasks.text_classification import TextClassification
+from afcore.tasks.task import Task
 
 __all__ = ["HiddenDtype", "Trainee"]
 
@@ -32,7 +32,7 @@ class Trainee:
     """
 
     split: SplitModel
-    task: TextClassification
+    task: Task
     examples: Examples
     compute: Compute
     dtype: HiddenDtype = "bf16"

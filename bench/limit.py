@@ -41,7 +41,6 @@ from torch import Tensor
 from afcore.activations.feed import HiddenFeed
 from afcore.config import load_config
 from afcore.data.order import epoch_batches
-from afcore.data.prepare import PreparedData
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.attention import attend_to_hidden
 from afcore.model.split_model import SplitModel
@@ -50,6 +49,7 @@ from afcore.runs.batches import training_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.run import Run, begin_run, identify_run
 from afcore.storage.objects import Storage
+from afcore.tasks.prepare import PreparedData
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.steps import StepSettings
@@ -230,8 +230,8 @@ class Cell:
         return statistics.median(cached / alone for cached, alone in pairs)
 
     def _prepare(self, ids: Any) -> Prepared:
-        batch, labels = self.run.task.collate(self.data.train, ids, self.compute.device)
-        return Prepared(self.feed.batch(ids)[HIDDEN_STATES], self._mask(batch), labels)
+        batch, targets = self.run.record.task.collate(self.data.train, ids, self.compute.device)
+        return Prepared(self.feed.batch(ids)[HIDDEN_STATES], self._mask(batch), targets["labels"])
 
     def _mask(self, batch: Any) -> Tensor | None:
         """What the model makes of ``attention_mask`` before its first block."""

@@ -116,7 +116,7 @@ def parts_table(comparison: CompareReport) -> Table:
         runs = [run for run in comparison.runs if run.mode == mode]
         table.add_row(
             mode,
-            f"{100 * statistics.mean(run.accuracy for run in runs):.2f} %",
+            f"{100 * statistics.mean(run.main_score for run in runs):.2f} %",
             f"{statistics.median(run.paid_seconds for run in runs):.1f}",
             share(runs, lambda r: r.epochs[0].train_seconds),
             share(runs, lambda r: part(r, "suffix_seconds")),
@@ -159,7 +159,7 @@ def _speedups(pairs: list[tuple[RunReport, RunReport]]) -> tuple[str, ...]:
 
 
 def _points(pairs: list[tuple[RunReport, RunReport]]) -> str:
-    found = paired_difference([r.accuracy for r, _ in pairs], [o.accuracy for _, o in pairs])
+    found = paired_difference([r.main_score for r, _ in pairs], [o.main_score for _, o in pairs])
     if len(pairs) == 1:
         return f"{100 * found.mean:+.2f} (one seed)"
     return f"{100 * found.mean:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
@@ -191,7 +191,7 @@ def time_figure(comparison: CompareReport) -> Figure:
         bars = axes.barh(names, seconds, left=left, label=label)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     totals = zip(left, comparison.runs, strict=True)
-    texts = [f"{total:.0f} s, {100 * run.accuracy:.1f} %" for total, run in totals]
+    texts = [f"{total:.0f} s, {100 * run.main_score:.1f} %" for total, run in totals]
     axes.bar_label(bars, texts, padding=4)
     axes.set_xlim(0, 1.25 * max(left))
     axes.invert_yaxis()

@@ -54,7 +54,6 @@ _TITLES = {
     "TotalsReport": "Totals",
     "ClassesReport": "Classes",
     "ClassReport": "Class",
-    "RowsReport": "Rows",
     "CompareReport": "Comparison",
     "DifferenceReport": "Difference",
 }

@@ -106,7 +106,10 @@ def run(
 def predict_command(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Folder that run --output wrote, or any classifier"),
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder that run --output wrote, or another",
+        ),
     ],
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, here or at a URL")
@@ -125,6 +128,9 @@ def predict_command(
     text: Annotated[
         str | None, typer.Option(help="Column with the text. Default: as in the training")
     ] = None,
+    text_pair: Annotated[
+        str | None, typer.Option(help="Column with the second text of a pair. Default: likewise")
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="Column with the label, if there is one. Default: likewise")
     ] = None,
@@ -132,16 +138,16 @@ def predict_command(
         str | None, typer.Option(help="Of a CSV or JSON file. Default: likewise")
     ] = None,
 ) -> None:
-    """Classify the texts of FILE: its rows, with the column 'prediction' more.
+    """Predict for the texts of FILE: its rows, with the column 'prediction' more.
 
     Texts are read, cut and computed as in the test of the training. Where FILE has the labels too,
-    the accuracy is printed. A long file is never held in memory (but for JSON that is one list).
+    the score is printed. A long file is never held in memory (but for JSON that is one list).
     """
     with _exit_codes():
         set_defaults()
         from pipelines.cli_predict import predict_and_show
 
-        options = {"text": text, "label": label, "encoding": encoding}
+        options = {"text": text, "text_pair": text_pair, "label": label, "encoding": encoding}
         predict_and_show(model, file, output, options, probabilities, (_console, _errors))
 
 

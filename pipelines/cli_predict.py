@@ -38,7 +38,12 @@ def predict_and_show(
                 err.print(line)
 
         predicted = predict_file(
-            model, file, output=output, probabilities=probabilities, progress=progress, **options
+            model,
+            file,
+            output=output,
+            columns=options,
+            probabilities=probabilities,
+            progress=progress,
         )
     told = out if output is not None else err
     told.print(_summary(predicted, output), markup=False, soft_wrap=True)
@@ -46,13 +51,13 @@ def predict_and_show(
 
 def _summary(predicted: Predicted, output: str | None) -> str:
     lines = [f"{predicted.num_rows:,} rows predicted{f', in {output}' if output else ''}"]
-    if predicted.accuracy is not None:
+    first, value = predicted.task.scores[0], predicted.score
+    if value is not None:
         lines.append(
-            f"accuracy {100 * predicted.accuracy:.2f} % ({predicted.num_right:,} of "
-            f"{predicted.num_labelled:,} rows with a label)"
+            f"{first.title} {first.shown(value)} ({predicted.num_labelled:,} rows with a label)"
         )
     elif predicted.labelled:
-        lines.append("no accuracy: the column of labels is empty")
+        lines.append(f"no {first.title}: the column of labels is empty")
     if predicted.unknown:
         names = ", ".join(repr(label) for label, _ in predicted.unknown.most_common(_NUM_SHOWN))
         lines.append(

@@ -11,7 +11,6 @@ from afcore.config import load_config
 from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
-from afcore.tasks.main_score import MAIN_SCORES
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
 
@@ -74,10 +73,16 @@ def _headline(status: RunStatus) -> str:
 
 def epochs_table(status: RunStatus) -> Table:
     """One row an epoch."""
-    record = status.record
-    main = MAIN_SCORES[record.config.training.score if record else "accuracy"]
+    main = status.record.config.main_score if status.record else None
     table = Table("epoch", "committed", "reads", "set", title_justify="left")
-    for column in ("workers", "boundary", "steps", "train s", "loss", f"validation {main.title}"):
+    for column in (
+        "workers",
+        "boundary",
+        "steps",
+        "train s",
+        "loss",
+        f"validation {main.title if main else 'score'}",
+    ):
         table.add_column(column, justify="right")
     for epoch in status.epochs:
         state, report = epoch.state, epoch.report
@@ -92,7 +97,7 @@ def epochs_table(status: RunStatus) -> Table:
             str(len(trained.steps)) if trained else "-",
             f"{trained.train_seconds:.1f}" if trained else "-",
             f"{trained.mean_loss:.4f}" if trained else "-",
-            main.shown(report.validation[main.name]) if report else "-",
+            main.shown(report.validation[main.name]) if report and main else "-",
         )
     return table
 

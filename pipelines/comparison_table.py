@@ -10,7 +10,7 @@ from rich.table import Table
 
 from afcore.config import FREEZING_MODES
 from afcore.results.classes import frequent_confusions, worst_classes
-from afcore.results.comparison import ROW_SCORES, row_difference
+from afcore.results.comparison import row_difference
 from afcore.results.report import (
     ClassesReport,
     ClassReport,
@@ -18,7 +18,7 @@ from afcore.results.report import (
     DifferenceReport,
     RunReport,
 )
-from afcore.tasks.main_score import MAIN_SCORES, MainScore
+from afcore.tasks.scores import Score
 
 __all__ = ["classes_table", "comparison_markdown", "comparison_table", "stories"]
 
@@ -52,7 +52,7 @@ WORKERS = "workers"
 
 def comparison_table(comparison: CompareReport) -> Table:
     """For the console."""
-    title = MAIN_SCORES[comparison.score].title
+    title = comparison.runs[0].main.title
     table = Table(
         title=f"{title[0].upper()}{title[1:]}, time and cost",
         title_justify="left",
@@ -91,7 +91,7 @@ def _over_rows(run: RunReport, other: RunReport) -> str:
     found = row_difference(run, other)
     if found is None:
         return ""
-    main = MAIN_SCORES[run.score]
+    main = run.main
     mean, low, high = (_signed(main, value, 1) for value in (found.mean, found.low, found.high))
     return f" at {mean} {_unit(main)} ({low} to {high} over test rows)"
 
@@ -120,7 +120,7 @@ def _caption(comparison: CompareReport) -> str | None:
 def _best(comparison: CompareReport) -> str | None:
     if comparison.best_mode is None:
         return None
-    main = MAIN_SCORES[comparison.score]
+    main = comparison.runs[0].main
     runs = [run for run in comparison.runs if run.mode == comparison.best_mode]
     split = "test" if runs[0].totals.test else "validation"
     value = main.shown(statistics.mean(run.main_score for run in runs))
@@ -131,12 +131,12 @@ def _best(comparison: CompareReport) -> str | None:
 def _noise(comparison: CompareReport) -> str | None:
     if not comparison.difference:
         return None
-    unit = _unit(MAIN_SCORES[comparison.score])
+    unit = _unit(comparison.runs[0].main)
     num_seeds = max(difference.num_seeds for difference in comparison.difference.values())
     if num_seeds == 1:
         return (
             f"{DIFFERENCE}: {unit}, on the same test rows, and the 95 % interval over them"
-            f"{' (bootstrap)' if comparison.score in ROW_SCORES else ''}; within "
+            f"{'' if comparison.runs[0].main.is_mean else ' (bootstrap)'}; within "
             "noise when it holds 0. Another seed may differ by as much: --seeds 3"
         )
     return (
@@ -156,7 +156,7 @@ def _rows(comparison: CompareReport) -> list[tuple[str, ...]]:
     if not comparison.difference:
         return rows
     return [
-        (*row, _points(MAIN_SCORES[comparison.score], comparison.difference.get(run.mode)))
+        (*row, _points(comparison.runs[0].main, comparison.difference.get(run.mode)))
         for row, run in zip(rows, comparison.runs, strict=True)
     ]
 
@@ -184,7 +184,7 @@ def _row(run: RunReport, full: RunReport | None) -> tuple[str, ...]:
     )
 
 
-def _points(main: MainScore, difference: DifferenceReport | None) -> str:
+def _points(main: Score, difference: DifferenceReport | None) -> str:
     if difference is None:
         return "-"
     half = (difference.high - difference.low) / 2
@@ -193,19 +193,19 @@ def _points(main: MainScore, difference: DifferenceReport | None) -> str:
     return f"{mean} ± {error}, {verdict}"
 
 
-def _unit(main: MainScore) -> str:
+def _unit(main: Score) -> str:
     if main.name == "accuracy":
         return "points"
     return f"points of {main.title}" if main.in_percent else main.title
 
 
-def _signed(main: MainScore, value: float, decimals: int = 2) -> str:
+def _signed(main: Score, value: float, decimals: int = 2) -> str:
     """A difference: of percentages in points, of others with two decimals more."""
     return f"{100 * value:+.{decimals}f}" if main.in_percent else f"{value:+.{decimals + 2}f}"
 
 
 def _shown(run: RunReport, scores: dict[str, float] | None) -> str:
-    return MAIN_SCORES[run.score].shown(scores[run.score]) if scores else "-"
+    return run.main.shown(scores[run.score]) if scores else "-"
 
 
 def classes_table(report: ClassesReport) -> Table:

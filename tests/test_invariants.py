@@ -110,8 +110,8 @@ def test_invariant_5_mode_full_is_plain_fine_tuning(dropout: float, pool: bool) 
             start=1,
         ):
             CPU_FP32.seed(0, epoch, number, 0)
-            batch, labels = TASK.collate(examples, ids, torch.device("cpu"))
-            loss = torch.nn.functional.cross_entropy(model(**batch).logits, labels)
+            batch, targets = TASK.collate(examples, ids, torch.device("cpu"))
+            loss = torch.nn.functional.cross_entropy(model(**batch).logits, targets["labels"])
             bare.append(float(loss.detach()))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -139,8 +139,8 @@ def test_predictions_are_the_pipelines_and_every_column_is_kept(
     got = [[float(row[f"probability_{label}"]) for label in LABELS] for row in written]
     np.testing.assert_allclose(got, shares, atol=1e-5)
     right = sum(row["label"] == label for row, label in zip(rows, labels, strict=True))
-    assert (found.num_right, found.num_labelled) == (right, len(rows))
-    assert found.accuracy == right / len(rows)
+    assert found.num_labelled == len(rows)
+    assert found.score == right / len(rows)
     assert {path.name for path in tmp_path.iterdir()} == {f"in.{given}", f"out.{wanted}"}
 
 
@@ -170,11 +170,11 @@ def test_labels_that_are_missing_or_not_the_models(folder: Path, tmp_path: Path)
     source = write(tmp_path / "in.csv", rows)
     out = {"output": str(tmp_path / "out.csv")}
     unlabelled = predict.predict_file(str(folder), str(source), **out)
-    assert (unlabelled.labelled, unlabelled.accuracy) == (False, None)
-    found = predict.predict_file(str(folder), str(source), label="stars", **out)
+    assert (unlabelled.labelled, unlabelled.score) == (False, None)
+    found = predict.predict_file(str(folder), str(source), columns={"label": "stars"}, **out)
     answer = read(tmp_path / "out.csv")[0]["prediction"]
     assert found.num_labelled == 3
-    assert found.num_right == 2 * (answer == "random")
+    assert found.score == pytest.approx(2 / 3 * (answer == "random"))
     assert dict(found.unknown) == {"cooking": 1}
 
 
@@ -208,7 +208,6 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
         _model(id2label={i: f"LABEL_{i}" for i in range(3)}), "does not name its labels"
     ),
     "a regression": (_model(problem_type="regression"), "is for regression"),
-    "several labels": (_model(problem_type="multi_label_classification"), "of one label a text"),
     "no such file": (lambda folder, here: [str(folder), str(here / "none.csv")], "no such file"),
     "no known format": (_file("in.txt", "text\na\n"), "its name must end in .csv"),
     "an empty file": (_file("in.csv", ""), "the file is empty"),
@@ -243,9 +242,11 @@ def test_a_mistake_is_told_and_nothing_is_written(
     given, message = MISTAKES[mistake]
     made = given(folder, tmp_path)
     arguments, options = made if isinstance(made, tuple) else (made, {})
+    options = dict(options)
+    output = options.pop("output", "out.csv")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError) as caught:
-        predict.predict_file(*arguments, **{"output": "out.csv"} | options)
+        predict.predict_file(*arguments, output=output, columns=options)
     assert message in str(caught.value)
     assert "data.text" not in str(caught.value)
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before

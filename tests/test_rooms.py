@@ -52,9 +52,8 @@ def test_decisions_are_pure() -> None:
         for name in (
             "cost",
             "activations/tiers",
-            "results/report",
             "results/paired",
-            "tasks/main_score",
+            "tasks/scores",
         )
     ]
     assert len(pure) >= 14

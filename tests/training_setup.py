@@ -12,8 +12,8 @@ import transformers
 
 from afcore.activations.sets import NewSet
 from afcore.compute import Compute
+from afcore.data.examples import Column, Examples
 from afcore.data.order import epoch_batches
-from afcore.data.prepare import Examples
 from afcore.digest import RecipeDigest
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.split_model import SplitModel
@@ -33,11 +33,13 @@ STEP_SETTINGS = {field.name for field in fields(StepSettings)}
 def make_examples(count: int = 40) -> Examples:
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 20, count)
-    return Examples(
-        tokens=rng.integers(4, 64, lengths.sum()).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=rng.integers(0, 3, count),
-    )
+    tokens = rng.integers(4, 64, lengths.sum()).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return labelled(tokens, offsets, rng.integers(0, 3, count))
+
+
+def labelled(tokens: Any, offsets: Any, labels: Any) -> Examples:
+    return Examples({"input_ids": Column(tokens, offsets)}, {"labels": Column(labels)})
 
 
 def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
@@ -56,6 +58,9 @@ def make_split(dropout: float = 0.1, pool: bool = True) -> SplitModel:
     return SplitModel(transformers.BertForSequenceClassification(config), pool)
 
 
+TASK = TextClassification(label_names=["a", "b", "c"], pad_token_id=0)
+
+
 def new_set(
     folder: str,
     lineage: Sequence[int] = (2,),
@@ -64,9 +69,6 @@ def new_set(
     producer: str = "a-run",
 ) -> NewSet:
     return NewSet(folder, RecipeDigest(key), recipe or {}, list(lineage), producer)
-
-
-TASK = TextClassification(["a", "b", "c"], pad_token_id=0)
 
 
 @dataclass

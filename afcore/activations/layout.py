@@ -1,6 +1,6 @@
 """Where each example lies: ragged rows in shards. Pure; no store, no torch.
 
-Three index spaces. An **example id** is ``0..n-1`` as :mod:`afcore.data.prepare` gave it. A
+Three index spaces. An **example id** is ``0..n-1`` as :mod:`afcore.data.examples` gave it. A
 **shard** holds the tokens of some examples, one after the other. A **row** of a shard is one
 token's hidden state; example ``i`` has rows ``start[i]`` up to ``start[i] + lengths[i]`` of shard
 ``shard[i]``.

@@ -1,7 +1,7 @@
-"""Rows of text and label from anywhere: files, hub data sets, and what is built in.
+"""Rows of named fields from anywhere: files, hub data sets, and what is built in.
 
-Texts, labels and groups are text. Leaves files to :mod:`afcore.data.files`, and tokens to
-:mod:`afcore.data.prepare`.
+Who asks for a field says what it holds. Leaves files to :mod:`afcore.data.files`, and tokens to
+:mod:`afcore.tasks.prepare`.
 """
 
 import datetime
@@ -10,12 +10,14 @@ import glob
 import logging
 import math
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import numpy.typing as npt
 
 from afcore.data.docstrings import docstring_rows
 from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files, read_local_files
@@ -24,7 +26,16 @@ from afcore.data.split import sampled
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["Rows", "innermost_reason", "load_rows", "read_texts", "refuse_blank"]
+__all__ = [
+    "Field",
+    "Rows",
+    "innermost_reason",
+    "load_rows",
+    "read_labels",
+    "read_rows",
+    "read_texts",
+    "refuse_blank",
+]
 
 _NUMBERS = (int, float, Number, decimal.Decimal)
 _KINDS: dict[type[Any], str] = {
@@ -33,82 +44,141 @@ _KINDS: dict[type[Any], str] = {
     bytes: "bytes that are not UTF-8",
     str: "a text that is not Unicode (half of a surrogate pair)",
 }
+_UNIT = "\x1f"  # between the parts of a row
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Texts, their labels and groups (as strings), in the source's order; or no groups.
+class Field:
+    """One thing that is known of each row.
 
     Attributes:
+        key: its name, and that of the setting in ``data`` that names its column.
+        column: of the data set.
+        read: the column as values; called with the source's name, the key, the column and the
+            table, it raises :class:`DataError` for what cannot be one.
+        may_be_blank: whether a row may have a blank one.
+        is_target: it is to be answered; else it is a part of what the model gets.
+    """
+
+    key: str
+    column: str
+    read: Callable[[str, str, str, Table], list[Any]]
+    may_be_blank: bool = False
+    is_target: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of some fields, in the source's order.
+
+    Attributes:
+        source: name of the data.
+        inputs: [n] values of each field that the model gets, by key.
+        targets: the same, of what should be answered.
+        groups: [n], or there are none.
         places: where the rows stand in the source.
-        left_out: labels that only rows beyond the limit have.
+        beyond: targets of the rows beyond the limit.
     """
 
     source: str
-    texts: list[str]
-    labels: list[str]
+    inputs: dict[str, list[Any]]
+    targets: dict[str, list[Any]] = field(default_factory=dict)
     groups: list[str] | None = None
     places: Places | None = None
-    left_out: frozenset[str] = frozenset()
+    beyond: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def identities(self) -> list[str]:
+        """[n], what a row is told from others by: all that the model gets of it."""
+        columns = list(self.inputs.values())
+        if len(columns) == 1:
+            return [str(value) for value in columns[0]]
+        return [_UNIT.join(map(str, values)) for values in zip(*columns, strict=True)]
 
     def place(self, row: int) -> str:
         """How a person finds a row in the source."""
-        return (self.places or Places("row", range(len(self.texts)))).name(row)
+        return (self.places or Places("row", range(len(self)))).name(row)
+
+    def pick(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> "Rows":
+        """Some of the rows, in the order of ``ids``."""
+
+        def some(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            return {key: [values[i] for i in ids] for key, values in columns.items()}
+
+        return replace(
+            self,
+            inputs=some(self.inputs),
+            targets=some(self.targets),
+            groups=None if self.groups is None else [self.groups[i] for i in ids],
+            places=None if self.places is None else self.places.pick(ids),
+        )
 
 
 def load_rows(
     source: str,
     split: str,
-    text_column: str,
-    label_column: str,
+    fields: Sequence[Field],
+    *,
     limit: int | None = None,
-    group_column: str | None = None,
+    group: str | None = None,
     encoding: str = "utf-8",
 ) -> Rows:
     """Load a data set.
-
-    A number is the text that it is written as in a CSV or JSON file, else its decimal text. Labels
-    and groups are without the white space around them.
 
     Args:
         source: a file (path or fsspec URL ending in one of csv, tsv, json, jsonl, parquet, perhaps
             compressed), ``docstrings``, or the name of a hub data set; the last two may end in
             ``:SPLIT``.
         split: the split to take when ``source`` does not name one.
-        text_column: column of the texts.
-        label_column: column of the labels: strings, numbers or a ``ClassLabel``.
+        fields: what to read.
         limit: at most so many rows, a sample by :func:`afcore.data.split.sampled`.
-        group_column: column of the groups: strings or numbers.
+        group: column of the groups: strings or numbers.
         encoding: of CSV and JSON files.
 
     Raises:
-        DataError: when the source cannot be read, is empty, or lacks a column, text, label or
-            group, or when one of these is no text.
+        DataError: when the source cannot be read, is empty, or lacks a column, or when a value is
+            not what the field wants.
     """
-    keys = {"text": text_column, "label": label_column}
-    if group_column is not None:
-        keys["group"] = group_column
-    table = _load(source, split, list(keys.values()), encoding)
+    groups = [] if group is None else [Field("group", group, read_labels)]
+    table = _load(source, split, [one.column for one in [*fields, *groups]], encoding)
     if len(table) == 0:
         raise DataError(f"data {source!r} has no rows")
-    for key, column in keys.items():
-        if column not in table.columns:
+    for one in [*fields, *groups]:
+        if one.column not in table.columns:
             raise DataError(
-                f"data {source!r} has no column {column!r}, only {', '.join(table.names)}. "
-                f"Name the column with data.{key}."
+                f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
+                f"Name the column with data.{one.key}."
             )
-    read = {key: read_texts(source, key, column, table) for key, column in keys.items()}
-    places, left_out = table.places, frozenset[str]()
+    rows = read_rows(source, table, fields)
+    if groups:
+        rows = replace(rows, groups=groups[0].read(source, "group", groups[0].column, table))
     if limit is not None and limit < len(table):
-        sample = sampled(read["text"], limit)
-        everything = set(read["label"])
-        read = {key: [values[row] for row in sample] for key, values in read.items()}
-        places, left_out = places.pick(sample), frozenset(everything - set(read["label"]))
-    rows = Rows(source, read["text"], read["label"], read.get("group"), places, left_out)
-    for key, column in keys.items():
-        refuse_blank(rows, column, read[key])
+        sample = sampled(rows.identities, limit)
+        rest = np.setdiff1d(np.arange(len(rows)), sample)
+        beyond = rows.pick(rest).targets
+        rows = replace(rows.pick(sample), beyond=beyond)
+    for one in fields:
+        if not one.may_be_blank:
+            values = rows.targets if one.is_target else rows.inputs
+            refuse_blank(rows, one.column, values[one.key])
+    if rows.groups is not None:
+        refuse_blank(rows, groups[0].column, rows.groups)
     return rows
+
+
+def read_rows(source: str, table: Table, fields: Sequence[Field]) -> Rows:
+    """The fields of a table that has their columns; blank values are not refused yet."""
+    read = {one: one.read(source, one.key, one.column, table) for one in fields}
+    return Rows(
+        source,
+        {one.key: values for one, values in read.items() if not one.is_target},
+        {one.key: values for one, values in read.items() if one.is_target},
+        places=table.places,
+    )
 
 
 def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
@@ -189,15 +259,22 @@ def innermost_reason(error: BaseException) -> str:
 def read_texts(source: str, key: str, column: str, table: Table) -> list[str]:
     """A column as text; what is missing is blank.
 
+    A number is the text that it is written as in a CSV or JSON file, else its decimal text.
+
     Args:
         source: name of the data.
-        key: what the column is: ``text``, ``label`` or ``group``.
+        key: what the column is: ``text``, ``text_pair``, ...
         column: its name.
         table: that has it.
 
     Raises:
         DataError: for a value that is no text.
     """
+    _say_numbers(source, key, column, table)
+    return _texts(source, key, column, table)
+
+
+def _texts(source: str, key: str, column: str, table: Table) -> list[str]:
     values = table.columns[column]
     texts = []
     for row, value in enumerate(values):
@@ -210,9 +287,12 @@ def read_texts(source: str, key: str, column: str, table: Table) -> list[str]:
                 f"data.{key}."
             )
         texts.append(text)
-    if key == "text":
-        _say_numbers(source, column, table)
-        return texts
+    return texts
+
+
+def read_labels(source: str, key: str, column: str, table: Table) -> list[str]:
+    """A column as text without the white space around it; see :func:`read_texts`."""
+    texts = _texts(source, key, column, table)
     stripped = [text.strip() for text in texts]
     changed = [row for row, text in enumerate(texts) if stripped[row] not in (text, "")]
     if changed:
@@ -255,32 +335,33 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _say_numbers(source: str, column: str, table: Table) -> None:
+def _say_numbers(source: str, key: str, column: str, table: Table) -> None:
     """Texts of a file with types that are numbers there."""
     values = table.columns[column]
     numbers = [row for row, value in enumerate(values) if _is_number(value)]
     if numbers:
         _log.warning(
             "data %r: the text in column %r is a number in %d of %d rows (the first is %s, %s); "
-            "its digits are taken for the text. Is it the column that data.text should name?",
+            "its digits are taken for the text. Is it the column that data.%s should name?",
             source,
             column,
             len(numbers),
             len(values),
             table.places.name(numbers[0]),
             values[numbers[0]],
+            key,
         )
 
 
-def refuse_blank(rows: Rows, column: str, values: Iterable[str]) -> None:
+def refuse_blank(rows: Rows, column: str, values: Iterable[Any]) -> None:
     """Refuse rows of which some value is blank.
 
     Raises:
         DataError: naming the first.
     """
-    blank = [row for row, value in enumerate(values) if not value.strip()]
+    blank = [row for row, value in enumerate(values) if not str(value).strip()]
     if blank:
         raise DataError(
             f"data {rows.source!r}: column {column!r} is empty in {len(blank)} of "
-            f"{len(rows.texts)} rows (the first is {rows.place(blank[0])}). Fill or remove them."
+            f"{len(rows)} rows (the first is {rows.place(blank[0])}). Fill or remove them."
         )

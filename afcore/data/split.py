@@ -1,7 +1,7 @@
 """Which rows validate, and which make a sample: by a hash of what a row says, not where it is.
 
 So a row stays on its side when others come, equal rows are on one side, and every seed, machine and
-order of the source gives the same. :mod:`afcore.data.prepare` says what the key of a row is.
+order of the source gives the same. :mod:`afcore.tasks.prepare` says what the key of a row is.
 """
 
 import hashlib

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from afcore.data.examples import Examples
 from afcore.digest import ContentDigest, canonical_json, content_digest
 from afcore.errors import DataError
 
@@ -60,24 +60,24 @@ def tokenizer_digest(tokenizer: Any, texts: list[str], max_length: int) -> Conte
 
 def check_known(
     tokenizer: Any,
-    tokens: npt.NDArray[np.int32],
-    offsets: npt.NDArray[np.int64],
+    examples: Examples,
     source: str,
 ) -> None:
     """Say so when many tokens of the training rows are unknown to the tokenizer.
 
     Args:
         tokenizer: that gave them.
-        tokens: [t] int32.
-        offsets: [n + 1] int64, token offsets; a sample of the examples is looked at.
+        examples: of which a sample is looked at.
         source: of the rows.
 
     Raises:
         DataError: when as good as all of them are.
     """
     unknown = tokenizer.unk_token_id
-    if unknown is None:
+    column = examples.inputs.get("input_ids")
+    if unknown is None or column is None or column.offsets is None:
         return
+    tokens, offsets = column.values, column.offsets
     step = max(1, (len(offsets) - 1) // _NUM_LOOKED_AT)
     starts = range(0, len(offsets) - 1, step)
     sample = np.concatenate([tokens[offsets[i] : offsets[i + 1]] for i in starts])

@@ -14,19 +14,19 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from afcore.errors import ModelError
 from afcore.extras import how_to_install
 from afcore.model_settings import MODEL_MARK
 
 __all__ = [
-    "build_classifier",
+    "build_model",
     "check_finite",
     "forward_settings",
-    "load_classifier",
+    "load_model",
     "load_tokenizer",
-    "read_classifier",
+    "read_model",
     "shown",
 ]
 
@@ -42,7 +42,6 @@ _NOT_IN_FORWARD = (
 )
 # What a checkpoint may have been trained or saved for does not go on into ours.
 _OURS = {
-    "problem_type": "single_label_classification",
     "return_dict": True,
     "output_attentions": False,
     "output_hidden_states": False,
@@ -98,32 +97,29 @@ def load_tokenizer(name: str, max_length: int | None = None) -> Any:
     return tokenizer
 
 
-def load_classifier(
-    name: str, label_names: list[str], pad_token_id: int, seed: int, *, allow_new: bool = False
+def load_model(
+    name: str, auto_class: str, seed: int, *, allow_new: bool = False, **settings: Any
 ) -> Any:
-    """A sequence classifier with pre-trained blocks and a new head drawn from ``seed``.
+    """A model with pre-trained blocks and a new head drawn from ``seed``.
 
     Weights are loaded in fp32 and never from a pickle.
 
     Args:
         name: of the model.
-        label_names: one a class.
-        pad_token_id: of its tokenizer.
+        auto_class: of ``transformers``, which knows the head.
         seed: of all that is newly drawn.
+        settings: of the model's configuration: the head's, the padding token.
         allow_new: train a model some of whose embeddings or blocks have no weights.
 
     Raises:
         ModelError: when it cannot be loaded, has no weights, too few, or some that are no numbers.
     """
     torch.manual_seed(seed)
-    model, report = read_classifier(
+    model, report = read_model(
         name,
+        auto_class,
         "Give a hub id or a folder with config.json and safetensors weights.",
-        num_labels=len(label_names),
-        id2label=dict(enumerate(label_names)),
-        label2id={label: i for i, label in enumerate(label_names)},
-        pad_token_id=pad_token_id,
-        **_OURS,
+        **settings | _OURS,
     )
     missing = sorted(report["missing_keys"])
     mismatched = sorted(report["mismatched_keys"])
@@ -142,11 +138,14 @@ def load_classifier(
     return model
 
 
-def read_classifier(name: str, advice: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
-    """A sequence classifier in fp32, never from a pickle.
+def read_model(
+    name: str, auto_class: str, advice: str, **settings: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A model with its head in fp32, never from a pickle.
 
     Args:
         name: a folder, a hub id, or ``package:...``.
+        auto_class: of ``transformers``, which knows the head.
         advice: ends the message of the error.
         settings: of the configuration, to be replaced.
 
@@ -160,7 +159,7 @@ def read_classifier(name: str, advice: str, **settings: Any) -> tuple[Any, dict[
     transformers.utils.logging.disable_progress_bar()
     path = locate(name)
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = getattr(transformers, auto_class).from_pretrained(
             path,
             use_safetensors=True,
             trust_remote_code=False,
@@ -181,11 +180,12 @@ def forward_settings(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _NOT_IN_FORWARD}
 
 
-def build_classifier(config: dict[str, Any]) -> Any:
+def build_model(config: dict[str, Any], auto_class: str) -> Any:
     """The architecture of a configuration, with weights that the caller will replace."""
     with torch.random.fork_rng(devices=[]):
         architecture = AutoConfig.for_model(**config | _OURS)
-        return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
+        kind = getattr(transformers, auto_class)
+        return kind.from_config(architecture, dtype=torch.float32)
 
 
 def _is_of_body(model: Any, key: str) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from afcore.errors import ModelError
 from afcore.model.find_pooling import find_pooling
-from afcore.model.finders.registry import find_stack
+from afcore.model.finders.find_stack import find_stack
 from afcore.model.forwards import (
     Batch,
     Forward,

@@ -33,14 +33,16 @@ from transformers import (
 
 from afcore.compute import Compute
 from afcore.config import TrainingConfig
-from afcore.data.prepare import Examples, PreparedData
+from afcore.data.examples import Examples
 from afcore.errors import AutoFreezeError
 from afcore.peer.lora import LoraSettings, add_lora, merge_lora
 from afcore.results.report import EpochReport
 from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
-from afcore.tasks.main_score import MAIN_SCORES
-from afcore.tasks.text_classification import Answers, TextClassification
+from afcore.tasks.answers import Answers, answers_of
+from afcore.tasks.prepare import PreparedData
+from afcore.tasks.scores import LOG_LOSS, Score
+from afcore.tasks.task import Task
 
 __all__ = ["Fitted", "Recipe", "fit"]
 
@@ -90,6 +92,7 @@ def fit(
     data: PreparedData,
     *,
     training: TrainingConfig,
+    score: Score,
     compute: Compute,
     recipe: Recipe,
 ) -> Fitted:
@@ -100,6 +103,7 @@ def fit(
         tokenizer: pads; nothing is tokenized again.
         data: all splits.
         training: the settings that all modes share.
+        score: the main one.
         compute: device and precision.
         recipe: the Trainer's own.
 
@@ -109,10 +113,10 @@ def fit(
     """
     if recipe.lora is not None:
         model = add_lora(model, recipe.lora, training.seed)
-    watch = _Watch(compute, training.num_epochs, training.score)
+    watch = _Watch(compute, training.num_epochs, score, data.task)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         trainer = _make_trainer(
-            model, tokenizer, data, _arguments(training, compute, recipe, folder), watch
+            model, tokenizer, data, _arguments(training, score, compute, recipe, folder), watch
         )
         if recipe.early_stopping_patience is not None:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -129,9 +133,10 @@ def fit(
         test, in_order = None, False
         if data.test is not None:
             given = trainer.predict(_Features(data.test))
-            test = _answers(given.predictions, given.label_ids)
+            labels = np.asarray(given.label_ids)
+            test = answers_of(data.task, {"labels": labels}, np.asarray(given.predictions))
             # Grouped by length, the Trainer scores in another order and does not say which.
-            in_order = np.array_equal(test.labels, data.test.labels)
+            in_order = np.array_equal(labels, data.test.targets["labels"].values)
         test_seconds = time.perf_counter() - clock
     # The Trainer put autocast around the model's forward; this gives the class's own back.
     for name in ("forward", "_original_forward"):
@@ -142,10 +147,10 @@ def fit(
 
 
 def _arguments(
-    training: TrainingConfig, compute: Compute, recipe: Recipe, folder: str
+    training: TrainingConfig, score: Score, compute: Compute, recipe: Recipe, folder: str
 ) -> TrainingArguments:
     # The Trainer's own default, the loss, where the score has no say in stopping.
-    main = MAIN_SCORES[training.score if MAIN_SCORES[training.score].stops else "loss"]
+    main = score if score.stops else LOG_LOSS
     arguments = TrainingArguments(
         output_dir=folder,  # asked for; nothing is written there
         num_train_epochs=training.epochs,
@@ -184,7 +189,7 @@ def _make_trainer(
         train_dataset=_Features(data.train),
         eval_dataset=_Features(data.validation),
         processing_class=tokenizer,  # the default collator then pads to a batch's longest example
-        compute_metrics=partial(_scores, num_classes=len(data.label_names)),
+        compute_metrics=partial(_scores, task=data.task),
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
@@ -195,11 +200,13 @@ class _Features(Dataset[dict[str, Any]]):
     """Examples as the Trainer's collator wants them, all in memory."""
 
     def __init__(self, examples: Examples) -> None:
-        bounds = pairwise(examples.offsets.tolist())
-        self._rows = [
-            {"input_ids": examples.tokens[start:end].tolist(), "labels": label}
-            for (start, end), label in zip(bounds, examples.labels.tolist(), strict=True)
-        ]
+        self._rows: list[dict[str, Any]] = [{} for _ in range(len(examples))]
+        for name, column in {**examples.inputs, **examples.targets}.items():
+            values = column.values.tolist()
+            if column.offsets is not None:
+                values = [values[start:end] for start, end in pairwise(column.offsets.tolist())]
+            for row, value in zip(self._rows, values, strict=True):
+                row[name] = value
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -216,12 +223,13 @@ class _Watch(TrainerCallback):
         best_weights: of the best epoch, as :func:`afcore.runs.records.best_epoch` chooses it.
     """
 
-    def __init__(self, compute: Compute, num_epochs: int, score: str) -> None:
+    def __init__(self, compute: Compute, num_epochs: int, score: Score, task: Task) -> None:
         self.reports: list[EpochReport] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self._compute = compute
         self._num_epochs = num_epochs
         self._score = score
+        self._names = {score.name for score in task.scores}
         self._clock = self._shown = 0.0
         self._train_seconds = 0.0
         self._train_loss = math.nan
@@ -265,8 +273,12 @@ class _Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Note the epoch, and keep the weights when none were better."""
-        evaluate_seconds, main = self._lap(), MAIN_SCORES[self._score]
-        validation = {name: given["metrics"][f"eval_{name}"] for name in MAIN_SCORES}
+        evaluate_seconds, main = self._lap(), self._score
+        validation = {
+            name.removeprefix("eval_"): value
+            for name, value in given["metrics"].items()
+            if name.removeprefix("eval_") in self._names
+        }
         report = EpochReport(
             epoch=len(self.reports) + 1,
             num_steps=state.global_step - self._first_step,
@@ -307,7 +319,7 @@ class _Watch(TrainerCallback):
         return self._clock - before
 
 
-def _scores(prediction: EvalPrediction, num_classes: int) -> dict[str, float]:
+def _scores(prediction: EvalPrediction, task: Task) -> dict[str, float]:
     """The scores of every other mode.
 
     Raises:
@@ -318,11 +330,5 @@ def _scores(prediction: EvalPrediction, num_classes: int) -> dict[str, float]:
             "the logits are not finite: training diverged. Lower training.learning_rate, or set "
             "training.precision to fp32."
         )
-    return _answers(prediction.predictions, prediction.label_ids).scores(num_classes)
-
-
-def _answers(logits: Any, labels: Any) -> Answers:
-    """From [n, c] logits and [n] labels."""
-    labels = np.asarray(labels)
-    given = (torch.as_tensor(logits), torch.as_tensor(labels))
-    return Answers(labels, *(tensor.numpy() for tensor in TextClassification([], 0).answer(*given)))
+    labels, outputs = np.asarray(prediction.label_ids), np.asarray(prediction.predictions)
+    return answers_of(task, {"labels": labels}, outputs).scores()

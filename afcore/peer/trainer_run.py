@@ -58,6 +58,7 @@ def run_hf_trainer(
         tokenizer,
         data,
         training=run.config.training,
+        score=run.config.main_score,
         compute=run.compute,
         recipe=RECIPES[run.config.mode],
     )

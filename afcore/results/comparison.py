@@ -1,11 +1,8 @@
 """Runs side by side: ratios of time, the best mode, and differences with their noise. No I/O."""
 
 import statistics
-from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from afcore.results.paired import PairedDifference, bootstrap_difference, paired_difference
 from afcore.results.report import (
@@ -13,15 +10,10 @@ from afcore.results.report import (
     DifferenceReport,
     RunReport,
     unpack_array,
-    unpack_right,
 )
-from afcore.tasks.main_score import MAIN_SCORES
-from afcore.tasks.text_classification import class_score
+from afcore.tasks.scores import RowValues
 
-__all__ = ["ROW_SCORES", "compare_report", "paired_runs", "row_difference"]
-
-ROW_SCORES = ("f1_macro", "matthews")
-"""Scores of all rows together, which are no mean over them."""
+__all__ = ["compare_report", "paired_runs", "row_difference"]
 
 
 def compare_report(runs: list[RunReport]) -> CompareReport:
@@ -53,7 +45,7 @@ def _best_mode(runs: list[RunReport]) -> str | None:
     modes = list(dict.fromkeys(run.mode for run in runs))
     if len(modes) < 2:
         return None
-    main = MAIN_SCORES[runs[0].score]
+    main = runs[0].main
 
     def rank(mode: str) -> tuple[float, float]:
         of_mode = [run for run in runs if run.mode == mode]
@@ -74,44 +66,32 @@ def paired_runs(
 def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
     """Test score minus that of ``other``, paired over test rows; None: not the same rows.
 
-    Accuracy and log loss are means over rows: Student's t interval of the rows' differences.
-    Macro-F1 and Matthews correlation are not: rows are drawn again and again (bootstrap).
+    Of a score that is a mean over rows, Student's t interval of the rows' differences. Of another
+    one, rows are drawn again and again (bootstrap).
     """
-    if run.score != other.score:
+    if (run.task, run.score) != (other.task, other.score):
         return None
-    if run.score == "accuracy":
-        return _mean_difference(*(_right(each) for each in (run, other)))
-    if run.score == "loss":
-        return _mean_difference(*(_rows(each, "losses") for each in (run, other)))
-    labels, mine, theirs = _rows(run, "labels"), _rows(run, "predicted"), _rows(other, "predicted")
-    others = _rows(other, "labels")
-    if labels is None or others is None or not np.array_equal(labels, others):
+    score, mine, theirs = run.main, _rows(run), _rows(other)
+    if mine is None or theirs is None:
         return None
-    assert mine is not None
-    assert theirs is not None
-    num_classes = int(max(labels.max(), mine.max(), theirs.max(), 1)) + 1
-    score = partial(class_score, run.score, num_classes=num_classes)
-    return bootstrap_difference(score, labels, mine, theirs)
-
-
-def _mean_difference(
-    mine: npt.NDArray[Any] | None, theirs: npt.NDArray[Any] | None
-) -> PairedDifference | None:
-    if mine is None or theirs is None or len(mine) != len(theirs):
+    targets = "labels" if "labels" in score.rows else None
+    if targets is not None and not np.array_equal(mine[targets], theirs[targets]):
         return None
-    return paired_difference(mine.astype(float).tolist(), theirs.astype(float).tolist())
+    if score.is_mean:
+        (name,) = score.rows
+        if len(mine[name]) != len(theirs[name]):
+            return None
+        return paired_difference(*(each[name].astype(float).tolist() for each in (mine, theirs)))
+    return bootstrap_difference(score.compute, mine, theirs)
 
 
-def _right(run: RunReport) -> npt.NDArray[Any] | None:
-    return None if run.totals.test_right is None else unpack_right(run.totals.test_right)
-
-
-def _rows(run: RunReport, name: str) -> npt.NDArray[Any] | None:
-    packed: str | None = getattr(run.totals.test_rows, name, None)
-    if packed is None:
+def _rows(run: RunReport) -> RowValues | None:
+    packed = run.totals.test_rows
+    if packed is None or set(packed) != set(run.main.rows):
         return None
-    values = unpack_array(packed)
-    return values if name == "losses" else values.astype(np.int64)
+    values = {name: unpack_array(text) for name, text in packed.items()}
+    # Small types save room alone.
+    return {n: v.astype(np.int64) if v.dtype.kind in "iu" else v for n, v in values.items()}
 
 
 def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport | None:
@@ -131,5 +111,5 @@ def _difference(pairs: list[tuple[RunReport, RunReport]]) -> DifferenceReport | 
         high=found.high,
         num_seeds=len(pairs),
         within_noise=found.within_noise,
-        method="bootstrap" if over_rows and pairs[0][0].score in ROW_SCORES else "t",
+        method="bootstrap" if over_rows and not pairs[0][0].main.is_mean else "t",
     )

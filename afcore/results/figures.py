@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from afcore.results.classes import frequent_confusions, worst_classes
 from afcore.results.report import ClassesReport, CompareReport, RunReport
-from afcore.tasks.main_score import MAIN_SCORES
 
 __all__ = [
     "MODE_COLORS",
@@ -98,7 +97,7 @@ def epoch_time_figure(report: RunReport) -> Figure:
 
 def accuracy_cost_figure(report: CompareReport) -> Figure:
     """Test (else validation) score against dollars and against seconds, a point a run."""
-    main = MAIN_SCORES[report.score]
+    main = report.runs[0].main
     factor, unit = (100, ", %") if main.in_percent else (1, "")
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, (field, label) in zip(

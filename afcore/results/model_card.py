@@ -6,19 +6,17 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from afcore.config import Config
 from afcore.results.report import RunReport
+from afcore.tasks.task import Task
 
 __all__ = ["model_card"]
 
-_TASK = "text-classification"
-_NUM_LABELS = 50
 
-
-def model_card(report: RunReport, label_names: list[str], data_digest: str, config: Config) -> str:
+def model_card(report: RunReport, task: Task, data_digest: str, config: Config) -> str:
     """Markdown with YAML before it.
 
     Args:
         report: of the run.
-        label_names: one a class.
+        task: that was learned.
         data_digest: names the rows and their tokens.
         config: of the run. Of files the names are told, not where they lie.
     """
@@ -27,13 +25,13 @@ def model_card(report: RunReport, label_names: list[str], data_digest: str, conf
     tested = _name(config.data.test or config.data.train)
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag=_TASK,
+        pipeline_tag=task.pipeline_tag,
         base_model=config.model.name if _is_hub_id(config.model.name) else None,
-        tags=["autofreeze", _TASK],
+        tags=["autofreeze", task.name],
         model_name=f"autofreeze-{report.run_id}",
         eval_results=[
             EvalResult(
-                task_type=_TASK,
+                task_type=task.pipeline_tag,
                 dataset_type="text",
                 dataset_name=tested,
                 dataset_split=split,
@@ -43,17 +41,16 @@ def model_card(report: RunReport, label_names: list[str], data_digest: str, conf
             for name, value in scores[split].items()
         ],
     )
-    labels = ", ".join(f"`{label}`" for label in label_names[:_NUM_LABELS])
-    more = len(label_names) - _NUM_LABELS
+    title, answers = task.described()
     return f"""---
 {metadata.to_yaml()}
 ---
 
-# {len(label_names)} classes of text
+# {title[0].upper()}{title[1:]}
 
 {_name(config.model.name)} ({report.num_blocks} blocks), fine-tuned with AutoFreeze.
 
-Labels: {labels}{f" and {more} more" if more > 0 else ""}
+{answers}
 
 ## Scores
 
@@ -70,7 +67,7 @@ Texts are cut at {config.data.max_length} tokens, as in training, when told so:
 ```python
 from transformers import pipeline
 
-classify = pipeline("{_TASK}", "FOLDER", truncation=True)
+classify = pipeline("{task.pipeline_tag}", "FOLDER", truncation=True)
 ```
 
 or `autofreeze predict FOLDER reviews.csv --output predictions.csv`.

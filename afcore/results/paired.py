@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
+from afcore.tasks.scores import RowValues
+
 __all__ = ["CONFIDENCE", "PairedDifference", "bootstrap_difference", "paired_difference"]
 
 CONFIDENCE = 0.95
@@ -74,10 +76,9 @@ def paired_difference(
 
 
 def bootstrap_difference(
-    score: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], float],
-    labels: npt.NDArray[np.int64],
-    predicted: npt.NDArray[np.int64],
-    baseline: npt.NDArray[np.int64],
+    score: Callable[[RowValues], float],
+    values: RowValues,
+    baseline: RowValues,
     confidence: float = CONFIDENCE,
 ) -> PairedDifference:
     """Percentile bootstrap of a score that is no mean over rows; both are scored on the same rows.
@@ -85,18 +86,19 @@ def bootstrap_difference(
     The samples are always the same ones, so the same answers give the same interval.
 
     Args:
-        score: of labels and answers, [n] both.
-        labels: [n].
-        predicted: [n], answers.
-        baseline: [n], those of the baseline.
+        score: of values of rows.
+        values: by name, [n, ...].
+        baseline: the same rows', of the baseline.
         confidence: of the two-sided interval, above 0 and below 1.
     """
 
     def difference(rows: npt.NDArray[np.int64]) -> float:
-        of_rows = labels[rows]
-        return score(of_rows, predicted[rows]) - score(of_rows, baseline[rows])
+        mine, theirs = (
+            {name: of_rows[rows] for name, of_rows in each.items()} for each in (values, baseline)
+        )
+        return score(mine) - score(theirs)
 
-    rows = np.arange(len(labels))
+    rows = np.arange(len(next(iter(values.values()))))
     mean = difference(rows)
     if len(rows) == 1:
         return PairedDifference(mean, -math.inf, math.inf, 1)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from afcore.freezing.policy import Interval, IntervalStatistics
+from afcore.tasks.scores import Score
 
 __all__ = [
     "ClassReport",
@@ -23,14 +24,11 @@ __all__ = [
     "DecisionReport",
     "DifferenceReport",
     "EpochReport",
-    "RowsReport",
     "RunReport",
     "TotalsReport",
     "dated_decisions",
     "pack_array",
-    "pack_right",
     "unpack_array",
-    "unpack_right",
 ]
 
 
@@ -185,18 +183,6 @@ class ClassesReport(_Report):
     figure: str = Field(description="artifact of the MLflow run with a picture of it")
 
 
-class RowsReport(_Report):
-    """What the main score is made from, by test row in their order, to pair runs by.
-
-    Arrays as base64, behind their type in NumPy's short form. Only those that the score needs;
-    accuracy needs no more than `test_right`.
-    """
-
-    labels: str | None = Field(None, description="place of the row's class among the classes")
-    predicted: str | None = Field(None, description="of the class that was answered")
-    losses: str | None = Field(None, description="cross-entropy")
-
-
 class TotalsReport(_Report):
     """The whole run. ``worker_seconds`` and ``wall_seconds`` count lost attempts too."""
 
@@ -219,13 +205,11 @@ class TotalsReport(_Report):
     best_epoch: int
     validation: dict[str, float] = Field(description="of the best epoch")
     test: dict[str, float] | None = Field(description="of the best epoch's model")
-    test_right: str | None = Field(
+    test_rows: dict[str, str] | None = Field(
         None,
-        description="whether its answer was right, a bit a test row in their order, as base64; "
-        "runs on the same rows are compared by it",
-    )
-    test_rows: RowsReport | None = Field(
-        None, description="where `score` is not accuracy: what such runs are compared by"
+        description="what the main score is the mean of, or computed from, by test row in their "
+        "order (`right`, `losses`, `labels`, `predicted`, ...), as base64; runs on the same rows "
+        "are compared by it",
     )
 
 
@@ -248,6 +232,7 @@ class RunReport(_Report):
     totals: TotalsReport
     mlflow_run_id: str
     notes: list[str] = Field(description="what a reader should know, e.g. why nothing was cached")
+    task: str = Field("text-classification", description="that was learned")
     score: str = Field(
         "accuracy",
         description="the main score, which chose the best epoch: `training.score`",
@@ -265,9 +250,11 @@ class RunReport(_Report):
         return self.totals.train_seconds + self.totals.materialize_seconds
 
     @property
-    def accuracy(self) -> float:
-        """On test data; where there is none, on validation."""
-        return (self.totals.test or self.totals.validation)["accuracy"]
+    def main(self) -> Score:
+        """The main score: how it is shown and compared."""
+        from afcore.tasks.registry import find_score  # torch, which a report needs not
+
+        return find_score(self.task, self.score)
 
     @property
     def main_score(self) -> float:
@@ -317,24 +304,23 @@ class CompareReport(_Report):
     )
 
 
-def pack_right(right: npt.NDArray[np.bool_]) -> str:
-    """[n] as ``test_right`` keeps it: the number of rows, then eight to a byte."""
-    return f"{len(right)}:{base64.b64encode(np.packbits(right).tobytes()).decode()}"
-
-
-def unpack_right(text: str) -> npt.NDArray[np.bool_]:
-    """[n], what :func:`pack_right` was given."""
-    count, _, packed = text.partition(":")
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), dtype=np.uint8))
-    return bits[: int(count)].astype(bool)
-
-
 def pack_array(values: npt.NDArray[Any]) -> str:
-    """[n] numbers as text: their type in NumPy's short form, then their bytes as base64."""
-    return f"{values.dtype.str}:{base64.b64encode(values.tobytes()).decode()}"
+    """An array as text: its type in NumPy's short form and its shape, then its bytes as base64.
+
+    Booleans are packed, eight to a byte.
+    """
+    packed = np.packbits(values) if values.dtype == np.bool_ else values
+    shape = ",".join(map(str, values.shape))
+    return f"{values.dtype.str}({shape}):{base64.b64encode(packed.tobytes()).decode()}"
 
 
 def unpack_array(text: str) -> npt.NDArray[Any]:
-    """[n], what :func:`pack_array` was given."""
-    kind, _, packed = text.partition(":")
-    return np.frombuffer(base64.b64decode(packed), dtype=np.dtype(kind)).copy()
+    """What :func:`pack_array` was given."""
+    head, _, packed = text.partition(":")
+    kind, _, sizes = head.rstrip(")").partition("(")
+    shape = tuple(map(int, sizes.split(",")))
+    content = base64.b64decode(packed)
+    if np.dtype(kind) == np.bool_:
+        bits = np.unpackbits(np.frombuffer(content, dtype=np.uint8))
+        return bits[: math.prod(shape)].astype(bool).reshape(shape)
+    return np.frombuffer(content, dtype=np.dtype(kind)).reshape(shape).copy()

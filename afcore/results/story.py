@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from afcore.results.report import EpochReport
-from afcore.tasks.main_score import MAIN_SCORES
+from afcore.tasks.scores import LOG_LOSS, Score
 
 __all__ = ["what_happened"]
 
 
 def what_happened(
-    epochs: Sequence[EpochReport], num_blocks: int, num_planned: int, score: str = "accuracy"
+    epochs: Sequence[EpochReport], num_blocks: int, num_planned: int, score: Score = LOG_LOSS
 ) -> str:
     """One sentence without a full stop.
 
@@ -53,7 +53,7 @@ def _blocks(boundary: int, num_blocks: int) -> str:
     return f"blocks 0-{boundary - 1} of {num_blocks} were"
 
 
-def _ended(epochs: Sequence[EpochReport], num_planned: int, score: str) -> str:
+def _ended(epochs: Sequence[EpochReport], num_planned: int, main: Score) -> str:
     done = len(epochs)
     if done >= num_planned:
         return f"all {num_planned} epochs were trained" if num_planned > 1 else "one epoch was"
@@ -66,7 +66,6 @@ def _ended(epochs: Sequence[EpochReport], num_planned: int, score: str) -> str:
             if fell > 0
             else ": the validation loss no longer fell"
         )
-        main = MAIN_SCORES[score]
         if main.stops:
             values = [epoch.validation[main.name] for epoch in epochs]
             change += (

@@ -2,11 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from afcore.errors import ConfigError
 from afcore.results.report import RunReport
-from afcore.tasks.main_score import remaining_errors
 
 __all__ = ["load_recorded", "read_reports", "recorded_trace"]
 
@@ -21,26 +19,9 @@ def read_reports(path: Path) -> list[RunReport]:
     tree = json.loads(path.read_text(encoding="utf-8"))
     try:
         runs = tree.get("runs", [tree])
-        return [RunReport.model_validate(_completed(run)) for run in runs]
+        return [RunReport.model_validate(run) for run in runs]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"something is missing: {error}") from error
-
-
-def _completed(run: dict[str, Any]) -> dict[str, Any]:
-    """In the first reports intervals do not repeat what the epochs beside them say."""
-    epochs, intervals = run["epochs"], run["intervals"]
-    for interval, following in zip(intervals, [*intervals[1:], {"epoch": None}], strict=False):
-        if "total_steps" not in interval:
-            ends_epoch = following["epoch"] != interval["epoch"]
-            known = epochs[: interval["epoch"] - (not ends_epoch)]
-            scores = [epoch["validation"] for epoch in known]
-            interval |= {
-                "total_steps": sum(epoch["num_steps"] for epoch in epochs),
-                "num_epochs": len(epochs),
-                "validation_losses": [one["loss"] for one in scores],
-                "validation_errors": remaining_errors(run.get("score", "accuracy"), scores),
-            }
-    return run
 
 
 def load_recorded(path: Path) -> RunReport:

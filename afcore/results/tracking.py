@@ -194,7 +194,7 @@ class Tracker:
         totals = report.totals.model_dump()
         summary = {f"test/{k}": v for k, v in (totals.pop("test") or {}).items()}
         summary |= {f"best/validation_{k}": v for k, v in totals.pop("validation").items()}
-        del totals["test_right"], totals["test_rows"]
+        del totals["test_rows"]
         summary |= {f"total/{name}": value for name, value in totals.items()}
         self.log_summary(run_id, summary, time)
         self.log_text(run_id, report.model_dump_json(by_alias=True, indent=1), "report.json")

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.config import TrainingConfig
+from afcore.data.examples import Examples
 from afcore.data.order import epoch_batches
-from afcore.data.prepare import Examples
 from afcore.runs.run import Run
 from afcore.training.schedule import Schedule
 

@@ -299,7 +299,7 @@ class RunCache:
             "weights": {part: weights[part] for part in self._split.frozen_parts(lineage[-1])},
             "forward": forward_settings(record.architecture),
             "attention": model.config._attn_implementation,
-            "pad_token_id": record.pad_token_id,
+            "pad_token_id": record.task.pad_token_id,
             "precision": self._compute.precision,
             "device": self._compute.device.type,
             "dtype": self.runner.dtype,

@@ -310,4 +310,5 @@ class RunPlanner:
     def _scored_tokens(self) -> tuple[int, int]:
         """Of (the validation split, the test split); they are read from the store for it."""
         data = self._run.data()
-        return len(data.validation.tokens), len(data.test.tokens) if data.test else 0
+        test = 0 if data.test is None else int(data.test.lengths.sum())
+        return int(data.validation.lengths.sum()), test

@@ -9,7 +9,7 @@ from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import choose_window, place
 from afcore.config import CHOOSING_MODES
-from afcore.model.pretrained import build_classifier
+from afcore.model.pretrained import build_model
 from afcore.planning.choose_workers import MemoryModel, activation_bytes
 from afcore.planning.profile import Reading
 from afcore.runs.run import Run
@@ -84,7 +84,7 @@ def training_bytes(run: Run) -> int:
 
 def _without_weights(run: Run) -> Any:
     with torch.device("meta"):
-        return build_classifier(run.record.architecture)
+        return build_model(run.record.architecture, run.record.task.auto_class)
 
 
 def _memory(run: Run, model: Any, limit_bytes: int) -> MemoryModel:

@@ -27,8 +27,8 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.residency import hold_shards, release_shards
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
+from afcore.data.examples import Examples
 from afcore.data.order import windowed_batches
-from afcore.data.prepare import Examples
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
@@ -244,7 +244,7 @@ class _Epoch:
                 policy=state.policy,
                 intervals_per_epoch=config.freezing.intervals_per_epoch,
                 validations=tuple(report.validation for report in before),
-                score=config.training.score,
+                score=config.main_score,
                 validate=partial(self._evaluate, cache.trainee, plan.read_from),
                 solve_head=config.freezes and config.freezing.solves_head,
             ),
@@ -306,7 +306,7 @@ class _Epoch:
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
         answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
-        return answers.scores(len(self._run.record.label_names))
+        return answers.scores()
 
     def _requests(self) -> tuple[int, int]:
         """Writes and reads of the store in this epoch, of all workers."""
@@ -355,7 +355,7 @@ def _order(
 
 def _collect(run: Run, epoch: int) -> None:
     """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
-    best = best_epoch(done_reports(run, epoch), run.config.training.score)
+    best = best_epoch(done_reports(run, epoch), run.config.main_score)
     kept = [record_of(run, e, CheckpointRecord) for e in {best.epoch, epoch}]
     freed = collect_parts(
         run.storage, run.parts_folder, [record.parts for record in kept if record is not None]

@@ -9,7 +9,6 @@ from afcore.results.report import EpochReport
 from afcore.runs.cache import RunCache
 from afcore.runs.records import CheckpointRecord, EpochPlan, EpochStart
 from afcore.runs.run import Run
-from afcore.tasks.main_score import MAIN_SCORES
 
 __all__ = ["epoch_report", "show_epoch"]
 
@@ -102,7 +101,7 @@ def _predicted(plan: EpochPlan, checkpoint: CheckpointRecord) -> dict[str, Any]:
 
 def show_epoch(run: Run, report: EpochReport) -> None:
     """An epoch that is done, as a line in the log."""
-    main = MAIN_SCORES[run.config.training.score]
+    main = run.config.main_score
     _log.info(
         "epoch %d/%d done: read from %s, boundary %d -> %d; trained %.1f s, checkpoint %.1f s, "
         "cache %.1f s, evaluated %.1f s; activations %.1f MB written, %.1f MB read; "

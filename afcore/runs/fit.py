@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from afcore.data.prepare import Examples, PreparedData
+from afcore.data.examples import Examples
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.model.forwards import evaluating
-from afcore.tasks.text_classification import TextClassification
+from afcore.tasks.prepare import PreparedData
+from afcore.tasks.task import Task
 
 __all__ = ["check_fit", "check_length", "check_tokens", "longest_example", "num_positions"]
 
@@ -74,13 +75,11 @@ def check_fit(name: str, model: Any, tokenizer: Any, data: PreparedData) -> None
         DataError: for a token that the model has no vector for.
         ModelError: for an example that it cannot compute.
     """
-    splits = {"train": data.train, "validation": data.validation}
-    if data.test is not None:
-        splits["test"] = data.test
+    splits = data.splits
     for split, examples in splits.items():
         check_tokens(name, model, tokenizer, examples, split)
     split = max(splits, key=lambda split: int(splits[split].lengths.max()))
-    _compute_longest(name, model, tokenizer.pad_token_id, split, splits[split])
+    _compute_longest(name, model, data.task, split, splits[split])
 
 
 def check_tokens(name: str, model: Any, tokenizer: Any, examples: Examples, where: str) -> None:
@@ -89,7 +88,8 @@ def check_tokens(name: str, model: Any, tokenizer: Any, examples: Examples, wher
     Raises:
         DataError: for one that has none.
     """
-    num_vectors, largest = _num_vectors(model), int(examples.tokens.max())
+    num_vectors, tokens = _num_vectors(model), examples.inputs.get("input_ids")
+    largest = 0 if tokens is None else int(tokens.values.max())
     if num_vectors is not None and largest >= num_vectors:
         raise DataError(
             f"the tokenizer of {name!r} makes token {largest} "
@@ -107,13 +107,11 @@ def _num_vectors(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
-def _compute_longest(
-    name: str, model: Any, pad_token_id: int, split: str, examples: Examples
-) -> None:
+def _compute_longest(name: str, model: Any, task: Task, split: str, examples: Examples) -> None:
     """What no rule above knows of a model's limits shows when it computes the longest example."""
     longest = np.asarray([examples.lengths.argmax()])
     device = next(model.parameters()).device
-    batch, _ = TextClassification([], pad_token_id).collate(examples, longest, device)
+    batch, _ = task.collate(examples, longest, device)
     try:
         with evaluating(model), torch.no_grad():
             model(**batch)

@@ -42,7 +42,7 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
     with new_folder(folder) as draft:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        card = model_card(report, record.label_names, record.data, config)
+        card = model_card(report, record.task, record.data, config)
         (draft / "README.md").write_text(card, encoding="utf-8")
         for file in draft.iterdir():  # weights are written for their owner alone
             file.chmod((draft / "README.md").stat().st_mode)

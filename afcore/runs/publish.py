@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from afcore.config import PEER_MODES
-from afcore.data.prepare import PreparedData
 from afcore.model.pretrained import load_tokenizer
 from afcore.model.split_model import SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
@@ -16,16 +16,13 @@ from afcore.results.report import (
     ClassesReport,
     DataReport,
     EpochReport,
-    RowsReport,
     RunReport,
     TotalsReport,
     dated_decisions,
     pack_array,
-    pack_right,
 )
 from afcore.results.story import what_happened
 from afcore.results.tracking import Tracker
-from afcore.runs.imbalance import score_warnings
 from afcore.runs.records import (
     CheckpointRecord,
     best_epoch,
@@ -38,7 +35,8 @@ from afcore.runs.run_profile import read_profile
 from afcore.runs.spent import cost_outside, lost_seconds
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import Answers
+from afcore.tasks.answers import Answers
+from afcore.tasks.prepare import PreparedData
 from afcore.training.evaluate import evaluate
 
 __all__ = [
@@ -72,7 +70,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     began = time.perf_counter()
     checkpoints = _checkpoints(run)
     epochs = done_reports(run, len(checkpoints))
-    best = best_epoch(epochs, run.config.training.score)
+    best = best_epoch(epochs, run.config.main_score)
     split, _ = load_checkpoint(run, best.epoch)
     data = run.data()
     tested, classes = _test(run, data, split)
@@ -93,7 +91,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
             epochs,
             run.record.num_blocks,
             run.config.training.num_epochs,
-            run.config.training.score,
+            run.config.main_score,
         ),
         test_classes=classes,
     )
@@ -106,7 +104,9 @@ def described(run: Run, model: Any) -> Any:
     settings = ModelSettings(
         run_id=run.record.run_id,
         data=run.record.data,
+        task=run.record.task.model_dump(),
         text=run.config.data.text,
+        text_pair=run.config.data.text_pair,
         label=run.config.data.label,
         encoding=run.config.data.encoding,
         precision=run.compute.precision,
@@ -141,7 +141,7 @@ def run_report(
     run: Run, data: PreparedData, mlflow_run_id: str, notes: list[str], **measured: Any
 ) -> RunReport:
     """The report of a finished run: what the run is, and ``measured``, the other fields."""
-    score = run.config.training.score
+    score = run.config.main_score
     return RunReport(
         schema=1,
         run_id=run.record.run_id,
@@ -158,15 +158,16 @@ def run_report(
             test_examples=len(data.test) if data.test is not None else 0,
         ),
         mlflow_run_id=mlflow_run_id,
-        score=score,
-        notes=[*score_warnings(data.validation.labels, data.label_names, score), *notes],
+        task=run.config.task,
+        score=score.name,
+        notes=[*data.task.warnings(data.validation, score), *notes],
         **measured,
     )
 
 
 def scored_test(
     run: Run, answers: Answers, *, in_order: bool = True
-) -> tuple[dict[str, Any], ClassesReport]:
+) -> tuple[dict[str, Any], ClassesReport | None]:
     """What the answers on the test split give.
 
     Args:
@@ -177,24 +178,26 @@ def scored_test(
     Returns:
         Of the totals, the scores and what other runs are paired by; and the classes.
     """
-    names = run.record.label_names
-    kinds = {
-        "loss": ("losses",),
-        "f1_macro": ("labels", "predicted"),
-        "matthews": ("labels", "predicted"),
-    }.get(run.config.training.score, ())
-    small = np.min_scalar_type(len(names) - 1)
-    arrays = {kind: getattr(answers, kind) for kind in kinds}
-    packed = {
-        kind: pack_array(values if kind == "losses" else values.astype(small))
-        for kind, values in arrays.items()
-    }
+    task, score = run.record.task, run.config.main_score
+    rows = answers.rows_of(score)
     totals = {
-        "test": answers.scores(len(names)),
-        "test_right": pack_right(answers.right) if in_order else None,
-        "test_rows": RowsReport(**packed) if packed and in_order else None,
+        "test": answers.scores(),
+        "test_rows": {name: pack_array(_small(values)) for name, values in rows.items()}
+        if in_order
+        else None,
     }
-    return totals, classes_report(answers.labels, answers.predicted, names)
+    classes = None
+    if task.class_names is not None:
+        labels, predicted = answers.values["labels"], answers.values["predicted"]
+        classes = classes_report(labels, predicted, task.class_names)
+    return totals, classes
+
+
+def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Whole numbers in the smallest type that holds them."""
+    if values.dtype.kind not in "iu" or not len(values):
+        return values
+    return values.astype(np.result_type(*map(np.min_scalar_type, (values.min(), values.max()))))
 
 
 def _test(
@@ -235,7 +238,7 @@ def totals_report(
         wall_seconds: of all attempts.
         tested: what the test gave, as :func:`scored_test`.
     """
-    best = best_epoch(epochs, run.config.training.score)
+    best = best_epoch(epochs, run.config.main_score)
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
     outside_seconds, outside_usd = cost_outside(run, epochs, wall_seconds)

@@ -9,7 +9,7 @@ from afcore.freezing.policy import FreezeState
 from afcore.planning.choose import EpochChoice
 from afcore.results.report import EpochReport
 from afcore.runs.run import Run, check_lease, read_record
-from afcore.tasks.main_score import MAIN_SCORES
+from afcore.tasks.scores import LOG_LOSS, Score
 from afcore.training.trained import TrainedEpoch
 
 __all__ = [
@@ -229,7 +229,7 @@ def done_reports(run: Run, num_epochs: int) -> list[EpochReport]:
     return [report for report in found if report is not None]
 
 
-def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
+def best_epoch(reports: list[EpochReport], score: Score) -> EpochReport:
     """The epoch with the best ``score`` on validation; among equals the one with the least loss.
 
     One whose score or loss is no number is the last to be taken.
@@ -238,5 +238,6 @@ def best_epoch(reports: list[EpochReport], score: str) -> EpochReport:
     where a cycle has ended, only such ends count.
     """
     candidates = [report for report in reports if report.candidate] or reports
-    main, loss = MAIN_SCORES[score], MAIN_SCORES["loss"]
-    return max(candidates, key=lambda r: (main.quality(r.validation), loss.quality(r.validation)))
+    return max(
+        candidates, key=lambda r: (score.quality(r.validation), LOG_LOSS.quality(r.validation))
+    )

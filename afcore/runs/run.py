@@ -26,14 +26,14 @@ import contextlib
 import importlib.metadata
 import logging
 import uuid
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from afcore.compute import Compute, choose_compute
-from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
-from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
+from afcore.config import FREEZING_MODES, PEER_MODES, Config, DataConfig, PricesConfig
+from afcore.data.examples import Examples
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
@@ -46,9 +46,9 @@ from afcore.model.checks import (
 )
 from afcore.model.compile import check_compiler
 from afcore.model.pretrained import (
-    build_classifier,
+    build_model,
     forward_settings,
-    load_classifier,
+    load_model,
     load_tokenizer,
 )
 from afcore.model.split_model import Batch, SplitModel
@@ -57,10 +57,11 @@ from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
 from afcore.runs.fit import check_fit, check_length
-from afcore.runs.imbalance import score_warnings
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
-from afcore.tasks.text_classification import TextClassification
+from afcore.tasks.prepare import DataSources, PreparedData, open_prepared, prepare
+from afcore.tasks.registry import parse_task
+from afcore.tasks.task import Task
 from afcore.trainee import Trainee
 
 __all__ = [
@@ -92,6 +93,10 @@ _PEER_VERSIONED = ("accelerate", "peft")  # what the Trainer stands on
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
+def _as_task(value: object) -> object:
+    return parse_task(value) if isinstance(value, dict) else value
+
+
 class RunRecord(BaseModel):
     """``run.json``. ``training_id`` is new whenever the run is trained anew."""
 
@@ -101,8 +106,7 @@ class RunRecord(BaseModel):
     training_id: str
     config: Config
     data: RecipeDigest
-    label_names: list[str]
-    pad_token_id: int
+    task: Annotated[SerializeAsAny[Task], BeforeValidator(_as_task)]
     architecture: dict[str, Any]
     num_blocks: int
     num_pretrained: int
@@ -172,15 +176,10 @@ class Run:
         """Device and precision."""
         return choose_compute(self.config.training.precision)
 
-    @property
-    def task(self) -> TextClassification:
-        """As the data taught it."""
-        return TextClassification(self.record.label_names, self.record.pad_token_id)
-
     def trainee(self, split: SplitModel, examples: Examples, group: WorkerGroup = ALONE) -> Trainee:
         """The model on examples, as this run trains it."""
         dtype = self.config.cache.dtype
-        return Trainee(split, self.task, examples, self.compute, dtype, group)
+        return Trainee(split, self.record.task, examples, self.compute, dtype, group)
 
     def data(self) -> PreparedData:
         """The tokens."""
@@ -193,13 +192,7 @@ class Run:
             ModelError: when the pre-trained weights are no longer those the run began with.
         """
         record = self.record
-        model = load_classifier(
-            self.config.model.name,
-            record.label_names,
-            record.pad_token_id,
-            self.config.training.seed,
-            allow_new=self.config.model.allow_new_weights,
-        )
+        model = _load_model(self.config, record.task)
         split = self._split(model)
         if weight_digests(split) != record.weights:
             raise ModelError(
@@ -211,7 +204,7 @@ class Run:
 
     def architecture(self) -> SplitModel:
         """The model without its weights."""
-        model = build_classifier(self.record.architecture)
+        model = build_model(self.record.architecture, self.record.task.auto_class)
         return self._split(model.to(self.compute.device))
 
     def _split(self, model: Any) -> SplitModel:
@@ -245,10 +238,13 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     if config.training.compile:
         check_compiler(compute.device)
     tokenizer = load_tokenizer(config.model.name)
-    data = prepare(storage, tokenizer, **config.data.model_dump(exclude={"batching"}))
-    for warning in score_warnings(data.validation.labels, data.label_names, config.training.score):
+    data = prepare(
+        storage, tokenizer, config.task, data_sources(config.data), config.data.max_length
+    )
+    task = data.task
+    for warning in task.warnings(data.validation, config.main_score):
         _log.warning("%s.", warning)
-    model = _load_model(config, data, tokenizer)
+    model = _load_with_padding(config, task, tokenizer)
     check_length(config.data.max_length, config.model.name, model, tokenizer)
     check_fit(config.model.name, model, tokenizer, data)
     split = SplitModel(model, pool=config.training.pooled_last_block)
@@ -257,7 +253,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     uncacheable = None
-    batch = _few_examples(split, data, tokenizer.pad_token_id)
+    batch = _few_examples(split, data)
     verify_finite(split, batch)
     if config.mode not in PEER_MODES:
         _log.info("last block: %s", _pooling(split))
@@ -279,8 +275,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
             "config": decisive_settings(config),
             "architecture": forward_settings(architecture),
             "data": data.digest,
-            "label_names": data.label_names,
-            "pad_token_id": tokenizer.pad_token_id,
+            "task": task.model_dump(),
             "weights": weights,
             "precision": compute.precision,
             "device": compute.device.type,
@@ -293,8 +288,7 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         # In dollars: workers elsewhere have no table of the user's.
         config=config.model_copy(update={"prices": PricesConfig(**vars(prices))}),
         data=data.digest,
-        label_names=data.label_names,
-        pad_token_id=tokenizer.pad_token_id,
+        task=task,
         architecture=architecture,
         num_blocks=split.num_blocks,
         num_pretrained=num_pretrained_blocks(split),
@@ -303,6 +297,15 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         versions=versions,
         uncacheable=uncacheable,
         structure=split.structure,
+    )
+
+
+def data_sources(data: DataConfig) -> DataSources:
+    """What is prepared, as the configuration says."""
+    columns = {key: getattr(data, key) for key in ("text", "text_pair", "label")}
+    return DataSources(
+        columns=columns,
+        **data.model_dump(include={field.name for field in fields(DataSources)} - {"columns"}),
     )
 
 
@@ -430,7 +433,10 @@ def read_record(
 
 def decisive_settings(config: Config) -> dict[str, Any]:
     """The settings that decide the weights a run ends with, or what it is charged for."""
-    sections = {"mode", "task", "training"}
+    sections = {"mode", "training"}
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"score": config.main_score.name})}
+    )
     if config.mode in PEER_MODES:
         return config.model_dump(include=sections)
     if config.mode in FREEZING_MODES:
@@ -443,16 +449,21 @@ def decisive_settings(config: Config) -> dict[str, Any]:
     return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
 
 
-def _load_model(config: Config, data: PreparedData, tokenizer: Any) -> Any:
-    name, padding = config.model.name, tokenizer.pad_token_id
+def _load_model(config: Config, task: Task) -> Any:
+    return load_model(
+        config.model.name,
+        task.auto_class,
+        config.training.seed,
+        allow_new=config.model.allow_new_weights,
+        pad_token_id=task.pad_token_id,
+        **task.head_settings,
+    )
+
+
+def _load_with_padding(config: Config, task: Task, tokenizer: Any) -> Any:
+    name, padding = config.model.name, task.pad_token_id
     try:
-        return load_classifier(
-            name,
-            data.label_names,
-            padding,
-            config.training.seed,
-            allow_new=config.model.allow_new_weights,
-        )
+        return _load_model(config, task)
     except (AssertionError, ModelError) as error:  # torch's, of an index
         if "adding_idx" not in str(error):
             raise
@@ -496,8 +507,8 @@ def _check_averaging(split: SplitModel, batch: Batch) -> None:
         )
 
 
-def _few_examples(split: SplitModel, data: PreparedData, pad_token_id: int) -> Batch:
+def _few_examples(split: SplitModel, data: PreparedData) -> Batch:
     lengths = data.train.lengths[:64]
     ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
     device = next(split.model.parameters()).device
-    return TextClassification([], pad_token_id).collate(data.train, ids, device)[0]
+    return data.task.collate(data.train, ids, device)[0]

@@ -1,131 +1,39 @@
-"""Text classification: one label of several per example."""
+"""Text classification: one label of several for a text, or for a pair of texts."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from afcore.compute import to_device
-from afcore.data.prepare import Examples
-from afcore.model.split_model import Batch
+from afcore.data.examples import Examples
+from afcore.data.sources import Rows
+from afcore.errors import ModelError
+from afcore.tasks.class_balance import score_warnings
+from afcore.tasks.label_names import (
+    label_settings,
+    learn_label_names,
+    read_label_names,
+    shown_labels,
+)
+from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
+from afcore.tasks.task import Targets
+from afcore.tasks.text import TextTask
 
-__all__ = [
-    "Answers",
-    "TextClassification",
-    "class_score",
-    "matthews_correlation",
-]
-
-
-@dataclass(frozen=True)
-class TextClassification:
-    """One label of ``c`` per example.
-
-    Attributes:
-        label_names: c.
-        pad_token_id: of the tokenizer.
-    """
-
-    label_names: list[str]
-    pad_token_id: int
-
-    def collate(
-        self, examples: Examples, ids: npt.NDArray[np.int64], device: torch.device
-    ) -> tuple[Batch, Tensor]:
-        """Pad a batch on the right to its own longest example.
-
-        Args:
-            examples: the split.
-            ids: [b] example ids.
-            device: where the tensors go.
-
-        Returns:
-            ``input_ids`` and ``attention_mask``, [b, s] int64; labels, [b] int64.
-        """
-        lengths = examples.lengths[ids]
-        column = np.arange(int(lengths.max()))
-        mask = column < lengths[:, None]
-        # All at once: columns behind the last token of all are padding, and read the last one.
-        at = np.minimum(examples.offsets[ids][:, None] + column, len(examples.tokens) - 1)
-        input_ids = np.where(mask, examples.tokens[at], self.pad_token_id).astype(np.int64)
-        batch = {
-            "input_ids": to_device(torch.from_numpy(input_ids), device),
-            "attention_mask": to_device(torch.from_numpy(mask.astype(np.int64)), device),
-        }
-        return batch, to_device(torch.from_numpy(examples.labels[ids]), device)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of [b, c] logits and [b] labels."""
-        return torch.nn.functional.cross_entropy(outputs, targets)
-
-    def chance_loss(self, examples: Examples) -> float:
-        """Mean cross-entropy of always answering the classes' shares: their entropy, in nats."""
-        shares = np.bincount(examples.labels) / len(examples)
-        return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
-
-    def answer(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The class answered, [b] int64, and the cross-entropy, [b] fp32, of [b, c] logits."""
-        losses = torch.nn.functional.cross_entropy(outputs.float(), targets, reduction="none")
-        return outputs.argmax(-1), losses
+__all__ = ["TextClassification", "macro_f1", "matthews_correlation"]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a model answered on a whole split, whichever workers asked it.
+def macro_f1(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
+    """Mean F1, 0 to 1, of the classes that are among the labels or the answers; [n] both."""
+    from torchmetrics.functional.classification import multiclass_f1_score
 
-    Attributes:
-        labels: [n] int64, the true class of each row.
-        predicted: [n] int64, the class answered.
-        losses: [n] float32, cross-entropy of each row, in nats.
-    """
-
-    labels: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64]
-    losses: npt.NDArray[np.float32]
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """[n], whether the answer was right."""
-        return np.equal(self.labels, self.predicted)
-
-    def scores(self, num_classes: int) -> dict[str, float]:
-        """``accuracy``, ``f1_macro``, ``matthews``, ``loss``; see :func:`class_score`.
-
-        Args:
-            num_classes: c.
-        """
-        names = ("accuracy", "f1_macro", "matthews")
-        scores = {
-            name: class_score(name, self.labels, self.predicted, num_classes) for name in names
-        }
-        return {**scores, "loss": float(self.losses.mean(dtype=np.float64))}
-
-
-def class_score(
-    name: str,
-    labels: npt.NDArray[np.int64],
-    predicted: npt.NDArray[np.int64],
-    num_classes: int,
-) -> float:
-    """A score of answers alone.
-
-    Args:
-        name: ``accuracy`` (0 to 1); ``f1_macro`` (0 to 1), the mean over the classes that are
-            among the labels or the answers; or ``matthews`` (-1 to 1).
-        labels: [n].
-        predicted: [n].
-        num_classes: c.
-    """
-    if name == "matthews":
-        return matthews_correlation(labels, predicted)
+    count = int(max(labels.max(), predicted.max(), 1)) + 1
     given = torch.from_numpy(predicted), torch.from_numpy(labels)
-    if name == "accuracy":
-        return float(multiclass_accuracy(*given, num_classes, average="micro", validate_args=False))
-    return float(multiclass_f1_score(*given, num_classes, average="macro", validate_args=False))
+    return float(multiclass_f1_score(*given, count, average="macro", validate_args=False))
 
 
 def matthews_correlation(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
@@ -149,3 +57,121 @@ def matthews_correlation(labels: npt.NDArray[np.int64], predicted: npt.NDArray[n
     total, right = float(len(labels)), float((labels == predicted).sum())
     spread = (total**2 - true @ true) * (total**2 - answered @ answered)
     return float((right * total - true @ answered) / math.sqrt(spread)) if spread > 0 else 0.0
+
+
+def _of_classes(compute: Any, values: RowValues) -> float:
+    return float(compute(values["labels"], values["predicted"]))
+
+
+class TextClassification(TextTask):
+    """One label of ``c`` for a text.
+
+    Attributes:
+        label_names: c.
+    """
+
+    scores: ClassVar[tuple[Score, ...]] = (
+        mean_of("right", "accuracy", "accuracy", in_percent=True),
+        Score(
+            "f1_macro",
+            "macro-F1",
+            ("labels", "predicted"),
+            partial(_of_classes, macro_f1),
+            in_percent=True,
+            stops=True,
+        ),
+        Score(
+            "matthews",
+            "Matthews correlation",
+            ("labels", "predicted"),
+            partial(_of_classes, matthews_correlation),
+            stops=True,
+        ),
+        LOG_LOSS,
+    )
+
+    name: Literal["text-classification"] = "text-classification"
+    label_names: list[str]
+
+    @classmethod
+    def learn(
+        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
+    ) -> "TextClassification":
+        """The labels; those of validation and test must be among them."""
+        names = learn_label_names(splits, everything, lambda label: [label])
+        return cls(pad_token_id=pad_token_id, label_names=names)
+
+    def encode_labels(self, labels: list[str]) -> npt.NDArray[np.int64]:
+        """[n], index into the label names; -1 of a row to be predicted, if it has none of them."""
+        index = {name: i for i, name in enumerate(self.label_names)}
+        return np.asarray([index.get(label, -1) for label in labels], dtype=np.int64)
+
+    def unknown_labels(self, labels: list[str]) -> list[str]:
+        """Not among the label names."""
+        return [label for label in labels if label not in self.label_names]
+
+    def warnings(self, validation: Examples, score: Score) -> list[str]:
+        """Of classes that are rare, or not there."""
+        return score_warnings(validation.targets["labels"].values, self.label_names, score)
+
+    @property
+    def head_settings(self) -> dict[str, Any]:
+        """A number for each label."""
+        return {
+            **label_settings(self.label_names),
+            "problem_type": "single_label_classification",
+        }
+
+    def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """[b], cross-entropy, in nats, of [b, c] logits."""
+        return torch.nn.functional.cross_entropy(outputs, targets["labels"], reduction="none")
+
+    def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Their mean."""
+        return torch.nn.functional.cross_entropy(outputs, targets["labels"])
+
+    def chance_loss(self, examples: Examples) -> float:
+        """Of always answering the classes' shares: their entropy, in nats."""
+        shares = np.bincount(examples.targets["labels"].values) / len(examples)
+        return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """[b] int64, the class with the largest logit."""
+        return outputs.argmax(-1)
+
+    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
+        """``labels`` and ``predicted``, [n] int64, and ``right``, [n] bool."""
+        return {**targets, "predicted": predicted, "right": targets["labels"] == predicted}
+
+    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[str]:
+        """The label with the largest logit."""
+        return [self.label_names[i] for i in outputs.argmax(-1)]
+
+    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Softmax, of each label."""
+        shares = torch.from_numpy(outputs).softmax(-1).numpy()
+        return {name: shares[:, i] for i, name in enumerate(self.label_names)}
+
+    def described(self) -> tuple[str, str]:
+        """Its labels."""
+        return f"{len(self.label_names)} classes", f"Labels: {shown_labels(self.label_names)}"
+
+    @property
+    def class_names(self) -> list[str]:
+        """The labels."""
+        return self.label_names
+
+    @classmethod
+    def of_model(
+        cls, name: str, config: Any, pad_token_id: int, *, ours: bool
+    ) -> "TextClassification | None":
+        """A classifier of two labels or more."""
+        if config.problem_type in ("regression", "multi_label_classification"):
+            return None
+        if config.num_labels < 2:
+            raise ModelError(
+                f"model {name!r} is a classifier with {config.num_labels} class; two or more were "
+                "expected"
+            )
+        names = read_label_names(name, config, ours=ours)
+        return cls(pad_token_id=pad_token_id, label_names=names)

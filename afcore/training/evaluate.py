@@ -6,6 +6,7 @@ in the next ones.
 
 import logging
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,7 @@ import torch
 
 from afcore.activations.validation_states import ValidationStates
 from afcore.data.order import inference_batches
-from afcore.distributed import WorkerGroup
-from afcore.tasks.text_classification import Answers
+from afcore.tasks.answers import Answers
 from afcore.trainee import Trainee
 
 __all__ = ["evaluate"]
@@ -43,40 +43,38 @@ def evaluate(
     done, shown = 0, time.monotonic()
     ids_done: list[npt.NDArray[np.int64]] = []
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # on the device, which is not waited for
+    task = trainee.task
     with torch.no_grad(), trainee.compute.autocast():
         for number, together in enumerate(inference_batches(examples.lengths)):
             ids = together[group.rank :: group.count]
             if not len(ids):
                 continue
-            batch, labels = trainee.task.collate(examples, ids, trainee.compute.device)
+            batch, targets = task.collate(examples, ids, trainee.compute.device)
             hidden = held.get(number) if held is not None else None
             if held is not None and hidden is None:
                 hidden = split.hidden(batch, boundary)
                 held.put(number, hidden)
-            logits = split.logits(batch, boundary, hidden)
+            outputs = split.logits(batch, boundary, hidden).float()
             ids_done.append(ids)
-            found.append(trainee.task.answer(logits, labels))
+            found.append((task.answer(outputs), task.losses(outputs, targets)))
             done += len(together)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 _log.info("evaluated %d of %d examples", done, len(examples))
-    return _of_all_workers(group, examples.labels, ids_done, found)
-
-
-def _of_all_workers(
-    group: WorkerGroup,
-    labels: npt.NDArray[np.int64],
-    ids_done: list[npt.NDArray[np.int64]],
-    found: list[tuple[torch.Tensor, torch.Tensor]],
-) -> Answers:
-    """Put what each worker found where it belongs; scores are then of the whole split."""
     mine = None
     if ids_done:  # a split may have fewer examples than there are workers
-        predicted, losses = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
-        mine = np.concatenate(ids_done), predicted, losses
-    answers = Answers(labels, np.zeros_like(labels), np.zeros(len(labels), dtype=np.float32))
-    for part in group.gather(mine):
-        if part is not None:
-            ids, predicted, losses = part
-            answers.predicted[ids], answers.losses[ids] = predicted, losses
-    return answers
+        both = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
+        mine = (np.concatenate(ids_done), *both)
+    return _of_all_workers(trainee, [part for part in group.gather(mine) if part is not None])
+
+
+def _of_all_workers(trainee: Trainee, parts: list[Any]) -> Answers:
+    """Put what each worker found where it belongs; scores are then of the whole split."""
+    targets = {name: column.values for name, column in trainee.examples.targets.items()}
+    count = len(trainee.examples)
+    predicted = np.zeros((count, *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
+    losses = np.zeros(count, dtype=np.float32)
+    for ids, some, of_some in parts:
+        predicted[ids], losses[ids] = some, of_some
+    values = trainee.task.row_values(targets, predicted)
+    return Answers(trainee.task, {**values, "losses": losses})

@@ -2,9 +2,11 @@
 
 A head that is drawn at random sends its noise down into the blocks until it has been learned, which
 takes a good part of a short training. The classifier's last linear layer alone is a convex problem
-on features that do not change yet, so it is solved outright: multinomial logistic regression by
-L-BFGS (head first, then the rest: LP-FT, arXiv 2202.10054).
+on features that do not change yet, so it is solved outright, for a classification as multinomial
+logistic regression, by L-BFGS (head first, then the rest: LP-FT, arXiv 2202.10054).
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +30,15 @@ class HeadFeatures:
 
     Args:
         split: in eval mode while features are taken.
-        num_classes: c.
+        num_outputs: c.
     """
 
-    def __init__(self, split: SplitModel, num_classes: int) -> None:
+    def __init__(self, split: SplitModel, num_outputs: int) -> None:
         self._split = split
         layers = [
             module
             for module in split.model.modules()
-            if isinstance(module, nn.Linear) and module.out_features == num_classes
+            if isinstance(module, nn.Linear) and module.out_features == num_outputs
         ]
         self.layer = layers[-1] if layers else None
 
@@ -77,14 +79,17 @@ class HeadFeatures:
 
 
 def solve_head(
-    layer: nn.Linear, features: Tensor, labels: Tensor, penalty: float = PENALTY
+    layer: nn.Linear,
+    features: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    penalty: float = PENALTY,
 ) -> float:
-    """Set the layer to the minimum of its penalized mean cross-entropy; return that.
+    """Set the layer to the minimum of its penalized mean loss; return that.
 
     Args:
         layer: [c, f] weights, changed in place; a layer without bias keeps none.
         features: [n, f] float32.
-        labels: [n] int64.
+        loss: mean, of [n, c] outputs; convex.
         penalty: see :data:`PENALTY`.
     """
     shift: Tensor | None = layer.bias
@@ -100,9 +105,9 @@ def solve_head(
     def objective() -> Tensor:
         optimizer.zero_grad()
         logits = scaled @ weight.T + bias
-        loss = nn.functional.cross_entropy(logits, labels) + penalty * weight.square().sum() / 2
-        loss.backward()
-        return loss
+        penalized = loss(logits) + penalty * weight.square().sum() / 2
+        penalized.backward()
+        return penalized
 
     optimizer.step(objective)
     with torch.no_grad():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from afcore.activations.feed import HiddenFeed
 from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics
 from afcore.freezing.settling import has_settled
-from afcore.tasks.main_score import remaining_errors
+from afcore.tasks.scores import LOG_LOSS, Score, remaining_errors
 from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.schedule import Schedule
@@ -68,7 +68,7 @@ class Course:
     policy: FreezePolicy | None = None
     intervals_per_epoch: int = 1
     validations: tuple[dict[str, float], ...] = ()
-    score: str = "accuracy"
+    score: Score = LOG_LOSS
     validate: Callable[[], dict[str, float]] | None = None
     solve_head: bool = False
 

@@ -24,6 +24,7 @@ from afcore.distributed import WorkerGroup
 from afcore.errors import AutoFreezeError
 from afcore.model.compile import Backend, SuffixCompiler
 from afcore.model.split_model import Batch, Hidden
+from afcore.tasks.task import Targets
 from afcore.trainee import Trainee
 from afcore.training.data_parallel import Suffix
 from afcore.training.head import HeadFeatures, solve_head
@@ -94,39 +95,41 @@ class Steps:
 
     def backward(self, ids: npt.NDArray[np.int64], hidden: Hidden | None) -> Tensor:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
-        batch, labels, hidden = self._inputs(ids, hidden)
+        batch, targets, hidden = self._inputs(ids, hidden)
         self.watch.lap("prefix")
-        size = self._micro_batch or len(labels)
-        starts = range(0, len(labels), size)
+        count = len(self._group.share(ids))
+        size = self._micro_batch or count
+        starts = range(0, count, size)
         losses = []
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
             with contextlib.nullcontext() if last else self._suffix.accumulating():
-                losses.append(self._backward(batch, labels, hidden, part, len(ids)))
+                losses.append(self._backward(batch, targets, hidden, part, len(ids)))
         self.done.num_passes += len(losses)
         return sum(losses[1:], start=losses[0])
 
     def _inputs(
         self, ids: npt.NDArray[np.int64], hidden: Hidden | None
-    ) -> tuple[Batch, Tensor, Hidden | None]:
-        """This worker's share of a batch, its labels, and hidden states at the boundary."""
+    ) -> tuple[Batch, Targets, Hidden | None]:
+        """This worker's share of a batch, its targets, and hidden states at the boundary."""
         boundary, share = self._state.freeze.boundary, self._group.share(ids)
         trainee = self._trainee
-        batch, labels = trainee.task.collate(trainee.examples, share, self._compute.device)
+        batch, targets = trainee.task.collate(trainee.examples, share, self._compute.device)
         self.watch.lap("read")
         if boundary:
             hidden = self._run_prefix(batch, boundary, hidden)
-        return batch, labels, hidden
+        return batch, targets, hidden
 
     def _backward(
-        self, batch: Batch, labels: Tensor, hidden: Hidden | None, part: slice, batch_size: int
+        self, batch: Batch, targets: Targets, hidden: Hidden | None, part: slice, batch_size: int
     ) -> Tensor:
-        some, states = _some(batch, part), None if hidden is None else _some(hidden, part)
+        some, wanted = _some(batch, part), dict(_some(targets, part))
+        states = None if hidden is None else _some(hidden, part)
         with self._compute.autocast():
             logits = self._suffix.logits(some, self._state.freeze.boundary, states)
         weight = self._group.weight(batch_size, len(logits))
-        loss = self._trainee.task.loss(logits, labels[part]) * weight
+        loss = self._trainee.task.loss(logits, wanted) * weight
         loss.backward()
         return loss.detach()
 
@@ -145,34 +148,37 @@ class Steps:
         One pass over the epoch's batches, each worker on its share. A model whose logits are not
         those of one linear layer at one position keeps the head that it has.
         """
-        found = HeadFeatures(self._split, len(self._trainee.task.label_names))
+        found = HeadFeatures(self._split, self._trainee.task.num_outputs)
         self._split.model.eval()
-        features, labels = [], []
+        features: list[Tensor] = []
+        answers: list[Targets] = []
         for _, ids, hidden in self.shares():
-            batch, answers, hidden = self._inputs(ids, hidden)
+            batch, targets, hidden = self._inputs(ids, hidden)
             with self._compute.autocast():
                 some = found.take(batch, self._state.freeze.boundary, hidden)
             if some is None:
                 _log.info("head: begins as it was drawn; its last layer was not found")
                 break
             features.append(some)
-            labels.append(answers.cpu())
+            answers.append({name: values.cpu() for name, values in targets.items()})
             self.watch.lap("prefix")
         else:
-            self._solve_together(found, torch.cat(features), torch.cat(labels))
+            self._solve_together(found, torch.cat(features), _together(answers))
         self._split.set_training(self._state.freeze.boundary)
         self.watch.lap("suffix")
 
-    def _solve_together(self, found: HeadFeatures, features: Tensor, labels: Tensor) -> None:
+    def _solve_together(self, found: HeadFeatures, features: Tensor, targets: Targets) -> None:
         """The first worker solves; the others take what it found."""
         assert found.layer is not None
-        shares = self._group.gather((features, labels))
+        shares = self._group.gather((features, targets))
         state = None
         if self._group.is_first:
-            features, labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
-            objective = solve_head(found.layer, features, labels)
+            features = torch.cat([share[0] for share in shares])
+            targets = _together([share[1] for share in shares])
+            loss = partial(self._trainee.task.loss, targets=targets)
+            objective = solve_head(found.layer, features, loss)
             state = {name: value.cpu() for name, value in found.layer.state_dict().items()}
-            _log.info("head: solved on %d examples, objective %.3f", len(labels), objective)
+            _log.info("head: solved on %d examples, objective %.3f", len(features), objective)
         found.layer.load_state_dict(self._group.tell(state))
 
     def change_boundary(self) -> None:
@@ -197,6 +203,10 @@ class Steps:
         done.train_seconds = done.read_seconds + done.prefix_seconds + done.suffix_seconds
         done.bytes_reduced += self._suffix.bytes_reduced
         return done
+
+
+def _together(parts: list[Targets]) -> Targets:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _some(named: Batch, part: slice) -> Batch:

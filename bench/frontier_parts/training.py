@@ -94,7 +94,7 @@ class PieceTraining:
             train_rows=len(data.train),
             validation_rows=len(data.validation),
             test_rows=len(data.test) if data.test is not None else 0,
-            num_classes=len(record.label_names),
+            num_classes=record.task.num_outputs,
             mean_tokens=float(lengths.mean()),
             longest_tokens=int(lengths.max()),
             num_blocks=record.num_blocks,

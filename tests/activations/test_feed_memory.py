@@ -22,7 +22,7 @@ from afcore.tasks.text_classification import inputs_of
 from afcore.model.split_model import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import windowed_batches
-from afcore.data.prepare import Examples
+from afcore.data.examples import Column, Examples
 from afcore.digest import RecipeDigest
 from afcore.activations.feed import HiddenFeed
 from afcore.freezing.policy import FreezeState
@@ -46,7 +46,8 @@ rng = np.random.default_rng(0)
 lengths = rng.integers(20, 60, total // (2 * hidden * 40))
 offsets = np.concatenate([[0], np.cumsum(lengths)])
 labels = rng.integers(0, 2, len(lengths))
-examples = Examples(rng.integers(5, 60, offsets[-1]).astype(np.int32), offsets, labels)
+tokens = Column(rng.integers(5, 60, offsets[-1]).astype(np.int32), offsets)
+examples = Examples({{"input_ids": tokens}}, {{"labels": Column(labels)}})
 torch.manual_seed(0)
 config = transformers.BertConfig(
     vocab_size=64, hidden_size=hidden, num_hidden_layers=2, num_attention_heads=4,
@@ -65,7 +66,8 @@ del rows
 found = writer.commit()
 split.set_training(1)
 state = TrainingState(SuffixOptimizer(split, learning_rate=1e-4, weight_decay=0.0), FreezeState(1))
-trainee = Trainee(split, TextClassification(["a", "b"], 0), examples, compute, "bf16")
+task = TextClassification(label_names=["a", "b"], pad_token_id=0)
+trainee = Trainee(split, task, examples, compute, "bf16")
 runner = PrefixRunner(trainee)
 before = own_bytes()
 held = ResidentShards(Budgets(0, {BUDGET_MB} * {MB}, 0), store_is_local=True)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from afcore.data import files
-from afcore.data.sources import load_rows
 from afcore.errors import DataError
 from tests.conftest import BUCKET, free_port
+from tests.data.test_sources import load_rows, texts_and_labels
 
 NAMES = ["rows", "reviews[2024]", "my reviews (final)", "a+b%20c#d"]
 WANTED = [("caf\xe9", "007"), ("two, with comma", "TRUE")]
@@ -29,8 +29,7 @@ CONTENTS = {
 
 
 def load(source: str) -> list[tuple[str, str]]:
-    rows = load_rows(source, "train", "text", "label")
-    return list(zip(rows.texts, rows.labels, strict=True))
+    return texts_and_labels(load_rows(source, "train", "text", "label"))
 
 
 def message(source: str) -> str:

@@ -14,15 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from afcore.data.sources import load_rows
+from afcore.data.sources import Rows
+from afcore.data.sources import load_rows as load_fields
 from afcore.errors import DataError
+from afcore.tasks.text import TextTask
 
 ROWS = [{"text": "None", "label": "a"}, {"text": "two, with comma", "label": "b"}]
 
 
+def load_rows(source: str, split: str, text: str, label: str, **given: Any) -> Rows:
+    return load_fields(source, split, TextTask.fields({"text": text, "label": label}), **given)
+
+
+def texts_and_labels(rows: Rows) -> list[tuple[str, str]]:
+    return list(zip(rows.inputs["text"], rows.targets["label"], strict=True))
+
+
 def load(source: str | Path, limit: int | None = None, text: str = "text") -> list[tuple[str, str]]:
-    rows = load_rows(str(source), "train", text, "label", limit)
-    return list(zip(rows.texts, rows.labels, strict=True))
+    return texts_and_labels(load_rows(str(source), "train", text, "label", limit=limit))
 
 
 def test_csv_jsonl_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_text_is_text_whatever_it_looks_like(tmp_path: Path, suffix: str) -> Non
     rows = [{"text": value, "label": value, "of": value} for value in TYPED]
     path = write(tmp_path / f"rows.{suffix}", rows)
     assert load(path) == [(value, value) for value in TYPED]
-    assert load_rows(str(path), "train", "text", "label", group_column="of").groups == TYPED
+    assert load_rows(str(path), "train", "text", "label", group="of").groups == TYPED
 
 
 @pytest.mark.parametrize("values", [["007", "008"], ["TRUE", "FALSE"], ["0.0", "1.0"]])
@@ -244,9 +253,9 @@ def test_white_space_around_a_label_is_left_out(
 ) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label,of\n x ,warm,g\ny,warm ,g \nz,\tcold,h\n")
-    rows = load_rows(str(path), "train", "text", "label", group_column="of")
-    assert rows.texts == [" x ", "y", "z"]
-    assert rows.labels == ["warm", "warm", "cold"]
+    rows = load_rows(str(path), "train", "text", "label", group="of")
+    assert rows.inputs["text"] == [" x ", "y", "z"]
+    assert rows.targets["label"] == ["warm", "warm", "cold"]
     assert rows.groups == ["g", "g", "h"]
     assert "around the label is left out in 2 of 3 rows (the first is line 3)" in caplog.text
     caplog.clear()
@@ -285,18 +294,26 @@ def test_an_encoding_that_is_not_utf_8(tmp_path: Path) -> None:
         "latin-1 or cp1252"
     )
     expected = ["x", "caf\xe9"]
-    assert load_rows(str(path), "train", "text", "label", encoding="latin-1").texts == expected
+    assert (
+        load_rows(str(path), "train", "text", "label", encoding="latin-1").inputs["text"]
+        == expected
+    )
     path.write_bytes(LATIN.encode("utf-16"))
     with pytest.raises(DataError, match=r"give data\.encoding: utf-16"):
         load(path)
-    assert load_rows(str(path), "train", "text", "label", encoding="utf-16").texts == expected
+    assert (
+        load_rows(str(path), "train", "text", "label", encoding="utf-16").inputs["text"] == expected
+    )
     path.write_bytes(LATIN.encode("utf-8-sig"))
     assert [text for text, _ in load(path)] == expected
     lines = tmp_path / "rows.jsonl"
     lines.write_bytes('{"text": "caf\xe9", "label": "b"}\n'.encode("latin-1"))
     with pytest.raises(DataError, match=r"line 1 has the byte 0xe9.*data\.encoding"):
         load(lines)
-    assert load_rows(str(lines), "train", "text", "label", encoding="latin-1").texts == expected[1:]
+    assert (
+        load_rows(str(lines), "train", "text", "label", encoding="latin-1").inputs["text"]
+        == expected[1:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -423,13 +440,13 @@ def test_groups_are_read_and_must_be_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label,file\nx,1,7\ny,0,8\n")
     assert load_rows(str(path), "train", "text", "label").groups is None
-    rows = load_rows(str(path), "train", "text", "label", group_column="file")
+    rows = load_rows(str(path), "train", "text", "label", group="file")
     assert rows.groups == ["7", "8"]
     with pytest.raises(DataError, match=r"no column 'of'.* Name the column with data\.group"):
-        load_rows(str(path), "train", "text", "label", group_column="of")
+        load_rows(str(path), "train", "text", "label", group="of")
     path.write_text("text,label,file\nx,1,a\ny,0,\n")
     with pytest.raises(DataError, match="column 'file' is empty in 1 of 2"):
-        load_rows(str(path), "train", "text", "label", group_column="file")
+        load_rows(str(path), "train", "text", "label", group="file")
 
 
 @pytest.mark.parametrize(
@@ -460,7 +477,7 @@ def test_what_is_not_there(source: str) -> None:
 
 def test_docstrings_with_a_named_split() -> None:
     train, test = (load_rows(f"docstrings:{s}", "x", "text", "label") for s in ("train", "test"))
-    assert not set(train.texts) & set(test.texts)
+    assert not set(train.identities) & set(test.identities)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import transformers
 
-from afcore.data.prepare import prepare
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
 from afcore.errors import DataError
 from afcore.model.pretrained import load_tokenizer
 from afcore.storage.objects import Storage
 from tests.conftest import write_csv
-from tests.data.test_prepare import SETTINGS, inputs
+from tests.tasks.test_prepare import SETTINGS, inputs, prepare
+from tests.training_setup import labelled
 
 TEXTS = [f"the word Parser {i} is LONG" for i in range(200)]
 
@@ -157,7 +157,7 @@ def test_unknown_words_are_counted(
 ) -> None:
     words = [1] * num_unknown + [7] * (100 - num_unknown)
     tokens = np.asarray([token for word in words for token in (2, word, 3)], np.int32)
-    given = tiny_tokenizer, tokens, np.arange(0, 301, 3), "rows.csv"
+    given = tiny_tokenizer, labelled(tokens, np.arange(0, 301, 3), np.zeros(100)), "rows.csv"
     if num_unknown == 96:
         with pytest.raises(DataError, match=r"'rows\.csv': 96 % of the tokens are unknown"):
             check_known(*given)

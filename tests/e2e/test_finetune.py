@@ -214,9 +214,10 @@ def test_a_task_that_raises_is_retried_and_reads_what_was_cached(
     real = epoch_module.train_epoch
 
     def failing(*args: Any, **kwargs: Any) -> Any:
-        read_from.append((kwargs["epoch"], kwargs["read_boundary"]))
+        epoch, feed = args[3].epoch, kwargs["feed"]
+        read_from.append((epoch, feed.boundary if feed is not None else 0))
         done = real(*args, **kwargs)
-        if kwargs["epoch"] == 3 and len([e for e, _ in read_from if e == 3]) == 1:
+        if epoch == 3 and len([e for e, _ in read_from if e == 3]) == 1:
             raise ConnectionError("a passing fault")
         return done
 

@@ -49,7 +49,7 @@ def test_it_reads_from_the_first_epoch_and_stops_when_it_has_settled(config: Con
     assert "stopped after epoch 2 of 6" in report.happened
     # The head was solved: better than the classes' shares although no step changed a thing.
     assert report.epochs[0].train_loss < report.intervals[0].chance_loss
-    assert report.totals.test_right is not None
+    assert report.totals.test_rows is not None
 
 
 def test_without_tolerance_the_boundary_comes_down_and_lower_sets_are_read(config: Config) -> None:

@@ -43,7 +43,7 @@ def test_the_folder_the_pipeline_mlflow_and_predict_agree_with_the_test_score(
     right = sum(label == row["label"] for label, row in zip(found, rows, strict=True))
     assert right / len(rows) == pytest.approx(score, abs=1e-7)
     out = " ".join(capsys.readouterr().out.split())
-    assert f"accuracy {100 * score:.2f} % ({right} of {len(rows)} rows with a label)" in out
+    assert f"accuracy {100 * score:.2f} % ({len(rows)} rows with a label)" in out
 
     texts = [row["text"] for row in rows] + ["word " * 600]
     pipeline = transformers.pipeline("text-classification", str(model), truncation=True)

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from afcore.errors import ModelError
 from afcore.model.checks import verify_finite
-from afcore.model.pretrained import build_classifier, load_classifier, load_tokenizer
+from afcore.model.pretrained import build_model, load_model, load_tokenizer
 from afcore.model.split_model import SplitModel
+from tests.training_setup import TASK
 
-LABELS = ["a", "b", "c"]
+TASK_SETTINGS = {"pad_token_id": 0, **TASK.head_settings}
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def checkpoint(tiny_bert: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path | str, **options: Any) -> Any:
-    return load_classifier(str(folder), LABELS, 0, 0, **options)
+    return load_model(str(folder), TASK.auto_class, 0, **TASK_SETTINGS | options)
 
 
 def configure(folder: Path, **changes: Any) -> None:
@@ -119,7 +120,7 @@ def test_what_a_checkpoint_was_saved_for_does_not_go_on(
     for kind in ("regression", "multi_label_classification"):
         configure(checkpoint, problem_type=kind, return_dict=False, output_hidden_states=True)
         model = load(checkpoint)
-        again = build_classifier({**model.config.to_dict(), "problem_type": kind})
+        again = build_model(model.config.to_dict(), TASK.auto_class)
         for config in (model.config, again.config):
             assert config.problem_type == "single_label_classification"
             assert (config.return_dict, config.output_hidden_states) == (True, False)
@@ -129,7 +130,7 @@ def test_what_a_checkpoint_was_saved_for_does_not_go_on(
         )
         (answers,) = pipeline(["a parser of words"])
         scores = {answer["label"]: answer["score"] for answer in answers}
-        assert scores.keys() == set(LABELS)
+        assert scores.keys() == set(TASK.label_names)
         assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
 
 

@@ -11,9 +11,8 @@ import torch
 
 from afcore.compute import Compute
 from afcore.config import PEER_MODES, TrainingConfig, parse_config
-from afcore.data.prepare import PreparedData
 from afcore.errors import AutoFreezeError, ConfigError
-from afcore.model.pretrained import load_classifier
+from afcore.model.pretrained import load_model
 from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
@@ -22,15 +21,17 @@ from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
 from afcore.storage.objects import Storage
+from afcore.tasks.prepare import PreparedData
+from afcore.tasks.registry import find_score
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.steps import StepSettings
 from afcore.training.trained import TrainingState
 from tests.model.test_pretrained import configure
-from tests.training_setup import CPU_FP32, make_examples, make_split, make_state, make_trainee
+from tests.training_setup import CPU_FP32, TASK, make_examples, make_split, make_state, make_trainee
 
-DATA = PreparedData("digest", ["a", "b", "c"], make_examples(40), make_examples(12), None)
+DATA = PreparedData("digest", TASK, make_examples(40), make_examples(12), None)
 
 
 def fit_tiny(
@@ -46,7 +47,10 @@ def fit_tiny(
     settings = TrainingConfig(**{"epochs": 1, "batch_size": 8, "learning_rate": 1e-3} | training)
     model = model or make_split(dropout=0.0).model
     recipe = Recipe(sampling, early_stopping_patience, lora)
-    return fit(model, tokenizer, data, training=settings, compute=compute, recipe=recipe)
+    score = find_score("text-classification", settings.score or "accuracy")
+    return fit(
+        model, tokenizer, data, training=settings, score=score, compute=compute, recipe=recipe
+    )
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -105,13 +109,13 @@ def test_grouped_by_length_pads_less(tiny_tokenizer: Any) -> None:
 
 def test_the_best_epoch_is_tested_and_handed_back(tiny_tokenizer: Any) -> None:
     test = make_examples(30)
-    data = PreparedData("digest", DATA.label_names, DATA.train, DATA.validation, test)
+    data = PreparedData("digest", TASK, DATA.train, DATA.validation, test)
     fitted = fit_tiny(
         tiny_tokenizer, data, epochs=4, learning_rate=2e-2, schedule="constant", seed=3
     )
-    best = best_epoch(fitted.epochs, "accuracy")
+    best = best_epoch(fitted.epochs, TASK.scores[0])
     ours = {
-        name: evaluate(make_trainee(SplitModel(fitted.model), split)).scores(3)
+        name: evaluate(make_trainee(SplitModel(fitted.model), split)).scores()
         for name, split in (("validation", data.validation), ("test", test))
     }
 
@@ -119,7 +123,7 @@ def test_the_best_epoch_is_tested_and_handed_back(tiny_tokenizer: Any) -> None:
     assert ours["validation"] == pytest.approx(best.validation, abs=1e-5)
     assert fitted.test is not None
     assert fitted.test_in_order
-    assert ours["test"] == pytest.approx(fitted.test.scores(3), abs=1e-5)
+    assert ours["test"] == pytest.approx(fitted.test.scores(), abs=1e-5)
     assert [epoch.epoch for epoch in fitted.epochs] == [1, 2, 3, 4]
     for epoch in fitted.epochs:
         assert epoch.train_seconds > 0
@@ -157,7 +161,7 @@ def test_by_macro_f1_it_stops_after_an_epoch_without_a_better_one(tiny_tokenizer
 
 def test_lora_trains_additions_and_the_head_and_ends_as_a_plain_model(tiny_tokenizer: Any) -> None:
     before, test = make_split(dropout=0.0).model, make_examples(30)
-    data = PreparedData("digest", DATA.label_names, DATA.train, DATA.validation, test)
+    data = PreparedData("digest", TASK, DATA.train, DATA.validation, test)
     fitted = fit_tiny(tiny_tokenizer, data, lora=LoraSettings(rank=2, alpha=4), epochs=2)
     after = fitted.model.state_dict()
     changed = {
@@ -174,7 +178,7 @@ def test_lora_trains_additions_and_the_head_and_ends_as_a_plain_model(tiny_token
     assert all(p.requires_grad for p in fitted.model.parameters())
     ours = evaluate(make_trainee(SplitModel(fitted.model), test))
     assert fitted.test is not None
-    assert ours.scores(3) == pytest.approx(fitted.test.scores(3), abs=1e-5)
+    assert ours.scores() == pytest.approx(fitted.test.scores(), abs=1e-5)
 
 
 def test_lora_is_decided_by_the_seed(tiny_tokenizer: Any) -> None:
@@ -254,7 +258,7 @@ def test_a_checkpoint_of_another_problem_is_trained_as_any_other(
     configure(copy, problem_type=kind, return_dict=False)
     losses = []
     for folder in (tiny_bert, copy):
-        model = load_classifier(str(folder), ["a", "b", "c"], 0, 0)
+        model = load_model(str(folder), TASK.auto_class, 0, pad_token_id=0, **TASK.head_settings)
         fitted = fit_tiny(tiny_tokenizer, model=model)
         assert fitted.model.config.problem_type == "single_label_classification"
         losses.append(fitted.epochs[0].train_loss)

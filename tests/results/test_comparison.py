@@ -7,7 +7,7 @@ import pytest
 
 from afcore.results.comparison import compare_report, row_difference
 from afcore.results.figures import accuracy_cost_figure
-from afcore.results.report import RowsReport, RunReport, pack_array, unpack_array
+from afcore.results.report import RunReport, pack_array, unpack_array
 from pipelines.comparison_table import comparison_markdown
 from tests.reports import make_report
 
@@ -19,7 +19,7 @@ KNOWING = np.where(np.arange(100) >= 93, 1, 0)  # macro-F1 0.789474, Matthews 0.
 def scored(mode: str, score: str, value: float, seed: int = 0, **rows: Any) -> RunReport:
     report = make_report(mode, seed)
     scores = {"accuracy": 0.9, "loss": 0.5, score: value}
-    packed = RowsReport(**{name: pack_array(values) for name, values in rows.items()})
+    packed = {name: pack_array(values) for name, values in rows.items()}
     totals = {"test": scores, "validation": scores, "test_rows": packed if rows else None}
     return report.model_copy(
         update={"score": score, "totals": report.totals.model_copy(update=totals)}
@@ -32,6 +32,8 @@ def test_arrays_come_back() -> None:
         back = unpack_array(pack_array(values))
         assert back.dtype == values.dtype
         assert back.tolist() == [0, 3, 200]
+    for flags in (np.asarray([True, False, True] * 5), np.eye(3, dtype=bool)):
+        np.testing.assert_array_equal(unpack_array(pack_array(flags)), flags)
 
 
 @pytest.mark.parametrize(("score", "value"), [("f1_macro", 0.297089), ("matthews", 0.641014)])

@@ -9,12 +9,15 @@ import torch
 import transformers
 
 from afcore.config import parse_config
-from afcore.data.prepare import Examples, PreparedData
+from afcore.data.examples import Examples
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.runs.fit import check_fit, check_length, num_positions
 from afcore.runs.run import identify_run
 from afcore.storage.objects import Storage
+from afcore.tasks.prepare import PreparedData
+from afcore.tasks.text_classification import TextClassification
 from tests.conftest import write_csv
+from tests.training_setup import labelled
 
 SMALL: dict[str, Any] = {
     "vocab_size": 400,
@@ -41,11 +44,17 @@ def bert() -> Any:
 def examples(*lengths: int, token: int = 5) -> Examples:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.full(offsets[-1], token, dtype=np.int32)
-    return Examples(tokens, offsets, np.zeros(len(lengths), dtype=np.int64))
+    return labelled(tokens, offsets, np.zeros(len(lengths), dtype=np.int64))
 
 
 def prepared(**splits: Examples) -> PreparedData:
-    data = PreparedData("d" * 64, ["a", "b"], examples(4, 9), examples(7), examples(5))  # type: ignore[arg-type]
+    data = PreparedData(
+        "d" * 64,  # type: ignore[arg-type]
+        TextClassification(label_names=["a", "b"], pad_token_id=0),
+        examples(4, 9),
+        examples(7),
+        examples(5),
+    )
     return dataclasses.replace(data, **splits)
 
 

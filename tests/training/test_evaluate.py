@@ -1,8 +1,8 @@
 import pytest
 
 from afcore.activations.validation_states import ValidationStates
+from afcore.data.examples import Examples
 from afcore.data.order import inference_batches
-from afcore.data.prepare import Examples
 from afcore.model.split_model import SplitModel
 from afcore.training.evaluate import evaluate
 from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee
@@ -11,7 +11,7 @@ from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_tra
 def scores(
     split: SplitModel, examples: Examples, boundary: int = 0, held: ValidationStates | None = None
 ) -> dict[str, float]:
-    return evaluate(make_trainee(split, examples), boundary=boundary, held=held).scores(3)
+    return evaluate(make_trainee(split, examples), boundary=boundary, held=held).scores()
 
 
 def count_runs(split: SplitModel) -> list[int]:

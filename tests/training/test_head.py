@@ -1,5 +1,7 @@
 """The head solved before the first step."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ def test_the_solution_is_where_the_gradient_of_the_objective_is_zero(bias: bool)
     labels = (features[:, 0] + features[:, 1] / 10 > 3.3).long() + (features[:, 3] > 4).long()
     layer = nn.Linear(5, 3, bias=bias)
 
-    objective = solve_head(layer, features, labels)
+    objective = solve_head(layer, features, partial(nn.functional.cross_entropy, target=labels))
 
     # In the coordinates in which it was solved.
     scale = features.square().mean(0).sqrt()
@@ -49,7 +51,7 @@ def test_features_that_hardly_differ_get_no_weights_that_dropout_blows_up() -> N
     labels = (features[:, 0] > 1.0).long()
     layer = nn.Linear(4, 2)
 
-    solve_head(layer, features, labels)
+    solve_head(layer, features, partial(nn.functional.cross_entropy, target=labels))
 
     dropped = nn.functional.dropout(features, 0.1)
     loss = nn.functional.cross_entropy(layer(dropped), labels)

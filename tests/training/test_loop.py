@@ -8,6 +8,7 @@ import torch
 from afcore.errors import AutoFreezeError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezePolicy
+from afcore.tasks.registry import find_score
 from afcore.training.loop import interval_ends
 from tests.training_setup import (
     NUM_BLOCKS,
@@ -83,7 +84,7 @@ def test_the_main_score_has_a_say_in_when_training_has_settled(
         policy,
         validations=(before,),
         validate=lambda: {"loss": 0.6, "accuracy": 0.9, "f1_macro": 0.6},
-        score=score,
+        score=find_score("text-classification", score),
     )
     assert state.freeze.settled is settled
     if policy is not None:

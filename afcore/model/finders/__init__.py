@@ -1,1 +1,1 @@
-"""Finders of a model's blocks, a file each, in the order of the registry."""
+"""Finders of a model's blocks, a file each, asked in the order of :mod:`.find_stack`."""

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from afcore.tasks.main_score import MAIN_SCORES
+from afcore.tasks.scores import Score
 
 __all__ = ["score_warnings"]
 
@@ -12,7 +12,9 @@ _MAJORITY = 0.8
 _NAMED = 5
 
 
-def score_warnings(labels: npt.NDArray[np.int64], label_names: list[str], score: str) -> list[str]:
+def score_warnings(
+    labels: npt.NDArray[np.int64], label_names: list[str], score: Score
+) -> list[str]:
     """What is wrong with choosing an epoch by ``score`` on these labels, and what to do.
 
     Args:
@@ -28,17 +30,17 @@ def score_warnings(labels: npt.NDArray[np.int64], label_names: list[str], score:
             "the others are known. Give data.validation with rows of every class, or hold out more"
         ]
     missing = [label_names[i] for i in np.flatnonzero(counts == 0)]
-    if score == "accuracy" and share >= _MAJORITY:
+    if score.name == "accuracy" and share >= _MAJORITY:
         return [
             f"{100 * share:.1f} % of the validation rows are of class {name!r}: a model that "
             f"always answers it has an accuracy of {100 * share:.1f} %, so accuracy hardly tells "
             "epochs apart. Set training.score to f1_macro or matthews"
         ]
-    if score in ("f1_macro", "matthews") and missing:
+    if score.stops and missing:
         named = ", ".join(repr(one) for one in missing[:_NAMED])
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         return [
-            f"no validation row is of class {named}{more}: the {MAIN_SCORES[score].title} that "
+            f"no validation row is of class {named}{more}: the {score.title} that "
             "chooses the epoch does not see them. Give data.validation with rows of every class, "
             "or hold out more"
         ]

@@ -2,25 +2,26 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from afcore.data.prepare import Examples, PreparedData, open_prepared, prepare
+from afcore.data.examples import Examples
 from afcore.data.split import held_out, sampled
 from afcore.errors import DataError, IntegrityError
 from afcore.storage.objects import Storage
+from afcore.tasks.prepare import DataSources, PreparedData, open_prepared
+from afcore.tasks.prepare import prepare as prepare_splits
 from tests.conftest import write_csv
 
-SETTINGS: dict[str, Any] = {
-    "validation": 0.1,
-    "test": None,
-    "text": "text",
-    "label": "label",
-    "group": None,
-    "max_length": 32,
-    "limit": None,
-    "test_limit": None,
-}
+SETTINGS: dict[str, Any] = {"validation": 0.1, "test": None, "max_length": 32}
+
+
+def prepare(storage: Storage, tokenizer: Any, **settings: Any) -> PreparedData:
+    given = {
+        "columns": {"text": "text", "label": "label"},
+        "task": "text-classification",
+    } | settings
+    task, max_length = given.pop("task"), given.pop("max_length")
+    return prepare_splits(storage, tokenizer, task, DataSources(**given), max_length)
 
 
 def test_examples_are_the_tokenizers_tokens(
@@ -33,11 +34,11 @@ def test_examples_are_the_tokenizers_tokens(
         **SETTINGS | {"validation": str(text_files["test"]), "test": str(text_files["test"])},
     )
     assert data.test is not None
-    assert data.label_names == ["argparse", "random", "statistics"]
+    assert labels_of(data) == ["argparse", "random", "statistics"]
     assert data.validation.digest == data.test.digest
     assert data.train.lengths.max() == 32
-    assert data.train.lengths.sum() == len(data.train.tokens)
-    first = data.train.tokens[: data.train.offsets[1]]
+    assert data.train.lengths.sum() == len(data.train.inputs["input_ids"].values)
+    first = inputs(data.train)[0]
     assert (first[0], first[-1]) == (2, 3)
 
 
@@ -50,8 +51,10 @@ def prepared(
 
 
 def inputs(examples: Examples) -> list[tuple[int, ...]]:
-    pairs = itertools.pairwise(examples.offsets)
-    return [tuple(examples.tokens[start:end].tolist()) for start, end in pairs]
+    column = examples.inputs["input_ids"]
+    assert column.offsets is not None
+    pairs = itertools.pairwise(column.offsets)
+    return [tuple(column.values[start:end].tolist()) for start, end in pairs]
 
 
 def test_validation_is_held_out_of_train(
@@ -61,7 +64,7 @@ def test_validation_is_held_out_of_train(
     data = prepared(local_storage, tiny_tokenizer, tmp_path, rows)
     # sha256 of "validation", a line feed and the text is below 0.1 for eight of the hundred.
     assert (len(data.train), len(data.validation), data.test) == (92, 8, None)
-    assert data.label_names == [str(i) for i in range(10)]
+    assert labels_of(data) == [str(i) for i in range(10)]
     validated = [f"word {i}" for i in (3, 43, 48, 69, 70, 94, 97, 99)]
     assert inputs(data.validation) == [tuple(tiny_tokenizer(t)["input_ids"]) for t in validated]
 
@@ -125,7 +128,7 @@ def test_prepared_once_and_opened_afterwards(
     two = prepare(local_storage, tiny_tokenizer, train=str(text_files["train"]), **SETTINGS)
     assert local_storage.usage.puts == before
     assert two.digest == one.digest
-    assert np.array_equal(open_prepared(local_storage, one.digest).train.tokens, two.train.tokens)
+    assert inputs(open_prepared(local_storage, one.digest).train) == inputs(two.train)
     shorter = prepare(
         local_storage,
         tiny_tokenizer,
@@ -199,6 +202,11 @@ def test_labels_that_cannot_be_learnt(
         )
 
 
+def labels_of(data: PreparedData) -> list[str]:
+    assert data.task.class_names is not None
+    return data.task.class_names
+
+
 def rows_of(labels: list[str]) -> list[dict[str, str]]:
     return [{"text": f"word {i}", "label": label} for i, label in enumerate(labels)]
 
@@ -209,9 +217,14 @@ def test_labels_are_the_same_text_in_every_split(
     labels = ["TRUE", "FALSE", "UNKNOWN", "01", "1A", "02"]
     test = write_csv(tmp_path / "test.csv", rows_of(["TRUE", "FALSE", "02", "01"]))
     data = prepared(local_storage, tiny_tokenizer, tmp_path, rows_of(labels * 5), test=str(test))
-    assert data.label_names == sorted(labels)
+    assert labels_of(data) == sorted(labels)
     assert data.test is not None
-    assert [data.label_names[i] for i in data.test.labels] == ["TRUE", "FALSE", "02", "01"]
+    assert [labels_of(data)[i] for i in data.test.targets["labels"].values] == [
+        "TRUE",
+        "FALSE",
+        "02",
+        "01",
+    ]
 
 
 @pytest.mark.parametrize("labels", [["--1", "2"], ["\u00b2", "2"], ["9" * 5000, "2"]])
@@ -219,7 +232,7 @@ def test_labels_that_only_look_like_integers(
     local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path, labels: list[str]
 ) -> None:
     data = prepared(local_storage, tiny_tokenizer, tmp_path, rows_of(labels * 5))
-    assert data.label_names == sorted(labels)
+    assert labels_of(data) == sorted(labels)
 
 
 def test_labels_that_look_alike_are_said(

@@ -16,14 +16,16 @@ from afcore.config import Config, parse_config
 from afcore.results.report import RunReport
 from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
-from afcore.runs.imbalance import score_warnings
 from afcore.runs.publish import publish
 from afcore.runs.records import best_epoch
 from afcore.runs.run import begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
+from afcore.tasks.class_balance import score_warnings
+from afcore.tasks.registry import find_score
 from tests.conftest import write_csv
 from tests.reports import make_report
 
+TASK = "text-classification"
 PLAIN = ["meeting", "report", "lunch", "project", "team", "notes", "update", "thanks", "review"]
 PLAIN += ["schedule", "budget", "plan", "draft", "agenda", "call"]
 
@@ -143,7 +145,10 @@ def test_the_score_chooses_the_epoch_that_is_published(config: Config) -> None:
     assert (spam.support, spam.predicted) == (8, 12)
     assert by_f1.notes == []
 
-    taken = {score: best_epoch(by_f1.epochs, score).epoch for score in ("matthews", "loss")}
+    taken = {
+        score: best_epoch(by_f1.epochs, find_score(TASK, score)).epoch
+        for score in ("matthews", "loss")
+    }
     assert taken == {"matthews": 4, "loss": 3}
 
 
@@ -160,8 +165,8 @@ def test_among_epochs_without_a_number_there_is_another() -> None:
         )
     ]
     for score in ("accuracy", "f1_macro", "loss"):
-        assert best_epoch(reports, score).epoch == 2
-        assert best_epoch(reports[::-1], score).epoch == 2
+        assert best_epoch(reports, find_score(TASK, score)).epoch == 2
+        assert best_epoch(reports[::-1], find_score(TASK, score)).epoch == 2
 
 
 @pytest.mark.parametrize("mode", ["full", "cached", "hf_trainer"])
@@ -191,7 +196,7 @@ def test_what_is_said_of_the_validation_split(
     counts: list[int], score: str, expected: str | None
 ) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    said = score_warnings(labels, ["ham", "spam", "other"][: len(counts)], score)
+    said = score_warnings(labels, ["ham", "spam", "other"][: len(counts)], find_score(TASK, score))
     if expected is None:
         assert said == []
     else:

@@ -1,0 +1,147 @@
+"""Tokenized examples as named ragged columns, and batches of them padded on the right.
+
+Example ``i`` of a ragged column has the values ``values[offsets[i]:offsets[i + 1]]``; of another
+one, ``values[i]``. ``i`` is its id for ever.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+from torch import Tensor
+
+from afcore.compute import to_device
+from afcore.digest import ContentDigest, content_digest
+
+__all__ = ["Column", "Examples", "padded"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One value, or a row of values, for each of ``n`` examples.
+
+    Attributes:
+        values: [n, ...], or [t, ...] of all examples together.
+        offsets: [n + 1] int64, where each example's values begin; None: one value an example.
+    """
+
+    values: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    @classmethod
+    def of(cls, rows: list[list[int]], dtype: Any = np.int32) -> "Column":
+        """A ragged one."""
+        return cls(
+            np.concatenate([np.asarray(row, dtype=dtype) for row in rows]),
+            np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split.
+
+    Attributes:
+        inputs: what the model gets of an example, by the names of its parameters. The first says
+            how long an example is.
+        targets: what it should answer.
+        fixed_length: hidden states of an example, where its inputs are no sequences (an image's
+            patches); None: the length of the first input.
+    """
+
+    inputs: Mapping[str, Column]
+    targets: Mapping[str, Column] = field(default_factory=dict)
+    fixed_length: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    @property
+    def _first(self) -> Column:
+        return next(iter(self.inputs.values()))
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[n] int64, hidden states of each example at a boundary: one a token."""
+        if self.fixed_length is not None:
+            return np.full(len(self), self.fixed_length, dtype=np.int64)
+        assert self._first.offsets is not None
+        return np.diff(self._first.offsets)
+
+    @cached_property
+    def digest(self) -> ContentDigest:
+        """Names what the model gets, not the targets."""
+        content = b""
+        for name, column in self.inputs.items():
+            content += name.encode() + column.values.tobytes()
+            content += b"" if column.offsets is None else column.offsets.tobytes()
+        return content_digest(content)
+
+    def encode(self) -> bytes:
+        """As safetensors; :meth:`decode` gives it back."""
+        tensors = {}
+        for kind, columns in (("inputs", self.inputs), ("targets", self.targets)):
+            # Numbered: safetensors sorts by name, and the first input matters.
+            for number, (name, column) in enumerate(columns.items()):
+                key = f"{kind}/{number:02d}/{name}"
+                tensors[f"{key}/values"] = column.values
+                if column.offsets is not None:
+                    tensors[f"{key}/offsets"] = column.offsets
+        if self.fixed_length is not None:
+            tensors["fixed_length"] = np.asarray([self.fixed_length])
+        data: bytes = save_tensors(tensors)
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Examples":
+        """From :meth:`encode`."""
+        tensors = load_tensors(data)
+        columns: dict[str, dict[str, Column]] = {"inputs": {}, "targets": {}}
+        for key in sorted(key for key in tensors if key.endswith("/values")):
+            kind, _, name, _ = key.split("/")
+            offsets = tensors.get(key.removesuffix("values") + "offsets")
+            columns[kind][name] = Column(tensors[key], offsets)
+        length = int(tensors["fixed_length"][0]) if "fixed_length" in tensors else None
+        return cls(columns["inputs"], columns["targets"], length)
+
+
+def padded(
+    column: Column, ids: npt.NDArray[np.int64], fill: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Some examples of a column as one tensor, padded on the right to the longest of them.
+
+    Args:
+        column: of the split.
+        ids: [b] example ids.
+        fill: what padding holds.
+        device: where the tensors go.
+
+    Returns:
+        [b, s, ...], integers as int64; and the mask, [b, s] int64, 1 where an example has a value.
+        Of a column that is not ragged, [b, ...] and None.
+    """
+    if column.offsets is None:
+        return to_device(torch.from_numpy(_wide(column.values[ids])), device), None
+    starts, ends = column.offsets[ids], column.offsets[ids + 1]
+    position = np.arange(int((ends - starts).max()))
+    mask = position < (ends - starts)[:, None]
+    # All at once: columns behind the last value of all are padding, and read the last one.
+    at = np.minimum(starts[:, None] + position, len(column.values) - 1)
+    values = _wide(np.where(mask, column.values[at], fill))
+    return (
+        to_device(torch.from_numpy(values), device),
+        to_device(torch.from_numpy(mask.astype(np.int64)), device),
+    )
+
+
+def _wide(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values.astype(np.int64, copy=False) if values.dtype.kind in "iu" else values

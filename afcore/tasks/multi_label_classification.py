@@ -1,0 +1,192 @@
+"""Multi-label classification: any number of labels, none among them, for a text or a pair."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from afcore.data.examples import Examples
+from afcore.data.sources import Rows, read_labels
+from afcore.data.table import Table
+from afcore.errors import DataError
+from afcore.tasks.label_names import (
+    label_settings,
+    learn_label_names,
+    read_label_names,
+    shown_labels,
+)
+from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
+from afcore.tasks.task import Targets
+from afcore.tasks.text import TextTask
+
+__all__ = ["SEPARATOR", "MultiLabelClassification", "read_label_lists"]
+
+SEPARATOR = ","
+"""Between the labels of a row, where they are written as one text."""
+
+
+def read_label_lists(source: str, key: str, column: str, table: Table) -> list[list[str]]:
+    """A column of lists, or of texts with the labels of a row between commas; blank is none.
+
+    Raises:
+        DataError: for a value that is neither, or a list with something that is no text.
+    """
+    values = table.columns[column]
+    if not any(isinstance(value, list | tuple | np.ndarray) for value in values):
+        texts = read_labels(source, key, column, table)
+        return [_without_blanks(text.split(SEPARATOR)) for text in texts]
+    found = []
+    for row, value in enumerate(values):
+        labels = [] if value is None else value
+        if not isinstance(labels, list | tuple | np.ndarray):
+            raise DataError(
+                f"data {source!r}: column {column!r} holds lists, and {str(value)[:40]!r} in "
+                f"{table.places.name(row)}. Write a list of labels in each row"
+            )
+        inner = Table([column], {column: list(labels)}, table.places.pick([row] * len(labels)))
+        found.append(_without_blanks(read_labels(source, key, column, inner)))
+    return found
+
+
+def _without_blanks(labels: list[str]) -> list[str]:
+    return list(dict.fromkeys(label.strip() for label in labels if label.strip()))
+
+
+def _f1(average: Literal["micro", "macro"], values: RowValues) -> float:
+    from torchmetrics.functional.classification import multilabel_f1_score
+
+    labels, predicted = (torch.from_numpy(values[name] > 0) for name in ("labels", "predicted"))
+    return float(
+        multilabel_f1_score(
+            predicted, labels, num_labels=labels.shape[1], average=average, validate_args=False
+        )
+    )
+
+
+class MultiLabelClassification(TextTask):
+    """Which of ``c`` labels a text has; each is answered by itself, at a probability of a half.
+
+    Attributes:
+        label_names: c.
+    """
+
+    label_may_be_blank = True
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score(
+            "f1_micro",
+            "micro-F1",
+            ("labels", "predicted"),
+            partial(_f1, "micro"),
+            in_percent=True,
+            stops=True,
+        ),
+        Score(
+            "f1_macro",
+            "macro-F1",
+            ("labels", "predicted"),
+            partial(_f1, "macro"),
+            in_percent=True,
+            stops=True,
+        ),
+        mean_of("exact", "exact_match", "exact match", in_percent=True),
+        LOG_LOSS,
+    )
+
+    name: Literal["multi-label-classification"] = "multi-label-classification"
+    label_names: list[str]
+
+    @staticmethod
+    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+        """See :func:`read_label_lists`."""
+        return list(read_label_lists(source, key, column, table))
+
+    @classmethod
+    def learn(
+        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
+    ) -> "MultiLabelClassification":
+        """The labels; those of validation and test must be among them."""
+        names = learn_label_names(splits, everything, lambda labels: labels)
+        return cls(pad_token_id=pad_token_id, label_names=names)
+
+    def encode_labels(self, labels: list[list[str]]) -> npt.NDArray[np.float32]:
+        """[n, c], 1 where a row has the label."""
+        index = {name: i for i, name in enumerate(self.label_names)}
+        found = np.zeros((len(labels), len(index)), dtype=np.float32)
+        for row, some in enumerate(labels):
+            found[row, [index[label] for label in some if label in index]] = 1.0
+        return found
+
+    def unknown_labels(self, labels: list[list[str]]) -> list[str]:
+        """Not among the label names."""
+        return [label for some in labels for label in some if label not in self.label_names]
+
+    def warnings(self, validation: Examples, score: Score) -> list[str]:
+        """Of labels that no validation row has."""
+        counts = validation.targets["labels"].values.sum(0)
+        missing = [name for name, count in zip(self.label_names, counts, strict=True) if not count]
+        if not missing or score.name == "exact_match":
+            return []
+        return [
+            f"no validation row has the label {shown_labels(missing, 5)}: the {score.title} that "
+            "chooses the epoch hardly sees them. Give data.validation with rows of every label, or "
+            "hold out more"
+        ]
+
+    @property
+    def head_settings(self) -> dict[str, Any]:
+        """A number for each label."""
+        return {**label_settings(self.label_names), "problem_type": "multi_label_classification"}
+
+    def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """[b], binary cross-entropy, in nats, of [b, c] logits: the mean over the labels."""
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            outputs, targets["labels"], reduction="none"
+        )
+        return each.mean(-1)
+
+    def chance_loss(self, examples: Examples) -> float:
+        """Of always answering the labels' shares: the mean of their entropies, in nats."""
+        share = examples.targets["labels"].values.mean(0, dtype=np.float64)
+        found = [p * np.log(p) for p in (share[share > 0], 1 - share[share < 1])]
+        return float(-sum(part.sum() for part in found) / len(share))
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """[b, c] uint8, 1 where the label is answered."""
+        return (outputs > 0).to(torch.uint8)
+
+    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
+        """``labels`` and ``predicted``, [n, c] uint8, and ``exact``, [n] bool: all right."""
+        labels = targets["labels"].astype(np.uint8)
+        exact = (labels == predicted).all(-1)
+        return {"labels": labels, "predicted": predicted, "exact": exact}
+
+    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[str]:
+        """The labels, with commas between them."""
+        return [
+            SEPARATOR.join(name for name, has in zip(self.label_names, row, strict=True) if has)
+            for row in outputs > 0
+        ]
+
+    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Of each label by itself."""
+        shares = torch.from_numpy(outputs).sigmoid().numpy()
+        return {name: shares[:, i] for i, name in enumerate(self.label_names)}
+
+    def described(self) -> tuple[str, str]:
+        """Its labels."""
+        found = f"Any of these labels: {shown_labels(self.label_names)}"
+        return f"any of {len(self.label_names)} labels", found
+
+    @classmethod
+    def of_model(
+        cls, name: str, config: Any, pad_token_id: int, *, ours: bool
+    ) -> "MultiLabelClassification | None":
+        """A model that says so."""
+        if config.problem_type != "multi_label_classification":
+            return None
+        names = read_label_names(name, config, ours=ours)
+        return cls(pad_token_id=pad_token_id, label_names=names)

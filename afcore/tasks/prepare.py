@@ -1,0 +1,214 @@
+"""Text -> tokens, once per (data, task, tokenizer, length), with stable example ids."""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from afcore.data.examples import Examples
+from afcore.data.sources import Rows, load_rows
+from afcore.data.split import held_out
+from afcore.data.tokenizer_checks import check_known, tokenizer_digest
+from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
+from afcore.errors import DataError, IntegrityError
+from afcore.numerics import numerics_of
+from afcore.storage.objects import Storage
+from afcore.tasks.registry import parse_task, task_class
+from afcore.tasks.task import Task
+
+__all__ = ["DataSources", "PreparedData", "open_prepared", "prepare"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSources:
+    """Where the splits come from; the keys of ``data`` in the configuration.
+
+    Attributes:
+        train: source of the training set.
+        validation: the same, or the share of the training set that is held out.
+        test: the same, or none.
+        columns: names of columns by the keys of the task's fields.
+        group: column of what is held out together.
+        limit: rows of the training set at most.
+        test_limit: rows of the test set at most.
+        encoding: of CSV and JSON files.
+    """
+
+    train: str
+    validation: str | float
+    test: str | None
+    columns: dict[str, str | None]
+    group: str | None = None
+    limit: int | None = None
+    test_limit: int | None = None
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """All splits; ``digest`` is the recipe's and names the folder in the store."""
+
+    digest: RecipeDigest
+    task: Task
+    train: Examples
+    validation: Examples
+    test: Examples | None
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """By name."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: examples for name, examples in given.items() if examples is not None}
+
+
+def prepare(
+    storage: Storage, tokenizer: Any, task_name: str, sources: DataSources, max_length: int
+) -> PreparedData:
+    """Load, split and tokenize; what was prepared before from the same rows is opened.
+
+    The name covers each split's rows, so whatever decides the split needs no part in it.
+
+    Args:
+        storage: where.
+        tokenizer: of the model.
+        task_name: of :mod:`afcore.tasks.registry`.
+        sources: of the splits.
+        max_length: tokens of an example at most.
+
+    Raises:
+        DataError: for data that cannot be read, too little to hold out validation, words that are
+            all unknown, and what the task refuses.
+    """
+    kind = task_class(task_name)
+    fields, encoding = kind.fields(sources.columns), sources.encoding
+    everything = load_rows(
+        sources.train, "train", fields, limit=sources.limit, group=sources.group, encoding=encoding
+    )
+    train, validation = everything, sources.validation
+    if isinstance(validation, str):
+        held = load_rows(validation, "validation", fields, encoding=encoding)
+    else:
+        train, held = _hold_out(everything, validation)
+    splits = {"train": train, "validation": held}
+    if sources.test is not None:
+        splits["test"] = load_rows(
+            sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
+        )
+    task = kind.learn(splits, everything, tokenizer.pad_token_id)
+    probed = next(iter(train.inputs.values()))
+    digest = recipe_digest(
+        {
+            "schema": 3,
+            "numerics": numerics_of("data"),
+            "task": task.model_dump(),
+            "rows": {name: _rows_digest(rows) for name, rows in splits.items()},
+            "tokenizer": tokenizer_digest(tokenizer, probed, max_length),
+            "max_length": max_length,
+        }
+    )
+    data = _open_sound(storage, digest)
+    if data is None:
+        manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}}
+        for name, rows in splits.items():
+            content = task.examples(tokenizer, rows, max_length).encode()
+            storage.put(_key(digest, f"{name}.safetensors"), content)
+            manifest["splits"][name] = content_digest(content)
+        storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
+        data = open_prepared(storage, digest)
+    check_known(tokenizer, data.train, train.source)
+    sizes = {name: len(examples) for name, examples in data.splits.items()}
+    _log.info(
+        "data: %d examples to train on, %d to validate, %d to test, %s, %.1f tokens each",
+        *(sizes["train"], sizes["validation"], sizes.get("test", 0), task.described()[0]),
+        data.train.lengths.mean(),
+    )
+    return data
+
+
+def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
+    """Open what :func:`prepare` stored.
+
+    Raises:
+        IntegrityError: when something of it is missing or damaged.
+    """
+    key = _key(digest, "manifest.json")
+    try:
+        content = storage.get(key)
+    except KeyError as error:
+        raise _unusable(storage, key, "is missing") from error
+    try:
+        manifest = json.loads(content)
+        contents, task = dict(manifest["splits"]), parse_task(manifest["task"])
+        train, validation = contents["train"], contents["validation"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unusable(storage, key, "is damaged") from error
+    return PreparedData(
+        digest,
+        task,
+        _read(storage, digest, "train", train),
+        _read(storage, digest, "validation", validation),
+        _read(storage, digest, "test", contents["test"]) if "test" in contents else None,
+    )
+
+
+def _read(storage: Storage, digest: RecipeDigest, name: str, expected: ContentDigest) -> Examples:
+    key = _key(digest, f"{name}.safetensors")
+    try:
+        content = storage.get(key)
+    except KeyError as error:
+        raise _unusable(storage, key, "is missing") from error
+    if content_digest(content) != expected:
+        raise _unusable(storage, key, "is damaged")
+    return Examples.decode(content)
+
+
+def _unusable(storage: Storage, key: str, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"prepared data {storage.uri(key)} {why}. Start the same command again: it makes them "
+        "anew from the rows."
+    )
+
+
+def _open_sound(storage: Storage, digest: RecipeDigest) -> PreparedData | None:
+    """What is stored, or None when there is nothing, or something of it is damaged."""
+    if not storage.exists(_key(digest, "manifest.json")):
+        return None
+    try:
+        return open_prepared(storage, digest)
+    except IntegrityError as error:
+        _log.warning("%s Making them anew now.", error)
+        return None
+
+
+def _key(digest: RecipeDigest, name: str) -> str:
+    return f"data/{digest[:32]}/{name}"
+
+
+def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
+    """(rows to train on, rows to validate on), at least one each: by group, else by text."""
+    texts = rows.identities
+    keys, what = (texts, "text") if rows.groups is None else (rows.groups, "group")
+    if len(set(keys)) < 2:
+        raise DataError(
+            f"data {rows.source!r}: {len(keys)} rows with {len(set(keys))} different {what} are "
+            f"too few to hold out validation, as rows of one {what} stay together. Give other data "
+            "with data.validation."
+        )
+    held = held_out(keys, fraction)
+    train, validation = rows.pick(np.flatnonzero(~held)), rows.pick(np.flatnonzero(held))
+    if num_twice := len(set(train.identities) & set(validation.identities)):
+        _log.warning(
+            "data %r: %d texts are both trained and validated on, as they stand in groups of "
+            "either side; validation is too good by as much. Remove the copies.",
+            rows.source,
+            num_twice,
+        )
+    return train, validation
+
+
+def _rows_digest(rows: Rows) -> ContentDigest:
+    return content_digest(json.dumps([rows.inputs, rows.targets]).encode())

@@ -1,0 +1,78 @@
+"""The tasks that ``task`` may name: a line each, in the order of the reference."""
+
+from typing import Any
+
+from afcore.errors import ConfigError, ModelError
+from afcore.tasks.multi_label_classification import MultiLabelClassification
+from afcore.tasks.scores import Score
+from afcore.tasks.task import Task
+from afcore.tasks.text_classification import TextClassification
+from afcore.tasks.text_regression import TextRegression
+
+__all__ = ["DEFAULT_TASK", "TASKS", "find_score", "parse_task", "task_class", "task_of_model"]
+
+TASKS: dict[str, type[Task]] = {
+    kind.model_fields["name"].default: kind
+    for kind in (
+        TextClassification,  # a line each
+        TextRegression,
+        MultiLabelClassification,
+    )
+}
+DEFAULT_TASK = "text-classification"
+
+
+def task_class(name: str) -> type[Task]:
+    """Of a task.
+
+    Raises:
+        ConfigError: when there is none of this name.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"task: there is none called {name!r}; known are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def parse_task(record: dict[str, Any]) -> Task:
+    """From what :meth:`Task.model_dump` gave.
+
+    Raises:
+        ValueError: when it is no such thing.
+    """
+    return TASKS[str(record.get("name"))].model_validate(record)
+
+
+def find_score(task: str, name: str) -> Score:
+    """A task's score by its name.
+
+    Raises:
+        ConfigError: when the task has no such score.
+    """
+    scores = {score.name: score for score in task_class(task).scores}
+    if name not in scores:
+        raise ConfigError(
+            f"training.score: task {task} has no score {name!r}; known are {', '.join(scores)}"
+        )
+    return scores[name]
+
+
+def task_of_model(name: str, config: Any, pad_token_id: int, *, ours: bool) -> Task:
+    """The task of a trained model, from what its configuration says.
+
+    Args:
+        name: of the model, as the user gave it.
+        config: of the model.
+        pad_token_id: of its tokenizer.
+        ours: it was trained here.
+
+    Raises:
+        ModelError: when it is of none of the tasks.
+    """
+    for kind in TASKS.values():
+        task = kind.of_model(name, config, pad_token_id, ours=ours)
+        if task is not None:
+            return task
+    raise ModelError(
+        f"model {name!r} is for {config.problem_type or 'a task that is not known'}; known tasks "
+        f"are {', '.join(TASKS)}"
+    )

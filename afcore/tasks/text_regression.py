@@ -1,0 +1,151 @@
+"""Text regression: a number for a text, or for a pair of texts."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from afcore.data.examples import Examples
+from afcore.data.sources import Rows, read_labels
+from afcore.data.table import Table
+from afcore.errors import DataError
+from afcore.tasks.scores import RowValues, Score, mean_of
+from afcore.tasks.task import Targets
+from afcore.tasks.text import TextTask
+
+__all__ = ["TextRegression", "read_numbers"]
+
+
+def read_numbers(source: str, key: str, column: str, table: Table) -> list[float]:
+    """A column as numbers.
+
+    Raises:
+        DataError: for a value that is none, or not finite.
+    """
+    numbers = []
+    for row, text in enumerate(read_labels(source, key, column, table)):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            what = f"holds {text[:40]!r}, which is no number," if text else "is empty"
+            raise DataError(
+                f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. Write a "
+                f"number with a decimal point, name another column with data.{key}, or choose "
+                "another task"
+            )
+        numbers.append(number)
+    return numbers
+
+
+def _of_numbers(compute: Any, values: RowValues) -> float:
+    """0 where either side is one number throughout: nothing goes along with anything."""
+    labels, predicted = (values[name].astype(np.float64) for name in ("labels", "predicted"))
+    if np.ptp(labels) == 0.0 or np.ptp(predicted) == 0.0:
+        return 0.0
+    return float(compute(torch.from_numpy(predicted), torch.from_numpy(labels)))
+
+
+def _pearson(predicted: Tensor, labels: Tensor) -> Tensor:
+    from torchmetrics.functional.regression import pearson_corrcoef
+
+    return pearson_corrcoef(predicted, labels)
+
+
+def _spearman(predicted: Tensor, labels: Tensor) -> Tensor:
+    from torchmetrics.functional.regression import spearman_corrcoef
+
+    return spearman_corrcoef(predicted, labels)
+
+
+class TextRegression(TextTask):
+    """A number for a text, trained on in its own unit; its loss is the mean squared error."""
+
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score(
+            "pearson",
+            "Pearson correlation",
+            ("labels", "predicted"),
+            partial(_of_numbers, _pearson),
+        ),
+        Score(
+            "spearman",
+            "Spearman correlation",
+            ("labels", "predicted"),
+            partial(_of_numbers, _spearman),
+        ),
+        mean_of("distances", "mae", "mean absolute error", higher_is_better=False),
+        mean_of("losses", "loss", "mean squared error", higher_is_better=False),
+    )
+
+    name: Literal["text-regression"] = "text-regression"
+
+    @staticmethod
+    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+        """See :func:`read_numbers`."""
+        return list(read_numbers(source, key, column, table))
+
+    @classmethod
+    def learn(
+        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
+    ) -> "TextRegression":
+        """Nothing; numbers that are all one are refused."""
+        numbers = everything.targets["label"]
+        if len(set(numbers)) < 2:
+            raise DataError(
+                f"data {everything.source!r}: each of the {len(numbers)} rows has the number "
+                f"{numbers[0]:g}, so there is nothing to learn. Name another column with data.label"
+            )
+        return cls(pad_token_id=pad_token_id)
+
+    def encode_labels(self, labels: list[float]) -> npt.NDArray[np.float32]:
+        """[n], the numbers."""
+        return np.asarray(labels, dtype=np.float32)
+
+    @property
+    def head_settings(self) -> dict[str, Any]:
+        """One number."""
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """[b], squared errors of [b, 1] outputs."""
+        return (outputs[:, 0] - targets["labels"]).square()
+
+    def chance_loss(self, examples: Examples) -> float:
+        """Of always answering the mean: the variance."""
+        return float(examples.targets["labels"].values.astype(np.float64).var())
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """[b] float32."""
+        return outputs[:, 0]
+
+    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
+        """``labels``, ``predicted`` and ``distances`` between them, [n] float32."""
+        return {
+            **targets,
+            "predicted": predicted,
+            "distances": np.abs(targets["labels"] - predicted),
+        }
+
+    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[float]:
+        """The number."""
+        return [float(str(number)) for number in outputs[:, 0]]
+
+    def described(self) -> tuple[str, str]:
+        """It answers a number."""
+        return "a number for each", "It answers a number, in the unit of its training data."
+
+    @classmethod
+    def of_model(
+        cls, name: str, config: Any, pad_token_id: int, *, ours: bool
+    ) -> "TextRegression | None":
+        """A model with one output that says it is for regression."""
+        if config.problem_type != "regression" or config.num_labels != 1:
+            return None
+        return cls(pad_token_id=pad_token_id)

@@ -74,6 +74,7 @@ def _headline(status: RunStatus) -> str:
 def epochs_table(status: RunStatus) -> Table:
     """One row an epoch."""
     main = status.record.config.main_score if status.record else None
+    score = f"validation {main.title if main else 'score'}"
     table = Table("epoch", "committed", "reads", "set", title_justify="left")
     for column in (
         "workers",

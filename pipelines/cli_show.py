@@ -11,6 +11,7 @@ from afcore.config import load_config
 from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
+from afcore.tasks.scores import LOG_LOSS
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
 
@@ -73,17 +74,10 @@ def _headline(status: RunStatus) -> str:
 
 def epochs_table(status: RunStatus) -> Table:
     """One row an epoch."""
-    main = status.record.config.main_score if status.record else None
-    score = f"validation {main.title if main else 'score'}"
+    record = status.record
+    main = record.config.main_score if record else LOG_LOSS
     table = Table("epoch", "committed", "reads", "set", title_justify="left")
-    for column in (
-        "workers",
-        "boundary",
-        "steps",
-        "train s",
-        "loss",
-        f"validation {main.title if main else 'score'}",
-    ):
+    for column in ("workers", "boundary", "steps", "train s", "loss", f"validation {main.title}"):
         table.add_column(column, justify="right")
     for epoch in status.epochs:
         state, report = epoch.state, epoch.report
@@ -98,7 +92,7 @@ def epochs_table(status: RunStatus) -> Table:
             str(len(trained.steps)) if trained else "-",
             f"{trained.train_seconds:.1f}" if trained else "-",
             f"{trained.mean_loss:.4f}" if trained else "-",
-            main.shown(report.validation[main.name]) if report and main else "-",
+            main.shown(report.validation[main.name]) if report else "-",
         )
     return table
 

@@ -148,6 +148,11 @@ class MultiLabelClassification(TextTask):
         )
         return each.mean(-1)
 
+    @property
+    def curvature(self) -> float:
+        """Of a sigmoid, 1/4, in a mean over the labels."""
+        return 0.25 / len(self.label_names)
+
     def chance_loss(self, examples: Examples) -> float:
         """Of always answering the labels' shares: the mean of their entropies, in nats."""
         share = examples.targets["labels"].values.mean(0, dtype=np.float64)

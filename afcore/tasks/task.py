@@ -145,6 +145,11 @@ class Task(BaseModel, ABC):
         """The mean of :meth:`losses`, which is trained."""
         return self.losses(outputs, targets).mean()
 
+    @property
+    def curvature(self) -> float:
+        """Largest second derivative of an example's loss by an output: of a softmax, 1/4."""
+        return 0.25
+
     @abstractmethod
     def chance_loss(self, examples: Examples) -> float:
         """The lowest mean loss of answers that do not look at the example."""

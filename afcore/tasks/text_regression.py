@@ -117,6 +117,11 @@ class TextRegression(TextTask):
         """[b], squared errors of [b, 1] outputs."""
         return (outputs[:, 0] - targets["labels"]).square()
 
+    @property
+    def curvature(self) -> float:
+        """Of a square."""
+        return 2.0
+
     def chance_loss(self, examples: Examples) -> float:
         """Of always answering the mean: the variance."""
         return float(examples.targets["labels"].values.astype(np.float64).var())

@@ -16,9 +16,9 @@ from afcore.model.split_model import Batch, Hidden, SplitModel
 
 __all__ = ["HeadFeatures", "solve_head"]
 
-PENALTY = 0.03
-"""Beside the mean loss, on half of ``sum_j w_j ** 2 * E[x_j ** 2]``: what dropout of the features
-comes to (Wager et al., arXiv 1307.1493), which the head meets as soon as it is trained. By their
+PENALTY = 0.12
+"""Times the curvature of the loss, on half of ``sum_j w_j ** 2 * E[x_j ** 2]``, beside the mean loss:
+what dropout of the features comes to (Wager et al., arXiv 1307.1493), which the head meets as soon as it is trained. By their
 deviations instead of their second moments, features that hardly differ between texts would get
 weights that dropout blows up."""
 _ITERATIONS = 60
@@ -82,7 +82,7 @@ def solve_head(
     layer: nn.Linear,
     features: Tensor,
     loss: Callable[[Tensor], Tensor],
-    penalty: float = PENALTY,
+    curvature: float = 0.25,
 ) -> float:
     """Set the layer to the minimum of its penalized mean loss; return that.
 
@@ -90,7 +90,7 @@ def solve_head(
         layer: [c, f] weights, changed in place; a layer without bias keeps none.
         features: [n, f] float32.
         loss: mean, of [n, c] outputs; convex.
-        penalty: see :data:`PENALTY`.
+        curvature: of it, see :attr:`afcore.tasks.task.Task.curvature`.
     """
     shift: Tensor | None = layer.bias
     mean, scale = features.mean(0), features.square().mean(0).sqrt().clamp(min=1e-6)
@@ -105,7 +105,7 @@ def solve_head(
     def objective() -> Tensor:
         optimizer.zero_grad()
         logits = scaled @ weight.T + bias
-        penalized = loss(logits) + penalty * weight.square().sum() / 2
+        penalized = loss(logits) + PENALTY * curvature * weight.square().sum() / 2
         penalized.backward()
         return penalized
 

@@ -176,7 +176,8 @@ class Steps:
             features = torch.cat([share[0] for share in shares])
             targets = _together([share[1] for share in shares])
             loss = partial(self._trainee.task.loss, targets=targets)
-            objective = solve_head(found.layer, features, loss)
+            curvature = self._trainee.task.curvature
+            objective = solve_head(found.layer, features, loss, curvature)
             state = {name: value.cpu() for name, value in found.layer.state_dict().items()}
             _log.info("head: solved on %d examples, objective %.3f", len(features), objective)
         found.layer.load_state_dict(self._group.tell(state))

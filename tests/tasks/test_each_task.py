@@ -1,0 +1,274 @@
+"""What holds for every task: plain fine-tuning, reading for computing, going on after a stop."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from afcore.config import Config, parse_config
+from afcore.data.examples import Examples
+from afcore.errors import ConfigError, DataError, StoppedError
+from afcore.predict import predict_file
+from afcore.runs.batches import batches_of
+from afcore.runs.epoch import run_epoch
+from afcore.runs.publish import described
+from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.state import load_checkpoint
+from afcore.storage.objects import Storage
+from afcore.tasks.answers import answers_of
+from afcore.tasks.registry import TASKS, find_score, parse_task
+from afcore.training.evaluate import evaluate
+from tests.conftest import write_csv
+from tests.test_stopping import after
+
+WORDS = ["parser", "random", "mean", "of", "the", "value", "list", "object", "name", "file"]
+KINDS = {
+    "one text": {"task": "text-classification", "data": {"label": "kind"}},
+    "a pair": {"task": "text-classification", "data": {"label": "same", "text_pair": "second"}},
+    "a number": {"task": "text-regression", "data": {"label": "number"}},
+    "several labels": {"task": "multi-label-classification", "data": {"label": "tags"}},
+}
+
+
+def make_rows(count: int, seed: int) -> list[dict[str, str]]:
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        words = [draw.choice(WORDS) for _ in range(draw.randrange(4, 12))]
+        second = [draw.choice(WORDS) for _ in range(5)]
+        row = {
+            "text": " ".join([*words, str(number)]),
+            "second": " ".join(second),
+            "kind": "parses" if "parser" in words else "draws" if "random" in words else "else",
+            "same": "yes" if words[0] in second else "no",
+            "number": str(10 + 3 * words.count("parser") - 2 * words.count("mean")),
+            "tags": ",".join(word for word in ("parser", "random", "mean") if word in words),
+        }
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture(params=KINDS)
+def config(request: pytest.FixtureRequest, tiny_config: dict[str, Any], tmp_path: Path) -> Config:
+    """Of a task; nothing is drawn at random while it trains, so that two ways can be compared."""
+    files = {
+        split: str(write_csv(tmp_path / f"{split}.csv", make_rows(count, seed)))
+        for seed, (split, count) in enumerate({"train": 96, "validation": 32, "test": 40}.items())
+    }
+    kind = KINDS[request.param]
+    tree = tiny_config | {"task": kind["task"], "mode": "full"}
+    tree["data"] = {**files, "max_length": 32, **kind["data"]}
+    tree["training"] |= {"epochs": 2, "stop": "never"}
+    tree["freezing"] = {"policy": "static", "depth": 2}
+    tree["cache"] = {"mode": "on", "dtype": "fp32"}
+    return parse_config(tree, source="test")
+
+
+def train(config: Config, stop_after: int | None = None) -> Run:
+    """All epochs; stopped once within the second, and gone on with, where asked for."""
+    storage = Storage(config.store)
+    run = begin_run(storage, identify_run(config, storage), fresh=True)
+    for epoch in range(1, config.training.num_epochs + 1):
+        with run_lease(storage, run.record.run_id) as lease:
+            if stop_after is not None and epoch == 2:
+                with pytest.raises(StoppedError):
+                    run_epoch(run, epoch, lease.number, stop=after(stop_after))
+            run_epoch(run, epoch, lease.number)
+    return run
+
+
+def losses(run: Run) -> list[float]:
+    records = [record_of(run, epoch, CheckpointRecord) for epoch in (1, 2)]
+    return [step.loss for record in records if record for step in record.trained.steps]
+
+
+def without_dropout(config: Config, tmp_path: Path) -> Config:
+    import shutil
+
+    from tests.model.test_pretrained import configure
+
+    folder = tmp_path / "calm"
+    if not folder.exists():
+        shutil.copytree(config.model.name, folder)
+        configure(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return config.replace(**{"model.name": str(folder)})
+
+
+def test_full_is_a_bare_loop_with_the_models_own_loss(config: Config, tmp_path: Path) -> None:
+    config = without_dropout(config, tmp_path)
+    run = train(config)
+    data, model = run.data(), run.pretrained().model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    batches = [batches_of(run, data.train, epoch) for epoch in (1, 2)]
+    total = sum(map(len, batches))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    model.train()
+    bare = []
+    for ids in [ids for epoch in batches for ids in epoch]:
+        inputs, targets = run.record.task.collate(data.train, ids, torch.device("cpu"))
+        loss = model(**inputs, **targets).loss  # as transformers has it
+        bare.append(float(loss.detach()))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    assert len(bare) == 24
+    np.testing.assert_allclose(losses(run), bare, rtol=1e-4, atol=1e-5)
+
+
+def test_cached_is_recomputed(config: Config, tmp_path: Path) -> None:
+    config = without_dropout(config, tmp_path)
+    read = train(config.replace(mode="cached"))
+    computed = train(config.replace(mode="freeze"))
+    record = record_of(read, 2, CheckpointRecord)
+    assert record is not None
+    assert record.trained.activation_bytes_read > 0
+    np.testing.assert_allclose(losses(read), losses(computed), rtol=1e-5, atol=1e-5)
+
+
+def test_stopped_and_gone_on_is_undisturbed(config: Config) -> None:
+    config = config.replace(mode="cached")
+    undisturbed = train(config)
+    expected = losses(undisturbed), load_checkpoint(undisturbed, 2)[0].model.state_dict()
+    stopped = train(config, stop_after=5)
+    assert losses(stopped) == expected[0]
+    for name, tensor in load_checkpoint(stopped, 2)[0].model.state_dict().items():
+        assert torch.equal(tensor, expected[1][name]), name
+
+
+def test_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:
+    run = train(config)
+    split, _ = load_checkpoint(run, 2)
+    data = run.data()
+    assert data.test is not None
+    answers = evaluate(run.trainee(split, data.test))
+    folder = tmp_path / "published"
+    described(run, split.model).save_pretrained(folder)
+    from afcore.model.pretrained import load_tokenizer
+
+    load_tokenizer(config.model.name, 32).save_pretrained(folder)
+    found = predict_file(
+        str(folder), str(config.data.test), output=str(tmp_path / "out.csv"), probabilities=True
+    )
+    assert found.num_labelled == len(data.test)
+    first = run.record.task.scores[0]
+    assert found.score == pytest.approx(answers.scores()[first.name], abs=1e-6)
+
+
+def test_a_task_comes_back_from_its_record(config: Config) -> None:
+    task = identify_run(config, Storage(config.store)).task
+    assert parse_task(task.model_dump(mode="json")) == task
+
+
+def test_the_head_starts_solved(config: Config) -> None:
+    """The default policy's: a solved head is far better than one that answers by chance."""
+    tree = config.model_dump() | {
+        "mode": "cached",
+        "freezing": {"policy": "frozen_start", "depth": 2},
+    }
+    run = train(parse_config(tree, source="test").replace(**{"training.epochs": 1}))
+    data, task = run.data(), run.record.task
+    record = record_of(run, 1, CheckpointRecord)
+    assert record is not None
+    # Of eight rows, with dropout; as it was drawn, a number is off by thirty times that.
+    most = 3.0 if task.name == "text-regression" else 1.5
+    assert record.trained.steps[0].loss < most * task.chance_loss(data.train)
+
+
+def test_losses_at_chance_are_those_of_the_best_constant_answer() -> None:
+    number = TASKS["text-regression"](pad_token_id=0)
+    labels = np.asarray([1.0, 2.0, 6.0], dtype=np.float32)
+    examples = _with_labels(labels)
+    assert number.chance_loss(examples) == pytest.approx(14 / 3)
+    names = ["a", "b"]
+    several = parse_task(
+        {"name": "multi-label-classification", "pad_token_id": 0, "label_names": names}
+    )
+    labels = np.asarray([[1, 0], [1, 0], [0, 0], [0, 0]], dtype=np.float32)
+    assert several.chance_loss(_with_labels(labels)) == pytest.approx(np.log(2) / 2)
+
+
+def _with_labels(labels: Any) -> Examples:
+    from afcore.data.examples import Column
+
+    ids = Column.of([[2, 3]] * len(labels))
+    return Examples({"input_ids": ids}, {"labels": Column(labels)})
+
+
+def test_scores_of_numbers() -> None:
+    task = TASKS["text-regression"](pad_token_id=0)
+    labels = np.asarray([1, 2, 3, 4], dtype=np.float32)
+    outputs = np.asarray([[2], [2], [3], [6]], dtype=np.float32)
+    scores = answers_of(task, {"labels": labels}, outputs).scores()
+    assert scores == pytest.approx(
+        {"pearson": 0.886593, "spearman": 0.948683, "mae": 0.75, "loss": 1.25}, abs=1e-5
+    )
+    flat = answers_of(task, {"labels": labels}, np.ones((4, 1), dtype=np.float32)).scores()
+    assert (flat["pearson"], flat["spearman"]) == (0.0, 0.0)
+
+
+def test_scores_of_several_labels() -> None:
+    task = parse_task(
+        {"name": "multi-label-classification", "pad_token_id": 0, "label_names": ["a", "b"]}
+    )
+    labels = np.asarray([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=np.float32)
+    outputs = np.asarray([[2, -1], [2, -1], [-1, -1], [1, 3]], dtype=np.float32)
+    scores = answers_of(task, {"labels": labels}, outputs).scores()
+    # a: 2 right, 1 too many; b: 1 right, 1 missed.
+    assert scores["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert scores["f1_macro"] == pytest.approx((2 * 2 / 5 + 2 / 3) / 2)
+    assert scores["exact_match"] == 0.5
+    assert task.prediction(outputs) == ["a", "a", "", "a,b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "value", "message"),
+    [
+        ("a number", "number", "much", r"holds 'much', which is no number, in line 2\. Write a"),
+        ("a number", "number", "nan", "which is no number"),
+        ("a number", "number", "", r"is empty in line 2\."),
+        ("several labels", "tags", "parser,unheard of", "labels that the training set never shows"),
+        ("a pair", "second", "", r"column 'second' is empty in 1 of"),
+        ("one text", "kind", "unheard of", "labels that the training set never shows"),
+    ],
+)
+def test_mistakes_in_test_rows(
+    kind: str, column: str, value: str, message: str, tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = make_rows(10, 3)
+    rows[0][column] = value
+    tree = tiny_config | {"task": KINDS[kind]["task"]}
+    tree["data"] = {
+        "train": str(write_csv(tmp_path / "train.csv", make_rows(60, 0))),
+        "test": str(write_csv(tmp_path / "test.csv", rows)),
+        **KINDS[kind]["data"],
+    }
+    config = parse_config(tree, source="test")
+    with pytest.raises(DataError, match=message):
+        identify_run(config, Storage(config.store))
+
+
+def test_one_number_is_nothing_to_learn(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    rows = [row | {"number": "7"} for row in make_rows(30, 0)]
+    tree = tiny_config | {"task": "text-regression"}
+    tree["data"] = {"train": str(write_csv(tmp_path / "t.csv", rows)), "label": "number"}
+    config = parse_config(tree, source="test")
+    with pytest.raises(DataError, match="each of the 30 rows has the number 7"):
+        identify_run(config, Storage(config.store))
+
+
+def test_a_task_or_score_that_is_not_there_is_told(tiny_config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="there is none called 'haiku'; known are text-class"):
+        parse_config(tiny_config | {"task": "haiku"}, source="test")
+    tree = tiny_config | {"task": "text-regression"}
+    tree["training"] = tree["training"] | {"score": "accuracy"}
+    with pytest.raises(ConfigError, match="no score 'accuracy'; known are pearson, spearman"):
+        parse_config(tree, source="test")
+    names = [score.name for kind in TASKS.values() for score in kind.scores]
+    assert "loss" in names
+    assert all(find_score(name, "loss").higher_is_better is False for name in TASKS)

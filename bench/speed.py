@@ -27,7 +27,7 @@ from afcore.config import PEER_MODES
 from afcore.results.comparison import paired_runs
 from afcore.results.paired import paired_difference
 from afcore.results.report import CompareReport, RunReport
-from pipelines.table import comparison_table
+from pipelines.comparison_table import comparison_table
 
 HERE = Path(__file__).parent
 BASELINES = ("full", *PEER_MODES)

@@ -567,7 +567,7 @@ def _draw_plan(path: Path, plan: Any) -> None:
 
 def _show_comparison(result: dict[str, Any]) -> None:
     from afcore.results.report import CompareReport
-    from pipelines.table import classes_table, comparison_table, stories
+    from pipelines.comparison_table import classes_table, comparison_table, stories
 
     comparison = CompareReport.model_validate(result)
     _console.print()

@@ -13,9 +13,9 @@ from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure
 from afcore.results.report import CompareReport, RunReport
 from afcore.results.tracking import Tracker
+from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
-from pipelines.table import comparison_markdown
 
 __all__ = ["compare"]
 

@@ -121,7 +121,7 @@ def train_with_hf_trainer(
     store: str, run_id: str, mlflow_run_id: str, attempt: int, wall_seconds: float
 ) -> dict[str, Any]:
     """Train, test and publish with Hugging Face's Trainer, in one piece."""
-    from afcore.peer.run import run_hf_trainer
+    from afcore.peer.trainer_run import run_hf_trainer
 
     run = open_run(store, run_id)
     tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
@@ -146,7 +146,7 @@ def finetune(
     configure_logging()
     if config.mode in PEER_MODES:
         # Takes seconds, so only when needed; and before the clock starts, as all other imports are.
-        importlib.import_module("afcore.peer.run")
+        importlib.import_module("afcore.peer.trainer_run")
     try:
         return _finetune(config, fresh, parent_mlflow_run_id)
     finally:

@@ -46,6 +46,7 @@ __all__ = [
     "publish_report",
     "run_report",
     "scored_test",
+    "totals_report",
 ]
 
 
@@ -84,7 +85,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         epochs=epochs,
         decisions=dated_decisions(intervals),
         intervals=[interval.statistics for interval in intervals],
-        totals=_totals(run, epochs, checkpoints, best, wall_seconds, tested),
+        totals=totals_report(run, epochs, checkpoints, wall_seconds, tested),
         notes=_notes(run, epochs),
         happened=what_happened(
             epochs,
@@ -221,14 +222,23 @@ def _checkpoints(run: Run) -> list[CheckpointRecord]:
     return checkpoints
 
 
-def _totals(
+def totals_report(
     run: Run,
     epochs: list[EpochReport],
     checkpoints: list[CheckpointRecord],
-    best: EpochReport,
     wall_seconds: float,
     tested: dict[str, Any],
 ) -> TotalsReport:
+    """Of the whole run.
+
+    Args:
+        run: every epoch of it is done.
+        epochs: all of them.
+        checkpoints: of as many, or none of a mode that leaves none.
+        wall_seconds: of all attempts.
+        tested: what the test gave, as :func:`scored_test`.
+    """
+    best = best_epoch(epochs, run.config.main_score)
     bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
     outside_seconds, outside_usd = cost_outside(run, epochs, wall_seconds)

@@ -59,7 +59,7 @@ def lost_seconds(
 ) -> float:
     """What earlier attempts worked beyond what they committed, and what the last one's lost."""
     kept: dict[int, float] = {}
-    for done, checkpoint in zip(epochs, checkpoints, strict=True):
+    for done, checkpoint in zip(epochs, checkpoints, strict=False):
         after = done.materialize_seconds - checkpoint.build_seconds
         for attempt, seconds in (*checkpoint.seconds.items(), (done.attempt, after)):
             kept[attempt] = kept.get(attempt, 0.0) + seconds

@@ -16,7 +16,7 @@ from afcore.model.pretrained import load_model
 from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.lora import LoraSettings
-from afcore.peer.run import RECIPES
+from afcore.peer.trainer_run import RECIPES
 from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run

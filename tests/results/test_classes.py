@@ -7,7 +7,7 @@ from rich.console import Console
 from afcore.results.classes import classes_report, frequent_confusions, worst_classes
 from afcore.results.figures import confusion_figure
 from afcore.results.report import ClassesReport
-from pipelines.table import classes_table
+from pipelines.comparison_table import classes_table
 
 
 def report(confusion: list[list[int]], names: list[str]) -> ClassesReport:

@@ -8,7 +8,7 @@ import pytest
 from afcore.results.comparison import compare_report, row_difference
 from afcore.results.figures import accuracy_cost_figure
 from afcore.results.report import RunReport, pack_array, unpack_array
-from pipelines.table import comparison_markdown
+from pipelines.comparison_table import comparison_markdown
 from tests.reports import make_report
 
 LABELS = np.repeat([0, 1], [97, 3])

@@ -6,7 +6,7 @@ from rich.console import Console
 from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure, epoch_time_figure, freezing_figure
 from afcore.results.report import RunReport
-from pipelines.table import COLUMNS, comparison_markdown, comparison_table
+from pipelines.comparison_table import COLUMNS, comparison_markdown, comparison_table
 from tests.reports import make_report
 
 

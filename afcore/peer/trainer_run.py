@@ -9,15 +9,19 @@ from typing import Any
 
 from afcore.cost import Usage, cost_usd
 from afcore.model.pretrained import load_tokenizer
-from afcore.peer.hf_trainer import Fitted, Recipe, fit
+from afcore.peer.hf_trainer import Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
-from afcore.results.report import EpochReport, RunReport, TotalsReport
+from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking import Tracker
-from afcore.runs.publish import described, publish_report, run_report, scored_test
-from afcore.runs.records import best_epoch
+from afcore.runs.publish import (
+    described,
+    publish_report,
+    run_report,
+    scored_test,
+    totals_report,
+)
 from afcore.runs.run import Run, check_lease
-from afcore.runs.spent import lost_seconds
 
 __all__ = ["RECIPES", "run_hf_trainer"]
 
@@ -63,6 +67,7 @@ def run_hf_trainer(
     classes = None
     if fitted.test is not None:
         tested, classes = scored_test(run, fitted.test, in_order=fitted.test_in_order)
+        tested["test_seconds"] = fitted.test_seconds
     tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began
     report = run_report(
@@ -72,7 +77,7 @@ def run_hf_trainer(
         epochs=epochs,
         decisions=[],
         intervals=[],
-        totals=_totals(run, epochs, fitted, wall_seconds, tested),
+        totals=totals_report(run, epochs, [], wall_seconds, tested),
         notes=[],
         test_classes=classes,
     )
@@ -84,34 +89,5 @@ def run_hf_trainer(
 
 
 def _completed(run: Run, report: EpochReport, attempt: int) -> EpochReport:
-    seconds = report.train_seconds + report.checkpoint_seconds + report.evaluate_seconds
-    return report.model_copy(update={"cost_usd": _cost(run, seconds), "attempt": attempt})
-
-
-def _totals(
-    run: Run,
-    epochs: list[EpochReport],
-    fitted: Fitted,
-    wall_seconds: float,
-    tested: dict[str, Any],
-) -> TotalsReport:
-    best = best_epoch(epochs, run.config.main_score)
-    return TotalsReport(
-        train_seconds=sum(epoch.train_seconds for epoch in epochs),
-        materialize_seconds=0.0,
-        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs) + fitted.test_seconds,
-        test_seconds=fitted.test_seconds,
-        checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
-        wall_seconds=wall_seconds,
-        worker_seconds=wall_seconds,
-        lost_seconds=lost_seconds(run, [], []),
-        activation_bytes_written=0,
-        cost_usd=_cost(run, wall_seconds),
-        best_epoch=best.epoch,
-        validation=best.validation,
-        **({"test": None} | tested),
-    )
-
-
-def _cost(run: Run, seconds: float) -> float:
-    return cost_usd(Usage(seconds), resolve_prices(run.config.prices))
+    dollars = cost_usd(Usage(report.seconds), resolve_prices(run.config.prices))
+    return report.model_copy(update={"cost_usd": dollars, "attempt": attempt})

@@ -23,7 +23,7 @@ from pydantic import (
 
 from afcore.errors import ConfigError
 from afcore.extras import require_package
-from afcore.freezing.registry import DEFAULT_POLICY, Policy
+from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.settling import CYCLE_EPOCHS
 from afcore.tasks.scores import Score
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
@@ -481,7 +481,7 @@ class Config(_Section):
     @property
     def main_score(self) -> Score:
         """The score that chooses the published epoch."""
-        from afcore.tasks.registry import find_score, task_class  # torch, which --help needs not
+        from afcore.tasks.known_tasks import find_score, task_class  # torch, which --help needs not
 
         return find_score(self.task, self.training.score or task_class(self.task).scores[0].name)
 

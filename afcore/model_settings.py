@@ -18,7 +18,7 @@ class ModelSettings(BaseModel):
     Attributes:
         run_id: of the training.
         data: digest of the rows and their tokens.
-        task: as :mod:`afcore.tasks.registry` parses it; None: as the configuration tells.
+        task: as :mod:`afcore.tasks.known_tasks` parses it; None: as the configuration tells.
         text: column of the texts.
         text_pair: of the second ones, where a row is a pair.
         label: column of the labels.

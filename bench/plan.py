@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.config import Config
-from afcore.freezing.registry import Policy
+from afcore.freezing.known_policies import Policy
 from afcore.planning.forecast import Forecast
 from afcore.preview import PlanReport, preview_run
 from afcore.results.report import EpochReport

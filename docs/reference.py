@@ -10,8 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from afcore.config import Config
+from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.policy import FreezePolicy
-from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.results.report import CompareReport, RunReport
 
 __all__ = ["pages"]

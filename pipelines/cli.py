@@ -344,7 +344,7 @@ def examples_command(
 
     Configurations and a Prefect deployment; prices, clusters, workloads and a recorded trace.
     """
-    from pipelines.examples import write_examples
+    from pipelines.example_configs import write_examples
 
     with _exit_codes():
         for path in write_examples(folder):

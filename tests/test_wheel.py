@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from afcore.errors import ConfigError
-from pipelines.examples import write_examples
+from pipelines.example_configs import write_examples
 
 ROOT = Path(__file__).parent.parent
 BUILD = "import sys, setuptools.build_meta as backend; print(backend.build_wheel(sys.argv[1]))"

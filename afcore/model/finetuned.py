@@ -15,7 +15,7 @@ from afcore.errors import ModelError
 from afcore.model.pretrained import check_finite, load_tokenizer, read_model, shown
 from afcore.model.split_model import Batch, SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
-from afcore.tasks.registry import parse_task, task_of_model
+from afcore.tasks.known_tasks import parse_task, task_of_model
 from afcore.tasks.task import Task
 
 __all__ = ["FinetunedModel", "load_finetuned"]

@@ -252,7 +252,7 @@ class RunReport(_Report):
     @property
     def main(self) -> Score:
         """The main score: how it is shown and compared."""
-        from afcore.tasks.registry import find_score  # torch, which a report needs not
+        from afcore.tasks.known_tasks import find_score  # torch, which a report needs not
 
         return find_score(self.task, self.score)
 

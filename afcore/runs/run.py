@@ -59,8 +59,8 @@ from afcore.runs.checkpoint import weight_digests
 from afcore.runs.fit import check_fit, check_length
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
+from afcore.tasks.known_tasks import parse_task
 from afcore.tasks.prepare import DataSources, PreparedData, open_prepared, prepare
-from afcore.tasks.registry import parse_task
 from afcore.tasks.task import Task
 from afcore.trainee import Trainee
 

@@ -15,7 +15,7 @@ from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_di
 from afcore.errors import DataError, IntegrityError
 from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
-from afcore.tasks.registry import parse_task, task_class
+from afcore.tasks.known_tasks import parse_task, task_class
 from afcore.tasks.task import Task
 
 __all__ = ["DataSources", "PreparedData", "open_prepared", "prepare"]
@@ -75,7 +75,7 @@ def prepare(
     Args:
         storage: where.
         tokenizer: of the model.
-        task_name: of :mod:`afcore.tasks.registry`.
+        task_name: of :mod:`afcore.tasks.known_tasks`.
         sources: of the splits.
         max_length: tokens of an example at most.
 

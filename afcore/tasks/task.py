@@ -1,7 +1,7 @@
 """What a task is: from rows to examples, the loss, the scores, and what a prediction is.
 
-A task is a class in a file of its own and a line in :mod:`afcore.tasks.registry`. Its instance is
-what the training data taught it (the names of the labels, say), and is recorded with the run.
+A task is a class in a file of its own and a line in :mod:`afcore.tasks.known_tasks`. Its instance
+is what the training data taught it (the names of the labels, say), and is recorded with the run.
 """
 
 from abc import ABC, abstractmethod

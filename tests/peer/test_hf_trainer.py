@@ -21,8 +21,8 @@ from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.runs.run import identify_run
 from afcore.storage.objects import Storage
+from afcore.tasks.known_tasks import find_score
 from afcore.tasks.prepare import PreparedData
-from afcore.tasks.registry import find_score
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer

@@ -21,7 +21,7 @@ from afcore.runs.records import best_epoch
 from afcore.runs.run import begin_run, identify_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.class_balance import score_warnings
-from afcore.tasks.registry import find_score
+from afcore.tasks.known_tasks import find_score
 from tests.conftest import write_csv
 from tests.reports import make_report
 

@@ -20,7 +20,7 @@ from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import answers_of
-from afcore.tasks.registry import TASKS, find_score, parse_task
+from afcore.tasks.known_tasks import TASKS, find_score, parse_task
 from afcore.training.evaluate import evaluate
 from tests.conftest import write_csv
 from tests.test_stopping import after

@@ -8,7 +8,7 @@ import torch
 from afcore.errors import AutoFreezeError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezePolicy
-from afcore.tasks.registry import find_score
+from afcore.tasks.known_tasks import find_score
 from afcore.training.loop import interval_ends
 from tests.training_setup import (
     NUM_BLOCKS,

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter
 
+from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.policy import PER_BLOCK, FreezePolicy, FreezeState, IntervalStatistics
-from afcore.freezing.registry import DEFAULT_POLICY, Policy
 from afcore.results.replay import replay
 from afcore.results.report import DecisionReport, RunReport
 from afcore.results.traces import recorded_trace

@@ -1,10 +1,10 @@
 from typing import Any
 
 import pytest
-from afcore.tasks.registry import find_score
 
 from afcore.results.report import EpochReport
 from afcore.results.story import what_happened
+from afcore.tasks.known_tasks import find_score
 from tests.reports import make_report
 
 

@@ -173,7 +173,8 @@ class DataConfig(_Section):
         "label",
         description="column with the label; labels are text (`0.0` is not `0`), without the white "
         "space around them. For `text-regression` a number; for `multi-label-classification` a "
-        "list, or labels with commas between them, none where it is blank",
+        "list, or labels with commas between them, none where it is blank; for `text-ordinal` a "
+        "whole number",
     )
     encoding: Annotated[str, AfterValidator(_text_encoding)] = Field(
         "utf-8", description="of CSV and JSON files: `utf-8`, `latin-1`, `cp1252`, ..."
@@ -264,8 +265,9 @@ class TrainingConfig(_Section):
         "(Matthews correlation, 0 where it is undefined); `loss` (log loss, lower is better). "
         "`text-regression`: `pearson` (its default), `spearman`, `mae`, `loss` (mean squared "
         "error). `multi-label-classification`: `f1_micro` (its default), `f1_macro`, "
-        "`exact_match`, `loss`. With F1 and `matthews` a training that may stop goes on while the "
-        "loss or the score gains; else the loss alone decides",
+        "`exact_match`, `loss`. `text-ordinal`: `kappa` (its default; quadratic weighted), `mae` "
+        "(in levels), `accuracy`, `loss`. With F1 and `matthews` a training that may stop goes on "
+        "while the loss or the score gains; else the loss alone decides",
     )
 
     @property
@@ -442,7 +444,8 @@ class Config(_Section):
     task: str = Field(
         "text-classification",
         description="what is learned: `text-classification` (one label for a text or a pair of "
-        "texts), `text-regression` (a number), `multi-label-classification` (any number of labels)",
+        "texts), `text-regression` (a number), `multi-label-classification` (any number of "
+        "labels), `text-ordinal` (one of several levels that have an order)",
     )
     model: ModelConfig
     data: DataConfig

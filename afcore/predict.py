@@ -36,6 +36,7 @@ __all__ = ["CHUNK_ROWS", "Predicted", "predict_file"]
 
 CHUNK_ROWS = 10_000
 PREDICTION = "prediction"
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float32()}
 # Settings of a training's data, which are options here.
 _SETTING = re.compile(r"\bdata\.(text_pair|text|label|encoding)\b")
 NO_COLUMNS: Mapping[str, str | None] = {}
@@ -261,7 +262,7 @@ def _columns(
 ) -> dict[str, Column]:
     """The file's own, and those that are new."""
     answers = task.prediction(outputs)
-    kind = pa.string() if isinstance(answers[0], str) else pa.float32()
+    kind = next(kind for of, kind in _TYPES.items() if isinstance(answers[0], of))
     new: dict[str, Column] = {PREDICTION: (list(answers), kind)}
     if probabilities:
         for name, shares in task.probabilities(outputs).items():

@@ -178,6 +178,23 @@ def test_labels_that_are_missing_or_not_the_models(folder: Path, tmp_path: Path)
     assert dict(found.unknown) == {"cooking": 1}
 
 
+def test_a_level_is_a_whole_number_in_every_format(folder: Path, tmp_path: Path) -> None:
+    """Of a model whose three outputs are thresholds, as its settings alone say."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    task = {"name": "text-ordinal", "pad_token_id": 0, "lowest": 1, "highest": 4}
+    model.config.autofreeze |= {"task": task}
+    model.save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "model")
+    source = write(tmp_path / "in.parquet", [{"text": row["text"]} for row in stdlib_rows()[:20]])
+    for kind in ("parquet", "jsonl"):
+        output = tmp_path / f"out.{kind}"
+        predict.predict_file(str(tmp_path / "model"), str(source), output=str(output))
+        found = [row["prediction"] for row in read(output)]
+        assert {type(level) for level in found} == {int}
+        assert len(set(found)) > 1
+        assert set(found) <= {1, 2, 3, 4}
+
+
 def _model(**changes: Any) -> Callable[[Path, Path], list[str]]:
     def change(folder: Path, here: Path) -> list[str]:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)

@@ -7,6 +7,7 @@ from afcore.tasks.multi_label_classification import MultiLabelClassification
 from afcore.tasks.scores import Score
 from afcore.tasks.task import Task
 from afcore.tasks.text_classification import TextClassification
+from afcore.tasks.text_ordinal import TextOrdinal
 from afcore.tasks.text_regression import TextRegression
 
 __all__ = ["DEFAULT_TASK", "TASKS", "find_score", "parse_task", "task_class", "task_of_model"]
@@ -17,6 +18,7 @@ TASKS: dict[str, type[Task]] = {
         TextClassification,  # a line each
         TextRegression,
         MultiLabelClassification,
+        TextOrdinal,
     )
 }
 DEFAULT_TASK = "text-classification"

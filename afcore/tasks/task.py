@@ -93,7 +93,11 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def encode_labels(self, labels: list[Any]) -> Any:
-        """[n, ...], the target ``labels``, from the rows' own."""
+        """[n, ...], the target ``labels``, from the rows' own.
+
+        Rows to be predicted may have some that the model cannot answer, see
+        :meth:`unknown_labels`: their targets are such that no answer scores as right.
+        """
 
     def unknown_labels(self, labels: list[Any]) -> list[str]:
         """Those among the rows' labels that the model cannot answer."""
@@ -183,13 +187,19 @@ class Task(BaseModel, ABC):
 
     @property
     def class_names(self) -> list[str] | None:
-        """One a class, where each example has just one; then a test is shown class by class."""
+        """One a class, where each example has just one; then a test is shown class by class.
+
+        ``labels`` and ``predicted`` of :meth:`row_values` are then [n] indices into them.
+        """
         return None
 
     @classmethod
     @abstractmethod
     def of_model(cls, name: str, config: Any, pad_token_id: int, *, ours: bool) -> "Task | None":
         """The task of a trained model by its configuration; None: a model of another task.
+
+        Not asked of a model that was trained here: its task is in its settings. A task whose head
+        is that of another one gives None.
 
         Args:
             name: of the model, as the user gave it.

@@ -21,6 +21,7 @@ from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import answers_of
 from afcore.tasks.known_tasks import TASKS, find_score, parse_task
+from afcore.tasks.task import Task
 from afcore.training.evaluate import evaluate
 from tests.conftest import write_csv
 from tests.test_stopping import after
@@ -31,6 +32,7 @@ KINDS = {
     "a pair": {"task": "text-classification", "data": {"label": "same", "text_pair": "second"}},
     "a number": {"task": "text-regression", "data": {"label": "number"}},
     "several labels": {"task": "multi-label-classification", "data": {"label": "tags"}},
+    "a level": {"task": "text-ordinal", "data": {"label": "stars"}},
 }
 
 
@@ -47,6 +49,7 @@ def make_rows(count: int, seed: int) -> list[dict[str, str]]:
             "same": "yes" if words[0] in second else "no",
             "number": str(10 + 3 * words.count("parser") - 2 * words.count("mean")),
             "tags": ",".join(word for word in ("parser", "random", "mean") if word in words),
+            "stars": str(min(max(3 + words.count("parser") - words.count("mean"), 1), 5)),
         }
         rows.append(row)
     return rows
@@ -191,6 +194,18 @@ def test_losses_at_chance_are_those_of_the_best_constant_answer() -> None:
     )
     labels = np.asarray([[1, 0], [1, 0], [0, 0], [0, 0]], dtype=np.float32)
     assert several.chance_loss(_with_labels(labels)) == pytest.approx(np.log(2) / 2)
+    level = _stars(1, 3)
+    # Half of the rows are above 1; one of four is above 2.
+    expected = (np.log(2) + np.log(4) / 4 + np.log(4 / 3) * 3 / 4) / 2
+    assert level.chance_loss(_with_labels(level.encode_labels([1, 1, 2, 3]))) == pytest.approx(
+        expected
+    )
+
+
+def _stars(lowest: int, highest: int) -> Task:
+    return parse_task(
+        {"name": "text-ordinal", "pad_token_id": 0, "lowest": lowest, "highest": highest}
+    )
 
 
 def _with_labels(labels: Any) -> Examples:
@@ -226,6 +241,52 @@ def test_scores_of_several_labels() -> None:
     assert task.prediction(outputs) == ["a", "a", "", "a,b"]
 
 
+def test_scores_of_levels() -> None:
+    task = _stars(1, 3)
+    labels = task.encode_labels([1, 1, 2, 3])
+    np.testing.assert_array_equal(labels, [[0, 0], [0, 0], [1, 0], [1, 1]])
+    # The third passes a higher threshold and not the lower one: still one of two.
+    outputs = np.asarray([[-1, -2], [2, 1], [-1, 1], [3, 1]], dtype=np.float32)
+    assert task.prediction(outputs) == [1, 3, 2, 3]
+    scores = answers_of(task, {"labels": labels}, outputs).scores()
+    # Squared distances: 4 in 4 rows; 26 in the 4 x 4 pairs of any label with any answer.
+    assert scores["kappa"] == pytest.approx(1 - (4 / 4) / (26 / 16))
+    assert (scores["mae"], scores["accuracy"]) == (0.5, 0.75)
+    wrong = np.where(labels > 0, -outputs, outputs)
+    assert scores["loss"] == pytest.approx(np.log1p(np.exp(wrong)).mean(), abs=1e-6)
+    assert list(task.probabilities(outputs)) == ["above_1", "above_2"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "passed", "kappa"),
+    [
+        ([2, 2], 1, 0.0),  # one level on both sides: undefined
+        ([1, 3], 1, 0.0),  # always one answer: as good as chance
+    ],
+)
+def test_kappa_of_one_answer(levels: list[int], passed: int, kappa: float) -> None:
+    task = _stars(1, 3)
+    outputs = np.asarray([[1.0] * passed + [-1.0] * (2 - passed)] * 2, dtype=np.float32)
+    labels = task.encode_labels(levels)
+    assert answers_of(task, {"labels": labels}, outputs).scores()["kappa"] == kappa
+
+
+def test_a_level_beyond_the_scale_is_never_right() -> None:
+    task = _stars(1, 3)
+    assert task.unknown_labels([0, 1, 3, 7]) == ["0", "7"]
+    values = {"labels": task.encode_labels([0, 1, 3, 7])}
+    found = task.row_values(values, np.asarray([0, 0, 2, 2]))
+    assert found["labels"].tolist() == [-1, 0, 2, 6]
+    assert found["right"].tolist() == [False, True, True, False]
+    assert 0.0 < task.scores[0].compute(found) < 1.0
+
+
+def test_two_levels_are_one_threshold() -> None:
+    task = _stars(0, 1)
+    assert task.num_outputs == 1
+    assert task.encode_labels([-1, 0, 1, 2]).tolist() == [[-1.0], [0.0], [1.0], [2.0]]
+
+
 @pytest.mark.parametrize(
     ("kind", "column", "value", "message"),
     [
@@ -234,6 +295,11 @@ def test_scores_of_several_labels() -> None:
         ("a number", "number", "", r"is empty in line 2\."),
         ("several labels", "tags", "parser,unheard of", "labels that the training set never shows"),
         ("a pair", "second", "", r"column 'second' is empty in 1 of"),
+        ("a level", "stars", "good", r"holds 'good', which is no whole number, in line 2\. Number"),
+        ("a level", "stars", "2.5", "holds '2.5', which is no whole number"),
+        ("a level", "stars", "inf", "which is no whole number"),
+        ("a level", "stars", "", r"is empty in line 2\."),
+        ("a level", "stars", "6", r"\(test\): the level 6 in line 2 is not among .* 1 to 5\. Rem"),
         ("one text", "kind", "unheard of", "labels that the training set never shows"),
     ],
 )
@@ -259,6 +325,19 @@ def test_one_number_is_nothing_to_learn(tiny_config: dict[str, Any], tmp_path: P
     tree["data"] = {"train": str(write_csv(tmp_path / "t.csv", rows)), "label": "number"}
     config = parse_config(tree, source="test")
     with pytest.raises(DataError, match="each of the 30 rows has the number 7"):
+        identify_run(config, Storage(config.store))
+
+
+@pytest.mark.parametrize(("last", "shown"), [("3", "3 to 3"), ("200", "3 to 200")])
+def test_levels_that_are_no_scale(
+    last: str, shown: str, tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [row | {"stars": "3"} for row in make_rows(30, 0)]
+    rows[-1]["stars"] = last
+    tree = tiny_config | {"task": "text-ordinal"}
+    tree["data"] = {"train": str(write_csv(tmp_path / "t.csv", rows)), "label": "stars"}
+    config = parse_config(tree, source="test")
+    with pytest.raises(DataError, match=f"the levels go from {shown}; 2 to 100 levels were"):
         identify_run(config, Storage(config.store))
 
 

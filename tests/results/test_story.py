@@ -4,6 +4,7 @@ import pytest
 
 from afcore.results.report import EpochReport
 from afcore.results.story import what_happened
+from afcore.tasks.known_tasks import find_score
 from tests.reports import make_report
 
 
@@ -64,7 +65,7 @@ def test_a_score_that_may_stop_is_in_the_sentence() -> None:
             epochs((0, 0, "tokens", 1.0), (0, 0, "tokens", 1.1)), (0.6, 0.59), strict=True
         )
     ]
-    assert what_happened(trained, 6, 4, "f1_macro") == (
+    assert what_happened(trained, 6, 4, find_score("text-classification", "f1_macro")) == (
         "nothing was frozen; stopped after epoch 2 of 4: the validation loss no longer fell, and "
         "macro-F1 was 59.00 % after at most 60.00 %"
     )

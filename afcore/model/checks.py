@@ -4,7 +4,7 @@ import torch
 
 from afcore.errors import ModelError
 from afcore.model.forwards import evaluating, largest_difference, logits_of
-from afcore.model.split_model import Batch, SplitModel
+from afcore.model.split_model import Batch, Hidden, SplitModel
 
 __all__ = [
     "num_pretrained_blocks",
@@ -38,7 +38,10 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
     if split.unsplittable is not None:
         raise ModelError(f"{name} cannot be split: {split.unsplittable}. Use mode full.")
     with evaluating(split.model), torch.no_grad():
-        hidden = split.hidden(batch, boundary)
+        try:
+            hidden = split.hidden(batch, boundary)
+        except Exception as error:  # whatever a model's own code raises
+            raise _fails(name, boundary, error) from error
         count = len(next(iter(batch.values())))
         for part, states in hidden.items():
             if states.ndim != 3 or len(states) != count:
@@ -47,16 +50,23 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
                     f"{list(states.shape)}, not [{count}, positions, width]. Use mode full."
                 )
         whole = logits_of(split.model(**batch))
-        apart = largest_difference(split.logits(batch, boundary, hidden), whole)
+        try:
+            apart = largest_difference(split.logits(batch, boundary, hidden), whole)
+        except Exception as error:
+            raise _fails(name, boundary, error) from error
         if apart > tolerance:
             raise ModelError(
                 f"{name} cannot be split: prefix and suffix at boundary "
                 f"{boundary} differ from the whole by {apart:.1e}. Use mode full."
             )
         number, length, alone = _shortest_alone(batch)
+        try:
+            hidden_alone = split.hidden(alone, boundary)
+        except Exception as error:
+            return f"an example without padding, alone in its batch, cannot be run: {error}"
         apart = max(
-            largest_difference(states, hidden[part][number : number + 1, :length])
-            for part, states in split.hidden(alone, boundary).items()
+            largest_difference(states, hidden[part][number : number + 1, : states.shape[1]])
+            for part, states in _cut(hidden_alone, length).items()
         )
     if apart > tolerance:
         return (
@@ -64,6 +74,18 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
             f"{apart:.1e})"
         )
     return None
+
+
+def _fails(name: str, boundary: int, error: Exception) -> ModelError:
+    return ModelError(
+        f"{name} cannot be split: run apart at boundary {boundary}, its own code fails: {error}. "
+        "Use mode full."
+    )
+
+
+def _cut(hidden: Hidden, length: int | None) -> Hidden:
+    """To as many rows; of sound there are fewer, as a frame is of many samples."""
+    return {part: states[:, :length] for part, states in hidden.items()}
 
 
 def _shortest_alone(batch: Batch) -> tuple[int, int | None, Batch]:

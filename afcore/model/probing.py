@@ -21,9 +21,13 @@ def probing_batch(model: Any) -> Batch:
     if name == "input_ids":
         ids = torch.tensor([[1, 2, 3, 4], [4, 2, 1, 3]], device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if name == "pixel_values" and isinstance(getattr(config, "image_size", None), int):
-        shape = (2, config.num_channels, config.image_size, config.image_size)
+    pictures = getattr(config, "vision_config", config)  # of its own where text is read too: CLIP
+    if name == "pixel_values" and isinstance(getattr(pictures, "image_size", None), int):
+        shape = (2, pictures.num_channels, pictures.image_size, pictures.image_size)
         return {name: torch.linspace(-1, 1, torch.Size(shape).numel(), device=device).view(shape)}
+    if name == "input_values" and hasattr(config, "conv_kernel"):
+        waves = torch.linspace(-1, 1, 2 * _num_samples(config, 4), device=device).view(2, -1).sin()
+        return {name: waves, "attention_mask": torch.ones_like(waves, dtype=torch.long)}
     given: dict[str, Tensor] = model.dummy_inputs
     if name not in given:
         raise ModelError(
@@ -31,6 +35,15 @@ def probing_batch(model: Any) -> Batch:
             "Give a batch of two examples."
         )
     return {key: values.to(device) for key, values in given.items()}
+
+
+def _num_samples(config: Any, num_frames: int) -> int:
+    """Samples of sound of which the convolutions before the blocks make so many frames."""
+    for kernel, stride in zip(
+        reversed(config.conv_kernel), reversed(config.conv_stride), strict=True
+    ):
+        num_frames = (num_frames - 1) * stride + kernel
+    return num_frames
 
 
 def padded_batch(pad_token_id: int, device: torch.device) -> Batch:

@@ -88,7 +88,6 @@ class SplitModel:
         self.blocks: list[nn.Module] = [modules[name] for name in stack.blocks]
         self._stack = stack
         self._body = modules[stack.body]
-        self._again = [modules[name] for name in stack.again]
         self._before = [modules[name] for name in stack.before if name not in stack.again]
         self._entry = modules[stack.entry] if stack.entry is not None else None
         self._arguments = inspect.signature(self.blocks[0].forward)
@@ -192,7 +191,8 @@ class SplitModel:
             return self._with(output, rounded)
 
         with ExitStack() as stack:
-            stack.enter_context(evaluating(*self._again))
+            # All of it: what holds the blocks may skip some (layerdrop) or mask what they get.
+            stack.enter_context(evaluating(self._body))
             for block in self.blocks[start:stop] if rounding else []:
                 stack.callback(block.register_forward_hook(round_output).remove)
             below = self._handing_out(range(start), hidden)

@@ -64,12 +64,53 @@ def vit() -> Any:
     return transformers.ViTForImageClassification(config)
 
 
+def clip() -> Any:
+    """Its configuration has one of text inside, and one of images."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": NUM_BLOCKS,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    words = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
+    images = {"image_size": 8, "patch_size": 4}
+    config = transformers.CLIPConfig(
+        text_config=sizes | words, vision_config=sizes | images, num_labels=3
+    )
+    return transformers.CLIPForImageClassification(config)
+
+
+def wav2vec2(**settings: Any) -> Any:
+    """Draws nothing but dropout, and its convolutions look at no padding, unless told to."""
+    given: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": NUM_BLOCKS,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_dim": (8, 8),
+        "conv_kernel": (10, 3),
+        "conv_stride": (5, 2),
+        "num_feat_extract_layers": 2,
+        "feat_extract_norm": "layer",
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+        "classifier_proj_size": 16,
+        "layerdrop": 0.0,
+        "apply_spec_augment": False,
+        "num_labels": 3,
+    }
+    config = transformers.Wav2Vec2Config(**given | settings)
+    return transformers.Wav2Vec2ForSequenceClassification(config)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "t5": lambda: transformers.T5ForSequenceClassification(transformers.T5Config(**T5)),
     "t5-generation": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)),
     "t5-encoder": lambda: transformers.T5ForTokenClassification(transformers.T5Config(**T5)),
     "bart": lambda: transformers.BartForSequenceClassification(transformers.BartConfig(**BART)),
     "vit": vit,
+    "clip": clip,
+    "wav2vec2": wav2vec2,
 }
 
 
@@ -81,8 +122,16 @@ def build(name: str) -> Any:
 def columns(name: str) -> tuple[dict[str, Tensor], np.ndarray]:
     """What the model gets of all examples, and the rows of each at a boundary."""
     torch.manual_seed(1)
-    if name == "vit":
+    if name in ("vit", "clip"):
         return {"pixel_values": torch.randn(COUNT, 3, 8, 8)}, np.full(COUNT, 5)
+    if name == "wav2vec2":
+        samples = torch.randint(40, 120, (COUNT,))
+        mask = (torch.arange(120) < samples[:, None]).long()
+        frames = ((samples - 10) // 5 + 1 - 3) // 2 + 1
+        return {
+            "input_values": torch.randn(COUNT, 120) * mask,
+            "attention_mask": mask,
+        }, frames.numpy()
     lengths = torch.randint(2, 12, (COUNT,))
     ids = torch.randint(3, 64, (COUNT, 12))
     mask = (torch.arange(12) < lengths[:, None]).long()
@@ -104,7 +153,7 @@ class OneColumnTask:
         batch = {key: values[at] for key, values in self.given.items()}
         if "attention_mask" in batch:
             longest = int(batch["attention_mask"].sum(1).max())
-            for key in ("input_ids", "attention_mask"):
+            for key in batch.keys() & {"input_ids", "input_values", "attention_mask"}:
                 batch[key] = batch[key][:, :longest]
         return batch, torch.zeros(len(ids))
 
@@ -190,6 +239,74 @@ def test_the_bias_of_positions_is_made_anew_from_one_example(name: str) -> None:
     blind = SplitModel(split.model, structure=ModelStructure(without, None, "turned off"))
     with pytest.raises(ModelError, match=r"T5For.* cannot be split: prefix and suffix"):
         verify_split(blind, given, 2, 1e-4)
+
+
+def test_blocks_of_sound_are_those_above_the_convolutions() -> None:
+    """Which are a chain of like modules too."""
+    split = SplitModel(build("wav2vec2"))
+    assert split.structure.stack.blocks[0] == "wav2vec2.encoder.layers.0"
+    assert split.pooled_reason == "its head reads more than one position"
+    below = split.part_parameters("embeddings")
+    assert "wav2vec2.feature_extractor.conv_layers.0.conv.weight" in below
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layerdrop": 0.5},
+        {"apply_spec_augment": True, "mask_time_prob": 0.9, "mask_time_length": 2},
+    ],
+)
+def test_nothing_is_drawn_below_a_boundary(settings: dict[str, Any]) -> None:
+    """Blocks are skipped, and what they get is masked, by the modules that hold them."""
+    torch.manual_seed(0)
+    split = SplitModel(wav2vec2(**settings))
+    given, _ = columns("wav2vec2")
+    split.set_training(2)
+    found = [split.hidden(given, 2)[H] for _ in range(8)]
+    assert split.model.wav2vec2.encoder.training
+    split.model.eval()
+    expected = split.hidden(given, 2)[H]
+    assert all(torch.equal(states, expected) for states in found)
+
+
+def test_sound_that_is_normed_with_its_padding_is_not_cached() -> None:
+    given, _ = columns("wav2vec2")
+    split = SplitModel(wav2vec2(feat_extract_norm="group").eval())
+    reason = verify_split(split, given, 2, 1e-5)
+    assert reason is not None
+    assert "depend on the other examples of its batch" in reason
+
+
+@pytest.mark.parametrize(("number", "call"), [(0, 1), (3, 3)], ids=["prefix", "suffix"])
+def test_a_model_whose_own_code_fails_when_split_is_refused(number: int, call: int) -> None:
+    """Run are the prefix, the whole, and the suffix."""
+    given, _ = columns("vit")
+    split = SplitModel(build("vit"))
+    calls: list[Any] = []
+
+    def fail(_block: nn.Module, args: Any) -> None:
+        calls.append(args)
+        if len(calls) == call:
+            raise RuntimeError("such a shape is not for me")
+
+    split.blocks[number].register_forward_pre_hook(fail)
+    pattern = r"ViTFor.* run apart at boundary 2, its own code fails: such a shape is not for me"
+    with pytest.raises(ModelError, match=pattern):
+        verify_split(split, given, 2, 1e-5)
+
+
+def test_a_model_that_cannot_take_an_example_alone_is_not_cached() -> None:
+    given, _ = columns("vit")
+    split = SplitModel(build("vit"))
+
+    def fail(_block: nn.Module, args: Any) -> None:
+        if len(args[0]) == 1:
+            raise RuntimeError("one is too few")
+
+    split.blocks[0].register_forward_pre_hook(fail)
+    reason = verify_split(split, given, 2, 1e-5)
+    assert reason == "an example without padding, alone in its batch, cannot be run: one is too few"
 
 
 def test_dropout_of_the_encoders_end_is_drawn_above_a_boundary() -> None:

@@ -16,7 +16,8 @@ from afcore.errors import StorageFullError
 
 WIDTH = 4
 LENGTHS = np.asarray([3, 1, 7, 2, 2, 5, 9, 4])
-CPU = torch.device("cpu")
+CPU = torch.device("cpu")from afcore.model.stacks import HIDDEN_STATES
+
 
 
 def make_layout(lengths: np.ndarray = LENGTHS) -> RaggedLayout:
@@ -140,7 +141,7 @@ def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch)
         held.fit(layout := make_layout(), 2 * WIDTH)
         fill(held, layout)
         held.evaluated.open(("validation",), held.room_bytes)
-        held.evaluated.put(0, torch.zeros(10))
+        held.evaluated.put(0, {HIDDEN_STATES: torch.zeros(10)})
         taken = int(LENGTHS.sum()) * 2 * WIDTH + 40
         assert held.host_bytes == taken
         free -= taken

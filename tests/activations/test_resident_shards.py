@@ -13,11 +13,11 @@ from afcore.activations.residency import hold_shards, measure_budgets, release_s
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.tiers import Budgets
 from afcore.errors import StorageFullError
+from afcore.model.stacks import HIDDEN_STATES
 
 WIDTH = 4
 LENGTHS = np.asarray([3, 1, 7, 2, 2, 5, 9, 4])
-CPU = torch.device("cpu")from afcore.model.stacks import HIDDEN_STATES
-
+CPU = torch.device("cpu")
 
 
 def make_layout(lengths: np.ndarray = LENGTHS) -> RaggedLayout:

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from afcore.errors import ConfigError
 
-__all__ = ["Compute", "choose_compute", "to_device"]
+__all__ = ["Compute", "HiddenDtype", "choose_compute", "to_device"]
+
+HiddenDtype = Literal["bf16", "fp32", "int8"]
+"""What hidden states at the boundary are rounded to, read or computed."""
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,17 @@
 """What is trained, on what, where, and with whom: one object that goes through all rooms."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from afcore.compute import Compute
+from afcore.compute import Compute, HiddenDtype
 from afcore.data.examples import Examples
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.model.split_model import Batch, SplitModel
 from afcore.tasks.task import Task
 
-__all__ = ["HiddenDtype", "Trainee"]
-
-HiddenDtype = Literal["bf16", "fp32", "int8"]
-"""What hidden states at the boundary are rounded to, read or computed."""
+__all__ = ["Trainee"]
 
 
 @dataclass(frozen=True)

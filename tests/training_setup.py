@@ -11,14 +11,14 @@ import torch
 import transformers
 
 from afcore.activations.sets import NewSet
-from afcore.compute import Compute
+from afcore.compute import Compute, HiddenDtype
 from afcore.data.examples import Column, Examples
 from afcore.data.order import epoch_batches
 from afcore.digest import RecipeDigest
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.split_model import SplitModel
 from afcore.tasks.text_classification import TextClassification
-from afcore.trainee import HiddenDtype, Trainee
+from afcore.trainee import Trainee
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule

@@ -30,8 +30,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from afcore.compute import HiddenDtype
 from afcore.model.forwards import Hidden
-from afcore.trainee import HiddenDtype
 
 __all__ = [
     "STORED_AS",

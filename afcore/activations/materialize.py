@@ -32,12 +32,13 @@ from afcore.activations.sets import (
     new_generation,
     open_set,
 )
+from afcore.compute import HiddenDtype
 from afcore.data.order import inference_batches
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import IntegrityError
 from afcore.model.forwards import Batch, Hidden, evaluating
 from afcore.storage.objects import Storage
-from afcore.trainee import HiddenDtype, Trainee
+from afcore.trainee import Trainee
 
 __all__ = ["PrefixRunner", "materialize", "read_or_repair", "read_resident"]
 

@@ -30,12 +30,12 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from afcore.activations.arrays import check_metadata, read_array, write_array
 from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.activations.layout import RaggedLayout, plan_layout
+from afcore.compute import HiddenDtype
 from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.model.stacks import HIDDEN_STATES
 from afcore.storage.lease import EXPIRY_SECONDS, Lease
 from afcore.storage.objects import Storage, raise_explained
-from afcore.trainee import HiddenDtype
 
 __all__ = [
     "ActivationManifest",

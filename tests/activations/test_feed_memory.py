@@ -18,7 +18,6 @@ from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.codec import RowFormat
 from afcore.activations.sets import ActivationWriter, NewSet
-from afcore.tasks.text_classification import inputs_of
 from afcore.model.split_model import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import windowed_batches

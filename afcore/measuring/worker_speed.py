@@ -66,5 +66,6 @@ def fit_workers(
         link_latency_seconds=found["alpha"],
         link_bytes_per_second=1 / max(found["per_byte"], 1 / _FASTEST),
         startup_seconds=startup_seconds,
-        contention={count: found["contention"]},
+        # Of a small model the exchange is nearly all: the fit may say that computing takes none.
+        contention={count: max(1.0, found["contention"])},
     )

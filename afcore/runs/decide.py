@@ -252,7 +252,7 @@ class RunPlanner:
         measured = trained.prefix_seconds + trained.suffix_seconds
         exchanging = min(share * predicted.allreduce_seconds, measured / 2)
         computing = predicted.prefix_seconds + predicted.suffix_seconds
-        return (measured - exchanging) / (share * computing)
+        return (measured - exchanging) / (share * computing) if computing else 1.0
 
     def error(
         self,

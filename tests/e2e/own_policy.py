@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from afcore.freezing import registry
+from afcore.freezing import known_policies
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 
 
@@ -32,7 +32,7 @@ class EveryNth(FreezePolicy):
 
 def main(config_file: str, *overrides: str) -> None:
     """Print a plan and two epochs' decisions as a line of JSON."""
-    registry.Policy = registry.Policy | EveryNth  # type: ignore[misc]
+    known_policies.Policy = known_policies.Policy | EveryNth  # type: ignore[misc]
 
     from afcore.config import load_config
     from afcore.preview import preview_run

@@ -77,7 +77,6 @@ def _log(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
     for mode in dict.fromkeys(run.mode for run in comparison.runs):
         totals = [run.totals for run in comparison.runs if run.mode == mode]
         runs = [run for run in comparison.runs if run.mode == mode]
-        values[f"{mode}/accuracy"] = statistics.mean(run.accuracy for run in runs)
         values[f"{mode}/{score}"] = statistics.mean(run.main_score for run in runs)
         values[f"{mode}/cost_usd"] = sum(total.cost_usd for total in totals) / len(totals)
     for mode, difference in comparison.difference.items():

@@ -122,7 +122,8 @@ class MultiLabelClassification(TextTask):
 
     def unknown_labels(self, labels: list[list[str]]) -> list[str]:
         """Not among the label names."""
-        return [label for some in labels for label in some if label not in self.label_names]
+        known = set(self.label_names)
+        return [label for some in labels for label in some if label not in known]
 
     def warnings(self, validation: Examples, score: Score) -> list[str]:
         """Of labels that no validation row has."""

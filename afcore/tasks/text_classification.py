@@ -108,7 +108,8 @@ class TextClassification(TextTask):
 
     def unknown_labels(self, labels: list[str]) -> list[str]:
         """Not among the label names."""
-        return [label for label in labels if label not in self.label_names]
+        known = set(self.label_names)
+        return [label for label in labels if label not in known]
 
     def warnings(self, validation: Examples, score: Score) -> list[str]:
         """Of classes that are rare, or not there."""

@@ -104,7 +104,8 @@ def train_epoch(
     loop = Steps(trainee, state, batches, settings, feed, done or TrainedEpoch())
     group, policy, epoch, schedule = trainee.group, course.policy, course.epoch, course.schedule
     validations, max_grad_norm = course.validations, settings.max_grad_norm
-    decide = partial(_decide, trainee, state, course, loop.done)
+    chance = trainee.task.chance_loss(trainee.examples) if policy is not None else math.nan
+    decide = partial(_decide, trainee, state, course, loop.done, chance)
     adds_up = policy is not None and policy.keeps_statistics
     ends = interval_ends(len(batches), course.intervals_per_epoch if adds_up else 1)
     sums = _sums(trainee, state, ends, len(loop.done.steps))
@@ -211,6 +212,7 @@ def _decide(
     state: TrainingState,
     course: Course,
     done: TrainedEpoch,
+    chance: float,
     policy: FreezePolicy,
     sums: GradientSums,
     validations: tuple[dict[str, float], ...],
@@ -232,7 +234,7 @@ def _decide(
         if len(losses) > 1
         else 0.0,
         validation_losses=tuple(scores["loss"] for scores in validations),
-        chance_loss=trainee.task.chance_loss(trainee.examples),
+        chance_loss=chance,
         validation_errors=remaining_errors(course.score, validations),
     )
     before, decision = state.freeze.boundary, None

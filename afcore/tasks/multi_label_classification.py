@@ -13,15 +13,13 @@ from afcore.data.examples import Examples
 from afcore.data.sources import Rows, read_labels
 from afcore.data.table import Table
 from afcore.errors import DataError
+from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
 from afcore.tasks.label_names import (
-    label_settings,
     learn_label_names,
     read_label_names,
     shown_labels,
 )
 from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
-from afcore.tasks.task import Targets
-from afcore.tasks.text import TextTask
 
 __all__ = ["SEPARATOR", "MultiLabelClassification", "read_label_lists"]
 
@@ -67,7 +65,7 @@ def _f1(average: Literal["micro", "macro"], values: RowValues) -> float:
     )
 
 
-class MultiLabelClassification(TextTask):
+class MultiLabelClassification(BinaryOutputsTask):
     """Which of ``c`` labels a text has; each is answered by itself, at a probability of a half.
 
     Attributes:
@@ -140,25 +138,7 @@ class MultiLabelClassification(TextTask):
     @property
     def head_settings(self) -> dict[str, Any]:
         """A number for each label."""
-        return {**label_settings(self.label_names), "problem_type": "multi_label_classification"}
-
-    def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
-        """[b], binary cross-entropy, in nats, of [b, c] logits: the mean over the labels."""
-        each = torch.nn.functional.binary_cross_entropy_with_logits(
-            outputs, targets["labels"], reduction="none"
-        )
-        return each.mean(-1)
-
-    @property
-    def curvature(self) -> float:
-        """Of a sigmoid, 1/4, in a mean over the labels."""
-        return 0.25 / len(self.label_names)
-
-    def chance_loss(self, examples: Examples) -> float:
-        """Of always answering the labels' shares: the mean of their entropies, in nats."""
-        share = examples.targets["labels"].values.mean(0, dtype=np.float64)
-        found = [p * np.log(p) for p in (share[share > 0], 1 - share[share < 1])]
-        return float(-sum(part.sum() for part in found) / len(share))
+        return binary_head(self.label_names)
 
     def answer(self, outputs: Tensor) -> Tensor:
         """[b, c] uint8, 1 where the label is answered."""

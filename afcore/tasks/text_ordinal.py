@@ -17,10 +17,8 @@ from afcore.data.examples import Examples
 from afcore.data.sources import Rows, read_labels
 from afcore.data.table import Table
 from afcore.errors import DataError
-from afcore.tasks.label_names import label_settings
+from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
 from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
-from afcore.tasks.task import Targets
-from afcore.tasks.text import TextTask
 
 __all__ = ["MOST_LEVELS", "TextOrdinal", "quadratic_kappa", "read_levels"]
 
@@ -76,7 +74,7 @@ def _kappa(values: RowValues) -> float:
     return quadratic_kappa(values["labels"], values["predicted"])
 
 
-class TextOrdinal(TextTask):
+class TextOrdinal(BinaryOutputsTask):
     """One of the ``c`` levels from ``lowest`` to ``highest``, by ``c - 1`` thresholds.
 
     Paper: the thresholds share their weights and differ in a bias, so that a higher one is never
@@ -158,25 +156,7 @@ class TextOrdinal(TextTask):
     def head_settings(self) -> dict[str, Any]:
         """A number for each threshold, of the loss of several labels."""
         thresholds = [f"above {level}" for level in range(self.lowest, self.highest)]
-        return {**label_settings(thresholds), "problem_type": "multi_label_classification"}
-
-    def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
-        """[b], binary cross-entropy, in nats, of [b, c - 1] logits: the mean over thresholds."""
-        each = torch.nn.functional.binary_cross_entropy_with_logits(
-            outputs, targets["labels"], reduction="none"
-        )
-        return each.mean(-1)
-
-    @property
-    def curvature(self) -> float:
-        """Of a sigmoid, 1/4, in a mean over the thresholds."""
-        return 0.25 / self.num_outputs
-
-    def chance_loss(self, examples: Examples) -> float:
-        """Of always answering the thresholds' shares: the mean of their entropies, in nats."""
-        share = examples.targets["labels"].values.mean(0, dtype=np.float64)
-        found = [p * np.log(p) for p in (share[share > 0], 1 - share[share < 1])]
-        return float(-sum(part.sum() for part in found) / len(share))
+        return binary_head(thresholds)
 
     def answer(self, outputs: Tensor) -> Tensor:
         """[b] int64, how many thresholds are passed: the level, from 0."""

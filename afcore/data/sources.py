@@ -159,7 +159,7 @@ def load_rows(
     if limit is not None and limit < len(table):
         sample = sampled(rows.identities, limit)
         rest = np.setdiff1d(np.arange(len(rows)), sample)
-        beyond = rows.pick(rest).targets
+        beyond = {key: [values[i] for i in rest] for key, values in rows.targets.items()}
         rows = replace(rows.pick(sample), beyond=beyond)
     for one in fields:
         if not one.may_be_blank:

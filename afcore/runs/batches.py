@@ -1,29 +1,47 @@
 """Which examples a run trains on in which step, and how long it lasts."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from afcore.config import TrainingConfig
 from afcore.data.examples import Examples
-from afcore.data.order import epoch_batches
+from afcore.data.order import epoch_batches, windowed_batches
 from afcore.runs.run import Run
 from afcore.training.schedule import Schedule
 
 __all__ = ["batches_of", "training_schedule"]
 
 
-def batches_of(run: Run, examples: Examples, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """Of epoch ``epoch``, where memory holds what it reads."""
+def batches_of(
+    run: Run,
+    examples: Examples,
+    epoch: int,
+    windows: tuple[npt.NDArray[np.int64], int] | None = None,
+) -> list[npt.NDArray[np.int64]]:
+    """Of epoch ``epoch``.
+
+    Args:
+        run: says how they are made.
+        examples: the training split.
+        epoch: counted from 1.
+        windows: [n] shard of each example, and shards in a window; None where memory holds what the
+            epoch reads.
+    """
     config = run.config
-    whole = epoch_batches(
-        examples.lengths,
-        batch_size=config.training.batch_size,
-        seed=config.training.seed,
-        epoch=epoch,
-        batching=config.data.batching,
-    )
+    settings: dict[str, Any] = {
+        "batch_size": config.training.batch_size,
+        "seed": config.training.seed,
+        "epoch": epoch,
+        "batching": config.data.batching,
+    }
+    if windows is None:
+        whole = epoch_batches(examples.lengths, **settings)
+    else:
+        shards, window_shards = windows
+        whole = windowed_batches(examples.lengths, shards, window_shards=window_shards, **settings)
     return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
 
 

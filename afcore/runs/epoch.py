@@ -28,7 +28,6 @@ from afcore.activations.residency import hold_shards, release_shards
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.data.examples import Examples
-from afcore.data.order import windowed_batches
 from afcore.digest import code_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
@@ -337,20 +336,11 @@ def _order(
     run: Run, start: EpochStart, examples: Examples, activation_set: ActivationSet | None
 ) -> list[npt.NDArray[np.int64]]:
     """The epoch's batches, in the order with which it was started."""
-    if start.window_shards is None:
-        return batches_of(run, examples, start.epoch)
-    assert activation_set is not None
-    config = run.config
-    whole = windowed_batches(
-        examples.lengths,
-        activation_set.layout.shard,
-        window_shards=start.window_shards,
-        batch_size=config.training.batch_size,
-        seed=config.training.seed,
-        epoch=start.epoch,
-        batching=config.data.batching,
-    )
-    return whole[: training_schedule(config.training, len(examples)).steps_in(start.epoch)]
+    windows = None
+    if start.window_shards is not None:
+        assert activation_set is not None
+        windows = activation_set.layout.shard, start.window_shards
+    return batches_of(run, examples, start.epoch, windows)
 
 
 def _collect(run: Run, epoch: int) -> None:

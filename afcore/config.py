@@ -165,16 +165,18 @@ class DataConfig(_Section):
         description="the same, or the fraction of the training set held out: the rows whose text "
         "has a hash below it, so that no other row and no seed changes a row's side",
     )
-    text: str = Field("text", description="column with the text")
+    text: str | None = Field(
+        None, min_length=1, description="column with the text; default: the task's, mostly `text`"
+    )
     text_pair: str | None = Field(
         None, min_length=1, description="column with a second text, where a row is a pair of texts"
     )
-    label: str = Field(
-        "label",
-        description="column with the label; labels are text (`0.0` is not `0`), without the white "
-        "space around them. For `text-regression` a number; for `multi-label-classification` a "
-        "list, or labels with commas between them, none where it is blank; for `text-ordinal` a "
-        "whole number",
+    label: str | None = Field(
+        None,
+        min_length=1,
+        description="column with what is to be answered; default: the task's, mostly `label`. "
+        "Labels are text (`0.0` is not `0`), without the white space around them; what else a "
+        "task reads stands with it",
     )
     encoding: Annotated[str, AfterValidator(_text_encoding)] = Field(
         "utf-8", description="of CSV and JSON files: `utf-8`, `latin-1`, `cp1252`, ..."
@@ -198,6 +200,11 @@ class DataConfig(_Section):
         description="`grouped`: similar lengths share a batch, within shuffled windows; "
         "`random`: a plain shuffle",
     )
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """Those that are named here, by their keys."""
+        return {"text": self.text, "text_pair": self.text_pair, "label": self.label}
 
     @model_validator(mode="after")
     def _group_decides(self) -> "DataConfig":
@@ -260,14 +267,10 @@ class TrainingConfig(_Section):
     score: str | None = Field(
         None,
         description="the main score, on validation: it chooses the epoch that is published, and "
-        "`compare` shows and ranks by it. `text-classification`: `accuracy` (its default); for "
-        "classes of very different sizes `f1_macro` (mean of the classes' F1) or `matthews` "
-        "(Matthews correlation, 0 where it is undefined); `loss` (log loss, lower is better). "
-        "`text-regression`: `pearson` (its default), `spearman`, `mae`, `loss` (mean squared "
-        "error). `multi-label-classification`: `f1_micro` (its default), `f1_macro`, "
-        "`exact_match`, `loss`. `text-ordinal`: `kappa` (its default; quadratic weighted), `mae` "
-        "(in levels), `accuracy`, `loss`. With F1 and `matthews` a training that may stop goes on "
-        "while the loss or the score gains; else the loss alone decides",
+        "`compare` shows and ranks by it; default: the first of the task's, see [Tasks](#tasks). "
+        "For classes of very different sizes `f1_macro` or `matthews`; with F1 and `matthews` a "
+        "training that may stop goes on while the loss or the score gains, else the loss alone "
+        "decides",
     )
 
     @property
@@ -443,9 +446,7 @@ class Config(_Section):
     )
     task: str = Field(
         "text-classification",
-        description="what is learned: `text-classification` (one label for a text or a pair of "
-        "texts), `text-regression` (a number), `multi-label-classification` (any number of "
-        "labels), `text-ordinal` (one of several levels that have an order)",
+        description="what is learned: one of the [tasks](#tasks)",
     )
     model: ModelConfig
     data: DataConfig

@@ -72,7 +72,7 @@ class WorkerGroup:
         share = ids[self.rank :: self.count]
         return share if len(share) else ids[:1]
 
-    def weight(self, batch_size: int, num_examples: int) -> float:
+    def weight(self, batch_size: int, whole: int, part: int) -> float:
         """What this worker's sum of losses is multiplied with, so that the average is the batch's.
 
         Workers' gradients are averaged, each with the same weight; ``count / b`` times a sum of
@@ -80,11 +80,12 @@ class WorkerGroup:
 
         Args:
             batch_size: b.
-            num_examples: in the share.
+            whole: what the batch weighs: b, unless examples weigh differently.
+            part: what the examples weigh whose mean loss it is.
         """
         if self.rank >= batch_size:
             return 0.0
-        return self.count * num_examples / batch_size
+        return self.count * part / whole
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the workers of [n] values; the same everywhere."""

@@ -19,9 +19,7 @@ class ModelSettings(BaseModel):
         run_id: of the training.
         data: digest of the rows and their tokens.
         task: as :mod:`afcore.tasks.known_tasks` parses it; None: as the configuration tells.
-        text: column of the texts.
-        text_pair: of the second ones, where a row is a pair.
-        label: column of the labels.
+        columns: names of those that were given, by the keys of ``data``.
         encoding: of CSV and JSON files.
         precision: it was tested with.
         pooled_last_block: the last block was computed at the position that the head reads; None:
@@ -33,9 +31,7 @@ class ModelSettings(BaseModel):
     run_id: str | None = None
     data: str | None = None
     task: dict[str, Any] | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
+    columns: dict[str, str | None] = {}
     encoding: str = "utf-8"
     precision: Literal["fp32", "bf16"] = "fp32"
     pooled_last_block: bool | None = None

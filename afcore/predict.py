@@ -9,9 +9,10 @@ import contextlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import pyarrow as pa
 import torch
 
 from afcore.compute import Compute, choose_compute
+from afcore.data.examples import Examples
 from afcore.data.files import FORMATS, file_format, stream_file
 from afcore.data.order import inference_batches
 from afcore.data.sources import Field, Rows, innermost_reason, read_labels, read_rows, refuse_blank
@@ -26,9 +28,9 @@ from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
 from afcore.errors import ConfigError, DataError
 from afcore.model.finetuned import FinetunedModel, load_finetuned
-from afcore.model_settings import ModelSettings
 from afcore.runs.fit import check_tokens, longest_example
 from afcore.storage.outputs import check_file, new_file
+from afcore.tasks.answers import Answers, together
 from afcore.tasks.scores import RowValues
 from afcore.tasks.task import Task
 
@@ -70,24 +72,19 @@ class Predicted:
         whole = {name: np.concatenate([v[name] for v in self._values]) for name in first.rows}
         return first.compute(whole)
 
-    def add(self, rows: Rows, ids: list[int], outputs: npt.NDArray[np.float32]) -> None:
+    def add(self, rows: Rows, examples: Examples, answers: npt.NDArray[Any]) -> None:
         """Count rows with labels.
 
         Args:
             rows: with their targets.
-            ids: where they stand among the outputs.
-            outputs: of the head.
+            examples: of these.
+            answers: to each.
         """
-        self.labelled = True
-        if not ids:
-            return
         (labels,) = rows.targets.values()
-        self.num_labelled += len(ids)
+        self.num_labelled += len(rows)
         self.unknown.update(self.task.unknown_labels(labels))
-        targets = {"labels": np.asarray(self.task.encode_labels(labels))}
-        answers = self.task.answer(torch.from_numpy(outputs[ids])).numpy()
-        values = self.task.row_values(targets, answers)
-        self._values.append({name: values[name] for name in self.task.scores[0].rows})
+        values = Answers.of(self.task, examples, answers)
+        self._values.append(values.rows_of(self.task.scores[0]))
 
 
 def predict_file(
@@ -95,7 +92,7 @@ def predict_file(
     source: str,
     *,
     output: str | None = None,
-    columns: Mapping[str, str | None] = NO_COLUMNS,
+    given: Mapping[str, str | None] = NO_COLUMNS,
     probabilities: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Predicted:
@@ -106,7 +103,7 @@ def predict_file(
         source: a file (path or fsspec URL) that ends in one of :data:`FORMATS`, perhaps packed.
         output: a file that ends in one of these; replaced when all is done. None: standard output,
             as CSV, or as JSON lines where the source is JSON.
-        columns: names of columns by ``text``, ``text_pair`` and ``label``, and the ``encoding`` of
+        given: names of columns by the keys of ``data``, and the ``encoding`` of
             a CSV or JSON file; None, or left out: as of the model's training. Labels are read
             where the file has them.
         probabilities: a column for each class too, from 0 to 1.
@@ -117,21 +114,28 @@ def predict_file(
     """
     kind = _checked_format(source, output)
     model = load_finetuned(model_name)
-    given = {name: value for name, value in columns.items() if value is not None}
-    settings = model.settings.model_copy(update=given)
+    settings = model.settings
+    columns = {**settings.columns, **{key: name for key, name in given.items() if name}}
+    asked = [key for key, name in given.items() if name is not None]
+    encoding = columns.pop("encoding", None) or settings.encoding
     compute = choose_compute(settings.precision)
     model.model.to(compute.device)
     predicted = Predicted(model.task)
     with _as_options(), _writer(output, kind) as writer:
-        for table in _tables(source, settings.encoding):
-            fields = _fields(source, table, model.task, settings, label_needed="label" in given)
+        for table in _tables(source, encoding):
+            fields = _fields(source, table, model.task, columns, asked)
             rows = _inputs(source, table, fields)
-            outputs = _outputs(model, model_name, rows, compute, predicted.num_rows, progress)
+            examples = _examples(model, model_name, rows)
+            answers = _answers(model, examples, compute, predicted.num_rows, progress)
             predicted.num_rows += len(rows)
             for one in fields:
                 if one.is_target:
-                    predicted.add(*_labelled(source, table, one, rows), outputs)
-            writer.write(_columns(source, table, model.task, outputs, probabilities))
+                    predicted.labelled = True
+                    some, ids = _labelled(source, table, one, rows)
+                    if ids:
+                        theirs = answers[examples.of_rows(np.asarray(ids))]
+                        predicted.add(some, _examples(model, model_name, some), theirs)
+            writer.write(_columns(source, table, model.task, examples, answers, probabilities))
     return predicted
 
 
@@ -188,15 +192,14 @@ def _tables(source: str, encoding: str) -> Iterator[Table]:
 
 
 def _fields(
-    source: str, table: Table, task: Task, settings: ModelSettings, *, label_needed: bool
+    source: str, table: Table, task: Task, columns: Mapping[str, str | None], asked: Collection[str]
 ) -> list[Field]:
-    """Those of the task that the table has."""
+    """Those of the task that the table has; it must have the inputs, and what is ``asked`` for."""
     if not len(table):
         raise DataError(f"data {source!r} has no rows")
-    columns = {key: getattr(settings, key) for key in ("text", "text_pair", "label")}
-    fields = task.fields(columns)
+    fields = task.fields(task.named_columns(columns))
     for one in fields:
-        if one.column not in table.columns and (label_needed or not one.is_target):
+        if one.column not in table.columns and (one.key in asked or not one.is_target):
             raise DataError(
                 f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
                 f"Name the column with --{one.key.replace('_', '-')}."
@@ -230,38 +233,42 @@ def _labelled(source: str, table: Table, label: Field, rows: Rows) -> tuple[Rows
     return replace(rows.pick(ids), targets={label.key: found}), ids
 
 
-def _outputs(
-    model: FinetunedModel,
-    name: str,
-    rows: Rows,
-    compute: Compute,
-    num_before: int,
-    progress: Callable[[int], None],
-) -> npt.NDArray[np.float32]:
-    """[n, c] of each row, in batches like those of the test."""
+def _examples(model: FinetunedModel, name: str, rows: Rows) -> Examples:
     max_length = longest_example(model.model, model.tokenizer)
     examples = model.task.examples(model.tokenizer, rows, max_length)
     check_tokens(name, model.model, model.tokenizer, examples, rows.source)
-    found = np.empty((len(examples), model.task.num_outputs), dtype=np.float32)
-    done = 0
+    return examples
+
+
+def _answers(
+    model: FinetunedModel,
+    examples: Examples,
+    compute: Compute,
+    num_before: int,
+    progress: Callable[[int], None],
+) -> npt.NDArray[Any]:
+    """[n, ...] of each example, in batches like those of the test."""
+    found, done = [], 0
     with torch.no_grad(), compute.autocast():
         for ids in inference_batches(examples.lengths):
             batch, _ = model.task.collate(examples, ids, compute.device)
-            found[ids] = model.logits(batch).float().cpu().numpy()
+            outputs = model.logits(batch).float()
+            found.append((ids, model.task.answers(outputs, batch, model.model).cpu().numpy()))
             done += len(ids)
-            progress(num_before + done)
-    return found
+            progress(num_before + done * examples.num_rows // len(examples))
+    return together(found, len(examples))
 
 
 def _columns(
     source: str,
     table: Table,
     task: Task,
-    outputs: npt.NDArray[np.float32],
+    examples: Examples,
+    outputs: npt.NDArray[Any],
     probabilities: bool,
 ) -> dict[str, Column]:
     """The file's own, and those that are new."""
-    answers = task.prediction(outputs)
+    answers = task.predictions(examples, outputs)
     kind = next(kind for of, kind in _TYPES.items() if isinstance(answers[0], of))
     new: dict[str, Column] = {PREDICTION: (list(answers), kind)}
     if probabilities:

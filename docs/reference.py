@@ -13,6 +13,7 @@ from afcore.config import Config
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.policy import FreezePolicy
 from afcore.results.report import CompareReport, RunReport
+from afcore.tasks.known_tasks import TASKS
 
 __all__ = ["pages"]
 
@@ -26,6 +27,10 @@ allowed. `--set key.path=value` changes a key on the command line; values are YA
 resolved is logged to MLflow. Secrets have no key: they come from the environment. Do not write them
 into a URI, because URIs are logged.
 """
+
+_TASKS = """
+Columns are those that are read unless the key names another one.
+""".strip()
 
 _REPORT = """
 `--report FILE` writes one JSON document: of `autofreeze run` a [run](#run), of `autofreeze compare`
@@ -90,7 +95,7 @@ _SAID_HERE = {
     "EpochReport.materialize_seconds": "computing and writing activation sets",
     "EpochReport.evaluate_seconds": "scoring on validation",
     "EpochReport.train_loss": "mean over its steps",
-    "EpochReport.validation": "`accuracy`, `f1_macro`, `matthews`, `loss`",
+    "EpochReport.validation": "the task's scores",
     "EpochReport.activation_bytes_written": "of sets built; 0 where one was found",
     "EpochReport.cost_usd": "its seconds, bytes stored and requests at the configured prices",
     "TotalsReport.train_seconds": "sum over the epochs",
@@ -136,7 +141,25 @@ def _configuration_page() -> str:
             continue
         lines += [f"## `{name}`" if name else "## Top level", "", f"{section['description']}", ""]
         lines += _rows(name, section, schema)
+    lines += _tasks()
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _tasks() -> list[str]:
+    """What each task is, the columns that it reads, and its scores, the main one first."""
+    lines = ["## Tasks", "", _TASKS, ""]
+    for name, kind in TASKS.items():
+        said = (kind.__doc__ or "").split("Attributes:")[0].strip()
+        lines += [f"### `task: {name}`", "", _plain(said), ""]
+        lines += ["| key | column |", "|---|---|"]
+        lines += [f"| `data.{key}` | `{column}` |" for key, column in kind.columns.items()]
+        lines += ["", "| `training.score` | meaning |", "|---|---|"]
+        for number, score in enumerate(kind.scores):
+            better = "higher" if score.higher_is_better else "lower"
+            main = "; the default" if number == 0 else ""
+            lines.append(f"| `{score.name}` | {score.title}, {better} is better{main} |")
+        lines.append("")
+    return lines
 
 
 def _freezing(schema: dict[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ def predict_and_show(
             model,
             file,
             output=output,
-            columns=options,
+            given=options,
             probabilities=probabilities,
             progress=progress,
         )

@@ -171,7 +171,7 @@ def test_labels_that_are_missing_or_not_the_models(folder: Path, tmp_path: Path)
     out = {"output": str(tmp_path / "out.csv")}
     unlabelled = predict.predict_file(str(folder), str(source), **out)
     assert (unlabelled.labelled, unlabelled.score) == (False, None)
-    found = predict.predict_file(str(folder), str(source), columns={"label": "stars"}, **out)
+    found = predict.predict_file(str(folder), str(source), given={"label": "stars"}, **out)
     answer = read(tmp_path / "out.csv")[0]["prediction"]
     assert found.num_labelled == 3
     assert found.score == pytest.approx(2 / 3 * (answer == "random"))
@@ -263,7 +263,7 @@ def test_a_mistake_is_told_and_nothing_is_written(
     output = options.pop("output", "out.csv")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UserError) as caught:
-        predict.predict_file(*arguments, output=output, columns=options)
+        predict.predict_file(*arguments, output=output, given=options)
     assert message in str(caught.value)
     assert "data.text" not in str(caught.value)
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -21,6 +21,8 @@ from afcore.digest import ContentDigest, content_digest
 
 __all__ = ["Column", "Examples", "padded"]
 
+_KINDS = ("inputs", "targets", "references")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -53,7 +55,10 @@ class Examples:
     Attributes:
         inputs: what the model gets of an example, by the names of its parameters. The first says
             how long an example is.
-        targets: what it should answer.
+        targets: what it should answer: what the loss is computed from.
+        references: what answers are held against or read by, beside that: texts, say. Neither the
+            model nor the loss gets them.
+        rows: [n] row of the source that each example is of, ascending; None: one example a row.
         fixed_length: hidden states of an example, where its inputs are no sequences (an image's
             patches); None: the length of the first input.
     """
@@ -61,6 +66,8 @@ class Examples:
     inputs: Mapping[str, Column]
     targets: Mapping[str, Column] = field(default_factory=dict)
     fixed_length: int | None = None
+    references: Mapping[str, Column] = field(default_factory=dict)
+    rows: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self._first)
@@ -77,6 +84,15 @@ class Examples:
         assert self._first.offsets is not None
         return np.diff(self._first.offsets)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the source."""
+        return len(self) if self.rows is None else int(self.rows[-1]) + 1
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Ids of the examples of some rows, ascending."""
+        return rows if self.rows is None else np.flatnonzero(np.isin(self.rows, rows))
+
     @cached_property
     def digest(self) -> ContentDigest:
         """Names what the model gets, not the targets."""
@@ -89,7 +105,8 @@ class Examples:
     def encode(self) -> bytes:
         """As safetensors; :meth:`decode` gives it back."""
         tensors = {}
-        for kind, columns in (("inputs", self.inputs), ("targets", self.targets)):
+        for kind in _KINDS:
+            columns: Mapping[str, Column] = getattr(self, kind)
             # Numbered: safetensors sorts by name, and the first input matters.
             for number, (name, column) in enumerate(columns.items()):
                 key = f"{kind}/{number:02d}/{name}"
@@ -98,6 +115,8 @@ class Examples:
                     tensors[f"{key}/offsets"] = column.offsets
         if self.fixed_length is not None:
             tensors["fixed_length"] = np.asarray([self.fixed_length])
+        if self.rows is not None:
+            tensors["rows"] = self.rows
         data: bytes = save_tensors(tensors)
         return data
 
@@ -105,13 +124,13 @@ class Examples:
     def decode(cls, data: bytes) -> "Examples":
         """From :meth:`encode`."""
         tensors = load_tensors(data)
-        columns: dict[str, dict[str, Column]] = {"inputs": {}, "targets": {}}
+        columns: dict[str, dict[str, Column]] = {kind: {} for kind in _KINDS}
         for key in sorted(key for key in tensors if key.endswith("/values")):
             kind, _, name, _ = key.split("/")
             offsets = tensors.get(key.removesuffix("values") + "offsets")
             columns[kind][name] = Column(tensors[key], offsets)
         length = int(tensors["fixed_length"][0]) if "fixed_length" in tensors else None
-        return cls(columns["inputs"], columns["targets"], length)
+        return cls(**columns, fixed_length=length, rows=tensors.get("rows"))
 
 
 def padded(

@@ -26,6 +26,7 @@ __all__ = [
     "forward_settings",
     "load_model",
     "load_tokenizer",
+    "read_config",
     "read_model",
     "shown",
 ]
@@ -173,6 +174,17 @@ def read_model(
             f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. {advice}"
         ) from error
     return model, report
+
+
+def read_config(name: str, advice: str) -> Any:
+    """The configuration alone; see :func:`read_model`."""
+    path = locate(name)
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # as there
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. {advice}"
+        ) from error
 
 
 def forward_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,17 +34,19 @@ from afcore.compute import Compute
 from afcore.config import TrainingConfig
 from afcore.data.examples import Examples
 from afcore.errors import AutoFreezeError
+from afcore.model.forwards import logits_of
 from afcore.peer.lora import LoraSettings, add_lora, merge_lora
 from afcore.results.report import EpochReport
 from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
-from afcore.tasks.answers import Answers, answers_of
+from afcore.tasks.answers import Answers
 from afcore.tasks.prepare import PreparedData
 from afcore.tasks.scores import LOG_LOSS, Score
 from afcore.tasks.task import Task
 
 __all__ = ["Fitted", "Recipe", "fit"]
 
+_IDS = "example_ids"
 _PROGRESS_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
@@ -74,14 +75,12 @@ class Fitted:
     Attributes:
         epochs: one report each; their costs and the attempt are left to the caller.
         test: answers of the best epoch's weights; None without a test split.
-        test_in_order: whether they are in the order of the test rows.
         test_seconds: taken by that.
         model: with the best epoch's weights, LoRA's merged into them.
     """
 
     epochs: list[EpochReport]
     test: Answers | None
-    test_in_order: bool
     test_seconds: float
     model: Any
 
@@ -130,20 +129,17 @@ def fit(
         trainer.remove_callback(watch)
         model.load_state_dict(watch.best_weights)
         clock = time.perf_counter()
-        test, in_order = None, False
+        test = None
         if data.test is not None:
             given = trainer.predict(_Features(data.test))
-            labels = np.asarray(given.label_ids)
-            test = answers_of(data.task, {"labels": labels}, np.asarray(given.predictions))
-            # Grouped by length, the Trainer scores in another order and does not say which.
-            in_order = np.array_equal(labels, data.test.targets["labels"].values)
+            test = _answers(data.task, data.test, given.predictions, given.label_ids)
         test_seconds = time.perf_counter() - clock
     # The Trainer put autocast around the model's forward; this gives the class's own back.
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)
     if recipe.lora is not None:
         model = merge_lora(model)
-    return Fitted(watch.reports, test, in_order, test_seconds, model)
+    return Fitted(watch.reports, test, test_seconds, model)
 
 
 def _arguments(
@@ -170,6 +166,7 @@ def _arguments(
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        remove_unused_columns=False,  # the number of an example goes with it
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one device, as the other modes; it would take them all
@@ -183,36 +180,85 @@ def _make_trainer(
     arguments: TrainingArguments,
     watch: TrainerCallback,
 ) -> Trainer:
-    trainer = Trainer(
+    trainer = _TaskTrainer(
         model=model,
         args=arguments,
         train_dataset=_Features(data.train),
         eval_dataset=_Features(data.validation),
-        processing_class=tokenizer,  # the default collator then pads to a batch's longest example
-        compute_metrics=partial(_scores, task=data.task),
+        data_collator=partial(_collate, task=data.task),
+        processing_class=tokenizer,
+        compute_metrics=partial(_scores, task=data.task, examples=data.validation),
         callbacks=[watch],
+        task=data.task,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 class _Features(Dataset[dict[str, Any]]):
-    """Examples as the Trainer's collator wants them, all in memory."""
+    """Examples by their numbers; of a text the tokens too, by which the Trainer groups."""
 
     def __init__(self, examples: Examples) -> None:
-        self._rows: list[dict[str, Any]] = [{} for _ in range(len(examples))]
-        for name, column in {**examples.inputs, **examples.targets}.items():
-            values = column.values.tolist()
-            if column.offsets is not None:
-                values = [values[start:end] for start, end in pairwise(column.offsets.tolist())]
-            for row, value in zip(self._rows, values, strict=True):
-                row[name] = value
+        self.examples = examples
+        self._tokens = examples.inputs.get("input_ids")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._rows[index]
+        item: dict[str, Any] = {"examples": self.examples, "id": index}
+        if self._tokens is not None and self._tokens.offsets is not None:
+            start, end = self._tokens.offsets[index : index + 2]
+            item["input_ids"] = self._tokens.values[start:end]
+        return item
+
+
+def _collate(items: list[dict[str, Any]], task: Task) -> dict[str, Any]:
+    """Pads to a batch's longest example, as the Trainer's own collator of texts."""
+    ids = np.asarray([item["id"] for item in items])
+    inputs, targets = task.collate(items[0]["examples"], ids, torch.device("cpu"))
+    return {**inputs, **targets, _IDS: torch.from_numpy(ids)}
+
+
+class _TaskTrainer(Trainer):
+    """The Trainer, whose evaluation keeps of an example what its task wants, not all logits."""
+
+    def __init__(self, *args: Any, task: Task, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._task = task
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's own loss, without the numbers of the examples."""
+        given = {name: value for name, value in inputs.items() if name != _IDS}
+        return super().compute_loss(model, given, *args, **kwargs)
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """(loss, (answers, losses), ids) of a batch."""
+        inputs = self._prepare_inputs(inputs)
+        names = {name for name in inputs if name in _targets_of(self.eval_dataset)}
+        batch = {name: v for name, v in inputs.items() if name not in {_IDS, *names}}
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = logits_of(model(**batch)).float()
+            losses = self._task.losses(outputs, {name: inputs[name] for name in names})
+            answers = self._task.answers(outputs, batch, model)
+        return losses.mean(), (answers, losses), inputs[_IDS]
+
+
+def _targets_of(dataset: Any) -> set[str]:
+    return set(dataset.examples.targets)
+
+
+def _answers(task: Task, examples: Examples, found: Any, ids: Any) -> Answers:
+    """In the order of the examples; the Trainer's is by length where it groups."""
+    answers, losses = (np.asarray(values) for values in found)
+    order = np.argsort(ids)
+    return Answers.of(task, examples, answers[order], losses[order])
 
 
 class _Watch(TrainerCallback):
@@ -319,16 +365,16 @@ class _Watch(TrainerCallback):
         return self._clock - before
 
 
-def _scores(prediction: EvalPrediction, task: Task) -> dict[str, float]:
+def _scores(prediction: EvalPrediction, task: Task, examples: Examples) -> dict[str, float]:
     """The scores of every other mode.
 
     Raises:
         AutoFreezeError: when the model puts out what is no number.
     """
-    if not np.isfinite(prediction.predictions).all():
+    answers = _answers(task, examples, prediction.predictions, prediction.label_ids)
+    if not np.isfinite(answers.values["losses"]).all():
         raise AutoFreezeError(
-            "the logits are not finite: training diverged. Lower training.learning_rate, or set "
+            "the losses are not finite: training diverged. Lower training.learning_rate, or set "
             "training.precision to fp32."
         )
-    labels, outputs = np.asarray(prediction.label_ids), np.asarray(prediction.predictions)
-    return answers_of(task, {"labels": labels}, outputs).scores()
+    return answers.scores()

@@ -66,7 +66,7 @@ def run_hf_trainer(
     tested: dict[str, Any] = {}
     classes = None
     if fitted.test is not None:
-        tested, classes = scored_test(run, fitted.test, in_order=fitted.test_in_order)
+        tested, classes = scored_test(run, fitted.test)
         tested["test_seconds"] = fitted.test_seconds
     tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer)
     wall_seconds += time.perf_counter() - began

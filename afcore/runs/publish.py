@@ -105,9 +105,7 @@ def described(run: Run, model: Any) -> Any:
         run_id=run.record.run_id,
         data=run.record.data,
         task=run.record.task.model_dump(),
-        text=run.config.data.text,
-        text_pair=run.config.data.text_pair,
-        label=run.config.data.label,
+        columns=run.config.data.columns,
         encoding=run.config.data.encoding,
         precision=run.compute.precision,
         pooled_last_block=run.config.mode not in PEER_MODES
@@ -165,15 +163,12 @@ def run_report(
     )
 
 
-def scored_test(
-    run: Run, answers: Answers, *, in_order: bool = True
-) -> tuple[dict[str, Any], ClassesReport | None]:
+def scored_test(run: Run, answers: Answers) -> tuple[dict[str, Any], ClassesReport | None]:
     """What the answers on the test split give.
 
     Args:
         run: that was tested.
         answers: of the best epoch's model.
-        in_order: whether they are in the order of the rows; else they are paired with no others.
 
     Returns:
         Of the totals, the scores and what other runs are paired by; and the classes.
@@ -182,9 +177,7 @@ def scored_test(
     rows = answers.rows_of(score)
     totals = {
         "test": answers.scores(),
-        "test_rows": {name: pack_array(_small(values)) for name, values in rows.items()}
-        if in_order
-        else None,
+        "test_rows": {name: pack_array(_small(values)) for name, values in rows.items()},
     }
     classes = None
     if task.class_names is not None:

@@ -302,9 +302,8 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
 
 def data_sources(data: DataConfig) -> DataSources:
     """What is prepared, as the configuration says."""
-    columns = {key: getattr(data, key) for key in ("text", "text_pair", "label")}
     return DataSources(
-        columns=columns,
+        columns=data.columns,
         **data.model_dump(include={field.name for field in fields(DataSources)} - {"columns"}),
     )
 

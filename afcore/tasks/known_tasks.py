@@ -58,23 +58,24 @@ def find_score(task: str, name: str) -> Score:
     return scores[name]
 
 
-def task_of_model(name: str, config: Any, pad_token_id: int, *, ours: bool) -> Task:
+def task_of_model(name: str, config: Any, processor: Any, *, ours: bool) -> Task:
     """The task of a trained model, from what its configuration says.
 
     Args:
         name: of the model, as the user gave it.
         config: of the model.
-        pad_token_id: of its tokenizer.
+        processor: of the model: its tokenizer.
         ours: it was trained here.
 
     Raises:
         ModelError: when it is of none of the tasks.
     """
+    called = (config.architectures or [""])[0]
     for kind in TASKS.values():
-        task = kind.of_model(name, config, pad_token_id, ours=ours)
+        if called and not called.endswith(kind.auto_class.removeprefix("AutoModel")):
+            continue
+        task = kind.of_model(name, config, processor, ours=ours)
         if task is not None:
             return task
-    raise ModelError(
-        f"model {name!r} is for {config.problem_type or 'a task that is not known'}; known tasks "
-        f"are {', '.join(TASKS)}"
-    )
+    what = config.problem_type or called or "a task that is not known"
+    raise ModelError(f"model {name!r} is for {what}; known tasks are {', '.join(TASKS)}")

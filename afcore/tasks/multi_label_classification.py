@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from afcore.data.examples import Examples
 from afcore.data.sources import Rows, read_labels
@@ -68,6 +67,8 @@ def _f1(average: Literal["micro", "macro"], values: RowValues) -> float:
 class MultiLabelClassification(BinaryOutputsTask):
     """Which of ``c`` labels a text has; each is answered by itself, at a probability of a half.
 
+    The labels of a row are a list, or stand with commas between them; a blank one has none.
+
     Attributes:
         label_names: c.
     """
@@ -104,11 +105,11 @@ class MultiLabelClassification(BinaryOutputsTask):
 
     @classmethod
     def learn(
-        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
+        cls, splits: Mapping[str, Rows], everything: Rows, processor: Any
     ) -> "MultiLabelClassification":
         """The labels; those of validation and test must be among them."""
         names = learn_label_names(splits, everything, lambda labels: labels)
-        return cls(pad_token_id=pad_token_id, label_names=names)
+        return cls(pad_token_id=processor.pad_token_id, label_names=names)
 
     def encode_labels(self, labels: list[list[str]]) -> npt.NDArray[np.float32]:
         """[n, c], 1 where a row has the label."""
@@ -140,26 +141,23 @@ class MultiLabelClassification(BinaryOutputsTask):
         """A number for each label."""
         return binary_head(self.label_names)
 
-    def answer(self, outputs: Tensor) -> Tensor:
-        """[b, c] uint8, 1 where the label is answered."""
-        return (outputs > 0).to(torch.uint8)
-
-    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
+    def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
         """``labels`` and ``predicted``, [n, c] uint8, and ``exact``, [n] bool: all right."""
-        labels = targets["labels"].astype(np.uint8)
+        labels = examples.targets["labels"].values.astype(np.uint8)
+        predicted = (answers > 0).astype(np.uint8)
         exact = (labels == predicted).all(-1)
         return {"labels": labels, "predicted": predicted, "exact": exact}
 
-    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[str]:
+    def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[str]:
         """The labels, with commas between them."""
         return [
             SEPARATOR.join(name for name, has in zip(self.label_names, row, strict=True) if has)
-            for row in outputs > 0
+            for row in answers > 0
         ]
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    def probabilities(self, answers: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Of each label by itself."""
-        shares = torch.from_numpy(outputs).sigmoid().numpy()
+        shares = torch.from_numpy(answers).sigmoid().numpy()
         return {name: shares[:, i] for i, name in enumerate(self.label_names)}
 
     def described(self) -> tuple[str, str]:
@@ -169,10 +167,10 @@ class MultiLabelClassification(BinaryOutputsTask):
 
     @classmethod
     def of_model(
-        cls, name: str, config: Any, pad_token_id: int, *, ours: bool
+        cls, name: str, config: Any, processor: Any, *, ours: bool
     ) -> "MultiLabelClassification | None":
         """A model that says so."""
         if config.problem_type != "multi_label_classification":
             return None
         names = read_label_names(name, config, ours=ours)
-        return cls(pad_token_id=pad_token_id, label_names=names)
+        return cls(pad_token_id=processor.pad_token_id, label_names=names)

@@ -84,7 +84,7 @@ def prepare(
             all unknown, and what the task refuses.
     """
     kind = task_class(task_name)
-    fields, encoding = kind.fields(sources.columns), sources.encoding
+    fields, encoding = kind.fields(kind.named_columns(sources.columns)), sources.encoding
     everything = load_rows(
         sources.train, "train", fields, limit=sources.limit, group=sources.group, encoding=encoding
     )
@@ -98,11 +98,11 @@ def prepare(
         splits["test"] = load_rows(
             sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
         )
-    task = kind.learn(splits, everything, tokenizer.pad_token_id)
+    task = kind.learn(splits, everything, tokenizer)
     probed = next(iter(train.inputs.values()))
     digest = recipe_digest(
         {
-            "schema": 3,
+            "schema": 4,
             "numerics": numerics_of("data"),
             "task": task.model_dump(),
             "rows": {name: _rows_digest(rows) for name, rows in splits.items()},

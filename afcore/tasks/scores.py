@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LOG_LOSS", "RowValues", "Score", "mean_of", "remaining_errors"]
+__all__ = ["LOG_LOSS", "TOKEN_LOSS", "RowValues", "Score", "mean_of", "remaining_errors"]
 
 RowValues = Mapping[str, npt.NDArray[Any]]
 """By name, [n, ...]: what a model answered on each row, and what it should have answered."""
@@ -66,6 +66,14 @@ def mean_of(rows: str, name: str, title: str, **facts: Any) -> Score:
 
 
 LOG_LOSS = mean_of("losses", "loss", "log loss", higher_is_better=False)
+
+
+def _of_answers(values: RowValues) -> float:
+    return float(np.average(values["losses"].astype(np.float64), weights=values["weights"]))
+
+
+TOKEN_LOSS = Score("loss", "log loss", ("losses", "weights"), _of_answers, higher_is_better=False)
+"""Of each answer where an example is asked for several."""
 
 
 def remaining_errors(score: Score, validations: Sequence[Mapping[str, float]]) -> tuple[float, ...]:

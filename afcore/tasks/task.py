@@ -18,11 +18,14 @@ from afcore.data.examples import Examples, padded
 from afcore.data.sources import Field, Rows
 from afcore.tasks.scores import RowValues, Score
 
-__all__ = ["Targets", "Task"]
+__all__ = ["NO_ANSWER", "Targets", "Task"]
 
 Targets = dict[str, Tensor]
 """What a batch should be answered with, by name, each [b, ...]."""
 Reads = Literal["one", "all"]
+NO_ANSWER = -100
+"""Fills targets and answers of an example that has fewer of them than others; Transformers' losses
+leave it out."""
 
 
 class Task(BaseModel, ABC):
@@ -30,7 +33,7 @@ class Task(BaseModel, ABC):
 
     Attributes:
         name: in the configuration.
-        pad_token_id: of the tokenizer; fills ``input_ids`` of a batch.
+        pad_token_id: of the tokenizer, if there is one; fills ``input_ids`` of a batch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,42 +48,50 @@ class Task(BaseModel, ABC):
     pipeline_tag: ClassVar[str] = "text-classification"
     """The hub's name for such models."""
 
+    columns: ClassVar[Mapping[str, str]] = {"text": "text", "label": "label"}
+    """Keys of ``data`` that name a column, with the name that each has unless it is given."""
+
     name: str
-    pad_token_id: int
+    pad_token_id: int = 0
 
     # From rows to examples.
 
     @classmethod
     @abstractmethod
-    def fields(cls, columns: Mapping[str, str | None], *, labelled: bool = True) -> list[Field]:
+    def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
         """What is read of a data set.
 
         Args:
-            columns: names of columns, by the keys of ``data``; None where there is none.
-            labelled: with what the model should answer.
+            columns: names of columns, by the keys of ``data``, see :meth:`named_columns`.
         """
 
     @classmethod
+    def named_columns(cls, given: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Those that are given, and the task's own names of the others."""
+        names = {key: name for key, name in given.items() if name is not None}
+        return {**dict.fromkeys(given), **cls.columns, **names}
+
+    @classmethod
     @abstractmethod
-    def learn(cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int) -> "Task":
+    def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "Task":
         """What the training data say of the task; the place for refusing them.
 
         Args:
             splits: rows of ``train``, ``validation`` and perhaps ``test``.
             everything: of the training set, the rows held out for validation among them.
-            pad_token_id: of the tokenizer.
+            processor: of the model: its tokenizer.
 
         Raises:
             DataError: for rows that cannot be learned from, or tested on.
         """
 
     @abstractmethod
-    def examples(self, tokenizer: Any, rows: Rows, max_length: int) -> Examples:
+    def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """Tokenize.
 
         Args:
-            tokenizer: of the model.
-            rows: of a split; without labels, where they are only to be predicted.
+            processor: of the model: its tokenizer.
+            rows: of a split; without targets, where they are only to be predicted.
             max_length: tokens of an example at most.
 
         Raises:
@@ -91,16 +102,11 @@ class Task(BaseModel, ABC):
         """What makes it doubtful to choose an epoch by ``score`` on these examples."""
         return []
 
-    @abstractmethod
-    def encode_labels(self, labels: list[Any]) -> Any:
-        """[n, ...], the target ``labels``, from the rows' own.
-
-        Rows to be predicted may have some that the model cannot answer, see
-        :meth:`unknown_labels`: their targets are such that no answer scores as right.
-        """
-
     def unknown_labels(self, labels: list[Any]) -> list[str]:
-        """Those among the rows' labels that the model cannot answer."""
+        """Those among the rows' labels that the model cannot answer.
+
+        Rows to be predicted may have such: their targets are such that no answer scores as right.
+        """
         return []
 
     # The model.
@@ -112,8 +118,8 @@ class Task(BaseModel, ABC):
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that the head puts out for an example."""
-        return int(self.head_settings["num_labels"])
+        """Numbers that the last layer puts out at a position; 0: as many as the model says."""
+        return int(self.head_settings.get("num_labels", 0))
 
     # A batch, and how it is answered.
 
@@ -137,7 +143,8 @@ class Task(BaseModel, ABC):
             if mask is not None:
                 batch.setdefault("attention_mask", mask)
         targets = {
-            name: padded(column, ids, -100, device)[0] for name, column in examples.targets.items()
+            name: padded(column, ids, NO_ANSWER, device)[0]
+            for name, column in examples.targets.items()
         }
         return batch, targets
 
@@ -146,8 +153,15 @@ class Task(BaseModel, ABC):
         """[b], the loss of each example, from [b, ...] outputs of the head."""
 
     def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
-        """The mean of :meth:`losses`, which is trained."""
+        """The mean of :meth:`losses`, weighted by :meth:`weights`, which is trained."""
         return self.losses(outputs, targets).mean()
+
+    def weights(self, examples: Examples) -> npt.NDArray[np.int64] | None:
+        """[n], what each example weighs in the loss of a batch: of tokens, how many it has.
+
+        None: all the same. With it, scores are computed from ``weights`` beside ``losses``.
+        """
+        return None
 
     @property
     def curvature(self) -> float:
@@ -158,26 +172,41 @@ class Task(BaseModel, ABC):
     def chance_loss(self, examples: Examples) -> float:
         """The lowest mean loss of answers that do not look at the example."""
 
-    @abstractmethod
-    def answer(self, outputs: Tensor) -> Tensor:
-        """[b, ...], the answer to each example: a class, a number, ..."""
+    def answers(self, outputs: Tensor, inputs: dict[str, Tensor], model: Any) -> Tensor:
+        """[b, ...], what is kept of each example: scores and predictions come from it alone.
 
-    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
-        """What scores are computed from, beside ``losses``; each [n, ...].
+        The outputs, unless a task needs less of them (the best word at each position), or other
+        (a text that the model generates). Where batches differ in their last sizes, the shorter
+        are filled with :data:`NO_ANSWER`.
 
         Args:
-            targets: by name, what should have been answered.
-            predicted: [n, ...], :meth:`answer` of each example.
+            outputs: [b, ...] of the head.
+            inputs: of the batch.
+            model: the whole one, in eval mode.
         """
-        return {**targets, "predicted": predicted}
+        return outputs
+
+    @abstractmethod
+    def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
+        """What scores are computed from, beside ``losses`` and ``weights``; each [n, ...].
+
+        Args:
+            examples: of a split, with their targets.
+            answers: [n, ...], :meth:`answers` of each.
+        """
 
     # Predictions.
 
     @abstractmethod
-    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[Any]:
-        """Of each row of [n, c] outputs, what is written into the column ``prediction``."""
+    def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[Any]:
+        """Of each row, what is written into the column ``prediction``.
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        Args:
+            examples: without targets.
+            answers: [n, ...], :meth:`answers` of each.
+        """
+
+    def probabilities(self, answers: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Further columns, by what follows ``probability_`` in their names; none by default."""
         return {}
 
@@ -195,7 +224,7 @@ class Task(BaseModel, ABC):
 
     @classmethod
     @abstractmethod
-    def of_model(cls, name: str, config: Any, pad_token_id: int, *, ours: bool) -> "Task | None":
+    def of_model(cls, name: str, config: Any, processor: Any, *, ours: bool) -> "Task | None":
         """The task of a trained model by its configuration; None: a model of another task.
 
         Not asked of a model that was trained here: its task is in its settings. A task whose head
@@ -204,7 +233,7 @@ class Task(BaseModel, ABC):
         Args:
             name: of the model, as the user gave it.
             config: of the model.
-            pad_token_id: of its tokenizer.
+            processor: of the model: its tokenizer.
             ours: it was trained here.
 
         Raises:

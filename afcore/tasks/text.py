@@ -1,10 +1,11 @@
 """What tasks on a text, or on a pair of texts, have in common: all but what is answered."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
+import numpy.typing as npt
 
 from afcore.data.examples import Column, Examples
 from afcore.data.sources import Field, Rows, read_labels, read_texts
@@ -23,13 +24,17 @@ class TextTask(Task):
 
     label_may_be_blank: ClassVar[bool] = False
 
+    @abstractmethod
+    def encode_labels(self, labels: list[Any]) -> npt.NDArray[Any]:
+        """[n, ...], the target ``labels``, from the rows' own."""
+
     @staticmethod
     def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
         """The column of the labels; text unless a task wants something else."""
         return list(read_labels(source, key, column, table))
 
     @classmethod
-    def fields(cls, columns: Mapping[str, str | None], *, labelled: bool = True) -> list[Field]:
+    def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
         """``text``, ``text_pair`` where ``columns`` has it, and ``label``."""
         found = [
             Field(key, column, read_texts)
@@ -37,19 +42,19 @@ class TextTask(Task):
             if (column := columns.get(key)) is not None
         ]
         label = columns.get("label")
-        if labelled and label is not None:
+        if label is not None:
             blank = cls.label_may_be_blank
             found.append(Field("label", label, cls.read_label, blank, is_target=True))
         return found
 
-    def examples(self, tokenizer: Any, rows: Rows, max_length: int) -> Examples:
+    def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``, and for pairs ``token_type_ids`` where the model knows them."""
         texts, pairs = rows.inputs["text"], rows.inputs.get("text_pair")
         found: dict[str, list[list[int]]] = {}
         for start in range(0, len(texts), _TOKENIZE_ROWS):
             part = slice(start, start + _TOKENIZE_ROWS)
             given = (texts[part],) if pairs is None else (texts[part], pairs[part])
-            for name, values in tokenizer(*given, truncation=True, max_length=max_length).items():
+            for name, values in processor(*given, truncation=True, max_length=max_length).items():
                 if name == "input_ids" or (name == "token_type_ids" and pairs is not None):
                     found.setdefault(name, []).extend(values)
             if len(texts) > _TOKENIZE_ROWS:
@@ -64,5 +69,5 @@ class TextTask(Task):
         inputs = {name: Column.of(values) for name, values in sorted(found.items())}
         targets = {}
         if "label" in rows.targets:
-            targets["labels"] = Column(np.asarray(self.encode_labels(rows.targets["label"])))
+            targets["labels"] = Column(self.encode_labels(rows.targets["label"]))
         return Examples(inputs, targets)

@@ -64,7 +64,7 @@ def _of_classes(compute: Any, values: RowValues) -> float:
 
 
 class TextClassification(TextTask):
-    """One label of ``c`` for a text.
+    """One label of ``c`` for a text, or for a pair of texts.
 
     Attributes:
         label_names: c.
@@ -95,11 +95,11 @@ class TextClassification(TextTask):
 
     @classmethod
     def learn(
-        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
+        cls, splits: Mapping[str, Rows], everything: Rows, processor: Any
     ) -> "TextClassification":
         """The labels; those of validation and test must be among them."""
         names = learn_label_names(splits, everything, lambda label: [label])
-        return cls(pad_token_id=pad_token_id, label_names=names)
+        return cls(pad_token_id=processor.pad_token_id, label_names=names)
 
     def encode_labels(self, labels: list[str]) -> npt.NDArray[np.int64]:
         """[n], index into the label names; -1 of a row to be predicted, if it has none of them."""
@@ -136,21 +136,18 @@ class TextClassification(TextTask):
         shares = np.bincount(examples.targets["labels"].values) / len(examples)
         return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
 
-    def answer(self, outputs: Tensor) -> Tensor:
-        """[b] int64, the class with the largest logit."""
-        return outputs.argmax(-1)
+    def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
+        """``labels`` and ``predicted``, [n] int64, and ``right``, [n] bool; of [n, c] logits."""
+        labels, predicted = examples.targets["labels"].values, answers.argmax(-1)
+        return {"labels": labels, "predicted": predicted, "right": labels == predicted}
 
-    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
-        """``labels`` and ``predicted``, [n] int64, and ``right``, [n] bool."""
-        return {**targets, "predicted": predicted, "right": targets["labels"] == predicted}
-
-    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[str]:
+    def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[str]:
         """The label with the largest logit."""
-        return [self.label_names[i] for i in outputs.argmax(-1)]
+        return [self.label_names[i] for i in answers.argmax(-1)]
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    def probabilities(self, answers: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Softmax, of each label."""
-        shares = torch.from_numpy(outputs).softmax(-1).numpy()
+        shares = torch.from_numpy(answers).softmax(-1).numpy()
         return {name: shares[:, i] for i, name in enumerate(self.label_names)}
 
     def described(self) -> tuple[str, str]:
@@ -164,7 +161,7 @@ class TextClassification(TextTask):
 
     @classmethod
     def of_model(
-        cls, name: str, config: Any, pad_token_id: int, *, ours: bool
+        cls, name: str, config: Any, processor: Any, *, ours: bool
     ) -> "TextClassification | None":
         """A classifier of two labels or more."""
         if config.problem_type in ("regression", "multi_label_classification"):
@@ -175,4 +172,4 @@ class TextClassification(TextTask):
                 "expected"
             )
         names = read_label_names(name, config, ours=ours)
-        return cls(pad_token_id=pad_token_id, label_names=names)
+        return cls(pad_token_id=processor.pad_token_id, label_names=names)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from afcore.data.examples import Examples
 from afcore.data.sources import Rows, read_labels
@@ -75,7 +74,9 @@ def _kappa(values: RowValues) -> float:
 
 
 class TextOrdinal(BinaryOutputsTask):
-    """One of the ``c`` levels from ``lowest`` to ``highest``, by ``c - 1`` thresholds.
+    """One of several levels that have an order, written as whole numbers, by thresholds.
+
+    There are ``c - 1`` between the ``c`` levels from ``lowest`` to ``highest``.
 
     Paper: the thresholds share their weights and differ in a bias, so that a higher one is never
     likelier to be passed. Here: each has its own weights, because the head is that of Transformers;
@@ -103,12 +104,10 @@ class TextOrdinal(BinaryOutputsTask):
         return list(read_levels(source, key, column, table))
 
     @classmethod
-    def learn(
-        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
-    ) -> "TextOrdinal":
+    def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "TextOrdinal":
         """The ends of the scale, rows beyond the limit included; the other splits lie between."""
         levels = everything.targets["label"] + everything.beyond.get("label", [])
-        task = cls(pad_token_id=pad_token_id, lowest=min(levels), highest=max(levels))
+        task = cls(pad_token_id=processor.pad_token_id, lowest=min(levels), highest=max(levels))
         if not 2 <= task.highest - task.lowest + 1 <= MOST_LEVELS:
             raise DataError(
                 f"data {everything.source!r}: the levels go from {task.lowest} to {task.highest}; "
@@ -158,13 +157,10 @@ class TextOrdinal(BinaryOutputsTask):
         thresholds = [f"above {level}" for level in range(self.lowest, self.highest)]
         return binary_head(thresholds)
 
-    def answer(self, outputs: Tensor) -> Tensor:
-        """[b] int64, how many thresholds are passed: the level, from 0."""
-        return (outputs > 0).sum(-1)
-
-    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
+    def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
         """``labels`` and ``predicted``, from 0, ``distances``, all [n] int64; ``right``, bool."""
-        labels = targets["labels"].sum(-1).astype(np.int64)
+        labels = examples.targets["labels"].values.sum(-1).astype(np.int64)
+        predicted = (answers > 0).sum(-1)
         distances = np.abs(labels - predicted)
         return {
             "labels": labels,
@@ -173,13 +169,13 @@ class TextOrdinal(BinaryOutputsTask):
             "right": distances == 0,
         }
 
-    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[int]:
+    def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[int]:
         """The level."""
-        return [self.lowest + int(passed) for passed in (outputs > 0).sum(-1)]
+        return [self.lowest + int(passed) for passed in (answers > 0).sum(-1)]
 
-    def probabilities(self, outputs: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    def probabilities(self, answers: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Of being above each level but the highest."""
-        shares = torch.from_numpy(outputs).sigmoid().numpy()
+        shares = torch.from_numpy(answers).sigmoid().numpy()
         return {f"above_{self.lowest + i}": shares[:, i] for i in range(self.num_outputs)}
 
     def described(self) -> tuple[str, str]:
@@ -196,6 +192,6 @@ class TextOrdinal(BinaryOutputsTask):
         return [str(level) for level in range(self.lowest, self.highest + 1)]
 
     @classmethod
-    def of_model(cls, name: str, config: Any, pad_token_id: int, *, ours: bool) -> None:
+    def of_model(cls, name: str, config: Any, processor: Any, *, ours: bool) -> None:
         """None: such a head is also that of several labels, so only a recorded task tells."""
         return None

@@ -65,7 +65,10 @@ def _spearman(predicted: Tensor, labels: Tensor) -> Tensor:
 
 
 class TextRegression(TextTask):
-    """A number for a text, trained on in its own unit; its loss is the mean squared error."""
+    """A number for a text, or for a pair of texts, trained on in its own unit.
+
+    Its loss is the mean squared error.
+    """
 
     scores: ClassVar[tuple[Score, ...]] = (
         Score(
@@ -93,7 +96,7 @@ class TextRegression(TextTask):
 
     @classmethod
     def learn(
-        cls, splits: Mapping[str, Rows], everything: Rows, pad_token_id: int
+        cls, splits: Mapping[str, Rows], everything: Rows, processor: Any
     ) -> "TextRegression":
         """Nothing; numbers that are all one are refused."""
         numbers = everything.targets["label"]
@@ -102,7 +105,7 @@ class TextRegression(TextTask):
                 f"data {everything.source!r}: each of the {len(numbers)} rows has the number "
                 f"{numbers[0]:g}, so there is nothing to learn. Name another column with data.label"
             )
-        return cls(pad_token_id=pad_token_id)
+        return cls(pad_token_id=processor.pad_token_id)
 
     def encode_labels(self, labels: list[float]) -> npt.NDArray[np.float32]:
         """[n], the numbers."""
@@ -126,21 +129,14 @@ class TextRegression(TextTask):
         """Of always answering the mean: the variance."""
         return float(examples.targets["labels"].values.astype(np.float64).var())
 
-    def answer(self, outputs: Tensor) -> Tensor:
-        """[b] float32."""
-        return outputs[:, 0]
-
-    def row_values(self, targets: RowValues, predicted: npt.NDArray[Any]) -> RowValues:
+    def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
         """``labels``, ``predicted`` and ``distances`` between them, [n] float32."""
-        return {
-            **targets,
-            "predicted": predicted,
-            "distances": np.abs(targets["labels"] - predicted),
-        }
+        labels, predicted = examples.targets["labels"].values, answers[:, 0]
+        return {"labels": labels, "predicted": predicted, "distances": np.abs(labels - predicted)}
 
-    def prediction(self, outputs: npt.NDArray[np.float32]) -> list[float]:
+    def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[float]:
         """The number."""
-        return [float(str(number)) for number in outputs[:, 0]]
+        return [float(str(number)) for number in answers[:, 0]]
 
     def described(self) -> tuple[str, str]:
         """It answers a number."""
@@ -148,9 +144,9 @@ class TextRegression(TextTask):
 
     @classmethod
     def of_model(
-        cls, name: str, config: Any, pad_token_id: int, *, ours: bool
+        cls, name: str, config: Any, processor: Any, *, ours: bool
     ) -> "TextRegression | None":
         """A model with one output that says it is for regression."""
         if config.problem_type != "regression" or config.num_labels != 1:
             return None
-        return cls(pad_token_id=pad_token_id)
+        return cls(pad_token_id=processor.pad_token_id)

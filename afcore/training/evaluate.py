@@ -6,7 +6,6 @@ in the next ones.
 
 import logging
 import time
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import torch
 
 from afcore.activations.validation_states import ValidationStates
 from afcore.data.order import inference_batches
-from afcore.tasks.answers import Answers
+from afcore.tasks.answers import Answers, together
 from afcore.trainee import Trainee
 
 __all__ = ["evaluate"]
@@ -45,8 +44,8 @@ def evaluate(
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # on the device, which is not waited for
     task = trainee.task
     with torch.no_grad(), trainee.compute.autocast():
-        for number, together in enumerate(inference_batches(examples.lengths)):
-            ids = together[group.rank :: group.count]
+        for number, whole in enumerate(inference_batches(examples.lengths)):
+            ids = whole[group.rank :: group.count]
             if not len(ids):
                 continue
             batch, targets = task.collate(examples, ids, trainee.compute.device)
@@ -56,25 +55,18 @@ def evaluate(
                 held.put(number, hidden)
             outputs = split.logits(batch, boundary, hidden).float()
             ids_done.append(ids)
-            found.append((task.answer(outputs), task.losses(outputs, targets)))
-            done += len(together)
+            found.append((task.answers(outputs, batch, split.model), task.losses(outputs, targets)))
+            done += len(whole)
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 _log.info("evaluated %d of %d examples", done, len(examples))
-    mine = None
-    if ids_done:  # a split may have fewer examples than there are workers
-        both = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
-        mine = (np.concatenate(ids_done), *both)
-    return _of_all_workers(trainee, [part for part in group.gather(mine) if part is not None])
-
-
-def _of_all_workers(trainee: Trainee, parts: list[Any]) -> Answers:
-    """Put what each worker found where it belongs; scores are then of the whole split."""
-    targets = {name: column.values for name, column in trainee.examples.targets.items()}
-    count = len(trainee.examples)
-    predicted = np.zeros((count, *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
-    losses = np.zeros(count, dtype=np.float32)
-    for ids, some, of_some in parts:
-        predicted[ids], losses[ids] = some, of_some
-    values = trainee.task.row_values(targets, predicted)
-    return Answers(trainee.task, {**values, "losses": losses})
+    mine = [
+        (ids, answers.cpu().numpy(), losses.cpu().numpy())
+        for ids, (answers, losses) in zip(ids_done, found, strict=True)
+    ]
+    # Scores are of the whole split; it may have fewer examples than there are workers.
+    parts = [part for worker in group.gather(mine) for part in worker]
+    count = len(examples)
+    answers = together([(ids, given) for ids, given, _ in parts], count)
+    losses = together([(ids, given) for ids, _, given in parts], count)
+    return Answers.of(task, examples, answers, losses)

@@ -72,6 +72,7 @@ class Steps:
         self._batches = batches
         self._feed = feed
         self._micro_batch = settings.micro_batch
+        self._weights = trainee.task.weights(trainee.examples)
         self._split.set_training(state.freeze.boundary)
         self._compiler = SuffixCompiler(self._split, settings.compile_backend)
         self._compiler.compile(state.freeze.boundary)
@@ -97,17 +98,21 @@ class Steps:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
         batch, targets, hidden = self._inputs(ids, hidden)
         self.watch.lap("prefix")
-        count = len(self._group.share(ids))
-        size = self._micro_batch or count
-        starts = range(0, count, size)
+        share, whole = self._group.share(ids), self._weigh(ids)
+        size = self._micro_batch or len(share)
+        starts = range(0, len(share), size)
         losses = []
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
             with contextlib.nullcontext() if last else self._suffix.accumulating():
-                losses.append(self._backward(batch, targets, hidden, part, len(ids)))
+                weight = self._group.weight(len(ids), whole, self._weigh(share[part]))
+                losses.append(self._backward(batch, targets, hidden, part, weight))
         self.done.num_passes += len(losses)
         return sum(losses[1:], start=losses[0])
+
+    def _weigh(self, ids: npt.NDArray[np.int64]) -> int:
+        return len(ids) if self._weights is None else int(self._weights[ids].sum())
 
     def _inputs(
         self, ids: npt.NDArray[np.int64], hidden: Hidden | None
@@ -122,13 +127,12 @@ class Steps:
         return batch, targets, hidden
 
     def _backward(
-        self, batch: Batch, targets: Targets, hidden: Hidden | None, part: slice, batch_size: int
+        self, batch: Batch, targets: Targets, hidden: Hidden | None, part: slice, weight: float
     ) -> Tensor:
         some, wanted = _some(batch, part), dict(_some(targets, part))
         states = None if hidden is None else _some(hidden, part)
         with self._compute.autocast():
             logits = self._suffix.logits(some, self._state.freeze.boundary, states)
-        weight = self._group.weight(batch_size, len(logits))
         loss = self._trainee.task.loss(logits, wanted) * weight
         loss.backward()
         return loss.detach()

@@ -19,7 +19,7 @@ from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, begin_run, identify_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
-from afcore.tasks.answers import answers_of
+from afcore.tasks.answers import Answers
 from afcore.tasks.known_tasks import TASKS, find_score, parse_task
 from afcore.tasks.task import Task
 from afcore.training.evaluate import evaluate
@@ -215,15 +215,20 @@ def _with_labels(labels: Any) -> Examples:
     return Examples({"input_ids": ids}, {"labels": Column(labels)})
 
 
+def _scores(task: Task, labels: Any, outputs: Any) -> dict[str, float]:
+    losses = task.losses(torch.from_numpy(outputs), {"labels": torch.from_numpy(labels)})
+    return Answers.of(task, _with_labels(labels), outputs, losses.numpy()).scores()
+
+
 def test_scores_of_numbers() -> None:
     task = TASKS["text-regression"](pad_token_id=0)
     labels = np.asarray([1, 2, 3, 4], dtype=np.float32)
     outputs = np.asarray([[2], [2], [3], [6]], dtype=np.float32)
-    scores = answers_of(task, {"labels": labels}, outputs).scores()
+    scores = _scores(task, labels, outputs)
     assert scores == pytest.approx(
         {"pearson": 0.886593, "spearman": 0.948683, "mae": 0.75, "loss": 1.25}, abs=1e-5
     )
-    flat = answers_of(task, {"labels": labels}, np.ones((4, 1), dtype=np.float32)).scores()
+    flat = _scores(task, labels, np.ones((4, 1), dtype=np.float32))
     assert (flat["pearson"], flat["spearman"]) == (0.0, 0.0)
 
 
@@ -233,12 +238,12 @@ def test_scores_of_several_labels() -> None:
     )
     labels = np.asarray([[1, 0], [1, 1], [0, 0], [0, 1]], dtype=np.float32)
     outputs = np.asarray([[2, -1], [2, -1], [-1, -1], [1, 3]], dtype=np.float32)
-    scores = answers_of(task, {"labels": labels}, outputs).scores()
+    scores = _scores(task, labels, outputs)
     # a: 2 right, 1 too many; b: 1 right, 1 missed.
     assert scores["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
     assert scores["f1_macro"] == pytest.approx((2 * 2 / 5 + 2 / 3) / 2)
     assert scores["exact_match"] == 0.5
-    assert task.prediction(outputs) == ["a", "a", "", "a,b"]
+    assert task.predictions(_with_labels(labels), outputs) == ["a", "a", "", "a,b"]
 
 
 def test_scores_of_levels() -> None:
@@ -247,8 +252,8 @@ def test_scores_of_levels() -> None:
     np.testing.assert_array_equal(labels, [[0, 0], [0, 0], [1, 0], [1, 1]])
     # The third passes a higher threshold and not the lower one: still one of two.
     outputs = np.asarray([[-1, -2], [2, 1], [-1, 1], [3, 1]], dtype=np.float32)
-    assert task.prediction(outputs) == [1, 3, 2, 3]
-    scores = answers_of(task, {"labels": labels}, outputs).scores()
+    assert task.predictions(_with_labels(labels), outputs) == [1, 3, 2, 3]
+    scores = _scores(task, labels, outputs)
     # Squared distances: 4 in 4 rows; 26 in the 4 x 4 pairs of any label with any answer.
     assert scores["kappa"] == pytest.approx(1 - (4 / 4) / (26 / 16))
     assert (scores["mae"], scores["accuracy"]) == (0.5, 0.75)
@@ -268,14 +273,14 @@ def test_kappa_of_one_answer(levels: list[int], passed: int, kappa: float) -> No
     task = _stars(1, 3)
     outputs = np.asarray([[1.0] * passed + [-1.0] * (2 - passed)] * 2, dtype=np.float32)
     labels = task.encode_labels(levels)
-    assert answers_of(task, {"labels": labels}, outputs).scores()["kappa"] == kappa
+    assert _scores(task, labels, outputs)["kappa"] == kappa
 
 
 def test_a_level_beyond_the_scale_is_never_right() -> None:
     task = _stars(1, 3)
     assert task.unknown_labels([0, 1, 3, 7]) == ["0", "7"]
-    values = {"labels": task.encode_labels([0, 1, 3, 7])}
-    found = task.row_values(values, np.asarray([0, 0, 2, 2]))
+    outputs = np.asarray([[-1, -1], [-1, -1], [1, 1], [1, 1]], dtype=np.float32)
+    found = task.row_values(_with_labels(task.encode_labels([0, 1, 3, 7])), outputs)
     assert found["labels"].tolist() == [-1, 0, 2, 6]
     assert found["right"].tolist() == [False, True, True, False]
     assert 0.0 < task.scores[0].compute(found) < 1.0

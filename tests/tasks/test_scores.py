@@ -8,9 +8,11 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_matthews_corrcoef
 
+from afcore.data.examples import Column, Examples
 from afcore.distributed import WorkerGroup
 from afcore.tasks.answers import Answers
 from afcore.tasks.scores import remaining_errors
+from afcore.tasks.task import NO_ANSWER
 from afcore.tasks.text_classification import TextClassification, matthews_correlation
 from afcore.training.evaluate import evaluate
 from tests.training_setup import TASK, make_examples, make_split, make_trainee
@@ -26,7 +28,9 @@ def answers(confusion: list[list[int]]) -> Answers:
 
 
 def of_rows(labels: Any, predicted: Any, losses: Any) -> Answers:
-    return Answers(TASK, {**TASK.row_values({"labels": labels}, predicted), "losses": losses})
+    outputs = np.eye(max(labels.max(), predicted.max()) + 1, dtype=np.float32)[predicted]
+    examples = Examples({"input_ids": Column.of([[2]] * len(labels))}, {"labels": Column(labels)})
+    return Answers.of(TASK, examples, outputs, losses)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ class Together(WorkerGroup):
     def gather(self, value: Any) -> list[Any]:
         if self.rank == 1:
             Together.said = value
-            return [None, value]
+            return [[], value]
         return [value, Together.said]
 
 
@@ -84,7 +88,9 @@ def test_scores_are_of_the_whole_split_whatever_the_number_of_workers(count: int
     Together.said = None
     if count > 1:
         half = evaluate(make_trainee(split, examples, group=Together(1, 2)))
-        assert (half.values["losses"] == 0).any(), "one worker alone does not have all answers"
+        assert (half.values["losses"] == NO_ANSWER).any(), (
+            "one worker alone does not have all answers"
+        )
     both = evaluate(make_trainee(split, examples, group=Together(0, 2)))
     np.testing.assert_array_equal(both.values["predicted"], alone.values["predicted"])
     np.testing.assert_allclose(both.values["losses"], alone.values["losses"], atol=1e-5)

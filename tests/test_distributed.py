@@ -60,7 +60,7 @@ def test_shares_make_up_the_batch_and_weights_its_mean(count: int, size: int) ->
     for rank in range(count):
         group = WorkerGroup(rank, count)
         share = group.share(ids)
-        weight = group.weight(size, len(share))
+        weight = group.weight(size, size, len(share))
         assert len(share) >= 1
         if weight:
             seen += share.tolist()

@@ -131,6 +131,7 @@ def fit(
         clock = time.perf_counter()
         test = None
         if data.test is not None:
+            trainer.compute_metrics = None
             given = trainer.predict(_Features(data.test))
             test = _answers(data.task, data.test, given.predictions, given.label_ids)
         test_seconds = time.perf_counter() - clock
@@ -206,7 +207,8 @@ class _Features(Dataset[dict[str, Any]]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item: dict[str, Any] = {"examples": self.examples, "id": index}
+        # Who iterates without a sampler stops at an IndexError.
+        item: dict[str, Any] = {"examples": self.examples, "id": range(len(self))[index]}
         if self._tokens is not None and self._tokens.offsets is not None:
             start, end = self._tokens.offsets[index : index + 2]
             item["input_ids"] = self._tokens.values[start:end]

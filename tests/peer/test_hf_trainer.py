@@ -122,7 +122,6 @@ def test_the_best_epoch_is_tested_and_handed_back(tiny_tokenizer: Any) -> None:
     assert best.epoch < 4, "choose a seed whose best epoch is not the last"
     assert ours["validation"] == pytest.approx(best.validation, abs=1e-5)
     assert fitted.test is not None
-    assert fitted.test_in_order
     assert ours["test"] == pytest.approx(fitted.test.scores(), abs=1e-5)
     assert [epoch.epoch for epoch in fitted.epochs] == [1, 2, 3, 4]
     for epoch in fitted.epochs:

@@ -85,7 +85,7 @@ class Together(WorkerGroup):
 def test_scores_are_of_the_whole_split_whatever_the_number_of_workers(count: int) -> None:
     split, examples = make_split(), make_examples(count)
     alone = evaluate(make_trainee(split, examples))
-    Together.said = None
+    Together.said = []
     if count > 1:
         half = evaluate(make_trainee(split, examples, group=Together(1, 2)))
         assert (half.values["losses"] == NO_ANSWER).any(), (

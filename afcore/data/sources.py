@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
-from afcore.data.docstrings import docstring_rows
+from afcore.data.builtin.names import BUILT_IN
 from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files, read_local_files
 from afcore.data.formats import Number, class_names
 from afcore.data.split import sampled
@@ -131,8 +131,8 @@ def load_rows(
 
     Args:
         source: a file (path or fsspec URL ending in one of csv, tsv, json, jsonl, parquet, perhaps
-            compressed), ``docstrings``, or the name of a hub data set; the last two may end in
-            ``:SPLIT``.
+            compressed), the name of one that is built in, or of a hub data set; the last two may
+            end in ``:SPLIT``.
         split: the split to take when ``source`` does not name one.
         fields: what to read.
         limit: at most so many rows, a sample by :func:`afcore.data.split.sampled`.
@@ -193,8 +193,8 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
         name, colon, named_split = source.rpartition(":")
         if not colon or named_split.startswith("//"):
             name, named_split = source, split
-        if name == "docstrings":
-            return _rows_table(docstring_rows(named_split), columns)
+        if name in BUILT_IN:
+            return _rows_table(BUILT_IN[name](named_split), columns)
         if Path(name).is_dir():
             return _folder_table(name, named_split, columns, encoding)
         datasets.disable_progress_bars()
@@ -204,7 +204,8 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
     except Exception as error:
         raise DataError(
             f"cannot load the data {source!r}: {innermost_reason(error)}. Give a CSV, JSON lines "
-            "or Parquet file with a header, the name of a hub data set, or 'docstrings'."
+            "or Parquet file with a header, the name of a hub data set, or of one that is built in "
+            f"({', '.join(BUILT_IN)})."
         ) from error
 
 
@@ -212,7 +213,7 @@ def _is_file(source: str) -> bool:
     return "://" not in source and Path(source).is_file()
 
 
-def _rows_table(rows: list[dict[str, str]], columns: list[str]) -> Table:
+def _rows_table(rows: list[dict[str, Any]], columns: list[str]) -> Table:
     names = list(rows[0])
     found = {column: [row[column] for row in rows] for column in columns if column in names}
     return Table(names, found, Places("row", range(len(rows))))

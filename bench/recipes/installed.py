@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from afcore.data.docstrings import PACKAGES, docstring_rows
+from afcore.data.builtin.docstrings import PACKAGES, docstring_rows
 from afcore.errors import DataError
 from bench.recipes.rows import (
     MissingSourceError,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from afcore.data.docstrings import MIN_CHARACTERS, PACKAGES, _docstrings, docstring_rows
+from afcore.data.builtin.docstrings import MIN_CHARACTERS, PACKAGES, _docstrings, docstring_rows
 from afcore.errors import DataError
 
 

@@ -1,0 +1,13 @@
+"""The data sets that a source may name without a file: a line each."""
+
+from collections.abc import Callable
+from typing import Any
+
+from afcore.data.builtin.docstrings import docstring_rows
+
+__all__ = ["BUILT_IN"]
+
+BUILT_IN: dict[str, Callable[[str], list[dict[str, Any]]]] = {
+    "docstrings": docstring_rows,  # a line each
+}
+"""Rows of a split, by the data set's name; each raises :class:`DataError` for another split."""

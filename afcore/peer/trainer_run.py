@@ -68,7 +68,7 @@ def run_hf_trainer(
     if fitted.test is not None:
         tested, classes = scored_test(run, fitted.test)
         tested["test_seconds"] = fitted.test_seconds
-    tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer)
+    tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer, data.task)
     wall_seconds += time.perf_counter() - began
     report = run_report(
         run,

@@ -62,16 +62,24 @@ def model_card(report: RunReport, task: Task, data_digest: str, config: Config) 
 
 ## Use
 
-Texts are cut at {config.data.max_length} tokens, as in training, when told so:
+Texts were cut at {config.data.max_length} tokens in training.
 
 ```python
-from transformers import pipeline
-
-classify = pipeline("{task.pipeline_tag}", "FOLDER", truncation=True)
+{_use(task)}
 ```
 
 or `autofreeze predict FOLDER reviews.csv --output predictions.csv`.
 """
+
+
+def _use(task: Task) -> str:
+    """Python that reads the folder."""
+    if not task.has_pipeline():
+        name = task.auto_class
+        return f'from transformers import {name}\n\nmodel = {name}.from_pretrained("FOLDER")'
+    options = "".join(f", {name}={value!r}" for name, value in task.pipeline_options.items())
+    called = f'pipeline("{task.pipeline_tag}", "FOLDER"{options})'
+    return f"from transformers import pipeline\n\nanswer = {called}"
 
 
 def _scores(report: RunReport) -> dict[str, dict[str, float]]:

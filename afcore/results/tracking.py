@@ -30,6 +30,7 @@ from afcore.errors import (
 )
 from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking_database import make_database, sqlite_path
+from afcore.tasks.task import Task
 
 __all__ = ["Metric", "Tracker", "flat_parameters"]
 
@@ -210,11 +211,18 @@ class Tracker:
         self._client.log_text(run_id, text, name)
 
     @_about_a_run
-    def log_model(self, run_id: str, model: Any, tokenizer: Any) -> str:
+    def log_model(self, run_id: str, model: Any, tokenizer: Any, task: Task) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 
         As ``pyfunc``, which is how MLflow serves it, it cuts texts at the tokenizer's length. A
         pipeline has nothing in which to keep that: it cuts when loaded with ``truncation=True``.
+        Where Transformers has no pipeline for the task, the folder of the model is saved alone.
+
+        Args:
+            run_id: that the model belongs to.
+            model: on the CPU.
+            tokenizer: of it.
+            task: of it.
 
         Returns:
             The model's URI; that of an earlier call when there was one.
@@ -233,28 +241,43 @@ class Tracker:
         ):  # else MLflow looks for a card and a licence under that name on the hub
             model.name_or_path = str(base.absolute())
         with _transfer_settings(), self._mlflow.start_run(run_id=run_id):
-            logged = mlflow.transformers.log_model(
-                transformers_model={"model": model, "tokenizer": tokenizer},
-                name="model",
-                task="text-classification",
-                model_config={"truncation": True},
-                # Given, because finding them out would load the model in another process.
-                pip_requirements=[
-                    f"torch=={torch.__version__.partition('+')[0]}",
-                    f"transformers=={transformers.__version__}",
-                ],
-            )
-        self._client.set_tag(run_id, _MODEL_TAG, logged.model_uri)
-        return str(logged.model_uri)
+            if task.has_pipeline():
+                uri = mlflow.transformers.log_model(
+                    transformers_model={"model": model, "tokenizer": tokenizer},
+                    name="model",
+                    task=task.pipeline_tag,
+                    model_config=dict(task.pipeline_options),
+                    # Given, because finding them out would load the model in another process.
+                    pip_requirements=[
+                        f"torch=={torch.__version__.partition('+')[0]}",
+                        f"transformers=={transformers.__version__}",
+                    ],
+                ).model_uri
+            else:
+                uri = self._log_folder(run_id, model, tokenizer)
+        self._client.set_tag(run_id, _MODEL_TAG, uri)
+        return str(uri)
+
+    def _log_folder(self, run_id: str, model: Any, tokenizer: Any) -> str:
+        """Laid as the flavor lays it, so that one reader finds both."""
+        with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            self._mlflow.log_artifacts(folder, "model/model", run_id=run_id)
+        return f"runs:/{run_id}/model"
 
     @_about_a_run
-    def load_model(self, run_id: str) -> Any:
-        """The classifier that :meth:`log_model` saved.
+    def load_model(self, run_id: str, auto_class: str) -> Any:
+        """The model that :meth:`log_model` saved.
+
+        Args:
+            run_id: that it belongs to.
+            auto_class: of ``transformers``, which knows its head.
 
         Raises:
             UserError: when it cannot be had.
         """
-        from transformers import AutoModelForSequenceClassification
+        import transformers
 
         self._mlflow.set_tracking_uri(self._uri)
         tags = self._client.get_run(run_id).data.tags
@@ -262,7 +285,7 @@ class Tracker:
             try:
                 uri = tags[_MODEL_TAG]
                 saved = self._mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-                return AutoModelForSequenceClassification.from_pretrained(
+                return getattr(transformers, auto_class).from_pretrained(
                     Path(saved) / "model", use_safetensors=True, trust_remote_code=False
                 )
             except Exception as error:  # of any artifact store

@@ -52,5 +52,5 @@ def _best_model(run: Run, report: RunReport) -> Any:
     """On the CPU. The Trainer's modes leave no checkpoints: MLflow has their model."""
     if run.config.mode not in PEER_MODES:
         return load_checkpoint(run, report.totals.best_epoch)[0].model.cpu()
-    tracking = run.config.tracking
-    return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id)
+    tracking, auto_class = run.config.tracking, run.record.task.auto_class
+    return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)

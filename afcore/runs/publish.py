@@ -75,7 +75,7 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     data = run.data()
     tested, classes = _test(run, data, split)
     tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
-    tracker.log_model(mlflow_run_id, described(run, split.model.cpu()), tokenizer)
+    tracker.log_model(mlflow_run_id, described(run, split.model.cpu()), tokenizer, data.task)
     wall_seconds += time.perf_counter() - began
     intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
     report = run_report(

@@ -47,6 +47,8 @@ class Task(BaseModel, ABC):
     """Class of ``transformers`` that makes the model with its head."""
     pipeline_tag: ClassVar[str] = "text-classification"
     """The hub's name for such models."""
+    pipeline_options: ClassVar[Mapping[str, Any]] = {"truncation": True}
+    """What a pipeline of Transformers is loaded with, to cut long texts as the test did."""
 
     columns: ClassVar[Mapping[str, str]] = {"text": "text", "label": "label"}
     """Keys of ``data`` that name a column, with the name that each has unless it is given."""
@@ -120,6 +122,13 @@ class Task(BaseModel, ABC):
     def num_outputs(self) -> int:
         """Numbers that the last layer puts out at a position; 0: as many as the model says."""
         return int(self.head_settings.get("num_labels", 0))
+
+    @classmethod
+    def has_pipeline(cls) -> bool:
+        """Whether this release of Transformers has a pipeline for such models."""
+        from transformers.pipelines import SUPPORTED_TASKS
+
+        return cls.pipeline_tag in SUPPORTED_TASKS
 
     # A batch, and how it is answered.
 

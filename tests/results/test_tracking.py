@@ -20,6 +20,8 @@ from afcore.freezing.policy import FreezeDecision, FreezeState, Interval
 from afcore.results.report import EpochReport
 from afcore.results.tracking import Tracker, flat_parameters
 from afcore.runs.records import CheckpointRecord
+from afcore.tasks.known_tasks import TASKS
+from afcore.tasks.text_regression import TextRegression
 from afcore.training.trained import StepLog, TrainedEpoch
 from tests.reports import make_report
 
@@ -276,5 +278,22 @@ def test_a_model_of_a_folder_is_not_looked_for_on_the_hub(
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert.name)
     tracker = Tracker(uri, "test")
     run_id = tracker.begin("t", "n")
-    tracker.log_model(run_id, model, AutoTokenizer.from_pretrained(tiny_bert))
+    task = TASKS["text-regression"](pad_token_id=0)
+    tracker.log_model(run_id, model, AutoTokenizer.from_pretrained(tiny_bert), task)
     assert asked == [str(tiny_bert)]
+
+
+def test_a_model_without_a_pipeline_is_saved_and_read_again(tiny_bert: Path, uri: str) -> None:
+    class NoPipeline(TextRegression):
+        pipeline_tag = "reading-of-tea-leaves"
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=1)
+    tracker = Tracker(uri, "test")
+    run_id = tracker.begin("t", "n")
+    logged = tracker.log_model(
+        run_id, model, AutoTokenizer.from_pretrained(tiny_bert), NoPipeline(pad_token_id=0)
+    )
+    assert logged == f"runs:/{run_id}/model"
+    read = tracker.load_model(run_id, "AutoModelForSequenceClassification").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(read[name]), name

@@ -234,9 +234,9 @@ def _labelled(source: str, table: Table, label: Field, rows: Rows) -> tuple[Rows
 
 
 def _examples(model: FinetunedModel, name: str, rows: Rows) -> Examples:
-    max_length = longest_example(model.model, model.tokenizer)
-    examples = model.task.examples(model.tokenizer, rows, max_length)
-    check_tokens(name, model.model, model.tokenizer, examples, rows.source)
+    max_length = longest_example(model.model, model.processor)
+    examples = model.task.examples(model.processor, rows, max_length)
+    check_tokens(name, model.model, model.processor, examples, rows.source)
     return examples
 
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from afcore.errors import ModelError
-from afcore.model.pretrained import check_finite, load_tokenizer, read_config, read_model, shown
+from afcore.model.pretrained import check_finite, read_config, read_model, shown
+from afcore.model.processors import load_processor
 from afcore.model.split_model import Batch, SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
 from afcore.tasks.known_tasks import DEFAULT_TASK, TASKS, parse_task, task_class, task_of_model
@@ -30,14 +31,14 @@ class FinetunedModel:
 
     Attributes:
         model: a ``PreTrainedModel`` on the CPU.
-        tokenizer: of the model, padding on the right.
+        processor: of the model: its tokenizer, padding on the right.
         task: that it was trained for.
         settings: of its training.
         logits: of a batch, [b, ...].
     """
 
     model: Any
-    tokenizer: Any
+    processor: Any
     task: Task
     settings: ModelSettings
     logits: Callable[[Batch], Tensor]
@@ -54,7 +55,8 @@ def load_finetuned(name: str) -> FinetunedModel:
     """
     config = read_config(name, _ADVICE)
     settings = _settings(name, config)
-    model, report = read_model(name, _auto_class(settings, config), _ADVICE)
+    kind = _task_class(settings, config)
+    model, report = read_model(name, kind.auto_class, _ADVICE)
     absent = sorted([*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])])
     if absent:
         raise ModelError(
@@ -62,27 +64,26 @@ def load_finetuned(name: str) -> FinetunedModel:
             "it first, with `autofreeze run`."
         )
     check_finite(name, model, set())
-    tokenizer = load_tokenizer(name)
+    processor = load_processor(kind.processor, name)
     if settings.task is not None:
         task = parse_task(settings.task)
     else:
-        task = task_of_model(name, model.config, tokenizer, ours=settings.run_id is not None)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+        task = task_of_model(name, model.config, processor, ours=settings.run_id is not None)
+    if kind.processor == "tokenizer" and model.config.pad_token_id is None:
+        model.config.pad_token_id = processor.pad_token_id
     logits = _as_it_comes(model.eval())
     if settings.pooled_last_block is not None:
         logits = SplitModel(model, pool=settings.pooled_last_block).logits
-    return FinetunedModel(model, tokenizer, task, settings, logits)
+    return FinetunedModel(model, processor, task, settings, logits)
 
 
-def _auto_class(settings: ModelSettings, config: Any) -> str:
-    """Of the task, or of the first one whose models are called as this one is."""
+def _task_class(settings: ModelSettings, config: Any) -> type[Task]:
+    """The task's, or that of the first one whose models are called as this one is."""
     if settings.task is not None:
-        return task_class(str(settings.task.get("name"))).auto_class
-    names = [kind.auto_class for kind in TASKS.values()]
+        return task_class(str(settings.task.get("name")))
     called = (config.architectures or [""])[0]
-    endings = (name for name in names if called.endswith(name.removeprefix("AutoModel")))
-    return next(endings, task_class(DEFAULT_TASK).auto_class)
+    kinds = (k for k in TASKS.values() if called.endswith(k.auto_class.removeprefix("AutoModel")))
+    return next(kinds, task_class(DEFAULT_TASK))
 
 
 def _settings(name: str, config: Any) -> ModelSettings:

@@ -14,7 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from afcore.errors import ModelError
 from afcore.extras import how_to_install
@@ -24,6 +24,7 @@ __all__ = [
     "build_model",
     "check_finite",
     "forward_settings",
+    "load_image_processor",
     "load_model",
     "load_tokenizer",
     "read_config",
@@ -96,6 +97,22 @@ def load_tokenizer(name: str, max_length: int | None = None) -> Any:
     if max_length is not None:
         tokenizer.model_max_length = max_length
     return tokenizer
+
+
+def load_image_processor(name: str) -> Any:
+    """What makes pictures into the model's tensors.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    path = locate(name)
+    try:
+        return AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # as of a tokenizer
+        raise ModelError(
+            f"model {name!r}: no image processor: {why_not_loaded(path, error)}. Give a model of "
+            "pictures, whose folder has a preprocessor_config.json"
+        ) from error
 
 
 def load_model(

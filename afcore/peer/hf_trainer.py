@@ -87,7 +87,7 @@ class Fitted:
 
 def fit(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     data: PreparedData,
     *,
     training: TrainingConfig,
@@ -99,7 +99,7 @@ def fit(
 
     Args:
         model: with its new head; changed in place.
-        tokenizer: pads; nothing is tokenized again.
+        processor: of the model, which the Trainer knows it by; nothing is tokenized again.
         data: all splits.
         training: the settings that all modes share.
         score: the main one.
@@ -115,7 +115,7 @@ def fit(
     watch = _Watch(compute, training.num_epochs, score, data.task)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         trainer = _make_trainer(
-            model, tokenizer, data, _arguments(training, score, compute, recipe, folder), watch
+            model, processor, data, _arguments(training, score, compute, recipe, folder), watch
         )
         if recipe.early_stopping_patience is not None:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -176,7 +176,7 @@ def _arguments(
 
 def _make_trainer(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     data: PreparedData,
     arguments: TrainingArguments,
     watch: TrainerCallback,
@@ -187,7 +187,7 @@ def _make_trainer(
         train_dataset=_Features(data.train),
         eval_dataset=_Features(data.validation),
         data_collator=partial(_collate, task=data.task),
-        processing_class=tokenizer,
+        processing_class=processor,
         compute_metrics=partial(_scores, task=data.task, examples=data.validation),
         callbacks=[watch],
         task=data.task,

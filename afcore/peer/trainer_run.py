@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from afcore.cost import Usage, cost_usd
-from afcore.model.pretrained import load_tokenizer
+from afcore.model.processors import processor_of
 from afcore.peer.hf_trainer import Recipe, fit
 from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
@@ -52,10 +52,10 @@ def run_hf_trainer(
     """
     began = time.perf_counter()
     data = run.data()
-    tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
+    processor = processor_of(run.config)
     fitted = fit(
         run.pretrained().model,
-        tokenizer,
+        processor,
         data,
         training=run.config.training,
         score=run.config.main_score,
@@ -68,7 +68,7 @@ def run_hf_trainer(
     if fitted.test is not None:
         tested, classes = scored_test(run, fitted.test)
         tested["test_seconds"] = fitted.test_seconds
-    tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), tokenizer, data.task)
+    tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), processor, data.task)
     wall_seconds += time.perf_counter() - began
     report = run_report(
         run,

@@ -61,15 +61,19 @@ def model_card(report: RunReport, task: Task, data_digest: str, config: Config) 
 {_facts(report, data_digest, config)}
 
 ## Use
-
-Texts were cut at {config.data.max_length} tokens in training.
-
+{_cut(task, config)}
 ```python
 {_use(task)}
 ```
 
 or `autofreeze predict FOLDER reviews.csv --output predictions.csv`.
 """
+
+
+def _cut(task: Task, config: Config) -> str:
+    if task.processor != "tokenizer":
+        return ""
+    return f"\nTexts were cut at {config.data.max_length} tokens in training.\n"
 
 
 def _use(task: Task) -> str:

@@ -211,7 +211,7 @@ class Tracker:
         self._client.log_text(run_id, text, name)
 
     @_about_a_run
-    def log_model(self, run_id: str, model: Any, tokenizer: Any, task: Task) -> str:
+    def log_model(self, run_id: str, model: Any, processor: Any, task: Task) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 
         As ``pyfunc``, which is how MLflow serves it, it cuts texts at the tokenizer's length. A
@@ -221,7 +221,7 @@ class Tracker:
         Args:
             run_id: that the model belongs to.
             model: on the CPU.
-            tokenizer: of it.
+            processor: of it: its tokenizer.
             task: of it.
 
         Returns:
@@ -243,7 +243,7 @@ class Tracker:
         with _transfer_settings(), self._mlflow.start_run(run_id=run_id):
             if task.has_pipeline():
                 uri = mlflow.transformers.log_model(
-                    transformers_model={"model": model, "tokenizer": tokenizer},
+                    transformers_model={"model": model, task.processor: processor},
                     name="model",
                     task=task.pipeline_tag,
                     model_config=dict(task.pipeline_options),
@@ -254,15 +254,15 @@ class Tracker:
                     ],
                 ).model_uri
             else:
-                uri = self._log_folder(run_id, model, tokenizer)
+                uri = self._log_folder(run_id, model, processor)
         self._client.set_tag(run_id, _MODEL_TAG, uri)
         return str(uri)
 
-    def _log_folder(self, run_id: str, model: Any, tokenizer: Any) -> str:
+    def _log_folder(self, run_id: str, model: Any, processor: Any) -> str:
         """Laid as the flavor lays it, so that one reader finds both."""
         with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
             model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            processor.save_pretrained(folder)
             self._mlflow.log_artifacts(folder, "model/model", run_id=run_id)
         return f"runs:/{run_id}/model"
 

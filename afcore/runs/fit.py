@@ -44,7 +44,7 @@ def num_positions(model: Any) -> int | None:
 
 def longest_example(model: Any, tokenizer: Any) -> int:
     """Tokens that both have room for; many, where neither has a limit."""
-    limits = [num_positions(model), tokenizer.model_max_length, _NO_LIMIT]
+    limits = [num_positions(model), getattr(tokenizer, "model_max_length", None), _NO_LIMIT]
     return min(int(limit) for limit in limits if limit is not None)
 
 

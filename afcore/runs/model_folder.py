@@ -5,7 +5,7 @@ from typing import Any
 
 from afcore.config import PEER_MODES, Config
 from afcore.errors import StoreError
-from afcore.model.pretrained import load_tokenizer
+from afcore.model.processors import processor_of
 from afcore.results.model_card import model_card
 from afcore.results.report import RunReport
 from afcore.results.tracking import Tracker
@@ -38,10 +38,10 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
         update={"config": run.config.model_copy(update={"data": config.data})}
     )
     model = described(Run(run.storage, record), _best_model(run, report))
-    tokenizer = load_tokenizer(config.model.name, config.data.max_length)
+    processor = processor_of(config)
     with new_folder(folder) as draft:
         model.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
+        processor.save_pretrained(draft)
         card = model_card(report, record.task, record.data, config)
         (draft / "README.md").write_text(card, encoding="utf-8")
         for file in draft.iterdir():  # weights are written for their owner alone

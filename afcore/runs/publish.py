@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.config import PEER_MODES
-from afcore.model.pretrained import load_tokenizer
+from afcore.model.processors import processor_of
 from afcore.model.split_model import SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
 from afcore.results.classes import classes_report
@@ -74,8 +74,8 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     split, _ = load_checkpoint(run, best.epoch)
     data = run.data()
     tested, classes = _test(run, data, split)
-    tokenizer = load_tokenizer(run.config.model.name, run.config.data.max_length)
-    tracker.log_model(mlflow_run_id, described(run, split.model.cpu()), tokenizer, data.task)
+    model = described(run, split.model.cpu())
+    tracker.log_model(mlflow_run_id, model, processor_of(run.config), data.task)
     wall_seconds += time.perf_counter() - began
     intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
     report = run_report(

@@ -45,12 +45,8 @@ from afcore.model.checks import (
     verify_split,
 )
 from afcore.model.compile import check_compiler
-from afcore.model.pretrained import (
-    build_model,
-    forward_settings,
-    load_model,
-    load_tokenizer,
-)
+from afcore.model.pretrained import build_model, forward_settings, load_model
+from afcore.model.processors import load_processor
 from afcore.model.split_model import Batch, SplitModel
 from afcore.model.stacks import ModelStructure
 from afcore.numerics import NUMERICS, numerics_of
@@ -59,7 +55,7 @@ from afcore.runs.checkpoint import weight_digests
 from afcore.runs.fit import check_fit, check_length
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
-from afcore.tasks.known_tasks import parse_task
+from afcore.tasks.known_tasks import parse_task, task_class
 from afcore.tasks.prepare import DataSources, PreparedData, open_prepared, prepare
 from afcore.tasks.task import Task
 from afcore.trainee import Trainee
@@ -237,16 +233,17 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     compute = choose_compute(config.training.precision)
     if config.training.compile:
         check_compiler(compute.device)
-    tokenizer = load_tokenizer(config.model.name)
+    processor = load_processor(task_class(config.task).processor, config.model.name)
     data = prepare(
-        storage, tokenizer, config.task, data_sources(config.data), config.data.max_length
+        storage, processor, config.task, data_sources(config.data), config.data.max_length
     )
     task = data.task
     for warning in task.warnings(data.validation, config.main_score):
         _log.warning("%s.", warning)
-    model = _load_with_padding(config, task, tokenizer)
-    check_length(config.data.max_length, config.model.name, model, tokenizer)
-    check_fit(config.model.name, model, tokenizer, data)
+    model = _load_with_padding(config, task, processor)
+    if task.processor == "tokenizer":
+        check_length(config.data.max_length, config.model.name, model, processor)
+    check_fit(config.model.name, model, processor, data)
     split = SplitModel(model, pool=config.training.pooled_last_block)
     try:
         config.freezing.begin(split.num_blocks)
@@ -454,7 +451,7 @@ def _load_model(config: Config, task: Task) -> Any:
         task.auto_class,
         config.training.seed,
         allow_new=config.model.allow_new_weights,
-        pad_token_id=task.pad_token_id,
+        **({"pad_token_id": task.pad_token_id} if task.processor == "tokenizer" else {}),
         **task.head_settings,
     )
 

@@ -18,11 +18,12 @@ from afcore.data.examples import Examples, padded
 from afcore.data.sources import Field, Rows
 from afcore.tasks.scores import RowValues, Score
 
-__all__ = ["NO_ANSWER", "Targets", "Task"]
+__all__ = ["NO_ANSWER", "Processor", "Targets", "Task"]
 
 Targets = dict[str, Tensor]
 """What a batch should be answered with, by name, each [b, ...]."""
 Reads = Literal["one", "all"]
+Processor = Literal["tokenizer", "image_processor"]
 NO_ANSWER = -100
 """Fills targets and answers of an example that has fewer of them than others; Transformers' losses
 leave it out."""
@@ -43,6 +44,8 @@ class Task(BaseModel, ABC):
     head_reads: ClassVar[Reads] = "one"
     """Whether the head reads the last block's output at ``one`` position of each example, which may
     then be the only one that is computed there, or at ``all``."""
+    processor: ClassVar[Processor] = "tokenizer"
+    """What makes a model's inputs of rows."""
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     """Class of ``transformers`` that makes the model with its head."""
     pipeline_tag: ClassVar[str] = "text-classification"

@@ -1,4 +1,4 @@
-"""Rows of named fields from anywhere: files, hub data sets, and what is built in.
+"""Rows of named fields from anywhere: files, hub data sets, memory, and what is built in.
 
 Who asks for a field says what it holds. Leaves files to :mod:`afcore.data.files`, and tokens to
 :mod:`afcore.tasks.prepare`.
@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from afcore.data.builtin.names import BUILT_IN
 from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files, read_local_files
-from afcore.data.formats import Number, class_names
+from afcore.data.formats import Number
+from afcore.data.held_rows import HeldRows, dataset_table
 from afcore.data.split import sampled
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
@@ -119,7 +120,7 @@ class Rows:
 
 
 def load_rows(
-    source: str,
+    source: str | HeldRows,
     split: str,
     fields: Sequence[Field],
     *,
@@ -132,7 +133,7 @@ def load_rows(
     Args:
         source: a file (path or fsspec URL ending in one of csv, tsv, json, jsonl, parquet, perhaps
             compressed), the name of one that is built in, or of a hub data set; the last two may
-            end in ``:SPLIT``.
+            end in ``:SPLIT``; or rows in memory.
         split: the split to take when ``source`` does not name one.
         fields: what to read.
         limit: at most so many rows, a sample by :func:`afcore.data.split.sampled`.
@@ -144,7 +145,11 @@ def load_rows(
             not what the field wants.
     """
     groups = [] if group is None else [Field("group", group, read_labels)]
-    table = _load(source, split, [one.column for one in [*fields, *groups]], encoding)
+    columns = [one.column for one in [*fields, *groups]]
+    if isinstance(source, HeldRows):
+        table, source = source.table(columns), source.name
+    else:
+        table = _load(source, split, columns, encoding)
     if len(table) == 0:
         raise DataError(f"data {source!r} has no rows")
     for one in [*fields, *groups]:
@@ -198,7 +203,7 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
         if Path(name).is_dir():
             return _folder_table(name, named_split, columns, encoding)
         datasets.disable_progress_bars()
-        return _dataset_table(name, datasets.load_dataset(name, split=named_split), columns)
+        return dataset_table(name, datasets.load_dataset(name, split=named_split), columns)
     except DataError:
         raise
     except Exception as error:
@@ -237,17 +242,7 @@ def _folder_table(folder: str, split: str, columns: list[str], encoding: str) ->
         if files and builder.info.features is None and all(file_format(file) for file in files):
             return read_local_files(files, columns, encoding)
         read = datasets.load_dataset(folder, split=split, cache_dir=copy, keep_in_memory=True)
-        return _dataset_table(folder, read, columns)
-
-
-def _dataset_table(name: str, dataset: Any, columns: list[str]) -> Table:
-    names = list(dataset.column_names)
-    found = {
-        column: class_names(name, column, dataset[column], dataset.features[column])
-        for column in columns
-        if column in names
-    }
-    return Table(names, found, Places("row", range(dataset.num_rows)))
+        return dataset_table(folder, read, columns)
 
 
 def innermost_reason(error: BaseException) -> str:

@@ -1,0 +1,143 @@
+"""Rows that the caller holds in memory, in the shapes that people hold them, as a table.
+
+A ``datasets.Dataset``, a pandas ``DataFrame``, a list of dicts or a dict of columns. Values are read
+as those of a file with types are: by who asks for the field.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from afcore.data.formats import class_names
+from afcore.data.table import Places, Table
+from afcore.errors import DataError
+
+__all__ = ["HeldRows", "dataset_table", "hold_rows"]
+
+_WANTED = (
+    "Give a datasets.Dataset, a pandas DataFrame, a list of dicts, a dict of columns, or the name "
+    "of a file or hub data set"
+)
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """Rows in memory, under the name that messages and records have for them.
+
+    Attributes:
+        name: of the data.
+        rows: of one of the kinds that :func:`hold_rows` takes.
+    """
+
+    name: str
+    rows: Any
+
+    def table(self, columns: Sequence[str]) -> Table:
+        """All of the rows, and of their columns those that are wanted and there.
+
+        Raises:
+            DataError: for what is no table.
+        """
+        if isinstance(self.rows, datasets.Dataset):
+            return dataset_table(self.name, self.rows, columns)
+        if _is_frame(self.rows):
+            return _frame_table(self.name, self.rows, columns)
+        if isinstance(self.rows, Mapping):
+            return _columns_table(self.name, self.rows, columns)
+        return _dicts_table(self.name, self.rows, columns)
+
+
+def hold_rows(name: str, rows: Any) -> HeldRows:
+    """Rows of a known kind.
+
+    Args:
+        name: of the data, in messages and records.
+        rows: a ``datasets.Dataset``, a pandas ``DataFrame``, a list of dicts, a dict of columns.
+
+    Raises:
+        DataError: for anything else.
+    """
+    if isinstance(rows, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise DataError(
+            f"data {name!r}: a {type(rows).__name__} holds several splits ({', '.join(rows)}). "
+            f"Give one of them, e.g. data[{next(iter(rows), 'train')!r}]"
+        )
+    if isinstance(rows, datasets.IterableDataset):
+        raise DataError(
+            f"data {name!r}: an IterableDataset is read once, and rows are needed again. Give "
+            "datasets.Dataset.from_list(list(rows))"
+        )
+    known = isinstance(rows, datasets.Dataset | Mapping | list | tuple) or _is_frame(rows)
+    if not known:
+        raise DataError(f"data {name!r}: got {type(rows).__name__}. {_WANTED}")
+    return HeldRows(name, rows)
+
+
+def dataset_table(name: str, dataset: Any, columns: Sequence[str]) -> Table:
+    """Some columns of a ``datasets.Dataset``; classes by their names."""
+    names = list(dataset.column_names)
+    found = {
+        column: class_names(name, column, dataset[column], dataset.features[column])
+        for column in columns
+        if column in names
+    }
+    return Table(names, found, Places("row", range(dataset.num_rows)))
+
+
+def _is_frame(rows: Any) -> bool:
+    """Who holds one has imported pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(rows, pandas.DataFrame)
+
+
+def _frame_table(name: str, frame: Any, columns: Sequence[str]) -> Table:
+    names = [str(column) for column in frame.columns]
+    found = {}
+    for column in columns:
+        if names.count(column) > 1:
+            raise DataError(f"data {name!r} has {names.count(column)} columns {column!r}; keep one")
+        if column in names:
+            series = frame.iloc[:, names.index(column)]
+            lacking = series.isna()
+            values = series.astype(object).tolist()
+            found[column] = [
+                None if lacks else _plain(value)
+                for value, lacks in zip(values, lacking, strict=True)
+            ]
+    return Table(names, found, Places("row", range(len(frame))))
+
+
+def _columns_table(name: str, rows: Mapping[str, Any], columns: Sequence[str]) -> Table:
+    names = [str(column) for column in rows]
+    values = {str(column): list(given) for column, given in rows.items()}
+    lengths = {column: len(given) for column, given in values.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{column!r} {length}" for column, length in lengths.items())
+        raise DataError(f"data {name!r}: columns of different lengths ({shown})")
+    found = {column: list(map(_plain, values[column])) for column in columns if column in values}
+    return Table(names, found, Places("row", range(max(lengths.values(), default=0))))
+
+
+def _dicts_table(name: str, rows: Sequence[Any], columns: Sequence[str]) -> Table:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"data {name!r}: row {number}, counted from 0, is a {type(row).__name__}, not a "
+                "dict. Write each row as {'text': ..., 'label': ...}"
+            )
+    names = list(dict.fromkeys(str(column) for row in rows for column in row))
+    found = {
+        column: [_plain(row.get(column)) for row in rows] for column in columns if column in names
+    }
+    return Table(names, found, Places("row", range(len(rows))))
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.tolist() if isinstance(value, np.ndarray) else value

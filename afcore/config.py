@@ -43,6 +43,7 @@ __all__ = [
     "TrackingConfig",
     "TrainingConfig",
     "WorkersConfig",
+    "change_keys",
     "check_extras",
     "load_config",
     "parse_config",
@@ -524,7 +525,7 @@ class Config(_Section):
             ConfigError: for an unknown key or a value that is not allowed.
         """
         tree = self.model_dump()
-        _change(tree, changes, source="replace")
+        change_keys(tree, changes, source="replace")
         return parse_config(tree, source="replace")
 
 
@@ -550,7 +551,7 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
             changes[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML") from error
-    _change(tree, changes, source="--set")
+    change_keys(tree, changes, source="--set")
     return parse_config(tree, source=path)
 
 
@@ -575,7 +576,14 @@ def check_extras(config: Config) -> None:
         require_package("ray", "workers.launcher: ray")
 
 
-def _change(tree: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:
+def change_keys(tree: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:
+    """Change a tree of plain values by dotted keys, in place.
+
+    With another ``freezing.policy`` the keys that it does not have are left behind.
+
+    Raises:
+        ConfigError: where a key goes through a value that is no section.
+    """
     if "freezing.policy" in changes:
         _leave_behind(tree, changes["freezing.policy"])
     for key, value in changes.items():

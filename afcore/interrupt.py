@@ -1,4 +1,4 @@
-"""A request to stop soon, by SIGTERM or by whoever started this process.
+"""A request to stop soon, by a signal or by whoever started this process.
 
 Nothing is interrupted: the training loop asks :func:`stop_requested` between steps.
 """
@@ -9,7 +9,14 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["catch_sigterm", "committing", "is_committing", "request_stop", "stop_requested"]
+__all__ = [
+    "catch_sigint",
+    "catch_sigterm",
+    "committing",
+    "is_committing",
+    "request_stop",
+    "stop_requested",
+]
 
 # Plain values and no Event, whose lock the interrupted code may hold.
 _requested = False
@@ -65,6 +72,32 @@ def catch_sigterm() -> Iterator[None]:
             _requested = False
         if main:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if former is None else former)
+
+
+@contextlib.contextmanager
+def catch_sigint() -> Iterator[list[int]]:
+    """Take the first SIGINT while inside as a request to stop; the second interrupts at once.
+
+    Yields:
+        The signals so far. In a thread other than the main one there are none.
+    """
+    seen: list[int] = []
+
+    def on_sigint(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+        request_stop()
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    with catch_sigterm():
+        if threading.current_thread() is not threading.main_thread():
+            yield seen
+            return
+        former = signal.signal(signal.SIGINT, on_sigint)
+        try:
+            yield seen
+        finally:
+            signal.signal(signal.SIGINT, former or signal.default_int_handler)
 
 
 def _on_sigterm(_number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Predict for the texts of a file with a trained model, as the test of its training did.
+"""Predict for rows, of a file or in memory, with a trained model as the test of its training did.
 
 The file is read, its texts are cut, and numbers are rounded as there; up to :data:`CHUNK_ROWS` rows
 the batches are the same too, so that not a bit differs. A longer file is read, predicted and
@@ -22,6 +22,7 @@ import torch
 from afcore.compute import Compute, choose_compute
 from afcore.data.examples import Examples
 from afcore.data.files import FORMATS, file_format, stream_file
+from afcore.data.held_rows import HeldRows
 from afcore.data.order import inference_batches
 from afcore.data.sources import Field, Rows, innermost_reason, read_labels, read_rows, refuse_blank
 from afcore.data.table import Table
@@ -34,7 +35,7 @@ from afcore.tasks.answers import Answers, together
 from afcore.tasks.scores import RowValues
 from afcore.tasks.task import Task
 
-__all__ = ["CHUNK_ROWS", "Predicted", "predict_file"]
+__all__ = ["CHUNK_ROWS", "Predicted", "predict_file", "predict_rows"]
 
 CHUNK_ROWS = 10_000
 PREDICTION = "prediction"
@@ -137,6 +138,26 @@ def predict_file(
                         predicted.add(some, _examples(model, model_name, some), theirs)
             writer.write(_columns(source, table, model.task, examples, answers, probabilities))
     return predicted
+
+
+def predict_rows(model: FinetunedModel, rows: HeldRows) -> list[Any]:
+    """What is predicted of rows in memory, in their order.
+
+    Args:
+        model: goes to the device that computes.
+        rows: with the columns that the model was trained on; others are not looked at.
+
+    Raises:
+        DataError: for rows that cannot be read.
+    """
+    columns, compute = model.settings.columns, choose_compute(model.settings.precision)
+    fields = model.task.fields(model.task.named_columns(columns))
+    table = rows.table([one.column for one in fields if not one.is_target])
+    found = _inputs(rows.name, table, _fields(rows.name, table, model.task, columns, ()))
+    examples = _examples(model, "the model", found)
+    model.model.to(compute.device)
+    answers = _answers(model, examples, compute, 0, lambda _: None)
+    return model.task.predictions(examples, answers)
 
 
 def _checked_format(source: str, output: str | None) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from afcore.errors import ConfigError
 
-__all__ = ["SECRET_MESSAGE", "USERINFO", "parse", "read_mapping"]
+__all__ = ["SECRET_MESSAGE", "USERINFO", "key_paths", "parse", "read_mapping"]
 
 SECRET_MESSAGE = (
     "a password in a URI would be logged; give credentials through the environment, e.g. "
@@ -127,7 +127,7 @@ def _nearest(place: _Place, kind: type[BaseModel]) -> str:
     if place.kinds and (said := _nearest_of_kinds(place)):
         return said
     leaf, wanted = place.keys[-1], ".".join(place.keys)
-    known = {".".join(path): path for path in _keys(kind)}
+    known = {".".join(path): path for path in key_paths(kind)}
     siblings = [place.beside(name) for name in place.section.model_fields] if place.section else []
     for candidates in [] if place.kinds else [siblings, list(known)]:
         if found := difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.6):
@@ -172,11 +172,12 @@ def _kinds(annotation: Any, chooser: str) -> dict[str, type[BaseModel]]:
     return {one.model_fields[chooser].default: one for one in _sections(annotation)}
 
 
-def _keys(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def key_paths(section: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """All keys of a tree, sections among them; one that several kinds have is there for each."""
     keys = []
     for name, found in section.model_fields.items():
         keys.append((*prefix, name))
         if get_origin(found.annotation) is not dict:
             for inner in _sections(found.annotation):
-                keys += _keys(inner, (*prefix, name))
+                keys += key_paths(inner, (*prefix, name))
     return keys

@@ -76,7 +76,7 @@ _SAID_HERE = {
     "RunReport.decisions": "in order; none where the policy never decides",
     "RunReport.intervals": "in order, those without a decision too",
     "RunReport.totals": "of the whole run",
-    "RunReport.mlflow_run_id": "where it was logged",
+    "RunReport.mlflow_run_id": "where it was logged; null where it was trained without MLflow",
     "DataReport.train_examples": "without those held out for validation",
     "DataReport.validation_examples": "scored after every epoch",
     "DataReport.test_examples": "scored once; 0 without a test set",

@@ -83,7 +83,11 @@ def run(
     with _exit_codes():
         resolved = load_config(config, overrides or [])
         _check_writable(report)
-        folder = _check_output(output, resolved) if output is not None else None
+        folder = None
+        if output is not None:
+            from afcore.runs.model_folder import check_output
+
+            folder = check_output(output, resolved)
         result = _run_flow("finetune", resolved, fresh=fresh)
         recorded = result.pop("recorded", False)
         _write(report, result)
@@ -534,19 +538,6 @@ def _check_writable(report: Path | None) -> None:
             report.unlink()
     except OSError as error:
         raise ConfigError(f"--report {report}: cannot be written: {error.strerror}") from error
-
-
-def _check_output(output: str, config: Config) -> Path:
-    """Before hours of work too; and what the run reads is not for it to replace."""
-    from afcore.storage.outputs import check_folder
-
-    folder = check_folder(output)
-    data = config.data
-    read = [config.model.name, config.store, data.train, data.validation, data.test, os.getcwd()]
-    for source in (source for source in read if isinstance(source, str)):
-        if Path(os.path.realpath(os.path.expanduser(source))).is_relative_to(folder):
-            raise ConfigError(f"--output {output}: {source} is read or in use. Give another folder")
-    return folder
 
 
 def _write(report: Path | None, result: dict[str, Any]) -> None:

@@ -136,7 +136,8 @@ def finetune(
     """Fine-tune a pre-trained transformer, freezing what has converged.
 
     Started again after any interruption, it goes on from the last committed epoch; a finished run
-    returns its recorded report.
+    returns its recorded report. One that was trained without MLflow is logged there first: its
+    epochs are found, only the test is made again.
 
     Args:
         config: The training, completely described.
@@ -158,7 +159,8 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
     began = time.time()
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store)
-    if not fresh and (report := finished_report(storage, record.run_id)) is not None:
+    report = None if fresh else finished_report(storage, record.run_id)
+    if report is not None and report.mlflow_run_id is not None:
         if parent_mlflow_run_id is not None:
             tracker = Tracker(config.tracking.uri, config.tracking.experiment)
             tracker.set_parent(report.mlflow_run_id, parent_mlflow_run_id)
@@ -178,17 +180,17 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
         run.note_tracking(mlflow_run_id)
         try:
             if config.mode in PEER_MODES:
-                report = train_with_hf_trainer(
+                published = train_with_hf_trainer(
                     config.store, record.run_id, mlflow_run_id, lease.number, lease.seconds()
                 )
             else:
                 with catch_sigterm():  # between epochs too
                     _train_epochs(run, lease, mlflow_run_id)
-                report = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
+                published = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
         except BaseException as error:
             tracker.finish(mlflow_run_id, error)
             raise
-    return report
+    return published
 
 
 def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:

@@ -1,7 +1,7 @@
 """Rows that the caller holds in memory, in the shapes that people hold them, as a table.
 
-A ``datasets.Dataset``, a pandas ``DataFrame``, a list of dicts or a dict of columns. Values are read
-as those of a file with types are: by who asks for the field.
+A ``datasets.Dataset``, a pandas ``DataFrame``, a list of dicts or a dict of columns. Values are
+read as those of a file with types are: by who asks for the field.
 """
 
 import sys

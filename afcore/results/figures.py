@@ -5,6 +5,7 @@ import math
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from afcore.results.classes import frequent_confusions, worst_classes
 from afcore.results.report import ClassesReport, CompareReport, RunReport
@@ -13,6 +14,7 @@ __all__ = [
     "MODE_COLORS",
     "accuracy_cost_figure",
     "confusion_figure",
+    "course_figure",
     "epoch_time_figure",
     "freezing_figure",
 ]
@@ -71,6 +73,42 @@ def freezing_figure(report: RunReport) -> Figure:
         title=f"What froze, and when: {report.mode}, seed {report.seed}",
     )
     axes.legend(loc="lower right")
+    return figure
+
+
+def course_figure(report: RunReport) -> Figure:
+    """Validation score and boundary after each epoch, over the seconds spent until then."""
+    main, epochs = report.main, report.epochs
+    factor, unit = (100, ", %") if main.in_percent else (1, "")
+    ends = np.cumsum([epoch.seconds for epoch in epochs])
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    below = axes.twinx()
+    below.stairs(
+        [epoch.boundary_start for epoch in epochs],
+        [0.0, *ends],
+        fill=True,
+        color="#88c0d0",
+        alpha=0.4,
+        label="boundary",
+    )
+    below.set(ylabel="frozen blocks", ylim=(0, report.num_blocks))
+    below.yaxis.set_major_locator(MaxNLocator(integer=True))
+    scores = [factor * epoch.validation[main.name] for epoch in epochs]
+    axes.plot(ends, scores, "o-", color="#bf616a", label=f"validation {main.title}")
+    best = report.totals.best_epoch
+    axes.plot(ends[best - 1], scores[best - 1], "*", color="#bf616a", markersize=16, label="best")
+    axes.set(
+        xlabel="seconds, a point an epoch",
+        ylabel=f"validation {main.title}{unit}",
+        title=f"{report.mode}, {report.policy or 'nothing frozen'}: score and boundary",
+    )
+    axes.set_xlim(left=0)
+    axes.set_zorder(below.get_zorder() + 1)  # the line over the area
+    axes.patch.set_visible(False)
+    axes.grid(alpha=0.3)
+    handles = [*axes.get_legend_handles_labels()[0], *below.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, loc="lower right")
     return figure
 
 

@@ -230,7 +230,7 @@ class RunReport(_Report):
     decisions: list[DecisionReport]
     intervals: list[IntervalStatistics]
     totals: TotalsReport
-    mlflow_run_id: str
+    mlflow_run_id: str | None
     notes: list[str] = Field(description="what a reader should know, e.g. why nothing was cached")
     task: str = Field("text-classification", description="that was learned")
     score: str = Field(

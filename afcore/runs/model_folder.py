@@ -1,10 +1,11 @@
 """The model of a finished run as a folder, as ``save_pretrained`` leaves it, with a model card."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from afcore.config import PEER_MODES, Config
-from afcore.errors import StoreError
+from afcore.errors import ConfigError, StoreError
 from afcore.model.processors import processor_of
 from afcore.results.model_card import model_card
 from afcore.results.report import RunReport
@@ -12,9 +13,26 @@ from afcore.results.tracking import Tracker
 from afcore.runs.publish import described, finished_report
 from afcore.runs.run import Run, open_run
 from afcore.runs.state import load_checkpoint
-from afcore.storage.outputs import new_folder
+from afcore.storage.outputs import check_folder, new_folder
 
-__all__ = ["write_model_folder"]
+__all__ = ["check_output", "write_model_folder"]
+
+
+def check_output(output: str, config: Config) -> Path:
+    """The folder's path, if it can be written; asked before hours of work.
+
+    What the run reads is not for it to replace.
+
+    Raises:
+        ConfigError: when it cannot, or holds anything but a model that was written so.
+    """
+    folder = check_folder(output)
+    data = config.data
+    read = [config.model.name, config.store, data.train, data.validation, data.test, os.getcwd()]
+    for source in (source for source in read if isinstance(source, str)):
+        if Path(os.path.realpath(os.path.expanduser(source))).is_relative_to(folder):
+            raise ConfigError(f"--output {output}: {source} is read or in use. Give another folder")
+    return folder
 
 
 def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
@@ -52,5 +70,6 @@ def _best_model(run: Run, report: RunReport) -> Any:
     """On the CPU. The Trainer's modes leave no checkpoints: MLflow has their model."""
     if run.config.mode not in PEER_MODES:
         return load_checkpoint(run, report.totals.best_epoch)[0].model.cpu()
+    assert report.mlflow_run_id is not None
     tracking, auto_class = run.config.tracking, run.record.task.auto_class
     return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)

@@ -1,6 +1,7 @@
 """The end of a run: the best epoch's model is tested once and published, the report written."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from afcore.training.evaluate import evaluate
 
 __all__ = [
     "described",
+    "finish",
     "finished_report",
     "publish",
     "publish_report",
@@ -68,34 +70,26 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
         wall_seconds: of all attempts so far, this one's as of now.
     """
     began = time.perf_counter()
-    checkpoints = _checkpoints(run)
-    epochs = done_reports(run, len(checkpoints))
-    best = best_epoch(epochs, run.config.main_score)
-    split, _ = load_checkpoint(run, best.epoch)
-    data = run.data()
-    tested, classes = _test(run, data, split)
-    model = described(run, split.model.cpu())
-    tracker.log_model(mlflow_run_id, model, processor_of(run.config), data.task)
+    tested = _test_best(run)
+    model = described(run, tested.split.model.cpu())
+    tracker.log_model(mlflow_run_id, model, processor_of(run.config), run.record.task)
     wall_seconds += time.perf_counter() - began
-    intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
-    report = run_report(
-        run,
-        data,
-        mlflow_run_id,
-        epochs=epochs,
-        decisions=dated_decisions(intervals),
-        intervals=[interval.statistics for interval in intervals],
-        totals=totals_report(run, epochs, checkpoints, wall_seconds, tested),
-        notes=_notes(run, epochs),
-        happened=what_happened(
-            epochs,
-            run.record.num_blocks,
-            run.config.training.num_epochs,
-            run.config.main_score,
-        ),
-        test_classes=classes,
-    )
+    report = _whole_report(run, tested, mlflow_run_id, wall_seconds)
     publish_report(run, tracker, report)
+    return report
+
+
+def finish(run: Run, wall_seconds: float) -> RunReport:
+    """Test the best epoch's model and mark the run as done; nothing is logged anywhere.
+
+    Args:
+        run: every epoch of it is done; the caller holds its lease.
+        wall_seconds: of all attempts so far, this one's as of now.
+    """
+    began = time.perf_counter()
+    tested = _test_best(run)
+    report = _whole_report(run, tested, None, wall_seconds + time.perf_counter() - began)
+    _mark_done(run, report)
     return report
 
 
@@ -124,6 +118,7 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport) -> None:
         report: of the whole run.
     """
     mlflow_run_id = report.mlflow_run_id
+    assert mlflow_run_id is not None
     tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
     tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
     if report.test_classes is not None:
@@ -132,11 +127,11 @@ def publish_report(run: Run, tracker: Tracker, report: RunReport) -> None:
     tracker.log_report(mlflow_run_id, report, report.epochs[-1].finished)
     # Before the record, after which nobody comes here again.
     tracker.finish(mlflow_run_id)
-    run.storage.put(result_key(run), report.model_dump_json(by_alias=True, indent=1).encode())
+    _mark_done(run, report)
 
 
 def run_report(
-    run: Run, data: PreparedData, mlflow_run_id: str, notes: list[str], **measured: Any
+    run: Run, data: PreparedData, mlflow_run_id: str | None, notes: list[str], **measured: Any
 ) -> RunReport:
     """The report of a finished run: what the run is, and ``measured``, the other fields."""
     score = run.config.main_score
@@ -193,17 +188,57 @@ def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.astype(np.result_type(*map(np.min_scalar_type, (values.min(), values.max()))))
 
 
-def _test(
-    run: Run, data: PreparedData, split: SplitModel
-) -> tuple[dict[str, Any], ClassesReport | None]:
-    """What the one test gives: of the totals, and the classes."""
+@dataclass(frozen=True)
+class _Tested:
+    """A run whose epochs are done, with the model of the best one and what the test gave of it."""
+
+    data: PreparedData
+    split: SplitModel
+    epochs: list[EpochReport]
+    checkpoints: list[CheckpointRecord]
+    totals: dict[str, Any]
+    classes: ClassesReport | None
+
+
+def _test_best(run: Run) -> _Tested:
+    checkpoints = _checkpoints(run)
+    epochs, data = done_reports(run, len(checkpoints)), run.data()
+    split, _ = load_checkpoint(run, best_epoch(epochs, run.config.main_score).epoch)
     if data.test is None:
-        return {}, None
+        return _Tested(data, split, epochs, checkpoints, {}, None)
     clock = time.perf_counter()
     answers = evaluate(run.trainee(split, data.test))
     seconds = time.perf_counter() - clock
     totals, classes = scored_test(run, answers)
-    return {**totals, "test_seconds": seconds}, classes
+    return _Tested(data, split, epochs, checkpoints, {**totals, "test_seconds": seconds}, classes)
+
+
+def _whole_report(
+    run: Run, tested: _Tested, mlflow_run_id: str | None, wall_seconds: float
+) -> RunReport:
+    epochs, checkpoints = tested.epochs, tested.checkpoints
+    intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
+    return run_report(
+        run,
+        tested.data,
+        mlflow_run_id,
+        epochs=epochs,
+        decisions=dated_decisions(intervals),
+        intervals=[interval.statistics for interval in intervals],
+        totals=totals_report(run, epochs, checkpoints, wall_seconds, tested.totals),
+        notes=_notes(run, epochs),
+        happened=what_happened(
+            epochs,
+            run.record.num_blocks,
+            run.config.training.num_epochs,
+            run.config.main_score,
+        ),
+        test_classes=tested.classes,
+    )
+
+
+def _mark_done(run: Run, report: RunReport) -> None:
+    run.storage.put(result_key(run), report.model_dump_json(by_alias=True, indent=1).encode())
 
 
 def _checkpoints(run: Run) -> list[CheckpointRecord]:

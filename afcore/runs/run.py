@@ -26,6 +26,7 @@ import contextlib
 import importlib.metadata
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar
 
@@ -34,6 +35,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, DataConfig, PricesConfig
 from afcore.data.examples import Examples
+from afcore.data.held_rows import HeldRows
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
@@ -223,8 +225,16 @@ def record_key(run_id: str) -> str:
     return f"{run_folder(run_id)}/run.json"
 
 
-def identify_run(config: Config, storage: Storage) -> RunRecord:
+def identify_run(
+    config: Config, storage: Storage, held: Mapping[str, HeldRows] | None = None
+) -> RunRecord:
     """Prepare the data, look at the model, and name the run; nothing of the run is written yet.
+
+    Args:
+        config: of the run.
+        storage: where.
+        held: rows in memory, of the splits ``train``, ``validation`` and ``test`` that they are of,
+            instead of what the configuration names.
 
     Raises:
         UserError: for data, a model or settings that cannot be used together.
@@ -235,7 +245,11 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
         check_compiler(compute.device)
     processor = load_processor(task_class(config.task).processor, config.model.name)
     data = prepare(
-        storage, processor, config.task, data_sources(config.data), config.data.max_length
+        storage,
+        processor,
+        config.task,
+        data_sources(config.data, held),
+        config.data.max_length,
     )
     task = data.task
     for warning in task.warnings(data.validation, config.main_score):
@@ -297,12 +311,10 @@ def identify_run(config: Config, storage: Storage) -> RunRecord:
     )
 
 
-def data_sources(data: DataConfig) -> DataSources:
-    """What is prepared, as the configuration says."""
-    return DataSources(
-        columns=data.columns,
-        **data.model_dump(include={field.name for field in fields(DataSources)} - {"columns"}),
-    )
+def data_sources(data: DataConfig, held: Mapping[str, HeldRows] | None = None) -> DataSources:
+    """What is prepared, as the configuration says; instead of it what is in memory."""
+    given: dict[str, Any] = data.model_dump(include={field.name for field in fields(DataSources)})
+    return DataSources(**given | {"columns": data.columns} | dict(held or {}))
 
 
 def result_key(run: Run) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from afcore.data.examples import Examples
+from afcore.data.held_rows import HeldRows
 from afcore.data.sources import Rows, load_rows
 from afcore.data.split import held_out
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
@@ -28,7 +29,7 @@ class DataSources:
     """Where the splits come from; the keys of ``data`` in the configuration.
 
     Attributes:
-        train: source of the training set.
+        train: source of the training set, or its rows in memory.
         validation: the same, or the share of the training set that is held out.
         test: the same, or none.
         columns: names of columns by the keys of the task's fields.
@@ -38,9 +39,9 @@ class DataSources:
         encoding: of CSV and JSON files.
     """
 
-    train: str
-    validation: str | float
-    test: str | None
+    train: str | HeldRows
+    validation: str | HeldRows | float
+    test: str | HeldRows | None
     columns: dict[str, str | None]
     group: str | None = None
     limit: int | None = None
@@ -89,7 +90,7 @@ def prepare(
         sources.train, "train", fields, limit=sources.limit, group=sources.group, encoding=encoding
     )
     train, validation = everything, sources.validation
-    if isinstance(validation, str):
+    if not isinstance(validation, float):
         held = load_rows(validation, "validation", fields, encoding=encoding)
     else:
         train, held = _hold_out(everything, validation)

@@ -1,0 +1,1 @@
+"""Training by a call, for notebooks and scripts: no flow, no tracking server, no file."""

@@ -1,0 +1,82 @@
+"""What a call gives as a configuration: keys by their last name, dotted, or as nested dicts."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from afcore.config import Config, change_keys, parse_config
+from afcore.data.held_rows import HeldRows, hold_rows
+from afcore.errors import ConfigError
+from afcore.yaml_files import key_paths, read_mapping
+
+__all__ = ["resolve_settings"]
+
+_SPLITS = ("train", "validation", "test")
+_PATHS = {key_path for key_path in map(".".join, key_paths(Config))}
+
+
+def resolve_settings(
+    base: Config | Mapping[str, Any] | str | Path | None, given: Mapping[str, Any], source: str
+) -> tuple[Config, dict[str, HeldRows]]:
+    """The configuration, and the rows that are held in memory, by their splits.
+
+    Args:
+        base: a configuration, a dict or the path of a YAML file; None: all defaults.
+        given: what is changed: values by key (``training.epochs``), by its last part where no other
+            key has that (``epochs``), or sections as dicts.
+        source: in messages.
+
+    Raises:
+        ConfigError: for an unknown key or a value that is not allowed, in one message.
+        DataError: for rows of a kind that is not known.
+    """
+    if isinstance(base, Config):
+        tree = base.model_dump()
+    elif isinstance(base, str | Path):
+        tree = read_mapping(Path(base), "the configuration", "Give the path of a YAML file.")
+    else:
+        tree, given = {}, {**(base or {}), **given}
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        changes |= _by_path(_path(name, source), value)
+    held = {}
+    for split in _SPLITS:
+        rows = changes.get(f"data.{split}")
+        if not isinstance(rows, str | Path | int | float | None):
+            held[split] = hold_rows(split, rows)
+            changes[f"data.{split}"] = f"memory:{split}"
+    plain = {path: str(v) if isinstance(v, Path) else v for path, v in changes.items()}
+    change_keys(tree, plain, source)
+    return parse_config(tree, source), held
+
+
+def _path(name: str, source: str) -> str:
+    """The whole key; an unknown one that has dots is refused with the others."""
+    if "." in name or name in _PATHS:
+        return name
+    found = sorted(path for path in _PATHS if path.rpartition(".")[2] == name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        whole = f"**{{{found[0]!r}: ...}}"
+        raise ConfigError(
+            f"{source}: {name!r} may be {' or '.join(found)}. Give the whole key: {whole}"
+        )
+    names = {path.rpartition(".")[2]: path for path in sorted(_PATHS)}
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    said = f"did you mean {near[0]!r} ({names[near[0]]})?" if near else "see docs/configuration.md"
+    raise ConfigError(f"{source}: unknown key {name!r}; {said}")
+
+
+def _by_path(path: str, value: Any) -> dict[str, Any]:
+    """A section that is given as a dict, key by key; rows in memory may be a dict of columns."""
+    if path in ("model", "data", "freezing") and isinstance(value, str):
+        path = {"model": "model.name", "data": "data.train", "freezing": "freezing.policy"}[path]
+    is_split = path.removeprefix("data.") in _SPLITS
+    if is_split or not isinstance(value, Mapping):
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat |= _by_path(f"{path}.{name}", inner)
+    return flat

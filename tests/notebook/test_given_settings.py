@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afcore.errors import ConfigError, DataError
+from afcore.freezing.gradient_norm import GradientNorm
+from afcore.notebook.given_settings import resolve_settings
+
+BASE: dict[str, Any] = {"model": "some-model", "train": "train.csv"}
+
+
+def test_keys_by_their_last_part_dotted_and_as_sections_are_the_same() -> None:
+    short = {"epochs": 2, "tolerance": 2.0, "mode": "freeze", "max": 2}
+    dotted = {"training.epochs": 2, "freezing.tolerance": 2.0, "mode": "freeze", "workers.max": 2}
+    nested = {
+        "training": {"epochs": 2},
+        "freezing": {"tolerance": 2.0},
+        "mode": "freeze",
+        "workers": {"max": 2},
+    }
+    configs = [resolve_settings(None, BASE | given, "fit")[0] for given in (short, dotted, nested)]
+    assert configs[0] == configs[1] == configs[2]
+    assert configs[0].training.epochs == 2
+    assert configs[0].model.name == "some-model"
+
+
+def test_a_file_or_a_dict_is_changed_by_what_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "model: {name: a}\ndata: {train: t.csv}\ntraining: {epochs: 3}\n"
+        "freezing: {policy: guarded, patience: 3}\n"
+    )
+    config, held = resolve_settings(path, {"policy": "gradient_norm", "model": "b"}, "fit")
+    assert (config.model.name, config.training.epochs) == ("b", 3)
+    assert isinstance(config.freezing, GradientNorm)
+    assert held == {}
+    again, _ = resolve_settings({"model": "a", "data": {"train": "t.csv"}}, {"epochs": 3}, "fit")
+    assert (again.model.name, again.training.epochs) == ("a", 3)
+    same, _ = resolve_settings(again, {"learning_rate": 1e-3}, "fit")
+    assert same == again.replace(**{"training.learning_rate": 1e-3})
+
+
+def test_rows_are_held_and_the_configuration_says_so() -> None:
+    columns = {"text": ["a", "b"], "label": ["x", "y"]}
+    given = BASE | {"train": columns, "validation": [{"text": "c", "label": "x"}]}
+    config, held = resolve_settings(None, given, "fit")
+    assert config.data.train == "memory:train"
+    assert config.data.validation == "memory:validation"
+    assert config.data.test is None
+    assert sorted(held) == ["train", "validation"]
+    assert held["train"].table(["label"]).columns == {"label": ["x", "y"]}
+    assert resolve_settings(None, BASE | {"validation": 0.2}, "fit")[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epoch": 2}, r"^fit: unknown key 'epoch'; did you mean 'epochs' \(training.epochs\)\?$"),
+        ({"zzzzz": 2}, "^fit: unknown key 'zzzzz'; see docs/configuration.md"),
+        ({"training.epoch": 2}, "^fit: unknown key 'training.epoch'; did you mean"),
+        ({"epochs": -1}, r"^fit: training.epochs: got -1; input should be greater than 0"),
+        ({"model": {}}, "^fit: missing key 'model.name'"),
+        ({"training": {"epochs": 0}, "batch_size": 0}, "training.epochs: .*; training.batch_size"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_message(given: dict[str, Any], said: str) -> None:
+    base = {key: value for key, value in BASE.items() if key not in given}
+    with pytest.raises(ConfigError, match=said):
+        resolve_settings(None, base | given, "fit")
+
+
+def test_a_part_that_several_keys_end_in_needs_the_whole_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "afcore.notebook.given_settings._PATHS", {"training.same", "cache.same", "model.name"}
+    )
+    with pytest.raises(ConfigError, match="'same' may be cache.same or training.same. Give the"):
+        resolve_settings(None, {"same": 1}, "fit")
+
+
+def test_what_is_no_table_is_refused() -> None:
+    with pytest.raises(DataError, match="data 'train': got set"):
+        resolve_settings(None, BASE | {"train": {"a", "b"}}, "fit")

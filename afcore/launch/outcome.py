@@ -7,7 +7,7 @@ import logging
 import traceback
 from dataclasses import dataclass
 
-from afcore import errors
+import afcore.errors as errors
 from afcore.errors import AutoFreezeError, StoppedError, WorkerLostError
 from afcore.launch.job import Job
 

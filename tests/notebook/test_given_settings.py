@@ -60,7 +60,7 @@ def test_rows_are_held_and_the_configuration_says_so() -> None:
         ({"zzzzz": 2}, "^fit: unknown key 'zzzzz'; see docs/configuration.md"),
         ({"training.epoch": 2}, "^fit: unknown key 'training.epoch'; did you mean"),
         ({"epochs": -1}, r"^fit: training.epochs: got -1; input should be greater than 0"),
-        ({"model": {}}, "^fit: missing key 'model.name'"),
+        ({"model": {}}, "^fit: missing key 'model'; it has no default"),
         ({"training": {"epochs": 0}, "batch_size": 0}, "training.epochs: .*; training.batch_size"),
     ],
 )
@@ -76,7 +76,9 @@ def test_a_part_that_several_keys_end_in_needs_the_whole_key(
     monkeypatch.setattr(
         "afcore.notebook.given_settings._PATHS", {"training.same", "cache.same", "model.name"}
     )
-    with pytest.raises(ConfigError, match="'same' may be cache.same or training.same. Give the"):
+    with pytest.raises(
+        ConfigError, match=r"'same' may be cache\.same or training\.same\. Give the"
+    ):
         resolve_settings(None, {"same": 1}, "fit")
 
 

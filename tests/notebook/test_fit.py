@@ -65,6 +65,7 @@ def settings(tiny_bert: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_without_prefect_and_mlflow_and_at_once_the_second_time(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -134,12 +135,12 @@ class InterruptAt(Onlooker):
 
 @pytest.mark.parametrize("step", [3, 16])
 def test_interrupted_it_goes_on_where_it_was(
-    settings: dict[str, Any], tmp_path: Path, step: int
+    settings: dict[str, Any], text_files: dict[str, Path], tmp_path: Path, step: int
 ) -> None:
     """Within epoch 1 and within epoch 2, of 11 steps each."""
     tree = {key: settings[key] for key in ("freezing", "store")} | {
         "model": {"name": settings["model"]},
-        "data": {"train": "docstrings", "max_length": 32, "limit": 90},
+        "data": {"train": str(text_files["train"]), "max_length": 32, "limit": 90},
         "training": {
             key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "precision")
         },

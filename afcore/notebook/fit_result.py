@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from afcore.config import Config
 from afcore.data.held_rows import HeldRows, hold_rows
 from afcore.model.finetuned import FinetunedModel
-from afcore.model.pretrained import load_tokenizer
+from afcore.model.processors import processor_of
 from afcore.model_settings import MODEL_MARK, ModelSettings
 from afcore.predict import predict_rows
 from afcore.results.figures import course_figure
@@ -84,8 +84,8 @@ class FitResult:
 
     @property
     def tokenizer(self) -> Any:
-        """Of the model; cuts texts where the training did."""
-        return self._finetuned.tokenizer
+        """Of the model; cuts texts where the training did. Of pictures, what prepares those."""
+        return self._finetuned.processor
 
     def predict(self, rows: Any) -> list[Any]:
         """A label, or a number, for each row, as ``autofreeze predict`` would write it.
@@ -157,8 +157,8 @@ class FitResult:
         model = described(run, split.model.cpu()).eval()
         settings = ModelSettings.model_validate(getattr(model.config, MODEL_MARK))
         settings = settings.model_copy(update={"columns": config.data.columns})
-        tokenizer = load_tokenizer(config.model.name, config.data.max_length)
-        return FinetunedModel(model, tokenizer, run.record.task, settings, split.logits)
+        task, processor = run.record.task, processor_of(config)
+        return FinetunedModel(model, processor, task, settings, split.logits)
 
     def _as_held(self, rows: Any) -> HeldRows:
         if isinstance(rows, str):

@@ -172,6 +172,9 @@ class DataConfig(_Section):
     text_pair: str | None = Field(
         None, min_length=1, description="column with a second text, where a row is a pair of texts"
     )
+    image: str | None = Field(
+        None, min_length=1, description="column with the picture; default: the task's"
+    )
     label: str | None = Field(
         None,
         min_length=1,
@@ -205,7 +208,8 @@ class DataConfig(_Section):
     @property
     def columns(self) -> dict[str, str | None]:
         """Those that are named here, by their keys."""
-        return {"text": self.text, "text_pair": self.text_pair, "label": self.label}
+        keys = ("text", "text_pair", "image", "label")
+        return {key: getattr(self, key) for key in keys}
 
     @model_validator(mode="after")
     def _group_decides(self) -> "DataConfig":
@@ -256,7 +260,12 @@ class TrainingConfig(_Section):
         "model allows it: the same outputs and gradients for less work; false computes it whole, "
         "and draws other dropout",
     )
-
+    augmentation: Literal["flip", "shift"] | None = Field(
+        None,
+        description="of pictures, drawn anew whenever one is trained on: `flip` (mirrored or not) "
+        "or `shift` (that, and moved by up to an eighth); nothing is cached then, as the frozen "
+        "blocks put out something else in every epoch",
+    )
     stop: Literal["settled", "never"] | None = Field(
         None,
         description="`settled`: the learning rate falls to the end of its schedule every two "
@@ -481,6 +490,17 @@ class Config(_Section):
             self.main_score  # noqa: B018
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _can_augment(self) -> "Config":
+        from afcore.tasks.known_tasks import TASKS
+
+        kind, known = self.training.augmentation, TASKS[self.task].augmentations
+        if kind is not None and kind not in known:
+            raise ValueError(
+                f"training.augmentation {kind!r} is not for task {self.task}. Leave it out"
+            )
         return self
 
     @property

@@ -80,6 +80,9 @@ def hold_rows(name: str, rows: Any) -> HeldRows:
 def dataset_table(name: str, dataset: Any, columns: Sequence[str]) -> Table:
     """Some columns of a ``datasets.Dataset``; classes by their names."""
     names = list(dataset.column_names)
+    for column, kind in dataset.features.items():
+        if isinstance(kind, datasets.Image):  # files and where they lie, not all pixels
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
     found = {
         column: class_names(name, column, dataset[column], dataset.features[column])
         for column in columns

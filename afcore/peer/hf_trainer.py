@@ -114,9 +114,11 @@ def fit(
         model = add_lora(model, recipe.lora, training.seed)
     watch = _Watch(compute, training.num_epochs, score, data.task)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
-        trainer = _make_trainer(
-            model, processor, data, _arguments(training, score, compute, recipe, folder), watch
-        )
+        arguments = _arguments(training, score, compute, recipe, folder)
+        if "input_ids" not in data.train.inputs:
+            arguments.train_sampling_strategy = "random"  # all are of one length
+        trainer = _make_trainer(model, processor, data, arguments, watch)
+        trainer.train_dataset = _Features(data.train, training.augmentation)
         if recipe.early_stopping_patience is not None:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
         schedule = training_schedule(training, len(data.train))
@@ -199,8 +201,9 @@ def _make_trainer(
 class _Features(Dataset[dict[str, Any]]):
     """Examples by their numbers; of a text the tokens too, by which the Trainer groups."""
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: Examples, augmentation: str | None = None) -> None:
         self.examples = examples
+        self.augmentation = augmentation
         self._tokens = examples.inputs.get("input_ids")
 
     def __len__(self) -> int:
@@ -208,7 +211,7 @@ class _Features(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         # Who iterates without a sampler stops at an IndexError.
-        item: dict[str, Any] = {"examples": self.examples, "id": range(len(self))[index]}
+        item: dict[str, Any] = {"split": self, "id": range(len(self))[index]}
         if self._tokens is not None and self._tokens.offsets is not None:
             start, end = self._tokens.offsets[index : index + 2]
             item["input_ids"] = self._tokens.values[start:end]
@@ -218,7 +221,10 @@ class _Features(Dataset[dict[str, Any]]):
 def _collate(items: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Pads to a batch's longest example, as the Trainer's own collator of texts."""
     ids = np.asarray([item["id"] for item in items])
-    inputs, targets = task.collate(items[0]["examples"], ids, torch.device("cpu"))
+    split: _Features = items[0]["split"]
+    inputs, targets = task.collate(split.examples, ids, torch.device("cpu"))
+    if split.augmentation is not None:
+        inputs = task.augmented(inputs, split.augmentation)
     return {**inputs, **targets, _IDS: torch.from_numpy(ids)}
 
 

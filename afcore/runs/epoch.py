@@ -251,6 +251,7 @@ class _Epoch:
                 seed=config.training.seed,
                 max_grad_norm=config.training.max_grad_norm,
                 micro_batch=plan.micro_batch,
+                augmentation=config.training.augmentation,
                 compile_backend="inductor" if config.training.compile else None,
             ),
             feed=feed,

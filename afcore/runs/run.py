@@ -30,6 +30,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from afcore.compute import Compute, choose_compute
@@ -96,7 +98,10 @@ def _as_task(value: object) -> object:
 
 
 class RunRecord(BaseModel):
-    """``run.json``. ``training_id`` is new whenever the run is trained anew."""
+    """``run.json``. ``training_id`` is new whenever the run is trained anew.
+
+    ``num_states`` are the hidden states of an example that is no sequence.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -113,6 +118,7 @@ class RunRecord(BaseModel):
     versions: dict[str, str]
     uncacheable: str | None
     structure: ModelStructure
+    num_states: int | None = None
 
 
 class TrackedAs(BaseModel):
@@ -181,7 +187,7 @@ class Run:
 
     def data(self) -> PreparedData:
         """The tokens."""
-        return open_prepared(self.storage, self.record.data)
+        return open_prepared(self.storage, self.record.data).of_length(self.record.num_states)
 
     def pretrained(self) -> SplitModel:
         """The model before the first step.
@@ -263,13 +269,14 @@ def identify_run(
         config.freezing.begin(split.num_blocks)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    uncacheable = None
+    data = data.of_length(_num_states(split, data))
+    uncacheable = _drawn_anew(config)
     batch = _few_examples(split, data)
     verify_finite(split, batch)
     if config.mode not in PEER_MODES:
         _log.info("last block: %s", _pooling(split))
         verify_pooled(split, batch, _SPLIT_TOLERANCE)
-    if config.mode in FREEZING_MODES:
+    if config.mode in FREEZING_MODES and uncacheable is None:
         # A prefix that is no function of the example cannot be cached, but may freeze.
         half = max(1, split.num_blocks // 2)
         uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
@@ -308,6 +315,16 @@ def identify_run(
         versions=versions,
         uncacheable=uncacheable,
         structure=split.structure,
+        num_states=data.train.fixed_length,
+    )
+
+
+def _drawn_anew(config: Config) -> str | None:
+    if config.training.augmentation is None:
+        return None
+    return (
+        f"training.augmentation: {config.training.augmentation} draws each picture anew in every "
+        "epoch, so what frozen blocks put out is another each time"
     )
 
 
@@ -513,6 +530,16 @@ def _check_averaging(split: SplitModel, batch: Batch) -> None:
             f"({', '.join(unused[:3])}), so several workers cannot average them. Set workers.max "
             "to 1."
         )
+
+
+def _num_states(split: SplitModel, data: PreparedData) -> int | None:
+    """Hidden states of an example that is no sequence: all have as many."""
+    if data.train.fixed_length is None:
+        return None
+    device = next(split.model.parameters()).device
+    with torch.no_grad():
+        hidden = split.hidden(data.task.collate(data.train, np.arange(1), device)[0], 1)
+    return int(next(iter(hidden.values())).shape[1])
 
 
 def _few_examples(split: SplitModel, data: PreparedData) -> Batch:

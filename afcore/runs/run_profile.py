@@ -163,6 +163,7 @@ def _settings(run: Run) -> StepSettings:
     return StepSettings(
         max_grad_norm=run.config.training.max_grad_norm,
         micro_batch=run.config.workers.micro_batch,
+        augmentation=run.config.training.augmentation,
     )
 
 

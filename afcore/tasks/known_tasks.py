@@ -3,6 +3,7 @@
 from typing import Any
 
 from afcore.errors import ConfigError, ModelError
+from afcore.tasks.image_classification import ImageClassification
 from afcore.tasks.multi_label_classification import MultiLabelClassification
 from afcore.tasks.scores import Score
 from afcore.tasks.task import Task
@@ -19,6 +20,7 @@ TASKS: dict[str, type[Task]] = {
         TextRegression,
         MultiLabelClassification,
         TextOrdinal,
+        ImageClassification,
     )
 }
 DEFAULT_TASK = "text-classification"
@@ -77,5 +79,5 @@ def task_of_model(name: str, config: Any, processor: Any, *, ours: bool) -> Task
         task = kind.of_model(name, config, processor, ours=ours)
         if task is not None:
             return task
-    what = config.problem_type or called or "a task that is not known"
+    what = getattr(config, "problem_type", None) or called or "a task that is not known"
     raise ModelError(f"model {name!r} is for {what}; known tasks are {', '.join(TASKS)}")

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,13 @@ from afcore.data.held_rows import HeldRows
 from afcore.data.sources import Rows, load_rows
 from afcore.data.split import held_out
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
-from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
+from afcore.digest import (
+    ContentDigest,
+    RecipeDigest,
+    canonical_json,
+    content_digest,
+    recipe_digest,
+)
 from afcore.errors import DataError, IntegrityError
 from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
@@ -59,6 +65,16 @@ class PreparedData:
     validation: Examples
     test: Examples | None
 
+    def of_length(self, num_states: int | None) -> "PreparedData":
+        """The same; examples that are no sequences have so many hidden states."""
+        if num_states is None:
+            return self
+        train, validation = (
+            replace(part, fixed_length=num_states) for part in (self.train, self.validation)
+        )
+        test = None if self.test is None else replace(self.test, fixed_length=num_states)
+        return replace(self, train=train, validation=validation, test=test)
+
     @property
     def splits(self) -> dict[str, Examples]:
         """By name."""
@@ -67,7 +83,7 @@ class PreparedData:
 
 
 def prepare(
-    storage: Storage, tokenizer: Any, task_name: str, sources: DataSources, max_length: int
+    storage: Storage, processor: Any, task_name: str, sources: DataSources, max_length: int
 ) -> PreparedData:
     """Load, split and tokenize; what was prepared before from the same rows is opened.
 
@@ -75,7 +91,7 @@ def prepare(
 
     Args:
         storage: where.
-        tokenizer: of the model.
+        processor: of the model: its tokenizer.
         task_name: of :mod:`afcore.tasks.known_tasks`.
         sources: of the splits.
         max_length: tokens of an example at most.
@@ -99,15 +115,14 @@ def prepare(
         splits["test"] = load_rows(
             sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
         )
-    task = kind.learn(splits, everything, tokenizer)
-    probed = next(iter(train.inputs.values()))
+    task = kind.learn(splits, everything, processor)
     digest = recipe_digest(
         {
             "schema": 4,
             "numerics": numerics_of("data"),
             "task": task.model_dump(),
             "rows": {name: _rows_digest(rows) for name, rows in splits.items()},
-            "tokenizer": tokenizer_digest(tokenizer, probed, max_length),
+            "processor": _processor_digest(kind, processor, train, max_length),
             "max_length": max_length,
         }
     )
@@ -115,12 +130,13 @@ def prepare(
     if data is None:
         manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}}
         for name, rows in splits.items():
-            content = task.examples(tokenizer, rows, max_length).encode()
+            content = task.examples(processor, rows, max_length).encode()
             storage.put(_key(digest, f"{name}.safetensors"), content)
             manifest["splits"][name] = content_digest(content)
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
         data = open_prepared(storage, digest)
-    check_known(tokenizer, data.train, train.source)
+    if kind.processor == "tokenizer":
+        check_known(processor, data.train, train.source)
     sizes = {name: len(examples) for name, examples in data.splits.items()}
     _log.info(
         "data: %d examples to train on, %d to validate, %d to test, %s, %.1f tokens each",
@@ -211,5 +227,14 @@ def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
     return train, validation
 
 
+def _processor_digest(
+    kind: type[Task], processor: Any, rows: Rows, max_length: int
+) -> ContentDigest:
+    if kind.processor == "tokenizer":
+        texts = [str(value) for value in next(iter(rows.inputs.values()))]
+        return tokenizer_digest(processor, texts, max_length)
+    return content_digest(canonical_json(json.loads(processor.to_json_string())))
+
+
 def _rows_digest(rows: Rows) -> ContentDigest:
-    return content_digest(json.dumps([rows.inputs, rows.targets]).encode())
+    return content_digest(json.dumps([rows.inputs, rows.targets], default=str).encode())

@@ -56,6 +56,9 @@ class Task(BaseModel, ABC):
     columns: ClassVar[Mapping[str, str]] = {"text": "text", "label": "label"}
     """Keys of ``data`` that name a column, with the name that each has unless it is given."""
 
+    augmentations: ClassVar[tuple[str, ...]] = ()
+    """Of ``training.augmentation``, what :meth:`augmented` knows."""
+
     name: str
     pad_token_id: int = 0
 
@@ -159,6 +162,15 @@ class Task(BaseModel, ABC):
             for name, column in examples.targets.items()
         }
         return batch, targets
+
+    def augmented(self, inputs: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+        """Inputs of a batch to train on, changed at random by torch's own generator of the CPU.
+
+        Args:
+            inputs: [b, ...] each.
+            kind: one of :attr:`augmentations`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Targets) -> Tensor:

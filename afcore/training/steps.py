@@ -44,12 +44,14 @@ class StepSettings:
         seed: of the training; a step's dropout depends on it, the step and the worker alone.
         max_grad_norm: clipping; 0 for none.
         micro_batch: most examples of a worker in one backward pass; None for no limit.
+        augmentation: of what is trained on, see :meth:`afcore.tasks.task.Task.augmented`.
         compile_backend: of ``torch.compile`` for the suffix; None runs it eagerly.
     """
 
     seed: int = 0
     max_grad_norm: float = 1.0
     micro_batch: int | None = None
+    augmentation: str | None = None
     compile_backend: Backend | None = None
 
 
@@ -72,6 +74,7 @@ class Steps:
         self._batches = batches
         self._feed = feed
         self._micro_batch = settings.micro_batch
+        self._augmentation = settings.augmentation
         self._weights = trainee.task.weights(trainee.examples)
         self._split.set_training(state.freeze.boundary)
         self._compiler = SuffixCompiler(self._split, settings.compile_backend)
@@ -121,6 +124,8 @@ class Steps:
         boundary, share = self._state.freeze.boundary, self._group.share(ids)
         trainee = self._trainee
         batch, targets = trainee.task.collate(trainee.examples, share, self._compute.device)
+        if self._augmentation is not None:
+            batch = trainee.task.augmented(batch, self._augmentation)
         self.watch.lap("read")
         if boundary:
             hidden = self._run_prefix(batch, boundary, hidden)

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from afcore.data.builtin.digits import digit_rows
 from afcore.data.builtin.docstrings import docstring_rows
 
 __all__ = ["BUILT_IN"]
 
 BUILT_IN: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "docstrings": docstring_rows,  # a line each
+    "digits": digit_rows,
 }
 """Rows of a split, by the data set's name; each raises :class:`DataError` for another split."""

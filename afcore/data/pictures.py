@@ -1,0 +1,108 @@
+"""Pictures of a data set, not yet opened: where each lies, and what its bytes are called."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+
+from afcore.data.table import Table
+from afcore.errors import DataError
+
+__all__ = ["Picture", "read_pictures"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, told from others by its bytes.
+
+    Attributes:
+        digest: sha256 of its file, hexadecimal.
+        where: path or URL of the file; None: ``content``.
+        content: of the file, where the data set holds it itself.
+    """
+
+    digest: str
+    where: str | None = None
+    content: bytes | None = None
+
+    def __str__(self) -> str:
+        return self.digest
+
+    def open(self) -> Any:
+        """A ``PIL.Image`` of three colours.
+
+        Raises:
+            OSError: when it is no picture.
+        """
+        from PIL import Image
+
+        content = self.content if self.where is None else _bytes(self.where)
+        assert content is not None
+        return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]:
+    """A column of paths, relative to the file that names them, or of files' contents.
+
+    Raises:
+        DataError: for one that cannot be read.
+    """
+    found: list[Any] = []
+    for row, value in enumerate(table.columns[column]):
+        where, content = _located(source, value)
+        try:
+            if where is not None:
+                content = _bytes(where)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"data {source!r}: column {column!r} names the picture {where!r} in "
+                f"{table.places.name(row)}, which cannot be read "
+                f"({type(error).__name__}). Paths are relative to the file that names them; name "
+                f"another column with data.{key}."
+            ) from error
+        if content is None:
+            raise DataError(
+                f"data {source!r}: column {column!r} holds {str(value)[:40]!r} in "
+                f"{table.places.name(row)}, which is no picture. Give a path, or name another "
+                f"column with data.{key}."
+            )
+        digest = hashlib.sha256(content).hexdigest()
+        found.append(Picture(digest, where, None if where is not None else content))
+    return found
+
+
+def _located(source: str, value: Any) -> tuple[str | None, bytes | None]:
+    """(path or URL, contents), one of them or none."""
+    if isinstance(value, dict):  # as ``datasets`` has pictures
+        if value.get("bytes") is not None:
+            return None, bytes(value["bytes"])
+        value = value.get("path")
+    if isinstance(value, bytes):
+        return None, value
+    if isinstance(value, np.ndarray):  # of a data set that is built in
+        return None, _encoded(value)
+    if not isinstance(value, str) or not value.strip():
+        return None, None
+    if "://" in value or PurePath(value).is_absolute():
+        return value, None
+    folder, slash, _ = source.rpartition("/")
+    return f"{folder}{slash}{value}", None
+
+
+def _bytes(where: str) -> bytes:
+    with fsspec.open(where, "rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+def _encoded(pixels: npt.NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,219 @@
+"""Pictures: from files and data sets to examples, what augmentation does, and learning."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from afcore.config import Config, parse_config
+from afcore.data.builtin.digits import digit_rows
+from afcore.errors import ConfigError, DataError, ModelError
+from afcore.predict import predict_file
+from afcore.runs.publish import described
+from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.run import identify_run
+from afcore.runs.state import load_checkpoint
+from afcore.storage.objects import Storage
+from afcore.training.evaluate import evaluate
+from tests.tasks.test_each_task import losses, train
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30)}
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-vit")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=4,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    transformers.ViTModel(config).save_pretrained(folder)
+    processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16})
+    processor.save_pretrained(folder)
+    return folder
+
+
+def pictures(folder: Path, count: int, seed: int) -> Path:
+    """A CSV that names files of one colour each, with noise."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        label = sorted(COLOURS)[number % 2]
+        pixels = np.clip(COLOURS[label] + rng.normal(0, 40, (12, 10, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "label": label})
+    path = folder / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any], tiny_vit: Path, tmp_path: Path) -> Config:
+    tree = tiny_config | {"task": "image-classification", "mode": "full"}
+    tree["model"] = {"name": str(tiny_vit)}
+    sizes = {"train": 48, "validation": 16, "test": 20}
+    tree["data"] = {
+        split: str(pictures(tmp_path / split, count, seed))
+        for seed, (split, count) in enumerate(sizes.items())
+    }
+    tree["training"] |= {"epochs": 2, "stop": "never"}
+    tree["freezing"] = {"policy": "static", "depth": 2}
+    tree["cache"] = {"mode": "on", "dtype": "fp32"}
+    return parse_config(tree, source="test")
+
+
+def test_examples_are_what_the_processor_gives(config: Config, tiny_vit: Path) -> None:
+    record = identify_run(config, Storage(config.store))
+    assert record.num_states == 17  # of 16 patches and the class
+    run = train(config.replace(**{"training.epochs": 1}))
+    data = run.data()
+    assert data.train.lengths.tolist() == [17] * 48
+    ids = np.asarray([3, 0])
+    given, targets = run.record.task.collate(data.train, ids, torch.device("cpu"))
+    processor = transformers.AutoImageProcessor.from_pretrained(tiny_vit)
+    folder = Path(config.data.train).parent
+    opened = [Image.open(folder / f"{number}.png") for number in (3, 0)]
+    expected = processor(images=opened, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(given["pixel_values"], expected, atol=1e-6, rtol=0)
+    assert targets["labels"].tolist() == [1, 0]
+
+
+def test_cached_is_recomputed_and_stopped_is_undisturbed(config: Config) -> None:
+    cached = config.replace(mode="cached")
+    read, computed = train(cached), train(config.replace(mode="freeze"))
+    record = record_of(read, 2, CheckpointRecord)
+    assert record is not None
+    assert record.trained.activation_bytes_read == 48 * 17 * 32 * 4
+    np.testing.assert_allclose(losses(read), losses(computed), rtol=1e-5, atol=1e-5)
+    undisturbed = losses(read)  # before it is left behind
+    assert losses(train(cached, stop_after=2)) == undisturbed
+
+
+def test_full_learns_and_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:
+    run = train(config)
+    split, _ = load_checkpoint(run, 2)
+    data = run.data()
+    assert data.test is not None
+    scores = evaluate(run.trainee(split, data.test)).scores()
+    assert scores["accuracy"] > 0.9, "half is chance"
+    folder = tmp_path / "published"
+    described(run, split.model).save_pretrained(folder)
+    transformers.AutoImageProcessor.from_pretrained(config.model.name).save_pretrained(folder)
+    out = tmp_path / "out.csv"
+    found = predict_file(str(folder), str(config.data.test), output=str(out), probabilities=True)
+    assert found.score == pytest.approx(scores["accuracy"])
+    pipeline = transformers.pipeline("image-classification", str(folder))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    for row in rows[:4]:
+        best = pipeline(str(Path(str(config.data.test)).parent / row["image"]))[0]
+        assert best["label"] == row["prediction"]
+        assert best["score"] == pytest.approx(float(row[f"probability_{best['label']}"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["flip", "shift"])
+def test_augmentation_is_trained_on_and_never_cached(config: Config, kind: str) -> None:
+    changed = config.replace(**{"mode": "cached", "training.augmentation": kind})
+    run = train(changed)
+    assert run.record.uncacheable is not None
+    assert "draws each picture anew in every epoch" in run.record.uncacheable
+    record = record_of(run, 2, CheckpointRecord)
+    assert record is not None
+    assert record.trained.activation_bytes_read == 0
+    plain = train(config.replace(mode="freeze"))
+    undisturbed = losses(run)
+    assert undisturbed != losses(plain)
+    assert losses(train(changed, stop_after=2)) == undisturbed
+
+
+def test_a_flip_is_a_mirror_image_and_a_shift_stays_within_an_eighth(config: Config) -> None:
+    task = identify_run(config, Storage(config.store)).task
+    pixels = torch.arange(16.0).expand(8, 3, 16, 16)
+    torch.manual_seed(0)
+    flipped = task.augmented({"pixel_values": pixels}, "flip")["pixel_values"]
+    mirrored = {bool(one[0, 0, 0] == 15) for one in flipped}
+    assert mirrored == {True, False}
+    assert torch.equal(flipped.sort(-1).values, pixels)
+    shifted = task.augmented({"pixel_values": pixels}, "shift")["pixel_values"]
+    assert shifted.shape == pixels.shape
+    middles = shifted[:, 0, 8, 8]
+    assert ((middles - 8).abs() <= 3).all()  # two, and one for the mirror image
+    assert len(set(middles.tolist())) > 1
+
+
+def test_augmentation_of_texts_is_refused(tiny_config: dict[str, Any]) -> None:
+    tree = tiny_config | {"training": {"augmentation": "flip"}}
+    with pytest.raises(ConfigError, match="'flip' is not for task text-classification"):
+        parse_config(tree, source="test")
+
+
+def test_pictures_of_a_folder_and_of_parquet(config: Config, tmp_path: Path) -> None:
+    """A folder a class, as ``datasets`` reads it; and a file that holds the pictures itself."""
+    task_folder = tmp_path / "folder" / "train"
+    contents = []
+    for label in COLOURS:
+        (task_folder / label).mkdir(parents=True)
+        for number in range(6):
+            noise = np.random.default_rng(number).integers(0, 40, (9, 9, 3))
+            image = Image.fromarray((np.asarray(COLOURS[label]) // 2 + noise).astype(np.uint8))
+            image.save(task_folder / label / f"{number}.png")
+            file = io.BytesIO()
+            image.save(file, "PNG")
+            contents.append({"image": {"bytes": file.getvalue(), "path": None}, "label": label})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))}
+    )
+    parquet = tmp_path / "pictures.parquet"
+    datasets.Dataset.from_list(contents, features=features).to_parquet(parquet)
+    storage = Storage(config.store)
+    for source in (str(tmp_path / "folder"), str(parquet)):
+        settings = {"data.train": source, "data.validation": 0.3, "data.test": None}
+        record = identify_run(config.replace(**settings), storage)
+        assert record.task.label_names == sorted(COLOURS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gone.png,red", r"names the picture .*gone\.png' in line 2, which cannot be read"),
+        ("rows.csv,red", r"rows\.csv' in line 2 is no picture that can be opened"),
+        (",red", r"holds '' in line 2, which is no picture"),
+    ],
+)
+def test_mistakes(config: Config, line: str, message: str) -> None:
+    path = Path(str(config.data.test))
+    _, _, *rest = path.read_text().splitlines()
+    path.write_text("\n".join(["image,label", line, *rest]) + "\n")
+    with pytest.raises(DataError, match=message):
+        identify_run(config, Storage(config.store))
+
+
+def test_a_model_of_texts_has_no_image_processor(config: Config, tiny_bert: Path) -> None:
+    with pytest.raises(ModelError, match="no image processor"):
+        identify_run(config.replace(**{"model.name": str(tiny_bert)}), Storage(config.store))
+
+
+def test_digits() -> None:
+    train_rows, test_rows = digit_rows("train"), digit_rows("test")
+    assert (len(train_rows), len(test_rows)) == (1348, 449)
+    assert {row["label"] for row in test_rows} == {str(digit) for digit in range(10)}
+    assert train_rows[0]["image"].shape == (8, 8)
+    with pytest.raises(DataError, match="train and test"):
+        digit_rows("dev")

@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from afcore.data.table import Table
 from afcore.errors import DataError
@@ -39,8 +40,6 @@ class Picture:
         Raises:
             OSError: when it is no picture.
         """
-        from PIL import Image
-
         content = self.content if self.where is None else _bytes(self.where)
         assert content is not None
         return Image.open(io.BytesIO(content)).convert("RGB")
@@ -84,7 +83,7 @@ def _located(source: str, value: Any) -> tuple[str | None, bytes | None]:
         value = value.get("path")
     if isinstance(value, bytes):
         return None, value
-    if isinstance(value, np.ndarray):  # of a data set that is built in
+    if isinstance(value, np.ndarray | Image.Image):  # of rows that are held in memory
         return None, _encoded(value)
     if not isinstance(value, str) or not value.strip():
         return None, None
@@ -100,9 +99,8 @@ def _bytes(where: str) -> bytes:
     return content
 
 
-def _encoded(pixels: npt.NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
+def _encoded(pixels: "npt.NDArray[np.uint8] | Image.Image") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    picture.save(file, "PNG")
     return file.getvalue()

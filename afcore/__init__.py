@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from afcore.notebook.fit_call import fit as fit
+    from afcore.trainer_callback.freeze_callback import AutoFreezeCallback as AutoFreezeCallback
 
-__all__ = ["fit"]
+__all__ = ["AutoFreezeCallback", "fit"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from afcore.notebook.fit_call import fit
 
         return fit
+    if name == "AutoFreezeCallback":
+        from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
+
+        return AutoFreezeCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -146,6 +146,10 @@ class SplitModel:
         """Names of the parts below the boundary ``k``: none at 0, else embeddings and blocks."""
         return self.parts[: boundary + 1] if boundary else []
 
+    def frozen_modules(self, boundary: int) -> list[nn.Module]:
+        """What runs below the boundary ``k``, and only there."""
+        return [*self._before, *self.blocks[:boundary]] if boundary else []
+
     def set_training(self, boundary: int) -> None:
         """Train mode above the boundary; below it eval mode, no gradients, none left over."""
         self.model.train()
@@ -154,7 +158,7 @@ class SplitModel:
             parameter.requires_grad_(self.part_of[name] not in frozen)
             if not parameter.requires_grad:
                 parameter.grad = None
-        for module in [*self._before, *self.blocks[:boundary]] if boundary else []:
+        for module in self.frozen_modules(boundary):
             module.eval()
 
     def hidden(

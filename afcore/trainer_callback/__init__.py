@@ -1,0 +1,1 @@
+"""Freezing in somebody else's loop: a callback for Hugging Face's ``Trainer``."""

@@ -1,0 +1,73 @@
+"""The frozen blocks of a model that somebody else trains: no gradients, no dropout, no moments.
+
+What its owner has frozen stays so, whatever the boundary.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from afcore.model.split_model import SplitModel
+
+__all__ = ["FrozenPrefix"]
+
+_prefixes: "WeakKeyDictionary[nn.Module, FrozenPrefix]" = WeakKeyDictionary()
+
+
+class FrozenPrefix:
+    """Blocks of a model, frozen from the bottom up; nothing is at first.
+
+    A model has one: what an earlier one left, should its training have been broken off, is undone.
+
+    Args:
+        model: a ``PreTrainedModel``, whose own ``forward`` is called.
+
+    Raises:
+        ModelError: when no row of blocks is found, or parts share parameters.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if model in _prefixes:
+            _prefixes[model].release()
+        use_cache = getattr(model.config, "use_cache", None)
+        with torch.random.fork_rng(devices=[]):  # what is drawn in training does not depend on us
+            self.split = SplitModel(model, pool=False)
+        if use_cache is not None:
+            model.config.use_cache = use_cache
+        self.boundary = 0
+        self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        # Whoever trains calls model.train() before each step.
+        self._hook = model.register_forward_pre_hook(self._evaluate_frozen)
+        _prefixes[model] = self
+
+    def move(self, boundary: int, moments: MutableMapping[nn.Parameter, Any]) -> None:
+        """Train what is above the boundary, and nothing else, as far as it trained before.
+
+        Args:
+            boundary: ``k``.
+            moments: the optimizer's state, of which frozen parameters need none. They stay in its
+                groups, where they are passed over: so a checkpoint fits an optimizer made anew.
+        """
+        self.boundary = boundary
+        frozen = set(self.split.frozen_parts(boundary))
+        for name, parameter in self.split.model.named_parameters():
+            if name in self._trainable:
+                parameter.requires_grad_(self.split.part_of[name] not in frozen)
+                if not parameter.requires_grad:
+                    parameter.grad = None
+                    moments.pop(parameter, None)
+
+    def release(self) -> None:
+        """Leave the model as it was found."""
+        self._hook.remove()
+        for name, parameter in self.split.model.named_parameters():
+            parameter.requires_grad_(name in self._trainable)
+        _prefixes.pop(self.split.model, None)
+
+    def _evaluate_frozen(self, model: nn.Module, _args: Any) -> None:
+        if model.training:
+            for module in self.split.frozen_modules(self.boundary):
+                module.eval()

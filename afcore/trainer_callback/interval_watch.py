@@ -1,0 +1,109 @@
+"""What is seen of an interval in somebody else's loop: losses, rates, sums of gradients."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from afcore.distributed import WorkerGroup
+from afcore.model.split_model import SplitModel
+from afcore.training.gradients import GradientSums, norms_of_gradients
+
+__all__ = ["IntervalWatch"]
+
+
+class IntervalWatch:
+    """The steps of one interval after another.
+
+    Args:
+        split: whose gradients are added up.
+        group: the workers; losses are averaged over them.
+        adds_up: whether gradients are.
+    """
+
+    def __init__(self, split: SplitModel, group: WorkerGroup, *, adds_up: bool) -> None:
+        self._split = split
+        self._group = group
+        self._adds_up = adds_up
+        self._micro_losses: list[Tensor] = []
+        self._is_sum = False
+        self._hook = split.model.register_forward_hook(self._see_loss, with_kwargs=True)
+        self.begin(1)
+
+    def begin(self, num_steps: int) -> None:
+        """Begin an interval of ``num_steps`` steps."""
+        self.losses: list[float] = []
+        self.rates: list[float] = []
+        self._waiting: list[Tensor] = []
+        self.sums = GradientSums(self._split, num_steps)
+
+    @property
+    def num_steps(self) -> int:
+        """So far."""
+        return len(self.rates)
+
+    def add(self, rate: float) -> dict[nn.Parameter, Tensor]:
+        """A step whose gradients are there, averaged and not clipped; the norm of each.
+
+        Args:
+            rate: the learning rate with which it will be made.
+        """
+        norms = norms_of_gradients(
+            [p for p in self._split.model.parameters() if p.grad is not None]
+        )
+        if self._adds_up:
+            self.sums.add(norms)
+        self.rates.append(rate)
+        if self._micro_losses:
+            losses = torch.stack(self._micro_losses)
+            self._waiting.append(losses.sum() if self._is_sum else losses.mean())
+            self._micro_losses = []
+        return norms
+
+    def read(self) -> None:
+        """Fetch the losses from the device; every worker must."""
+        if self._waiting:
+            self.losses += self._group.mean(torch.stack(self._waiting).float()).tolist()
+            self._waiting = []
+
+    def statistics(self) -> dict[str, Any]:
+        """Of the whole interval, as :class:`afcore.freezing.policy.IntervalStatistics` has them."""
+        self.read()
+        losses, count = self.losses or [math.nan], len(self.losses)
+        return {
+            **self.sums.finish(),
+            "num_steps": self.num_steps,
+            "learning_rate": float(np.mean(self.rates)),
+            "train_loss": float(np.mean(losses)),
+            "train_loss_error": float(np.std(losses, ddof=1) / math.sqrt(count))
+            if count > 1
+            else 0.0,
+        }
+
+    def load(
+        self, losses: list[float], rates: list[float], sums: Mapping[str, Tensor], num_steps: int
+    ) -> None:
+        """Go on within an interval of ``num_steps`` steps; ``sums`` as they were saved."""
+        self.begin(num_steps)
+        self.losses, self.rates = list(losses), list(rates)
+        self.sums.load(sums, len(rates))
+
+    def close(self) -> None:
+        """Look no longer."""
+        self._hook.remove()
+
+    def _see_loss(
+        self, model: nn.Module, _args: Any, kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        """Of each forward pass that trains; a loss that is made elsewhere is not seen."""
+        if not (model.training and torch.is_grad_enabled()):
+            return
+        loss = output.get("loss") if isinstance(output, Mapping) else None
+        if isinstance(loss, Tensor):
+            # Where it is told the size of the whole batch, each loss is its share of the batch's.
+            self._is_sum = kwargs.get("num_items_in_batch") is not None
+            share = self._group.count if self._is_sum else 1
+            self._micro_losses.append(loss.detach() * share)

@@ -1,0 +1,314 @@
+"""``AutoFreezeCallback`` in a real Trainer: as our own loop, alone and on two processes."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments
+
+import afcore
+from afcore.errors import ConfigError
+from afcore.freezing.gradient_norm import GradientNorm
+from afcore.freezing.policy import FreezeState
+from afcore.trainer_callback import freeze_callback
+from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
+from afcore.training.optimizer import SuffixOptimizer
+from afcore.training.schedule import Schedule
+from tests.trainer_callback import small_trainer
+from tests.trainer_callback.small_trainer import DATA, make_trainer
+from tests.training_setup import SplitState, make_split, run_epochs, scripted
+
+ROOT = Path(afcore.__file__).parent.parent
+
+
+def gradient_norm() -> AutoFreezeCallback:
+    return AutoFreezeCallback("gradient_norm", intervals_per_epoch=2)
+
+
+def all_weights(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def frozen_names(model: Any, boundary: int) -> set[str]:
+    below = ["bert.embeddings.", *(f"bert.encoder.layer.{i}." for i in range(boundary))]
+    return {name for name, _ in model.named_parameters() if name.startswith(tuple(below))}
+
+
+def test_it_trains_and_decides_as_our_own_loop(tmp_path: Path) -> None:
+    callback = gradient_norm()
+    trainer, seen = make_trainer(tmp_path, callback, max_grad_norm=0.3)
+    trainer.train()
+
+    split = make_split(0.0, pool=False)
+    split.set_training(0)
+    optimizer = SuffixOptimizer(split, learning_rate=1e-3, weight_decay=0.01)
+    epochs = run_epochs(
+        SplitState(optimizer, FreezeState(), split=split),
+        DATA,
+        3,
+        GradientNorm(intervals_per_epoch=2),
+        batches=lambda _epoch: np.split(np.arange(40), 5),
+        schedule=Schedule(3, 5),
+        max_grad_norm=0.3,
+    )
+    steps = [step for epoch in epochs for step in epoch.steps]
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert max(entry["grad_norm"] for entry in logs) > 0.3
+    assert [e["loss"] for e in logs] == pytest.approx([s.loss for s in steps], abs=1e-4)
+    assert seen.boundaries == [step.boundary for step in steps]
+    assert 0 < seen.boundaries[-1] <= 3
+    decisions = [i.decision for epoch in epochs for i in epoch.intervals if i.decision is not None]
+    noted = [entry for entry in trainer.state.log_history if "freeze_boundary" in entry]
+    assert [entry["freeze_boundary"] for entry in noted] == [d.boundary_after for d in decisions]
+    last = f"freeze_eta_block_{3:02d}"
+    assert [e[last] for e in noted] == pytest.approx([d.eta[3] for d in decisions], rel=1e-2)
+    torch.testing.assert_close(
+        all_weights(trainer.model), all_weights(split.model), atol=1e-5, rtol=0
+    )
+    assert trainer.args.max_grad_norm == 0.3
+
+
+def test_what_is_frozen_stays_as_it_is_and_has_no_moments(tmp_path: Path) -> None:
+    callback = AutoFreezeCallback(scripted([1, 1, 2, 3, 3, 3]), intervals_per_epoch=2)
+    trainer, seen = make_trainer(tmp_path, callback, dropout=0.1)
+    modes = []
+
+    def note_modes(_module: Any, _args: Any) -> None:
+        if trainer.model.training:
+            layers = trainer.model.bert.encoder.layer
+            modes.append([trainer.model.bert.embeddings.training, *(x.training for x in layers)])
+
+    trainer.model.bert.register_forward_pre_hook(note_modes)
+    model, optimizer = trainer.model, trainer.create_optimizer()
+    trainer.train()
+
+    boundaries = seen.boundaries
+    assert sorted(set(boundaries)) == [0, 1, 2, 3]
+    for boundary in (1, 2, 3):
+        at = [step for step, frozen in enumerate(boundaries) if frozen >= boundary]
+        at = [at[0] - 1, *at]  # as they were when they froze
+        names = frozen_names(model, boundary)
+        assert len(names) > 5
+        for name in names:
+            values = [seen.weights[step][name] for step in at]
+            assert all(torch.equal(values[0], other) for other in values[1:]), name
+    moved = "classifier.weight"
+    assert not torch.equal(seen.weights[-1][moved], seen.weights[-2][moved])
+    named = dict(model.named_parameters())
+    held = {name for name, parameter in named.items() if parameter in optimizer.state}
+    assert held == named.keys() - frozen_names(model, 3)
+    assert modes[-15:] == [[k == 0, *(i >= k for i in range(4))] for k in boundaries]
+    assert all(parameter.requires_grad for parameter in named.values())  # given back
+
+
+def test_a_boundary_falls_and_what_thaws_trains(tmp_path: Path) -> None:
+    callback = AutoFreezeCallback(scripted([2, 2, 2, 0, 0, 0]), intervals_per_epoch=2)
+    trainer, seen = make_trainer(tmp_path, callback)
+    trainer.train()
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert seen.boundaries == [0] * 2 + [2] * 8 + [0] * 5
+    assert torch.equal(seen.weights[1][name], seen.weights[9][name])
+    assert not torch.equal(seen.weights[9][name], seen.weights[10][name])
+
+
+def test_what_its_owner_froze_stays_frozen(tmp_path: Path) -> None:
+    callback = AutoFreezeCallback(scripted([1, 1, 1, 0, 0, 0]), intervals_per_epoch=2)
+    trainer, _ = make_trainer(tmp_path, callback)
+    mine = trainer.model.bert.embeddings.word_embeddings.weight
+    mine.requires_grad_(False)
+    before = mine.detach().clone()
+    trainer.train()
+    assert torch.equal(before, mine)
+    assert not mine.requires_grad
+    assert trainer.model.bert.pooler.dense.weight.requires_grad
+
+
+def test_accumulated_passes_are_one_step(tmp_path: Path) -> None:
+    found = []
+    for size, passes in ((8, 1), (4, 2)):
+        callback = gradient_norm()
+        trainer, seen = make_trainer(
+            tmp_path,
+            callback,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=passes,
+        )
+        trainer.train()
+        found.append((seen.boundaries, all_weights(trainer.model)))
+    assert found[0][0] == found[1][0]
+    assert found[0][0][-1] > 0
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("restores", [False, True])
+@pytest.mark.parametrize("step", [3, 6, 5])
+def test_resumed_from_a_checkpoint_it_ends_the_same(
+    tmp_path: Path, step: int, restores: bool
+) -> None:
+    """Within an interval that has half its gradients, after a decision, at the end of an epoch."""
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": step,
+        "restore_callback_states_from_checkpoint": restores,
+    }
+    whole, whole_seen = make_trainer(tmp_path, gradient_norm(), dropout=0.1, **saving)
+    whole.train()
+    resumed, seen = make_trainer(tmp_path, gradient_norm(), dropout=0.1, **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+
+    noted = [
+        [entry for entry in one.state.log_history if "freeze_boundary" in entry]
+        for one in (whole, resumed)
+    ]
+    assert noted[0] == noted[1]
+    assert whole_seen.boundaries[-1] > 0
+    assert torch.equal(all_weights(whole.model), all_weights(resumed.model))
+    assert len(seen.weights) in (0, 15 - step)  # with restores, callbacks are made anew
+
+
+def test_gradients_that_a_checkpoint_lacks_are_added_up_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    make_trainer(tmp_path, gradient_norm(), **saving)[0].train()
+    (tmp_path / "checkpoint-3" / freeze_callback.SUMS_FILE).unlink()
+    trainer, _ = make_trainer(tmp_path, gradient_norm(), **saving)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert "the interval's gradients are added up from step 3 on" in caplog.text
+    assert trainer.state.global_step == 15
+
+
+def test_a_frozen_start_has_its_rate_and_says_what_it_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    freeze_callback._say.cache_clear()
+    callback = AutoFreezeCallback()
+    trainer, seen = make_trainer(tmp_path, callback, eval_strategy="epoch", learning_rate=1e-3)
+    rates = []
+    optimizer = trainer.create_optimizer()
+    optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    start = all_weights(trainer.model.bert.encoder.layer[:2]).clone()
+    trainer.train()
+    assert seen.boundaries == [2] * 15
+    assert rates == pytest.approx([2e-3 * (15 - step) / 15 for step in range(15)])
+    logged = [e["learning_rate"] for e in trainer.state.log_history if "learning_rate" in e]
+    assert logged[0] == pytest.approx(1e-3)
+    assert torch.equal(start, all_weights(trainer.model.bert.encoder.layer[:2]))
+    assert caplog.text.count("train with afcore.fit or `autofreeze run`") == 1
+    assert "The head begins as it is" in caplog.text
+    make_trainer(tmp_path, AutoFreezeCallback())[0].train()
+    assert caplog.text.count("train with afcore.fit") == 1
+
+
+def test_validation_losses_reach_the_policy_at_the_end_of_their_epochs(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watching(GradientNorm):
+        def decide(self, state: Any, statistics: Any) -> Any:
+            seen.append((statistics.step, len(statistics.validation_losses)))
+            return super().decide(state, statistics)
+
+    callback = AutoFreezeCallback(Watching(intervals_per_epoch=2, percentile=0))
+    trainer, _ = make_trainer(tmp_path, callback, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    assert seen == [(2, 0), (5, 1), (7, 1), (10, 2), (12, 2), (15, 3)]
+
+
+def test_clipping_is_given_back_after_a_training_that_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, seen = make_trainer(tmp_path, gradient_norm())
+    monkeypatch.setattr(seen, "on_step_end", lambda *_args, **_given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    again, _ = make_trainer(tmp_path, gradient_norm())
+    again.args = trainer.args
+    again.train()
+    assert again.args.max_grad_norm == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "keys", "said"),
+    [
+        ("guardd", {}, "freezing.policy: got 'guardd'"),
+        ("static", {"dept": 1}, "did you mean 'freezing.depth'"),
+        ({"policy": "gradient_norm", "percentile": 101}, {}, "freezing.percentile: got 101"),
+    ],
+)
+def test_what_is_wrong_with_a_policy_is_said_at_once(
+    given: Any, keys: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^AutoFreezeCallback: .*{said}"):
+        AutoFreezeCallback(given, **keys)
+
+
+def test_a_depth_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    trainer, _ = make_trainer(tmp_path, AutoFreezeCallback("static", depth=4))
+    with pytest.raises(ConfigError, match="at most 3 can be frozen"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ddp_find_unused_parameters": False}, "Set ddp_find_unused_parameters=True"),
+        ({"gradient_checkpointing": True}, "Set ddp_find_unused_parameters=True"),
+        ({"ddp_static_graph": True}, "leave ddp_static_graph out"),
+        ({"fsdp": "full_shard"}, "DistributedDataParallel"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], said: str) -> None:
+    names = ("deepspeed", "fsdp", "ddp_find_unused_parameters", "ddp_static_graph")
+    arguments = dict.fromkeys(names) | {"gradient_checkpointing": False, "world_size": 2}
+    assert all(hasattr(TrainingArguments, name) for name in arguments)
+    check = AutoFreezeCallback()._check
+    check(SimpleNamespace(**arguments))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=said):
+        check(SimpleNamespace(**arguments | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_decisions_of_one(tmp_path: Path) -> None:
+    alone, seen = make_trainer(tmp_path, gradient_norm())
+    alone.train()
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *command, small_trainer.__file__, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [one["world"] for one in ranks] == [2, 2]
+    assert ranks[0]["boundaries"] == ranks[1]["boundaries"] == seen.boundaries
+    assert seen.boundaries[-1] > 0
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    histories = [one["history"] for one in ranks] + [alone.state.log_history]
+    losses, etas = (
+        [[entry[name] for entry in history if name in entry] for history in histories]
+        for name in ("loss", "freeze_eta_block_03")
+    )
+    assert len(losses[0]) == 15
+    assert losses[0] == pytest.approx(losses[2], abs=1e-3)
+    assert len(etas[0]) >= 2
+    assert etas[0] == etas[1] == pytest.approx(etas[2], rel=1e-2)
+
+
+def test_the_module_s_logger_is_quiet_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Decisions are lines for who asks for them."""
+    caplog.set_level(logging.INFO, logger="afcore.trainer_callback")
+    make_trainer(tmp_path, gradient_norm())[0].train()
+    assert "decision at step 5: boundary 0 -> " in caplog.text

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from afcore.config import Config
 from afcore.data.held_rows import HeldRows, hold_rows
+from afcore.errors import DataError
 from afcore.model.finetuned import FinetunedModel
 from afcore.model.processors import processor_of
 from afcore.model_settings import MODEL_MARK, ModelSettings
@@ -91,7 +92,7 @@ class FitResult:
         """A label, or a number, for each row, as ``autofreeze predict`` would write it.
 
         Args:
-            rows: texts (pairs of them as tuples, where the task is on pairs), or a
+            rows: texts, or pictures (pairs as tuples, where the task is on pairs), or a
                 ``datasets.Dataset``, a ``DataFrame`` or a list of dicts with the columns of the
                 training.
 
@@ -163,12 +164,18 @@ class FitResult:
     def _as_held(self, rows: Any) -> HeldRows:
         if isinstance(rows, str):
             rows = [rows]
-        if isinstance(rows, Sequence) and rows and isinstance(rows[0], str | tuple):
+        if isinstance(rows, Sequence) and rows and not isinstance(rows[0], Mapping):
             task = self._run.record.task
             fields = task.fields(task.named_columns(self.config.data.columns))
             columns = [one.column for one in fields if not one.is_target]
-            texts = [(row,) if isinstance(row, str) else row for row in rows]
-            rows = [dict(zip(columns, row, strict=True)) for row in texts]
+            values = [row if isinstance(row, tuple) else (row,) for row in rows]
+            for number, row in enumerate(values):
+                if len(row) != len(columns):
+                    raise DataError(
+                        f"row {number}, counted from 0, has {len(row)} values; the model was "
+                        f"trained on {', '.join(columns)}"
+                    )
+            rows = [dict(zip(columns, row, strict=True)) for row in values]
         return hold_rows("rows", rows)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import afcore
 from afcore.config import parse_config
-from afcore.errors import ConfigError
+from afcore.errors import ConfigError, DataError
 from afcore.notebook.progress_bar import ProgressBar
 from afcore.runs.whole_run import Onlooker, complete_run
 from tests.conftest import stdlib_rows, write_config
@@ -99,6 +99,8 @@ def test_the_result_holds_scores_epochs_a_model_and_pictures(
     right = sum(label == row["label"] for label, row in zip(predicted, test, strict=True))
     assert right / len(test) == pytest.approx(result.scores["accuracy"])
     assert result.predict([row["text"] for row in test]) == predicted
+    with pytest.raises(DataError, match="row 0, counted from 0, has 2 values; .* on text"):
+        result.predict([("a text", "another")])
     assert result.boundaries == [2, 2, 2]
     assert [row["epoch"] for row in result.epochs] == [1, 2]
     assert result.epochs[-1]["validation_loss"] == result.report.epochs[-1].validation["loss"]

@@ -99,7 +99,7 @@ def test_the_result_holds_scores_epochs_a_model_and_pictures(
     right = sum(label == row["label"] for label, row in zip(predicted, test, strict=True))
     assert right / len(test) == pytest.approx(result.scores["accuracy"])
     assert result.predict([row["text"] for row in test]) == predicted
-    with pytest.raises(DataError, match="row 0, counted from 0, has 2 values; .* on text"):
+    with pytest.raises(DataError, match=r"row 0, counted from 0, has 2 values; .* on text"):
         result.predict([("a text", "another")])
     assert result.boundaries == [2, 2, 2]
     assert [row["epoch"] for row in result.epochs] == [1, 2]

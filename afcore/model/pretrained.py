@@ -23,13 +23,16 @@ from afcore.model_settings import MODEL_MARK
 __all__ = [
     "build_model",
     "check_finite",
+    "damaged_file",
     "forward_settings",
     "load_image_processor",
     "load_model",
     "load_tokenizer",
+    "locate",
     "read_config",
     "read_model",
     "shown",
+    "why_not_loaded",
 ]
 
 _NOT_IN_FORWARD = (
@@ -80,7 +83,7 @@ def load_tokenizer(name: str, max_length: int | None = None) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # the tokenizers' library has no exceptions of its own
-        if "instantiate the backend tokenizer" in str(error) and _damaged_file(path) is None:
+        if "instantiate the backend tokenizer" in str(error) and damaged_file(path) is None:
             raise _no_vocabulary(name) from error
         raise ModelError(f"model {name!r}: no tokenizer: {why_not_loaded(path, error)}") from error
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
@@ -365,7 +368,7 @@ def _no_vocabulary(name: str) -> ModelError:
 
 def why_not_loaded(path: str, error: Exception) -> str:
     """What a loader's exception means, in one line: it rarely names the file."""
-    damaged = _damaged_file(path)
+    damaged = damaged_file(path)
     if damaged is not None:
         return damaged
     if isinstance(error, OSError) and not Path(path).exists():
@@ -378,7 +381,7 @@ def why_not_loaded(path: str, error: Exception) -> str:
     return _first_line(error)
 
 
-def _damaged_file(path: str) -> str | None:
+def damaged_file(path: str) -> str | None:
     """Which of the model's files cannot be read as what it is, and why."""
     for file in _stored_files(path):
         try:

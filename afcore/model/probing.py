@@ -1,5 +1,6 @@
 """A small batch to try a model on, made from its configuration alone."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from afcore.errors import ModelError
 from afcore.model.forwards import Batch
 
-__all__ = ["padded_batch", "probing_batch"]
+__all__ = ["padded_batch", "probing_batch", "varied_batch"]
 
 
 def probing_batch(model: Any) -> Batch:
@@ -28,6 +29,8 @@ def probing_batch(model: Any) -> Batch:
     if name == "input_values" and hasattr(config, "conv_kernel"):
         waves = torch.linspace(-1, 1, 2 * _num_samples(config, 4), device=device).view(2, -1).sin()
         return {name: waves, "attention_mask": torch.ones_like(waves, dtype=torch.long)}
+    if (shape := _spectrum(config, name)) is not None:
+        return {name: torch.linspace(-1, 1, torch.Size(shape).numel(), device=device).view(shape)}
     given: dict[str, Tensor] = model.dummy_inputs
     if name not in given:
         raise ModelError(
@@ -57,3 +60,80 @@ def padded_batch(pad_token_id: int, device: torch.device) -> Batch:
         "input_ids": torch.tensor(rows, device=device),
         "attention_mask": torch.stack([(columns < n).long() for n in lengths]).to(device),
     }
+
+
+def _spectrum(config: Any, name: str) -> tuple[int, ...] | None:
+    """Shape of two examples of sound by its frequencies; None: the model takes no such thing."""
+    if name == "input_features" and hasattr(config, "max_source_positions"):  # Whisper
+        return 2, config.num_mel_bins, 2 * config.max_source_positions
+    if name == "input_features" and hasattr(config, "feature_projection_input_dim"):
+        return 2, 16, config.feature_projection_input_dim
+    if name == "input_values" and hasattr(config, "num_mel_bins"):  # AST
+        return 2, config.max_length, config.num_mel_bins
+    return None
+
+
+def varied_batch(model: Any, length: int) -> Batch:
+    """Four examples to try a model on: of text and waves of different lengths, padded on the right.
+
+    Args:
+        model: with its padding token in its configuration.
+        length: tokens of the longest text.
+
+    Raises:
+        ModelError: when it takes something that cannot be made up.
+    """
+    generator = torch.Generator().manual_seed(0)
+    batch = dict(probing_batch(model))
+    if "input_ids" in batch and batch["input_ids"].ndim == 2:
+        return batch | _text(model.config, length, generator) | _decoder_text(model, generator)
+    batch = {name: torch.cat([values, values.flip(0)]) for name, values in batch.items()}
+    main = batch[model.main_input_name]
+    if main.is_floating_point():
+        batch[model.main_input_name] = torch.randn(main.shape, generator=generator)
+    if "attention_mask" in batch and main.ndim == 2:
+        frames = (12, 9, 6, 4)
+        samples = [_num_samples(model.config, count) + number for number, count in enumerate(frames)]
+        mask = (torch.arange(max(samples)) < torch.tensor(samples)[:, None]).long()
+        waves = torch.randn(mask.shape, generator=generator) * mask
+        return {model.main_input_name: waves, "attention_mask": mask}
+    return batch | _decoder_text(model, generator)
+
+
+def _text(config: Any, length: int, generator: torch.Generator) -> Batch:
+    """Words, each text with one end, as a tokenizer makes them."""
+    words, text = _words(config), config.get_text_config()
+    lengths = [length, max(2, 2 * length // 3), max(2, length // 2), 2]
+    end = getattr(text, "eos_token_id", None)
+    rows = []
+    for count in lengths:
+        row = words[torch.randint(len(words), (count,), generator=generator)]
+        if isinstance(end, int) and 0 <= end < text.vocab_size:
+            row[-1] = end
+        rows.append(row)
+    padding = getattr(text, "pad_token_id", None) or 0
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
+    mask = (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _words(config: Any) -> Tensor:
+    """Tokens that mean nothing special; all, where there would be too few."""
+    special = set()
+    for one in (config, config.get_text_config()):
+        for key, value in one.to_dict().items():
+            if key.endswith(("token_id", "token_index")):
+                special |= {value} if isinstance(value, int) else set(value or ())
+    count = min(config.get_text_config().vocab_size, 1000)
+    words = [token for token in range(count) if token not in special]
+    return torch.tensor(words if len(words) > 1 else list(range(count)))
+
+
+def _decoder_text(model: Any, generator: torch.Generator) -> Batch:
+    """What a decoder that generates begins with; others make it of the input themselves."""
+    kind = type(model).__name__
+    names = inspect.signature(model.forward).parameters
+    if "decoder_input_ids" not in names or kind.endswith(("Classification", "QuestionAnswering")):
+        return {}
+    words = _words(model.config)
+    return {"decoder_input_ids": words[torch.randint(len(words), (4, 5), generator=generator)]}

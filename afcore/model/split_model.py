@@ -216,12 +216,12 @@ class SplitModel:
             hidden: at that boundary.
 
         Returns:
-            Float32; [b, c] of a classifier.
+            Float32, of a model in float64 as it is; [b, c] of a classifier.
         """
         below = self._handing_out(range(start), hidden)
         with replaced_forwards(below | self._at_pooled_position(batch)):
             logits = logits_of(self.model(**batch))
-        return logits.float()
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _handing_out(self, indices: range, hidden: Hidden | None) -> dict[nn.Module, Forward]:
         """Forwards of blocks that give ``hidden`` for their output; without it, their input.

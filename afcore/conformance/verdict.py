@@ -1,0 +1,213 @@
+"""The verdict on a model: *cached*, *freeze only* or *unsupported*, the reason, and what it stands on.
+
+* **cached**: its blocks can be frozen, and what the frozen ones put out can be stored and read: outputs,
+  loss and gradients of the suffix on it are those of the whole.
+* **freeze only**: they can be frozen, but what they put out is no function of the example alone.
+* **unsupported**: no row of blocks is found, or the model cannot be run apart. Most of these still
+  train in mode ``full``.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from afcore.activations.codec import STORED_AS, RowFormat
+from afcore.conformance.chance import drawn_in_training, kept_between_batches
+from afcore.conformance.heads import Head
+from afcore.conformance.opened_model import (
+    OpenedModel,
+    UnsupportedModelError,
+    one_line,
+    open_model,
+)
+from afcore.conformance.trials import (
+    BoundaryTrial,
+    as_precise_as_can_be,
+    check_repeats,
+    try_boundary,
+    try_training,
+)
+from afcore.errors import ModelError, UserError
+from afcore.model.forwards import Batch
+from afcore.model.probing import varied_batch
+from afcore.model.split_model import SplitModel
+
+__all__ = ["Blocks", "Conformance", "Verdict", "check_model", "check_opened"]
+
+Verdict = Literal["cached", "freeze only", "unsupported"]
+_MOST_BOUNDARIES = 16
+_LENGTH = 16
+
+
+class Blocks(BaseModel):
+    """The parts of a model.
+
+    Attributes:
+        embeddings: names of the parameters below block 0.
+        count: L.
+        names: of the blocks, bottom first.
+        kind: their class.
+        head: the class of the model, and how many parameters are above the blocks.
+        last_block: at which position it is computed, or why at all.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    embeddings: list[str]
+    count: int
+    names: list[str]
+    kind: str
+    head: list[str]
+    last_block: str
+
+
+class Apart(BaseModel):
+    """Largest differences to the whole model, relative to the largest magnitude."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outputs: float
+    loss: float
+    gradients: float
+
+
+class Compared(BaseModel):
+    """What was compared at one boundary: the suffix on fresh hidden states, and on those of a set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    boundary: int
+    split: Apart
+    stored: Apart | None
+
+
+class Conformance(BaseModel):
+    """What was found of a model; everything but the verdict may be missing.
+
+    Attributes:
+        model: its class.
+        task: whose head it has, and why that one.
+        weights: where they are from.
+        precision: float64, or float32 where its own code asks for that.
+        widths: of what is stored of a token, by name.
+        bytes_per_token: of a set, by its dtype.
+        drawn: settings of chances above zero; all are off below a boundary.
+        kept: modules that keep statistics of batches, by class.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    verdict: Verdict
+    reason: str
+    model: str | None = None
+    task: str | None = None
+    weights: str | None = None
+    blocks: Blocks | None = None
+    precision: str | None = None
+    compared: list[Compared] = []
+    widths: dict[str, int] = {}
+    bytes_per_token: dict[str, int] = {}
+    drawn: dict[str, float] = {}
+    kept: dict[str, int] = {}
+
+
+def check_model(name: str, task: str | None = None) -> Conformance:
+    """Look at a model.
+
+    Args:
+        name: a folder, perhaps with ``config.json`` alone, a hub id, or ``package:...``.
+        task: whose head; None: as the model was saved.
+
+    Raises:
+        UserError: for a model that is not there or damaged, or a task that nobody knows.
+    """
+    try:
+        opened = open_model(name, task)
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with it, the verdict says so
+        return Conformance(name=name, verdict="unsupported", reason=_reason(error))
+    return check_opened(name, opened)
+
+
+def check_opened(name: str, opened: OpenedModel) -> Conformance:
+    """The same of a model in memory, whose weights end as they were, but in another precision."""
+    found: dict[str, Any] = {
+        "name": name,
+        "model": type(opened.model).__name__,
+        "task": _task(opened.head),
+        "weights": opened.weights,
+        "drawn": drawn_in_training(opened.model.config),
+    }
+    try:
+        verdict, reason = _try(opened.model, found)
+    except Exception as error:  # whatever a model's own code raises
+        verdict, reason = "unsupported", _reason(error)
+    return Conformance(**found, verdict=verdict, reason=reason)
+
+
+def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
+    """The verdict; what is found on the way to it is put into ``found``."""
+    split = SplitModel(model)
+    found["blocks"] = _blocks(split)
+    found["kept"] = kept_between_batches(split)
+    if split.unsplittable is not None:
+        return "unsupported", f"{split.unsplittable}."
+    batch = as_precise_as_can_be(split, varied_batch(model, _length(model.config)))
+    found["precision"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+    check_repeats(split, batch)
+    tried, found["compared"] = [], []
+    for boundary in _boundaries(split.num_blocks):
+        tried.append(try_boundary(split, batch, boundary))
+        found["compared"].append(_compared(tried[-1]))
+    obstacle = next((one.obstacle for one in tried if one.obstacle), None)
+    obstacle = obstacle or try_training(split, batch)
+    if obstacle is not None:
+        return "freeze only", obstacle
+    found["widths"] = dict(split.widths)
+    found["bytes_per_token"] = {
+        dtype: RowFormat(dtype, split.widths).row_bytes for dtype in STORED_AS
+    }
+    return "cached", "the suffix on stored hidden states gives the outputs and gradients of the whole."
+
+
+def _length(config: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None)
+    return min(_LENGTH, positions - 4) if isinstance(positions, int) and positions > 4 else _LENGTH
+
+
+def _boundaries(num_blocks: int) -> list[int]:
+    """All, or as many as are tried of a deep model, the lowest and the highest among them."""
+    highest = num_blocks - 1
+    if highest <= _MOST_BOUNDARIES:
+        return list(range(1, num_blocks))
+    steps = _MOST_BOUNDARIES - 1
+    return sorted({1 + round(i * (highest - 1) / steps) for i in range(_MOST_BOUNDARIES)})
+
+
+def _blocks(split: SplitModel) -> Blocks:
+    head = list(split.part_parameters("head"))
+    return Blocks(
+        embeddings=list(split.part_parameters("embeddings")),
+        count=split.num_blocks,
+        names=list(split.structure.stack.blocks),
+        kind=type(split.blocks[0]).__name__,
+        head=head,
+        last_block=split.pooled_reason,
+    )
+
+
+def _compared(trial: BoundaryTrial) -> Compared:
+    stored = None if trial.stored is None else Apart(**vars(trial.stored))
+    return Compared(boundary=trial.boundary, split=Apart(**vars(trial.split)), stored=stored)
+
+
+def _task(head: Head) -> str:
+    return f"{head.task} ({head.why})"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModelError | UnsupportedModelError):
+        return str(error)
+    return f"its own code fails: {type(error).__name__}: {one_line(error)}"

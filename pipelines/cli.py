@@ -307,6 +307,40 @@ def show_command(
             print_status(status, _wide(), why)
 
 
+@app.command("check-model")
+def check_model_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder or hub id; a folder may hold config.json alone, then weights are random",
+        ),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose head it gets. Default: that of its architecture, else the first it can have"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON")] = False,
+) -> None:
+    """Try whether a model can be split, frozen and cached, and say why not.
+
+    The verdict is cached, freeze only or unsupported; whatever it is, the exit code is 0. Nothing is
+    trained or written. docs/models.md has the verdicts of many families.
+    """
+    with _exit_codes():
+        set_defaults()
+        from afcore.conformance.verdict import check_model
+        from pipelines.cli_check_model import print_conformance
+
+        found = check_model(name, task)
+        if as_json:
+            _console.print(found.model_dump_json(indent=1), markup=False, soft_wrap=True)
+        else:
+            print_conformance(found, _wide())
+
+
 @app.command("simulate")
 def simulate_command(
     cluster: Annotated[

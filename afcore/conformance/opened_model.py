@@ -153,3 +153,5 @@ def _set_padding(config: Any) -> None:
         if getattr(one, "pad_token_id", None) is None and hasattr(one, "vocab_size"):
             end = getattr(one, "eos_token_id", None)
             one.pad_token_id = end if isinstance(end, int) and end < one.vocab_size else 0
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id  # as T5 has it

@@ -15,6 +15,7 @@ from afcore.model.forwards import Batch, Hidden, evaluating, logits_of
 from afcore.model.split_model import SplitModel
 from afcore.model.trial import (
     Differences,
+    Results,
     alone,
     compare,
     largest_apart,
@@ -27,7 +28,7 @@ from afcore.model.trial import (
 
 __all__ = ["BoundaryTrial", "as_precise_as_can_be", "check_repeats", "try_boundary", "try_training"]
 
-_TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}
+_TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4}
 _RATE = 0.1
 
 
@@ -57,24 +58,29 @@ def as_precise_as_can_be(split: SplitModel, batch: Batch) -> Batch:
     split.model.double()
     doubled = {n: v.double() if v.is_floating_point() else v for n, v in batch.items()}
     try:
-        if logits_runs(split, doubled).dtype == torch.float64:
+        whole = _whole(split, doubled, 1)
+        if _are_numbers(whole) and whole.outputs.dtype == torch.float64:
             return doubled
     except Exception:  # whatever a model's own code raises; float32 is tried next
         pass
     split.model.float()
     try:
-        outputs = logits_runs(split, batch)
+        whole = _whole(split, batch, 1)
     except Exception as error:
         raise UnsupportedModelError(f"its own code fails: {one_line(error)}") from error
-    if not bool(outputs.isfinite().all()):
-        raise UnsupportedModelError("it puts out NaN or infinity.")
+    if not _are_numbers(whole):
+        raise UnsupportedModelError("its outputs or gradients are NaN where texts are padded.")
     return batch
 
 
-def logits_runs(split: SplitModel, batch: Batch) -> Tensor:
-    """Of the whole model, in eval mode."""
-    with evaluating(split.model), torch.no_grad():
-        return logits_of(split.model(**batch))
+def _whole(split: SplitModel, batch: Batch, boundary: int) -> Results:
+    return results_of(split, batch, boundary, lambda: logits_of(split.model(**batch)))
+
+
+def _are_numbers(results: Results) -> bool:
+    """Outputs may be infinite, where a model masks them."""
+    gradients = all(bool(gradient.isfinite().all()) for gradient in results.gradients.values())
+    return gradients and not bool(results.outputs.isnan().any())
 
 
 def check_repeats(split: SplitModel, batch: Batch) -> None:
@@ -83,7 +89,9 @@ def check_repeats(split: SplitModel, batch: Batch) -> None:
     Raises:
         UnsupportedModelError: when it does not.
     """
-    apart = relative_difference(logits_runs(split, batch), logits_runs(split, batch))
+    with evaluating(split.model), torch.no_grad():
+        one, other = (logits_of(split.model(**batch)) for _ in range(2))
+    apart = relative_difference(one, other)
     if apart > _tolerance(split):
         raise UnsupportedModelError(
             f"it draws at random even in eval mode: one batch, run twice, differs by {apart:.0e}."
@@ -102,7 +110,7 @@ def try_boundary(split: SplitModel, batch: Batch, boundary: int) -> BoundaryTria
         return lambda: split.logits(batch, boundary, hidden)
 
     try:
-        whole = results_of(split, batch, boundary, lambda: logits_of(split.model(**batch)))
+        whole = _whole(split, batch, boundary)
         with torch.no_grad():
             split.set_training(boundary)
             hidden = split.hidden(batch, boundary)
@@ -113,6 +121,7 @@ def try_boundary(split: SplitModel, batch: Batch, boundary: int) -> BoundaryTria
         raise UnsupportedModelError(
             f"prefix and suffix {where} are not the whole ({_shown(apart)}): {_what_else(split)}."
         )
+    _check_shapes(hidden, len(next(iter(batch.values()))))
     obstacle = _not_stored(split, batch, boundary, hidden)
     if obstacle is not None:
         return BoundaryTrial(boundary, apart, None, obstacle)
@@ -180,13 +189,19 @@ def _what_else(split: SplitModel) -> str:
     return "something above the boundary reads, or trains, what is below it in another way"
 
 
+def _check_shapes(hidden: Hidden, count: int) -> None:
+    for name, states in hidden.items():
+        if states.ndim != 3 or len(states) != count:
+            raise UnsupportedModelError(
+                f"its {name} are {list(states.shape)} for {count} examples, not [{count}, positions, "
+                "width]."
+            )
+
+
 def _not_stored(split: SplitModel, batch: Batch, boundary: int, hidden: Hidden) -> str | None:
     """Why hidden states cannot be rows of a set, one a token."""
-    count = len(next(iter(batch.values())))
     for name, states in hidden.items():
-        shape = list(states.shape)
-        if states.ndim != 3 or len(states) != count:
-            return f"its {name} are {shape} for {count} examples, not [{count}, positions, width]."
+        shape = states.shape
         if shape[-1] != split.widths[name]:
             return (
                 f"its {name} are {shape[-1]} wide at boundary {boundary} and {split.widths[name]} at 1; "

@@ -61,7 +61,7 @@ def replaced_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 def first_output(output: Any) -> Tensor:
     """The hidden states: some blocks put out a tuple of which they are the first."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
     return tensor
 
 

@@ -11,6 +11,8 @@ from afcore.model.forwards import Batch
 
 __all__ = ["padded_batch", "probing_batch", "varied_batch"]
 
+_FEW_WORDS = 1000
+
 
 def probing_batch(model: Any) -> Batch:
     """Two examples of one length, of the kind that the model takes.
@@ -21,10 +23,8 @@ def probing_batch(model: Any) -> Batch:
     device, config, name = next(model.parameters()).device, model.config, model.main_input_name
     if name == "input_ids":
         ids = torch.tensor([[1, 2, 3, 4], [4, 2, 1, 3]], device=device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    pictures = getattr(config, "vision_config", config)  # of its own where text is read too: CLIP
-    if name == "pixel_values" and isinstance(getattr(pictures, "image_size", None), int):
-        shape = (2, pictures.num_channels, pictures.image_size, pictures.image_size)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | _places(model, ids)
+    if name == "pixel_values" and (shape := _pictures(model)) is not None:
         return {name: torch.linspace(-1, 1, torch.Size(shape).numel(), device=device).view(shape)}
     if name == "input_values" and hasattr(config, "conv_kernel"):
         waves = torch.linspace(-1, 1, 2 * _num_samples(config, 4), device=device).view(2, -1).sin()
@@ -38,6 +38,27 @@ def probing_batch(model: Any) -> Batch:
             "Give a batch of two examples."
         )
     return {key: values.to(device) for key, values in given.items()}
+
+
+def _places(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """[b, s, 4], where each token stands on a page, for models that take it."""
+    if "bbox" not in inspect.signature(model.forward).parameters:
+        return {}
+    corners = ids[..., None].clamp(max=4) * torch.tensor([1, 1, 2, 2], device=ids.device)
+    return {"bbox": corners}
+
+
+def _pictures(model: Any) -> tuple[int, ...] | None:
+    """Shape of two pictures, or films; a side of 64 where the model takes any."""
+    config = model.config
+    config = getattr(config, "vision_config", config)  # of its own where text is read too: CLIP
+    size = getattr(config, "image_size", 64)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, tuple | list) or len(sides) != 2 or None in sides:
+        return None
+    frames = getattr(config, "num_frames", None)
+    films = () if frames is None else (frames,)
+    return 2, *films, getattr(config, "num_channels", 3), *sides
 
 
 def _num_samples(config: Any, num_frames: int) -> int:
@@ -64,8 +85,10 @@ def padded_batch(pad_token_id: int, device: torch.device) -> Batch:
 
 def _spectrum(config: Any, name: str) -> tuple[int, ...] | None:
     """Shape of two examples of sound by its frequencies; None: the model takes no such thing."""
-    if name == "input_features" and hasattr(config, "max_source_positions"):  # Whisper
+    if name == "input_features" and hasattr(config, "num_mel_bins"):  # Whisper
         return 2, config.num_mel_bins, 2 * config.max_source_positions
+    if name == "input_features" and hasattr(config, "input_feat_per_channel"):  # Speech2Text
+        return 2, 32, config.input_feat_per_channel
     if name == "input_features" and hasattr(config, "feature_projection_input_dim"):
         return 2, 16, config.feature_projection_input_dim
     if name == "input_values" and hasattr(config, "num_mel_bins"):  # AST
@@ -86,7 +109,8 @@ def varied_batch(model: Any, length: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     batch = dict(probing_batch(model))
     if "input_ids" in batch and batch["input_ids"].ndim == 2:
-        return batch | _text(model.config, length, generator) | _decoder_text(model, generator)
+        text = _text(model.config, length, generator)
+        return text | _places(model, text["input_ids"]) | _decoder_text(model, generator)
     batch = {name: torch.cat([values, values.flip(0)]) for name, values in batch.items()}
     main = batch[model.main_input_name]
     if main.is_floating_point():
@@ -108,7 +132,7 @@ def _text(config: Any, length: int, generator: torch.Generator) -> Batch:
     rows = []
     for count in lengths:
         row = words[torch.randint(len(words), (count,), generator=generator)]
-        if isinstance(end, int) and 0 <= end < text.vocab_size:
+        if isinstance(end, int) and 0 <= end < getattr(text, "vocab_size", 0):
             row[-1] = end
         rows.append(row)
     padding = getattr(text, "pad_token_id", None) or 0
@@ -124,7 +148,7 @@ def _words(config: Any) -> Tensor:
         for key, value in one.to_dict().items():
             if key.endswith(("token_id", "token_index")):
                 special |= {value} if isinstance(value, int) else set(value or ())
-    count = min(config.get_text_config().vocab_size, 1000)
+    count = min(getattr(config.get_text_config(), "vocab_size", _FEW_WORDS), _FEW_WORDS)
     words = [token for token in range(count) if token not in special]
     return torch.tensor(words if len(words) > 1 else list(range(count)))
 

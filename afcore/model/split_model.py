@@ -241,11 +241,11 @@ class SplitModel:
         def forward_first(*args: Any, **kwargs: Any) -> Any:
             """Beside the hidden states, what is the same for all examples, made from one."""
             count = len(args[0] if args else kwargs[HIDDEN_STATES])
+            if not self._stack.remade_from_all:
+                args = tuple(_of_one(value, count) for value in args)
+                kwargs = {name: _of_one(value, count) for name, value in kwargs.items()}
             with torch.no_grad():
-                made = make(
-                    *(_of_one(value, count) for value in args),
-                    **{name: _of_one(value, count) for name, value in kwargs.items()},
-                )
+                made = make(*args, **kwargs)
             named = {name: made[outputs[name]] for name in outputs}
             return self._output_of({**named, **(hidden or {})})
 

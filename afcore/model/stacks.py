@@ -29,9 +29,10 @@ class Stack:
         num_outputs: of a block's tuple; None where a block puts out the hidden states alone.
         outputs: which of them is what, by name; all are handed on to the next block.
         widths: of the outputs that have a row at every position: hidden states at a boundary.
+        remade_from_all: outputs without a width are made anew from all examples, not from one.
         unsplittable: why the blocks cannot be run apart, if they cannot.
 
-    Outputs without a width are the same for all batches of a shape, and made anew by block 0.
+    Outputs without a width are the same for all batches of a shape and mask, and made anew by block 0.
     """
 
     body: str
@@ -43,6 +44,7 @@ class Stack:
     num_outputs: int | None = None
     outputs: dict[str, int] = field(default_factory=lambda: {HIDDEN_STATES: 0})
     widths: dict[str, int] = field(default_factory=dict)
+    remade_from_all: bool = False
     unsplittable: str | None = None
 
 

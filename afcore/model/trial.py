@@ -61,8 +61,10 @@ def relative_difference(one: Tensor, other: Tensor, least: float = 0.0) -> float
         return float("inf")
     if not other.numel():
         return 0.0
-    apart = float((one - other).abs().max())
-    scale = max(float(other.abs().max()), least, torch.finfo(other.dtype).tiny)
+    # Equal infinities, as masks make, are equal.
+    apart = float(torch.where(one == other, 0.0, (one - other).abs()).max())
+    finite = other.where(other.isfinite(), 0.0).abs().max()
+    scale = max(float(finite), least, torch.finfo(other.dtype).tiny)
     return apart / scale if apart == apart else float("inf")
 
 
@@ -112,7 +114,8 @@ def _without_padding(outputs: Tensor, batch: Batch) -> Tensor:
     mask = batch.get("attention_mask")
     if mask is None or outputs.ndim < 3 or outputs.shape[:2] != mask.shape:
         return outputs
-    return outputs * mask.view(*mask.shape, *[1] * (outputs.ndim - 2))
+    shown = mask.view(*mask.shape, *[1] * (outputs.ndim - 2)) != 0
+    return outputs.where(shown, 0.0)
 
 
 def _loss(outputs: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 from afcore.errors import ModelError
 from afcore.model.finders.encoder import find_in_encoder
-from afcore.model.finders.traced import find_by_tracing
+from afcore.model.finders.traced import find_by_tracing, why_no_chain
 from afcore.model.forwards import Batch
 from afcore.model.stacks import Stack
 
@@ -29,7 +29,6 @@ def find_stack(model: Any, batch: Batch) -> Stack:
         if stacks := find(model, batch):
             return stacks[0]
     raise ModelError(
-        f"no row of transformer blocks found in {type(model).__name__}: blocks must stand in a "
-        "ModuleList of two or more, share no weights, and run once each, one feeding the next. "
+        f"no row of transformer blocks found in {type(model).__name__}: {why_no_chain(model, batch)}. "
         "Choose another model."
     )

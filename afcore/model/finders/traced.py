@@ -1,7 +1,7 @@
 """The generic finder: watch one forward pass, and find the chain of like modules.
 
-Blocks stand in a ``ModuleList``, are of one class, run once each, and each gets what the one before
-put out. Which parameters below them are the embeddings is decided by gradient, not by the order of
+Blocks stand in a ``ModuleList``, run once each, and each gets what the one before put out; they need
+not be of one class (a hybrid's are of two). Which parameters below them are the embeddings is decided by gradient, not by the order of
 calls: some models read a weight without calling its module.
 
 What a block hands to the next one beside the hidden states (T5's bias of positions, which block 0
@@ -9,7 +9,8 @@ makes) is found too: tensors of its output that are an argument of the next bloc
 """
 
 import inspect
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -18,15 +19,30 @@ import torch
 from torch import Tensor, nn
 
 from afcore.errors import ModelError
-from afcore.model.forwards import Batch, evaluating, first_output, taken_by
+from afcore.model.forwards import (
+    Batch,
+    evaluating,
+    first_output,
+    largest_difference,
+    taken_by,
+)
 from afcore.model.stacks import HIDDEN_STATES, Stack
 
-__all__ = ["chains_in", "find_by_tracing"]
+__all__ = ["chains_in", "find_by_tracing", "why_no_chain"]
+
+_ALIKE = 1e-5
 
 
 def find_by_tracing(model: Any, batch: Batch) -> list[Stack]:
-    """The chains of like modules in the base model, the largest first."""
-    return chains_in(model, model.base_model, batch)
+    """The chains of like modules, best first: in the base model, if that is told all on its own.
+
+    Longformer's classifier tells its base model which tokens attend globally; then the whole model is
+    run for the prefix.
+    """
+    found = chains_in(model, model.base_model, batch)
+    if found and not _runs_alike_alone(model, model.base_model, found[0], batch):
+        return chains_in(model, model, batch)
+    return found
 
 
 def chains_in(model: Any, body: nn.Module, batch: Batch) -> list[Stack]:
@@ -40,18 +56,75 @@ def chains_in(model: Any, body: nn.Module, batch: Batch) -> list[Stack]:
     Raises:
         ModelError: when the body cannot be run on the batch.
     """
-    rows = [
+    count = getattr(model.config, "num_hidden_layers", None)
+
+    def rank(row: list[nn.Module]) -> tuple[bool, bool, int]:
+        size = sum(p.numel() for block in row for p in block.parameters())
+        return len(row) == count, len({type(block) for block in row}) == 1, size
+
+    with _all_differentiable(model):
+        trace = _trace(body, batch)
+        chains = [row for row in _rows(body) if trace.is_chain(row)]
+        chains.sort(key=rank, reverse=True)
+        return [_stack(model, body, batch, trace, row) for row in chains]
+
+
+def why_no_chain(model: Any, batch: Batch) -> str:
+    """What keeps a model's rows of like modules from being a chain, of the largest of them."""
+    trace = _trace(model.base_model, batch)
+    ran = {module: trace.started.count(module) for module in dict.fromkeys(trace.started)}
+    again = [m for row in _rows(model.base_model, 1) for m in row if ran.get(m, 0) > 1]
+    if again:
+        name = type(again[0]).__name__
+        return f"its blocks share their weights: one {name} runs {ran[again[0]]} times in a pass"
+    rows = _rows(model.base_model)
+    if not rows:
+        return "it has no ModuleList of two or more modules"
+    largest = max(rows, key=lambda row: sum(p.numel() for m in row for p in m.parameters()))
+    name, number = type(largest[0]).__name__, len(largest)
+    if any(module not in ran for module in largest):
+        return f"its {number} modules like {name} do not all run in a pass"
+    return f"its {number} modules like {name} do not take just what the one before puts out"
+
+
+def _rows(body: nn.Module, least: int = 2) -> list[list[nn.Module]]:
+    return [
         list(module)
         for module in body.modules()
         if isinstance(module, nn.ModuleList)
-        and len(module) >= 2
-        and len({type(block) for block in module}) == 1
+        and len(module) >= least
         and any(True for _ in module[0].parameters())
     ]
-    trace = _trace(body, batch)
-    chains = [row for row in rows if trace.is_chain(row)]
-    chains.sort(key=lambda row: sum(p.numel() for b in row for p in b.parameters()), reverse=True)
-    return [_stack(model, body, batch, trace, row) for row in chains]
+
+
+@contextmanager
+def _all_differentiable(model: nn.Module) -> Iterator[None]:
+    """Also parameters that a model never trains (Whisper's positions) are below its blocks."""
+    fixed = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    try:
+        for parameter in fixed:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in fixed:
+            parameter.requires_grad_(False)
+
+
+def _runs_alike_alone(model: Any, body: nn.Module, stack: Stack, batch: Batch) -> bool:
+    """Whether the last block puts out the same in the whole model; yes, where that cannot be run."""
+    caught: list[Tensor] = []
+    block = model.get_submodule(stack.blocks[-1])
+    handle = block.register_forward_hook(lambda *given: caught.append(first_output(given[2])))
+    try:
+        with evaluating(model), torch.no_grad():
+            body(**taken_by(body, batch))
+            model(**batch)
+    except Exception:  # whatever a model's own code raises; who runs the whole model will meet it
+        return True
+    finally:
+        handle.remove()
+    one, other = caught[0], caught[-1]
+    return one.shape == other.shape and largest_difference(one, other) < _ALIKE
 
 
 @dataclass
@@ -63,6 +136,8 @@ class _Trace:
     def is_chain(self, row: list[nn.Module]) -> bool:
         if any(self.started.count(block) != 1 for block in row):
             return False
+        if len({_num_outputs(self.outputs[block]) for block in row}) != 1:
+            return False
         return all(
             _input(self.given[after]) is first_output(self.outputs[before])
             for before, after in pairwise(row)
@@ -72,6 +147,11 @@ class _Trace:
 def _input(given: dict[str, Any]) -> Any:
     """The first argument: hidden states, whatever they are called."""
     return next(iter(given.values()), None)
+
+
+def _num_outputs(output: Any) -> int | None:
+    """Of a block's tuple; None where it puts out the hidden states alone."""
+    return len(output) if isinstance(output, tuple | list) else None
 
 
 def _trace(body: nn.Module, batch: Batch) -> _Trace:
@@ -128,7 +208,7 @@ def _stack(
         before=tuple(names[module] for module in before),
         again=tuple(names[module] for module in before if module in later),
         entry=None if entry is None else names[entry],
-        num_outputs=len(output) if isinstance(output, tuple) else None,
+        num_outputs=_num_outputs(output),
         widths={HIDDEN_STATES: first_output(output).shape[-1]},
     )
     return _with_handed_on(stack, body, batch, trace, blocks)
@@ -168,13 +248,13 @@ def _with_handed_on(
     indices: dict[str, int] = {}
     for block, after in pairwise(blocks):
         output = trace.outputs[block]
-        for index, tensor in enumerate(output if isinstance(output, tuple) else ()):
+        for index, tensor in enumerate(output if isinstance(output, tuple | list) else ()):
             if index and isinstance(tensor, Tensor):
                 indices |= {n: index for n, given in trace.given[after].items() if given is tensor}
     if not indices:
         return stack
     widths = dict(stack.widths)
-    reasons = []
+    reasons, from_all = [], False
     other = _trace(body, {name: values.flip(-1) for name, values in batch.items()})
     for name, index in indices.items():
         made = trace.outputs[blocks[0]][index]
@@ -187,5 +267,20 @@ def _with_handed_on(
                 f"its blocks hand on {name} {list(made.shape)}, which has no row at every position "
                 "and is not the same for all batches of a shape"
             )
+        else:
+            from_all = from_all or len(made) != 1
+    if len({_arguments(block) for block in blocks}) != 1:
+        reasons.append(f"its blocks hand on {', '.join(indices)}, and are not called alike")
     outputs = {**stack.outputs, **indices}
-    return replace(stack, outputs=outputs, widths=widths, unsplittable="; ".join(reasons) or None)
+    unsplittable = "; ".join(reasons) or None
+    return replace(
+        stack,
+        outputs=outputs,
+        widths=widths,
+        remade_from_all=from_all,
+        unsplittable=unsplittable,
+    )
+
+
+def _arguments(block: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(block.forward).parameters)

@@ -1,0 +1,66 @@
+"""``autofreeze check-model``: what a model can do here, and what that stands on."""
+
+from rich.console import Console
+from rich.table import Table
+
+from afcore.conformance.verdict import Conformance
+
+__all__ = ["print_conformance"]
+
+_NUM_SHOWN = 3
+
+
+def print_conformance(found: Conformance, console: Console) -> None:
+    """As text, and a table with a row for each boundary that was tried."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    if found.model is not None:
+        say(f"model: {found.model}, for {found.task}; weights: {found.weights}")
+    if found.blocks is not None:
+        blocks = found.blocks
+        say(f"embeddings: {_some(blocks.embeddings)}")
+        say(f"blocks: {blocks.count} of {blocks.kind}, {blocks.names[0]} to {blocks.names[-1]}")
+        say(f"head: {_some(blocks.head)}")
+        say(f"last block at one position: {blocks.last_block}")
+    if found.compared:
+        console.print(_differences(found))
+    if found.drawn:
+        settings = ", ".join(f"{name} {value:g}" for name, value in found.drawn.items())
+        say(f"drawn in training, above the boundary alone: {settings}")
+    if found.kept:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.kept.items())
+        say(f"statistics of batches, not changed below the boundary: {kinds}")
+    if found.bytes_per_token:
+        sizes = ", ".join(f"{size:,} in {dtype}" for dtype, size in found.bytes_per_token.items())
+        wide = ", ".join(f"{name} {width}" for name, width in found.widths.items())
+        say(f"bytes of a set per token: {sizes} (widths: {wide})")
+    say(f"verdict: {found.verdict}: {found.reason}")
+
+
+def _differences(found: Conformance) -> Table:
+    table = Table(
+        title=f"Largest differences to the whole model, in {found.precision}, relative",
+        title_justify="left",
+    )
+    for column in ("boundary", "outputs", "loss", "gradients"):
+        table.add_column(column, justify="right")
+    for column in ("stored: outputs", "loss", "gradients"):
+        table.add_column(column, justify="right")
+    for one in found.compared:
+        sides = [one.split, one.stored]
+        cells = [
+            f"{value:.0e}" if side else "-"
+            for side in sides
+            for value in ((side.outputs, side.loss, side.gradients) if side else (0.0,) * 3)
+        ]
+        table.add_row(str(one.boundary), *cells)
+    return table
+
+
+def _some(names: list[str]) -> str:
+    if not names:
+        return "no parameters"
+    more = len(names) - _NUM_SHOWN
+    return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,7 @@
 """Write ``docs/models.md``: the verdict on many families of models, each built tiny and tried.
 
-Run as ``python docs/families.py``; with names of families it prints their rows and writes nothing. A
-test compares the committed page with what this gives.
+Run as ``python docs/families.py``; with names of families it prints their rows and writes nothing.
+A test compares the committed page with what this gives.
 """
 
 import sys
@@ -23,21 +23,21 @@ _INTRO = """# Models
 
 <!-- Written by docs/families.py; change the families there and run it again. -->
 
-What `autofreeze check-model` says of {count} families of Transformers {version}, each built tiny (four
-blocks, width 32) from its configuration class, with random weights, none of them zero. {verdicts}.
-Your own model: `autofreeze check-model FOLDER`.
+What `autofreeze check-model` says of {count} families of Transformers {version}, each built tiny
+(four blocks, width 32) from its configuration class, with random weights, none of them zero.
+{verdicts}. Your own model: `autofreeze check-model FOLDER`.
 
-* **cached**: at every boundary the suffix on stored hidden states (each example computed alone, padding
-  read back as zeros) has the outputs, the loss and the gradients of the whole model, in float64 where
-  the model's code runs in it, within 1e-5 of the largest; and a step of training above the boundary
-  changes nothing below it.
-* **freeze only**: blocks can be frozen, but what they put out is no function of the example alone, or
-  has no row for each token. `mode: freeze` trains it, `cached` does so without a cache.
+* **cached**: at every boundary the suffix on stored hidden states (each example computed alone,
+  padding read back as zeros) has the outputs, the loss and the gradients of the whole model, in
+  float64 where the model's code runs in it, within 1e-5 of the largest; and a step of training
+  above the boundary changes nothing below it.
+* **freeze only**: blocks can be frozen, but what they put out is no function of the example alone,
+  or has no row for each token. `mode: freeze` trains it, `cached` does so without a cache.
 * **unsupported**: it can neither be frozen nor cached. `mode: full` may train it.
 
-Bytes of a set per token are those of the tiny model; a set holds `4 h` bytes a token in fp32, `2 h` in
-bf16 and `h + 4` in int8, of each tensor of width `h`. Whether there is a *task* for a head is another
-question: see the README.
+Bytes of a set per token are those of the tiny model; a set holds `4 h` bytes a token in fp32, `2 h`
+in bf16 and `h + 4` in int8, of each tensor of width `h`. Whether there is a task
+for a head is another question: see the README.
 
 | family | class | head for | blocks | verdict | fp32, bf16, int8 bytes per token | why |
 |---|---|---|---|---|---|---|
@@ -51,7 +51,12 @@ _TEXT: dict[str, Any] = {
     "intermediate_size": 64,
     "max_position_embeddings": 64,
 }
-_DECODER = _TEXT | {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_DECODER = _TEXT | {
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _HEADS = _DECODER | {"head_dim": 8}
 _EXPERTS = _HEADS | {
     "num_experts": 4,
@@ -106,11 +111,11 @@ _PICTURES: dict[str, Any] = {
     "patch_size": 4,
 }
 _STAGES: dict[str, Any] = {
-    "image_size": 32,
+    "image_size": 64,
     "patch_size": 4,
     "embed_dim": 16,
-    "depths": [2, 2],
-    "num_heads": [2, 4],
+    "depths": [2, 2, 2],
+    "num_heads": [2, 4, 4],
     "window_size": 4,
 }
 _SOUND: dict[str, Any] = {
@@ -129,7 +134,13 @@ _SOUND: dict[str, Any] = {
 }
 _NORMED = _SOUND | {"feat_extract_norm": "layer"}
 _SPECTRUM: dict[str, Any] = {"num_mel_bins": 16, "max_source_positions": 16, "vocab_size": 64}
-_GPT2: dict[str, Any] = {"vocab_size": 64, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+_GPT2: dict[str, Any] = {
+    "vocab_size": 64,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 64,
+}
 _ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -178,7 +189,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "ConvBERT": ("convbert", _TEXT | {"embedding_size": 32}),
     "FNet": ("fnet", _TEXT),
-    "Nystromformer": ("nystromformer", _TEXT | {"num_landmarks": 4, "segment_means_seq_len": 16}),
+    "Nystromformer": ("nystromformer", _TEXT | {"num_landmarks": 64, "segment_means_seq_len": 64}),
     "BigBird": ("big_bird", _TEXT | {"block_size": 2, "num_random_blocks": 1, **_ENDS}),
     "Longformer": ("longformer", _TEXT | {"attention_window": 4}),
     "XLNet": ("xlnet", {"vocab_size": 64, "d_model": 32, "n_layer": 4, "n_head": 4, "d_inner": 64}),
@@ -198,7 +209,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"ffn_dim": 64, "max_position_embeddings": 64, "word_embed_proj_dim": 32},
     ),
     "BLOOM": ("bloom", {"vocab_size": 64, "hidden_size": 32, "n_layer": 4, "n_head": 4} | _ENDS),
-    "MPT": ("mpt", {"vocab_size": 64, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64}),
+    "MPT": (
+        "mpt",
+        {"vocab_size": 64, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64},
+    ),
     "Falcon": ("falcon", _TEXT | _ENDS),
     "Llama": ("llama", _HEADS),
     "Mistral": ("mistral", _HEADS | {"sliding_window": 4}),
@@ -265,7 +279,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "SigLIP": ("siglip", {"vision_config": _PICTURES, "text_config": _TEXT}),
     "CLIP": ("clip", {"vision_config": _PICTURES, "text_config": _TEXT | _ENDS}),
     "Swin": ("swin", _STAGES),
-    "ConvNeXt": ("convnext", {"image_size": 32, "hidden_sizes": [8, 16], "depths": [2, 2]}),
+    "ConvNeXt": (
+        "convnext",
+        {"image_size": 64, "hidden_sizes": [4, 8, 8, 16], "depths": [1, 1, 1, 1]},
+    ),
     "ResNet": ("resnet", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 2]}),
     "VideoMAE": ("videomae", _PICTURES | {"num_frames": 4}),
     # Models of sound.

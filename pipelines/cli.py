@@ -326,8 +326,8 @@ def check_model_command(
 ) -> None:
     """Try whether a model can be split, frozen and cached, and say why not.
 
-    The verdict is cached, freeze only or unsupported; whatever it is, the exit code is 0. Nothing is
-    trained or written. docs/models.md has the verdicts of many families.
+    The verdict is cached, freeze only or unsupported; whatever it is, the exit code is 0. Nothing
+    is trained or written. docs/models.md has the verdicts of many families.
     """
     with _exit_codes():
         set_defaults()

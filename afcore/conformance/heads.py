@@ -28,7 +28,7 @@ HEADS: dict[str, str] = {
     "object-detection": "AutoModelForObjectDetection",
     "time-series": "AutoModelForTimeSeriesPrediction",
 }
-"""Classes of ``transformers`` by the hub's names for tasks; the first that a model has is its default."""
+"""Classes of ``transformers`` by the hub's names for tasks; a model's first is its default."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Head:
 
 
 def find_head(config: Any, task: str | None) -> Head | None:
-    """The head of a task; without one, that of the model's architecture, else the first it can have.
+    """The head of a task; without one, that of the model's architecture, else its default.
 
     Args:
         config: of the model.

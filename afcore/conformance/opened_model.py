@@ -1,7 +1,7 @@
 """A model to be looked at: with its weights, or with random ones where there are none.
 
-What a user can mend (a folder that is missing, a file that is damaged, too little memory) is an error;
-what lies in the model is :class:`UnsupportedModelError`, which becomes a verdict.
+What a user can mend (a folder that is missing, a file that is damaged, too little memory) is an
+error; what lies in the model is :class:`UnsupportedModelError`, which becomes a verdict.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,8 @@ def open_model(name: str, task: str | None = None) -> OpenedModel:
         task: whose head; None: that of the model's architecture.
 
     Raises:
-        UserError: for a model that is not there or damaged, a task that nobody knows, or too little memory.
+        UserError: for a model that is not there or damaged, a task that nobody knows, or too little
+        memory.
         UnsupportedModelError: for a model that Transformers cannot build.
     """
     transformers.utils.logging.set_verbosity_error()
@@ -61,7 +62,9 @@ def open_model(name: str, task: str | None = None) -> OpenedModel:
     head = find_head(config, task)
     if head is None:
         kind = f"a head for {task}" if task else "any head that is known here"
-        raise UnsupportedModelError(f"Transformers has no class of {config.model_type} with {kind}.")
+        raise UnsupportedModelError(
+            f"Transformers has no class of {config.model_type} with {kind}."
+        )
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         return build_random(config, head)
     try:
@@ -69,7 +72,9 @@ def open_model(name: str, task: str | None = None) -> OpenedModel:
     except ModelError as error:
         if damaged_file(path) is not None or isinstance(error.__cause__, OSError):
             raise
-        raise UnsupportedModelError(f"it cannot be built: {one_line(error.__cause__ or error)}") from error
+        raise UnsupportedModelError(
+            f"it cannot be built: {one_line(error.__cause__ or error)}"
+        ) from error
     _set_padding(model.config)
     num_new = len(report["missing_keys"]) + len(report["mismatched_keys"])
     new = f"; {num_new} tensors that they lack are random" if num_new else ""
@@ -77,7 +82,7 @@ def open_model(name: str, task: str | None = None) -> OpenedModel:
 
 
 def build_random(config: Any, head: Head, seed: int = 0) -> OpenedModel:
-    """A model with random weights, none of them zero, with fewer blocks where memory has no room for all.
+    """A model with random weights, none of them zero; fewer blocks where memory has no room.
 
     Raises:
         ModelError: when a few blocks are still too many.
@@ -91,9 +96,12 @@ def build_random(config: Any, head: Head, seed: int = 0) -> OpenedModel:
         if _num_bytes(kind, config) * _COPIES > psutil.virtual_memory().available:
             raise ModelError(
                 f"{config.model_type}: its weights would be {whole / 1e9:.0f} GB, and even with "
-                f"{_FEW_BLOCKS} blocks they have no room in memory. Give a config.json of smaller sizes."
+                f"{_FEW_BLOCKS} blocks they have no room in memory. Give a config.json of smaller "
+                "sizes."
             )
     _set_padding(config)
+    if config.architectures is None:
+        config.architectures = []  # DeiT has two classes, of which these choose
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -120,7 +128,9 @@ def _read_config(name: str, path: str) -> Any:
         if damaged_file(path) is not None or isinstance(error, OSError):
             why = why_not_loaded(path, error)
             raise ModelError(f"model {name!r} cannot be read: {why}.") from error
-        raise UnsupportedModelError(f"its configuration cannot be read: {one_line(error)}") from error
+        raise UnsupportedModelError(
+            f"its configuration cannot be read: {one_line(error)}"
+        ) from error
 
 
 def _num_bytes(kind: Any, config: Any) -> int:
@@ -130,7 +140,7 @@ def _num_bytes(kind: Any, config: Any) -> int:
             model = kind.from_config(config, dtype=torch.float32)
     except Exception:  # said when it is built
         return 0
-    return sum(parameter.numel() for parameter in model.parameters()) * 4
+    return 4 * int(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def _cut_blocks(config: Any) -> str:

@@ -1,7 +1,8 @@
 """A model tried at its boundaries, and the reason why it cannot be cached, or not even frozen.
 
-In float64 wherever the model's own code runs in it, so that what is equal but for rounding differs by
-1e-12 and not by 1e-5, and what reads a hidden state from below the boundary cannot pass for rounding.
+In float64 wherever the model's own code runs in it, so that what is equal but for rounding differs
+by 1e-12 and not by 1e-5, and what reads a hidden state from below the boundary cannot pass for
+rounding.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,14 @@ from afcore.model.split_model import SplitModel
 from afcore.model.trial import (
     Differences,
     Results,
-    alone,
     compare,
+    depends_on_neighbours,
     largest_apart,
     read_back,
     relative_difference,
     restored,
     results_of,
-    rows_at,
+    set_obstacle,
 )
 
 __all__ = ["BoundaryTrial", "as_precise_as_can_be", "check_repeats", "try_boundary", "try_training"]
@@ -53,7 +54,8 @@ def as_precise_as_can_be(split: SplitModel, batch: Batch) -> Batch:
     """Turn the model to float64 where it runs so, else leave it in float32; its batch.
 
     Raises:
-        UnsupportedModelError: when it runs in neither, or gives no logits, or none that are numbers.
+        UnsupportedModelError: when it runs in neither, or gives no logits, or none that are
+        numbers.
     """
     split.model.double()
     doubled = {n: v.double() if v.is_floating_point() else v for n, v in batch.items()}
@@ -102,7 +104,8 @@ def try_boundary(split: SplitModel, batch: Batch, boundary: int) -> BoundaryTria
     """Compare the whole with its parts.
 
     Raises:
-        UnsupportedModelError: when prefix and suffix are not the whole, so that it cannot be frozen.
+        UnsupportedModelError: when prefix and suffix are not the whole, so that it cannot be
+        frozen.
     """
     where = f"at boundary {boundary}"
 
@@ -116,17 +119,20 @@ def try_boundary(split: SplitModel, batch: Batch, boundary: int) -> BoundaryTria
             hidden = split.hidden(batch, boundary)
         apart = compare(results_of(split, batch, boundary, suffix(hidden)), whole)
     except Exception as error:  # whatever a model's own code raises
-        raise UnsupportedModelError(f"run apart {where}, its own code fails: {one_line(error)}") from error
+        raise UnsupportedModelError(
+            f"run apart {where}, its own code fails: {one_line(error)}"
+        ) from error
     if apart.largest > _tolerance(split):
         raise UnsupportedModelError(
             f"prefix and suffix {where} are not the whole ({_shown(apart)}): {_what_else(split)}."
         )
     _check_shapes(hidden, len(next(iter(batch.values()))))
-    obstacle = _not_stored(split, batch, boundary, hidden)
+    obstacle = set_obstacle(split, batch, boundary, hidden)
     if obstacle is not None:
-        return BoundaryTrial(boundary, apart, None, obstacle)
+        return BoundaryTrial(boundary, apart, None, f"{obstacle}.")
+    num_positions = next(iter(hidden.values())).shape[1]
     try:
-        read = read_back(split, batch, boundary)
+        read = read_back(split, batch, boundary, num_positions)
     except Exception as error:
         obstacle = f"an example alone in its batch cannot be run: {one_line(error)}"
         return BoundaryTrial(boundary, apart, None, obstacle)
@@ -137,7 +143,9 @@ def try_boundary(split: SplitModel, batch: Batch, boundary: int) -> BoundaryTria
         obstacle = obstacle or f"without padding {where}, its own code fails: {one_line(error)}"
         return BoundaryTrial(boundary, apart, None, obstacle)
     if obstacle is None and stored.largest > _tolerance(split):
-        obstacle = f"what is above {where[3:]} reads the hidden states of padding ({_shown(stored)})."
+        obstacle = (
+            f"what is above {where[3:]} reads the hidden states of padding ({_shown(stored)})."
+        )
     return BoundaryTrial(boundary, apart, stored, obstacle)
 
 
@@ -159,7 +167,9 @@ def try_training(split: SplitModel, batch: Batch) -> str | None:
             outputs = split.logits(batch, boundary, before)
             outputs.square().mean().backward()
         except Exception as error:
-            raise UnsupportedModelError(f"in training, its own code fails: {one_line(error)}") from error
+            raise UnsupportedModelError(
+                f"in training, its own code fails: {one_line(error)}"
+            ) from error
         with torch.no_grad():
             for parameter in split.model.parameters():
                 if parameter.grad is not None:
@@ -178,8 +188,7 @@ def _tolerance(split: SplitModel) -> float:
 
 def _shown(apart: Differences) -> str:
     return (
-        f"outputs differ by {apart.outputs:.0e}, gradients by {apart.gradients:.0e} "
-        "of the largest"
+        f"outputs differ by {apart.outputs:.0e}, gradients by {apart.gradients:.0e} of the largest"
     )
 
 
@@ -193,45 +202,17 @@ def _check_shapes(hidden: Hidden, count: int) -> None:
     for name, states in hidden.items():
         if states.ndim != 3 or len(states) != count:
             raise UnsupportedModelError(
-                f"its {name} are {list(states.shape)} for {count} examples, not [{count}, positions, "
-                "width]."
+                f"its {name} are {list(states.shape)} for {count} examples, not "
+                f"[{count}, positions, width]."
             )
-
-
-def _not_stored(split: SplitModel, batch: Batch, boundary: int, hidden: Hidden) -> str | None:
-    """Why hidden states cannot be rows of a set, one a token."""
-    for name, states in hidden.items():
-        shape = states.shape
-        if shape[-1] != split.widths[name]:
-            return (
-                f"its {name} are {shape[-1]} wide at boundary {boundary} and {split.widths[name]} at 1; "
-                "a set has one width."
-            )
-        if rows_at(batch, 0) is not None and shape[1] != batch["input_ids"].shape[1]:
-            tokens = batch["input_ids"].shape[1]
-            return f"its {name} have {shape[1]} positions for {tokens} tokens, not one for each."
-    return None
 
 
 def _of_neighbours(split: SplitModel, batch: Batch, read: Hidden, hidden: Hidden) -> str | None:
     """Whether an example's hidden states depend on the others of its batch."""
-    apart = 0.0
-    for name, states in hidden.items():
-        for number in range(len(states)):
-            ours = read[name][number, : _num_rows(split, batch, number, read)]
-            apart = max(apart, relative_difference(ours, states[number, : len(ours)]))
+    apart = depends_on_neighbours(read, hidden, batch, 0.0)
     if apart <= _tolerance(split):
         return None
     return (
-        "an example's hidden states depend on the padding, or the other examples, of its batch (they "
-        f"differ by {apart:.0e})."
+        "an example's hidden states depend on the padding, or the other examples, of its batch "
+        f"(they differ by {apart:.0e})."
     )
-
-
-def _num_rows(split: SplitModel, batch: Batch, number: int, read: Hidden) -> int:
-    rows = rows_at(batch, number)
-    if rows is not None:
-        return rows
-    states = next(iter(read.values()))[number]
-    used = states.abs().sum(-1).nonzero()
-    return int(used.max()) + 1 if len(used) else 0

@@ -1,7 +1,7 @@
-"""The verdict on a model: *cached*, *freeze only* or *unsupported*, the reason, and what it stands on.
+"""The verdict on a model, the reason, and what it stands on.
 
-* **cached**: its blocks can be frozen, and what the frozen ones put out can be stored and read: outputs,
-  loss and gradients of the suffix on it are those of the whole.
+* **cached**: its blocks can be frozen, and what the frozen ones put out can be stored and read:
+  outputs, loss and gradients of the suffix on it are those of the whole.
 * **freeze only**: they can be frozen, but what they put out is no function of the example alone.
 * **unsupported**: no row of blocks is found, or the model cannot be run apart. Most of these still
   train in mode ``full``.
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from afcore.activations.codec import STORED_AS, RowFormat
-from afcore.conformance.chance import drawn_in_training, kept_between_batches
+from afcore.conformance.chance import drawn_in_training, kept_between_batches, own_settings
 from afcore.conformance.heads import Head
 from afcore.conformance.opened_model import (
     OpenedModel,
@@ -28,7 +28,6 @@ from afcore.conformance.trials import (
     try_training,
 )
 from afcore.errors import ModelError, UserError
-from afcore.model.forwards import Batch
 from afcore.model.probing import varied_batch
 from afcore.model.split_model import SplitModel
 
@@ -36,7 +35,7 @@ __all__ = ["Blocks", "Conformance", "Verdict", "check_model", "check_opened"]
 
 Verdict = Literal["cached", "freeze only", "unsupported"]
 _MOST_BOUNDARIES = 16
-_LENGTH = 16
+_LENGTH = 15  # no multiple of what a model may pad to by itself
 
 
 class Blocks(BaseModel):
@@ -47,7 +46,7 @@ class Blocks(BaseModel):
         count: L.
         names: of the blocks, bottom first.
         kind: their class.
-        head: the class of the model, and how many parameters are above the blocks.
+        head: names of the parameters above them.
         last_block: at which position it is computed, or why at all.
     """
 
@@ -72,7 +71,7 @@ class Apart(BaseModel):
 
 
 class Compared(BaseModel):
-    """What was compared at one boundary: the suffix on fresh hidden states, and on those of a set."""
+    """Of one boundary: the suffix on fresh hidden states, and on those of a set."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -149,6 +148,7 @@ def check_opened(name: str, opened: OpenedModel) -> Conformance:
 
 def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
     """The verdict; what is found on the way to it is put into ``found``."""
+    settings = own_settings(model)
     split = SplitModel(model)
     found["blocks"] = _blocks(split)
     found["kept"] = kept_between_batches(split)
@@ -162,14 +162,27 @@ def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
         tried.append(try_boundary(split, batch, boundary))
         found["compared"].append(_compared(tried[-1]))
     obstacle = next((one.obstacle for one in tried if one.obstacle), None)
-    obstacle = obstacle or try_training(split, batch)
+    obstacle = obstacle or _changed(settings, own_settings(model)) or try_training(split, batch)
     if obstacle is not None:
         return "freeze only", obstacle
     found["widths"] = dict(split.widths)
     found["bytes_per_token"] = {
         dtype: RowFormat(dtype, split.widths).row_bytes for dtype in STORED_AS
     }
-    return "cached", "the suffix on stored hidden states gives the outputs and gradients of the whole."
+    return (
+        "cached",
+        "the suffix on stored hidden states gives the outputs and gradients of the whole.",
+    )
+
+
+def _changed(before: dict[str, object], after: dict[str, object]) -> str | None:
+    names = [name for name, value in after.items() if before.get(name, value) != value]
+    if not names:
+        return None
+    return (
+        f"a pass changes its own settings for those that follow ({names[0]} from "
+        f"{before[names[0]]!r} to {after[names[0]]!r})."
+    )
 
 
 def _length(config: Any) -> int:

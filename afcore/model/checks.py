@@ -4,7 +4,14 @@ import torch
 
 from afcore.errors import ModelError
 from afcore.model.forwards import evaluating, largest_difference, logits_of
-from afcore.model.split_model import Batch, Hidden, SplitModel
+from afcore.model.split_model import Batch, SplitModel
+from afcore.model.trial import (
+    depends_on_neighbours,
+    read_back,
+    relative_difference,
+    set_obstacle,
+    without_padding,
+)
 
 __all__ = [
     "num_pretrained_blocks",
@@ -28,8 +35,8 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
 
     Returns:
         None when the prefix is cacheable, else why not. It is when an example's hidden states
-        depend on nothing but the example: alone in a batch without padding it must give the same
-        numbers.
+        depend on nothing but the example (alone in a batch without padding it must give the same
+        numbers), have a row for each token, and suffice: the suffix must need none of padding.
 
     Raises:
         ModelError: when prefix and suffix do not equal the whole.
@@ -59,20 +66,28 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
                 f"{name} cannot be split: prefix and suffix at boundary "
                 f"{boundary} differ from the whole by {apart:.1e}. Use mode full."
             )
-        number, length, alone = _shortest_alone(batch)
+        obstacle = set_obstacle(split, batch, boundary, hidden)
+        if obstacle is not None:
+            return obstacle
+        num_positions = next(iter(hidden.values())).shape[1]
         try:
-            hidden_alone = split.hidden(alone, boundary)
+            read = read_back(split, batch, boundary, num_positions)
         except Exception as error:
             return f"an example without padding, alone in its batch, cannot be run: {error}"
-        apart = max(
-            largest_difference(states, hidden[part][number : number + 1, : states.shape[1]])
-            for part, states in _cut(hidden_alone, length).items()
-        )
+        apart = depends_on_neighbours(read, hidden, batch, 1.0)
+        if apart > tolerance:
+            return (
+                "an example's hidden states depend on the other examples of its batch (they differ "
+                f"by {apart:.1e})"
+            )
+        try:
+            outputs = split.logits(batch, boundary, read)
+        except Exception as error:
+            return f"without hidden states of padding, its own code fails: {error}"
+        whole, outputs = without_padding(whole, batch), without_padding(outputs, batch)
+        apart = relative_difference(outputs, whole, 1.0)
     if apart > tolerance:
-        return (
-            "an example's hidden states depend on the other examples of its batch (they differ by "
-            f"{apart:.1e})"
-        )
+        return f"its head reads hidden states of padding (outputs differ by {apart:.1e})"
     return None
 
 
@@ -80,26 +95,6 @@ def _fails(name: str, boundary: int, error: Exception) -> ModelError:
     return ModelError(
         f"{name} cannot be split: run apart at boundary {boundary}, its own code fails: {error}. "
         "Use mode full."
-    )
-
-
-def _cut(hidden: Hidden, length: int | None) -> Hidden:
-    """To as many rows; of sound there are fewer, as a frame is of many samples."""
-    return {part: states[:, :length] for part, states in hidden.items()}
-
-
-def _shortest_alone(batch: Batch) -> tuple[int, int | None, Batch]:
-    """Number and length of a batch's shortest example, and a batch of it alone without padding."""
-    mask = batch.get("attention_mask")
-    if mask is None:
-        return 0, None, {name: values[:1] for name, values in batch.items()}
-    number, length = int(mask.sum(1).argmin()), int(mask.sum(1).min())
-    alone = {name: values[number : number + 1] for name, values in batch.items()}
-    shape = mask[:1].shape
-    return (
-        number,
-        length,
-        {n: values[:, :length] if values.shape == shape else values for n, values in alone.items()},
     )
 
 

@@ -14,7 +14,7 @@ __all__ = ["padded_batch", "probing_batch", "varied_batch"]
 _FEW_WORDS = 1000
 
 
-def probing_batch(model: Any) -> Batch:
+def probing_batch(model: Any) -> dict[str, Tensor]:
     """Two examples of one length, of the kind that the model takes.
 
     Raises:
@@ -107,7 +107,7 @@ def varied_batch(model: Any, length: int) -> Batch:
         ModelError: when it takes something that cannot be made up.
     """
     generator = torch.Generator().manual_seed(0)
-    batch = dict(probing_batch(model))
+    batch = probing_batch(model)
     if "input_ids" in batch and batch["input_ids"].ndim == 2:
         text = _text(model.config, length, generator)
         return text | _places(model, text["input_ids"]) | _decoder_text(model, generator)
@@ -117,14 +117,16 @@ def varied_batch(model: Any, length: int) -> Batch:
         batch[model.main_input_name] = torch.randn(main.shape, generator=generator)
     if "attention_mask" in batch and main.ndim == 2:
         frames = (12, 9, 6, 4)
-        samples = [_num_samples(model.config, count) + number for number, count in enumerate(frames)]
+        samples = [
+            _num_samples(model.config, count) + number for number, count in enumerate(frames)
+        ]
         mask = (torch.arange(max(samples)) < torch.tensor(samples)[:, None]).long()
         waves = torch.randn(mask.shape, generator=generator) * mask
         return {model.main_input_name: waves, "attention_mask": mask}
     return batch | _decoder_text(model, generator)
 
 
-def _text(config: Any, length: int, generator: torch.Generator) -> Batch:
+def _text(config: Any, length: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Words, each text with one end, as a tokenizer makes them."""
     words, text = _words(config), config.get_text_config()
     lengths = [length, max(2, 2 * length // 3), max(2, length // 2), 2]
@@ -153,7 +155,7 @@ def _words(config: Any) -> Tensor:
     return torch.tensor(words if len(words) > 1 else list(range(count)))
 
 
-def _decoder_text(model: Any, generator: torch.Generator) -> Batch:
+def _decoder_text(model: Any, generator: torch.Generator) -> dict[str, Tensor]:
     """What a decoder that generates begins with; others make it of the input themselves."""
     kind = type(model).__name__
     names = inspect.signature(model.forward).parameters

@@ -32,7 +32,8 @@ class Stack:
         remade_from_all: outputs without a width are made anew from all examples, not from one.
         unsplittable: why the blocks cannot be run apart, if they cannot.
 
-    Outputs without a width are the same for all batches of a shape and mask, and made anew by block 0.
+    Outputs without a width are the same for all batches of a shape and mask, and made anew by block
+    0.
     """
 
     body: str

@@ -1,9 +1,10 @@
 """A model tried at a boundary: whole, run apart, and on hidden states as a set gives them back.
 
-Three runs of the same examples, with gradients: the whole model; the suffix on what the prefix just put
-out; the suffix on **read** hidden states, those of each example alone in its batch, without padding,
-then padded with zeros, which is what a set gives back. Only differences are found here; what they mean
-is said by :mod:`afcore.model.checks` for a run, and by :mod:`afcore.conformance` for any model.
+Three runs of the same examples, with gradients: the whole model; the suffix on what the prefix just
+put out; the suffix on **read** hidden states, those of each example alone in its batch, without
+padding, then padded with zeros, which is what a set gives back. Only differences are found here;
+what they mean is said by :mod:`afcore.model.checks` for a run, and by :mod:`afcore.conformance` for
+any model.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +22,15 @@ __all__ = [
     "Results",
     "alone",
     "compare",
+    "depends_on_neighbours",
     "largest_apart",
     "read_back",
     "relative_difference",
     "restored",
     "results_of",
     "rows_at",
+    "set_obstacle",
+    "without_padding",
 ]
 
 _SMALL = 1e-2  # of the largest gradient: a parameter's own gradient may be nothing but rounding
@@ -89,7 +93,9 @@ def compare(ours: Results, whole: Results) -> Differences:
     )
 
 
-def results_of(split: SplitModel, batch: Batch, boundary: int, run: Callable[[], Tensor]) -> Results:
+def results_of(
+    split: SplitModel, batch: Batch, boundary: int, run: Callable[[], Tensor]
+) -> Results:
     """Outputs, a loss made of all of them, and its gradients above a boundary; all in eval mode.
 
     Args:
@@ -101,7 +107,7 @@ def results_of(split: SplitModel, batch: Batch, boundary: int, run: Callable[[],
     split.set_training(boundary)
     split.model.zero_grad(set_to_none=True)
     with evaluating(split.model), torch.enable_grad():
-        outputs = _without_padding(run(), batch)
+        outputs = without_padding(run(), batch)
         loss = _loss(outputs)
         loss.backward()
     named = split.model.named_parameters()
@@ -110,7 +116,8 @@ def results_of(split: SplitModel, batch: Batch, boundary: int, run: Callable[[],
     return Results(outputs.detach(), loss.detach(), gradients)
 
 
-def _without_padding(outputs: Tensor, batch: Batch) -> Tensor:
+def without_padding(outputs: Tensor, batch: Batch) -> Tensor:
+    """With zeros at padding, where there is an output for each token."""
     mask = batch.get("attention_mask")
     if mask is None or outputs.ndim < 3 or outputs.shape[:2] != mask.shape:
         return outputs
@@ -148,8 +155,8 @@ def rows_at(batch: Batch, number: int) -> int | None:
     return batch["input_ids"].shape[1] if mask is None else int(mask[number].sum())
 
 
-def read_back(split: SplitModel, batch: Batch, boundary: int) -> Hidden:
-    """Hidden states of a batch as a set of activations gives them back.
+def read_back(split: SplitModel, batch: Batch, boundary: int, num_positions: int) -> Hidden:
+    """Hidden states of a batch as a set of activations gives them back, padded to ``num_positions``.
 
     Returns:
         [b, s, h] of each name: every example's were computed alone in its batch; padding is zeros.
@@ -161,8 +168,49 @@ def read_back(split: SplitModel, batch: Batch, boundary: int) -> Hidden:
             hidden = split.hidden(alone(batch, number), boundary)
         for name, states in hidden.items():
             found.setdefault(name, []).append(states[0, : rows_at(batch, number)])
-    pad = torch.nn.utils.rnn.pad_sequence
-    return {name: pad(rows, batch_first=True) for name, rows in found.items()}
+    return {
+        name: torch.stack(
+            [nn.functional.pad(one, (0, 0, 0, num_positions - len(one))) for one in rows]
+        )
+        for name, rows in found.items()
+    }
+
+
+def set_obstacle(split: SplitModel, batch: Batch, boundary: int, hidden: Hidden) -> str | None:
+    """Why hidden states at a boundary cannot be rows of a set, one a token; None: they can."""
+    for name, states in hidden.items():
+        width, wanted = states.shape[-1], split.widths[name]
+        if width != wanted:
+            return (
+                f"its {name} are {width} wide at boundary {boundary}, and {wanted} at boundary 1, "
+                "but sets have one width"
+            )
+        if "input_ids" in batch and states.shape[1] != (tokens := batch["input_ids"].shape[1]):
+            return (
+                f"its {name} have {states.shape[1]} positions for {tokens} tokens, not one for each"
+            )
+    return None
+
+
+def depends_on_neighbours(read: Hidden, hidden: Hidden, batch: Batch, least: float) -> float:
+    """Largest difference between an example's hidden states alone, and in its batch.
+
+    Args:
+        read: by :func:`read_back`.
+        hidden: of the whole batch.
+        batch: of the same examples.
+        least: magnitude to which a difference is related, see :func:`relative_difference`.
+    """
+    apart = 0.0
+    for name, states in hidden.items():
+        for number, example in enumerate(states):
+            alone_rows = read[name][number]
+            count = rows_at(batch, number)
+            if count is None:
+                shown = alone_rows.abs().sum(-1).nonzero()
+                count = int(shown.max()) + 1 if len(shown) else 0
+            apart = max(apart, relative_difference(alone_rows[:count], example[:count], least))
+    return apart
 
 
 @contextmanager

@@ -29,6 +29,6 @@ def find_stack(model: Any, batch: Batch) -> Stack:
         if stacks := find(model, batch):
             return stacks[0]
     raise ModelError(
-        f"no row of transformer blocks found in {type(model).__name__}: {why_no_chain(model, batch)}. "
-        "Choose another model."
+        f"no row of transformer blocks found in {type(model).__name__}: "
+        f"{why_no_chain(model, batch)}. Choose another model."
     )

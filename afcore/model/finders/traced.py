@@ -1,7 +1,8 @@
 """The generic finder: watch one forward pass, and find the chain of like modules.
 
-Blocks stand in a ``ModuleList``, run once each, and each gets what the one before put out; they need
-not be of one class (a hybrid's are of two). Which parameters below them are the embeddings is decided by gradient, not by the order of
+Blocks stand in a ``ModuleList``, run once each, and each gets what the one before put out; they
+need not be of one class (a hybrid's are of two). Which parameters below them are the embeddings is
+decided by gradient, not by the order of
 calls: some models read a weight without calling its module.
 
 What a block hands to the next one beside the hidden states (T5's bias of positions, which block 0
@@ -36,8 +37,8 @@ _ALIKE = 1e-5
 def find_by_tracing(model: Any, batch: Batch) -> list[Stack]:
     """The chains of like modules, best first: in the base model, if that is told all on its own.
 
-    Longformer's classifier tells its base model which tokens attend globally; then the whole model is
-    run for the prefix.
+    Longformer's classifier tells its base model which tokens attend globally; then the whole model
+    is run for the prefix.
     """
     found = chains_in(model, model.base_model, batch)
     if found and not _runs_alike_alone(model, model.base_model, found[0], batch):
@@ -111,7 +112,7 @@ def _all_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 def _runs_alike_alone(model: Any, body: nn.Module, stack: Stack, batch: Batch) -> bool:
-    """Whether the last block puts out the same in the whole model; yes, where that cannot be run."""
+    """Whether the last block puts out the same in the whole model; yes, if that cannot be run."""
     caught: list[Tensor] = []
     block = model.get_submodule(stack.blocks[-1])
     handle = block.register_forward_hook(lambda *given: caught.append(first_output(given[2])))
@@ -211,6 +212,13 @@ def _stack(
         num_outputs=_num_outputs(output),
         widths={HIDDEN_STATES: first_output(output).shape[-1]},
     )
+    shapes = [list(first_output(trace.outputs[block]).shape) for block in blocks]
+    other = next((shape for shape in shapes if shape != shapes[0]), None)
+    if other is not None:
+        return replace(
+            stack,
+            unsplittable=f"its blocks put out different shapes, {shapes[0]} and {other}",
+        )
     return _with_handed_on(stack, body, batch, trace, blocks)
 
 

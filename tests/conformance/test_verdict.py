@@ -1,0 +1,252 @@
+"""Models of which the verdict is known, and what the verdict stands on."""
+
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from afcore.conformance.heads import find_head
+from afcore.conformance.opened_model import build_random
+from afcore.conformance.verdict import check_model, check_opened
+from afcore.errors import ConfigError, ModelError
+from afcore.model.checks import verify_split
+from afcore.model.probing import varied_batch
+from afcore.model.split_model import SplitModel
+from tests.conftest import load_script
+
+DOCS = Path(__file__).parents[2] / "docs"
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+VERDICTS = {
+    "ModernBERT": "cached",
+    "DeBERTa-v3": "cached",
+    "Llama": "cached",
+    "Qwen3": "cached",
+    "Gemma 3": "cached",
+    "T5": "cached",
+    "BART": "cached",
+    "ViT": "cached",
+    "Mixtral": "cached",
+    "Whisper": "cached",
+    "wav2vec 2.0, layer norm": "cached",
+    "FNet": "freeze only",
+    "Longformer": "freeze only",
+    "BigBird": "freeze only",
+    "CANINE": "freeze only",
+    "wav2vec 2.0, group norm": "freeze only",
+    "wav2vec 2.0, weighted sum": "unsupported",
+    "ALBERT": "unsupported",
+    "XLNet": "unsupported",
+    "Swin": "unsupported",
+}
+
+
+@pytest.fixture(scope="module")
+def families() -> ModuleType:
+    return load_script(DOCS / "families.py")
+
+
+@pytest.fixture(autouse=True)
+def _models_may_warn() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def bert(**settings: Any) -> Any:
+    return transformers.BertConfig(**SIZES | settings)
+
+
+def look_at(config: Any, task: str | None = None) -> Any:
+    head = find_head(config, task)
+    assert head is not None
+    return check_opened("a model", build_random(config, head))
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdicts_are_those_of_the_committed_page(families: ModuleType, name: str) -> None:
+    found = families.try_family(name)
+    assert found.verdict == VERDICTS[name], found.reason
+    page = (DOCS / "models.md").read_text(encoding="utf-8")
+    (committed,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+    assert f"| **{found.verdict}** |" in committed
+    if found.verdict == "cached":
+        assert families.row(found) == committed, "run: python docs/families.py"
+        assert found.bytes_per_token == {"fp32": 128, "bf16": 64, "int8": 36}
+        assert [one.boundary for one in found.compared] == list(range(1, found.blocks.count))
+
+
+@pytest.mark.slow
+def test_the_committed_page_is_what_the_script_writes(families: ModuleType) -> None:
+    committed = (DOCS / "models.md").read_text(encoding="utf-8")
+    assert len(families.FAMILIES) >= 30
+    # How much a model differs is not the same on every machine; the verdicts are.
+    rows = {n: families.try_family(n) for n in families.FAMILIES}
+    wrong = [
+        name
+        for name, found in rows.items()
+        if families.row(found).partition("** |")[0] + "** |" not in committed
+    ]
+    assert wrong == [], "run: python docs/families.py"
+
+
+def test_a_cached_model_says_what_it_stands_on() -> None:
+    found = look_at(bert())
+    assert found.verdict == "cached"
+    assert (found.blocks.count, found.blocks.kind) == (3, "BertLayer")
+    assert "bert.embeddings.word_embeddings.weight" in found.blocks.embeddings
+    assert "classifier.weight" in found.blocks.head
+    assert found.precision == "float64"
+    for one in found.compared:
+        assert max(*vars(one.split).values(), *vars(one.stored).values()) < 1e-9
+    assert found.drawn["hidden_dropout_prob"] == 0.1
+    assert found.widths == {"hidden_states": 32}
+    assert look_at(bert(), "fill-mask").model == "BertForMaskedLM"
+
+
+class _ReadsBelow(transformers.BertForSequenceClassification):
+    """Its head adds a little of what block 0 puts out."""
+
+    share = 1e-4
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        body = self.bert(input_ids, attention_mask, output_hidden_states=True)
+        pooled = body.pooler_output + self.share * body.hidden_states[1][:, 0]
+        return transformers.modeling_outputs.SequenceClassifierOutput(
+            logits=self.classifier(self.dropout(pooled))
+        )
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-4])
+def test_a_head_that_reads_a_frozen_block_is_unsupported(share: float) -> None:
+    """Also where it changes outputs by less than what a training is checked to."""
+    opened = build_random(bert(), find_head(bert(), None))  # type: ignore[arg-type]
+    opened.model.__class__ = _ReadsBelow
+    opened.model.share = share
+    found = check_opened("a model", opened)
+    assert found.verdict == "unsupported"
+    assert "prefix and suffix at boundary 2 are not the whole" in found.reason
+    assert found.compared[0].boundary == 1
+
+
+class _TrainedBelow(nn.Module):
+    """A block that adds a vector which is not of its own."""
+
+    def __init__(self, block: nn.Module, shared: nn.Parameter) -> None:
+        super().__init__()
+        self.block = block
+        self.shared = [shared]
+
+    def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.block(hidden_states + self.shared[0], *args, **kwargs)
+
+
+def test_a_weight_above_that_enters_below_is_unsupported() -> None:
+    opened = build_random(bert(), find_head(bert(), None))  # type: ignore[arg-type]
+    layers, bias = opened.model.bert.encoder.layer, opened.model.bert.pooler.dense.bias
+    layers[1] = _TrainedBelow(layers[1], bias)
+    layers[0] = _TrainedBelow(layers[0], nn.Parameter(torch.zeros(32), requires_grad=False))
+    layers[2] = _TrainedBelow(layers[2], nn.Parameter(torch.zeros(32), requires_grad=False))
+    found = check_opened("a model", opened)
+    assert found.verdict == "unsupported"
+    assert "at boundary 2 are not the whole (outputs differ by 0e+00, gradients" in found.reason
+
+
+class _Counts(nn.Module):
+    """Adds how often it was trained: a buffer that changes in training, below every boundary."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.table = table
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, ids: Any) -> Any:
+        return self.table(ids) + self.count
+
+
+def test_a_buffer_that_training_above_changes_is_freeze_only() -> None:
+    opened = build_random(bert(), find_head(bert(), None))  # type: ignore[arg-type]
+    counts = _Counts(opened.model.bert.embeddings.word_embeddings)
+    opened.model.bert.embeddings.word_embeddings = counts
+
+    def count(_module: Any, _given: Any, _output: Any) -> None:
+        if opened.model.training:
+            counts.count += 1
+
+    opened.model.classifier.register_forward_hook(count)
+    found = check_opened("a model", opened)
+    assert found.verdict == "freeze only"
+    assert "training above boundary 2 changes the hidden states there" in found.reason
+
+
+def test_a_model_that_draws_in_eval_mode_is_unsupported() -> None:
+    opened = build_random(bert(), find_head(bert(), None))  # type: ignore[arg-type]
+    opened.model.classifier.register_forward_hook(lambda *given: given[2] + torch.randn(()))
+    found = check_opened("a model", opened)
+    assert (found.verdict, found.reason[:42]) == (
+        "unsupported",
+        "it draws at random even in eval mode: one ",
+    )
+
+
+def test_what_a_training_checks_says_the_same() -> None:
+    """:func:`verify_split` of a run, on a batch whose length is no multiple of the window."""
+    config = transformers.LongformerConfig(**SIZES, attention_window=4)
+    model = build_random(config, find_head(config, None)).model  # type: ignore[arg-type]
+    split = SplitModel(model)
+    assert split.structure.stack.body == "", "its classifier makes the global attention"
+    assert verify_split(split, varied_batch(model, 16), 1, 1e-4) is None
+    reason = verify_split(split, varied_batch(model, 15), 1, 1e-4)
+    assert reason == "its hidden_states have 16 positions for 15 tokens, not one for each"
+
+
+def test_a_folder_with_a_configuration_alone_gets_random_weights(tmp_path: Path) -> None:
+    bert(architectures=["BertForTokenClassification"]).save_pretrained(tmp_path)
+    found = check_model(str(tmp_path))
+    assert (found.verdict, found.model) == ("cached", "BertForTokenClassification")
+    assert found.task == "token-classification (as it was saved)"
+    assert found.weights == "random (there are none beside config.json)"
+    assert check_model(str(tmp_path), "text-classification").model == (
+        "BertForSequenceClassification"
+    )
+    transformers.BertForTokenClassification(bert()).save_pretrained(tmp_path)
+    assert check_model(str(tmp_path)).weights == "its own"
+
+
+def test_whatever_a_configuration_says_there_is_a_verdict(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "no-such-model"}')
+    assert check_model(str(tmp_path)).verdict == "unsupported"
+    bert(num_attention_heads=5).save_pretrained(tmp_path)
+    found = check_model(str(tmp_path))
+    assert found.verdict == "unsupported"
+    assert "it cannot be built: The hidden size (32) is not a multiple" in found.reason
+    transformers.CLIPTextConfig(**SIZES).save_pretrained(tmp_path)
+    assert "no class of clip_text_model with any head" in check_model(str(tmp_path)).reason
+
+
+def test_what_a_user_can_mend_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        check_model(str(tmp_path / "model"))
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        check_model(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type"')
+    with pytest.raises(ModelError, match=r"config\.json is damaged"):
+        check_model(str(tmp_path))
+    bert().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="--task: there is none called 'sorting'"):
+        check_model(str(tmp_path), "sorting")
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="is damaged"):
+        check_model(str(tmp_path))

@@ -156,7 +156,7 @@ def rows_at(batch: Batch, number: int) -> int | None:
 
 
 def read_back(split: SplitModel, batch: Batch, boundary: int, num_positions: int) -> Hidden:
-    """Hidden states of a batch as a set of activations gives them back, padded to ``num_positions``.
+    """Hidden states of a batch as a set gives them back, padded to ``num_positions``.
 
     Returns:
         [b, s, h] of each name: every example's were computed alone in its batch; padding is zeros.

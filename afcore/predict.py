@@ -24,7 +24,7 @@ from afcore.data.examples import Examples
 from afcore.data.files import FORMATS, file_format, stream_file
 from afcore.data.held_rows import HeldRows
 from afcore.data.order import inference_batches
-from afcore.data.sources import Field, Rows, innermost_reason, read_labels, read_rows, refuse_blank
+from afcore.data.sources import Field, Rows, innermost_reason, is_blank, read_rows, refuse_blank
 from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
 from afcore.errors import ConfigError, DataError
@@ -247,8 +247,7 @@ def _labelled(source: str, table: Table, label: Field, rows: Rows) -> tuple[Rows
     values = table.columns[label.column]
     ids = list(range(len(rows)))
     if not label.may_be_blank:
-        texts = read_labels(source, label.key, label.column, table)
-        ids = [i for i in ids if texts[i]]
+        ids = [i for i in ids if not is_blank(values[i])]
     some = Table([label.column], {label.column: [values[i] for i in ids]}, table.places.pick(ids))
     found = label.read(source, label.key, label.column, some)
     return replace(rows.pick(ids), targets={label.key: found}), ids

@@ -39,6 +39,12 @@ class Column:
     def __len__(self) -> int:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
 
+    def row(self, number: int) -> npt.NDArray[Any]:
+        """The values of an example of a ragged column."""
+        assert self.offsets is not None
+        values: npt.NDArray[Any] = self.values[self.offsets[number] : self.offsets[number + 1]]
+        return values
+
     @classmethod
     def of(cls, rows: list[list[int]], dtype: Any = np.int32) -> "Column":
         """A ragged one."""

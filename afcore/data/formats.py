@@ -230,8 +230,7 @@ def read_parquet(
         parts = iter([parquet.read(columns=wanted)])
     else:
         parts = parquet.iter_batches(batch_size=num_rows, columns=wanted)
-    named = {name for name, kind in kinds.items() if hasattr(kind, "names")}
-    types = {f.name: pa.string() if f.name in named else f.type for f in schema}
+    types = {f.name: _named_type(kinds.get(f.name), f.type) for f in schema}
     done = 0
     for part in parts:
         values = {
@@ -245,10 +244,18 @@ def read_parquet(
         done += part.num_rows
 
 
+def _named_type(kind: Any, otherwise: pa.DataType) -> pa.DataType:
+    if hasattr(kind, "names"):
+        return pa.string()
+    if hasattr(getattr(kind, "feature", None), "names"):
+        return pa.list_(pa.string())
+    return otherwise
+
+
 def class_names(
     source: str, column: str, values: Iterable[Any], kind: Any, may_lack: bool = False
 ) -> list[Any]:
-    """Integers of a ``ClassLabel`` become their names.
+    """Integers of a ``ClassLabel``, or of a list of such, become their names.
 
     Args:
         source: in messages.
@@ -261,6 +268,11 @@ def class_names(
         DataError: for a number that names no class.
     """
     names, numbers = getattr(kind, "names", None), list(values)
+    inner = getattr(kind, "feature", None)
+    if names is None and getattr(inner, "names", None) is not None:
+        flat = [number for row in numbers for number in row or ()]
+        named = iter(class_names(source, column, flat, inner, may_lack))
+        return [None if row is None else [next(named) for _ in row] for row in numbers]
     if names is None:
         return numbers
     if may_lack:

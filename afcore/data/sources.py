@@ -31,6 +31,7 @@ __all__ = [
     "Field",
     "Rows",
     "innermost_reason",
+    "is_blank",
     "load_rows",
     "read_labels",
     "read_rows",
@@ -349,13 +350,21 @@ def _say_numbers(source: str, key: str, column: str, table: Table) -> None:
         )
 
 
+def is_blank(value: Any) -> bool:
+    """Whether a value, as it is read or as it stands in a file, is nothing."""
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        return len(value) == 0
+    text = _as_text(value)
+    return text is not None and not text.strip()
+
+
 def refuse_blank(rows: Rows, column: str, values: Iterable[Any]) -> None:
     """Refuse rows of which some value is blank.
 
     Raises:
         DataError: naming the first.
     """
-    blank = [row for row, value in enumerate(values) if not str(value).strip()]
+    blank = [row for row, value in enumerate(values) if is_blank(value)]
     if blank:
         raise DataError(
             f"data {rows.source!r}: column {column!r} is empty in {len(blank)} of "

@@ -10,6 +10,7 @@ from afcore.tasks.task import Task
 from afcore.tasks.text_classification import TextClassification
 from afcore.tasks.text_ordinal import TextOrdinal
 from afcore.tasks.text_regression import TextRegression
+from afcore.tasks.token_classification import TokenClassification
 
 __all__ = ["DEFAULT_TASK", "TASKS", "find_score", "parse_task", "task_class", "task_of_model"]
 
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
         MultiLabelClassification,
         TextOrdinal,
         ImageClassification,
+        TokenClassification,
     )
 }
 DEFAULT_TASK = "text-classification"

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from afcore.data.examples import Examples
-from afcore.data.sources import Rows, read_labels
+from afcore.data.sources import Rows
 from afcore.data.table import Table
-from afcore.errors import DataError
+from afcore.data.text_lists import read_text_lists
 from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
 from afcore.tasks.label_names import (
     learn_label_names,
@@ -32,21 +32,8 @@ def read_label_lists(source: str, key: str, column: str, table: Table) -> list[l
     Raises:
         DataError: for a value that is neither, or a list with something that is no text.
     """
-    values = table.columns[column]
-    if not any(isinstance(value, list | tuple | np.ndarray) for value in values):
-        texts = read_labels(source, key, column, table)
-        return [_without_blanks(text.split(SEPARATOR)) for text in texts]
-    found = []
-    for row, value in enumerate(values):
-        labels = [] if value is None else value
-        if not isinstance(labels, list | tuple | np.ndarray):
-            raise DataError(
-                f"data {source!r}: column {column!r} holds lists, and {str(value)[:40]!r} in "
-                f"{table.places.name(row)}. Write a list of labels in each row"
-            )
-        inner = Table([column], {column: list(labels)}, table.places.pick([row] * len(labels)))
-        found.append(_without_blanks(read_labels(source, key, column, inner)))
-    return found
+    rows = read_text_lists(source, key, column, table, SEPARATOR)
+    return [_without_blanks(labels) for labels in rows]
 
 
 def _without_blanks(labels: list[str]) -> list[str]:

@@ -187,6 +187,14 @@ class Task(BaseModel, ABC):
         """
         return None
 
+    def answered_alone(self, targets: Targets) -> Tensor | None:
+        """[b, s] bool, positions that are each an answer of its own, as words are.
+
+        The head is then solved on these as on examples: :meth:`loss` is given [m, c] outputs, and
+        targets of [m]. None: an example is one answer.
+        """
+        return None
+
     @property
     def curvature(self) -> float:
         """Largest second derivative of an example's loss by an output: of a softmax, 1/4."""

@@ -1,6 +1,5 @@
 """What tasks on a text, or on a pair of texts, have in common: all but what is answered."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,11 +11,9 @@ from afcore.data.sources import Field, Rows, read_labels, read_texts
 from afcore.data.table import Table
 from afcore.errors import DataError
 from afcore.tasks.task import Task
+from afcore.tasks.tokenizing import encodings
 
 __all__ = ["TextTask"]
-
-_TOKENIZE_ROWS = 10_000
-_log = logging.getLogger(__name__)
 
 
 class TextTask(Task):
@@ -51,15 +48,12 @@ class TextTask(Task):
         """``input_ids``, and for pairs ``token_type_ids`` where the model knows them."""
         texts, pairs = rows.inputs["text"], rows.inputs.get("text_pair")
         found: dict[str, list[list[int]]] = {}
-        for start in range(0, len(texts), _TOKENIZE_ROWS):
-            part = slice(start, start + _TOKENIZE_ROWS)
-            given = (texts[part],) if pairs is None else (texts[part], pairs[part])
-            for name, values in processor(*given, truncation=True, max_length=max_length).items():
+        given = (texts,) if pairs is None else (texts, pairs)
+        options = {"truncation": True, "max_length": max_length}
+        for _, encoded in encodings(processor, rows.source, given, **options):
+            for name, values in encoded.items():
                 if name == "input_ids" or (name == "token_type_ids" and pairs is not None):
                     found.setdefault(name, []).extend(values)
-            if len(texts) > _TOKENIZE_ROWS:
-                done = len(found["input_ids"])
-                _log.info("tokenized %d of %d rows of %s", done, len(texts), rows.source)
         lengths = [len(ids) for ids in found["input_ids"]]
         if min(lengths) == 0:
             raise DataError(

@@ -43,13 +43,16 @@ class HeadFeatures:
         self.layer = layers[-1] if layers else None
 
     @torch.no_grad()
-    def take(self, batch: Batch, boundary: int, hidden: Hidden | None) -> Tensor | None:
+    def take(
+        self, batch: Batch, boundary: int, hidden: Hidden | None, at: Tensor | None = None
+    ) -> Tensor | None:
         """[b, f] float32 on the CPU; None when the logits are not this layer's of one position.
 
         Args:
             batch: ``input_ids`` and ``attention_mask``, [b, s].
             boundary: 0, or that of ``hidden``.
             hidden: at that boundary.
+            at: [b, s] bool, m positions that are each answered; then [m, f]. None: one of each.
         """
         if self.layer is None:
             return None
@@ -61,7 +64,10 @@ class HeadFeatures:
             hook.remove()
         if len(given) != 1:
             return None
-        features = self._at_position(given[0], batch)
+        if at is None:
+            features = self._at_position(given[0], batch)
+        else:
+            features, logits = given[0][at], logits[at]
         if features is None or largest_difference(self.layer(features), logits) > _TOLERANCE:
             return None
         return features.float().cpu()

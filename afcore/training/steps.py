@@ -155,7 +155,8 @@ class Steps:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
 
         One pass over the epoch's batches, each worker on its share. A model whose logits are not
-        those of one linear layer at one position keeps the head that it has.
+        those of one linear layer at one position, or at each that is answered by itself, keeps
+        the head that it has.
         """
         found = HeadFeatures(self._split, self._trainee.task.num_outputs)
         self._split.model.eval()
@@ -163,13 +164,15 @@ class Steps:
         answers: list[Targets] = []
         for _, ids, hidden in self.shares():
             batch, targets, hidden = self._inputs(ids, hidden)
+            at = self._trainee.task.answered_alone(targets)
             with self._compute.autocast():
-                some = found.take(batch, self._state.freeze.boundary, hidden)
+                some = found.take(batch, self._state.freeze.boundary, hidden, at)
             if some is None:
                 _log.info("head: begins as it was drawn; its last layer was not found")
                 break
             features.append(some)
-            answers.append({name: values.cpu() for name, values in targets.items()})
+            wanted = targets if at is None else {name: one[at] for name, one in targets.items()}
+            answers.append({name: values.cpu() for name, values in wanted.items()})
             self.watch.lap("prefix")
         else:
             self._solve_together(found, torch.cat(features), _together(answers))
@@ -188,7 +191,7 @@ class Steps:
             curvature = self._trainee.task.curvature
             objective = solve_head(found.layer, features, loss, curvature)
             state = {name: value.cpu() for name, value in found.layer.state_dict().items()}
-            _log.info("head: solved on %d examples, objective %.3f", len(features), objective)
+            _log.info("head: solved on %d answers, objective %.3f", len(features), objective)
         found.layer.load_state_dict(self._group.tell(state))
 
     def change_boundary(self) -> None:

@@ -33,7 +33,13 @@ KINDS = {
     "a number": {"task": "text-regression", "data": {"label": "number"}},
     "several labels": {"task": "multi-label-classification", "data": {"label": "tags"}},
     "a level": {"task": "text-ordinal", "data": {"label": "stars"}},
+    "words": {"task": "token-classification", "data": {"text": "text", "label": "names"}},
 }
+
+
+def name_of(word: str, before: str) -> str:
+    """The label of a word by what stands before it: a parser and what it parses are one thing."""
+    return "B-PARSER" if word == "parser" else "I-PARSER" if before == "parser" else "O"
 
 
 def make_rows(count: int, seed: int) -> list[dict[str, str]]:
@@ -50,6 +56,7 @@ def make_rows(count: int, seed: int) -> list[dict[str, str]]:
             "number": str(10 + 3 * words.count("parser") - 2 * words.count("mean")),
             "tags": ",".join(word for word in ("parser", "random", "mean") if word in words),
             "stars": str(min(max(3 + words.count("parser") - words.count("mean"), 1), 5)),
+            "names": " ".join(map(name_of, [*words, ""], ["", *words])),
         }
         rows.append(row)
     return rows
@@ -306,6 +313,14 @@ def test_two_levels_are_one_threshold() -> None:
         ("a level", "stars", "", r"is empty in line 2\."),
         ("a level", "stars", "6", r"\(test\): the level 6 in line 2 is not among .* 1 to 5\. Rem"),
         ("one text", "kind", "unheard of", "labels that the training set never shows"),
+        (
+            "words",
+            "names",
+            "O O",
+            r"\d+ words and 2 labels in line 2\. Write a label for each word",
+        ),
+        ("words", "names", "", r"column 'names' is empty in 1 of"),
+        ("words", "text", "", r"column 'text' is empty in 1 of"),
     ],
 )
 def test_mistakes_in_test_rows(

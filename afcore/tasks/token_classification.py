@@ -1,0 +1,275 @@
+"""Token classification: a label for each word of a text (names, parts of speech)."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from afcore.data.examples import Column, Examples
+from afcore.data.sources import Field, Rows
+from afcore.data.text_lists import read_text_lists
+from afcore.errors import DataError
+from afcore.tasks.entities import entities, read_tags
+from afcore.tasks.label_names import (
+    label_settings,
+    learn_label_names,
+    read_label_names,
+    shown_labels,
+)
+from afcore.tasks.scores import TOKEN_LOSS, RowValues, Score
+from afcore.tasks.task import NO_ANSWER, Reads, Targets, Task
+from afcore.tasks.tokenizing import check_offsets, encodings
+from afcore.tasks.word_positions import NOT_READ, word_positions
+
+__all__ = ["TokenClassification"]
+
+_OUTSIDE = "O"
+_UNKNOWN = -1
+_log = logging.getLogger(__name__)
+
+
+def _share(right: str, *of: str) -> Callable[[RowValues], float]:
+    """Of sums over rows: how many are right, of the mean of others; 0 of none."""
+
+    def compute(values: RowValues) -> float:
+        count = sum(float(values[name].sum()) for name in of) / len(of)
+        return float(values[right].sum()) / count if count else 0.0
+
+    return compute
+
+
+def _score(name: str, title: str, right: str, *of: str, stops: bool = False) -> Score:
+    compute = _share(right, *of)
+    return Score(name, title, (right, *of), compute, in_percent=True, stops=stops)
+
+
+class TokenClassification(Task):
+    """A label of ``c`` for each word of a row: a list of words, or words with white space between.
+
+    A word's label is asked for at its first token. Words that are cut off, or have no token, are
+    answered with :attr:`unread`, and scored so.
+
+    Attributes:
+        label_names: c.
+        unread: the answer for a word that the model has not seen: ``O``, or the most frequent.
+    """
+
+    scores: ClassVar[tuple[Score, ...]] = (
+        _score("f1", "F1 of entities", "found", "answered", "expected", stops=True),
+        _score("precision", "precision of entities", "found", "answered"),
+        _score("recall", "recall of entities", "found", "expected"),
+        _score("accuracy", "accuracy of words", "words_right", "words"),
+        TOKEN_LOSS,
+    )
+    head_reads: ClassVar[Reads] = "all"
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    pipeline_tag: ClassVar[str] = "token-classification"
+    pipeline_options: ClassVar[Mapping[str, Any]] = {}
+    columns: ClassVar[Mapping[str, str]] = {"text": "tokens", "label": "labels"}
+
+    name: Literal["token-classification"] = "token-classification"
+    label_names: list[str]
+    unread: str
+
+    @classmethod
+    def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
+        """``text``, the words; and ``label``, one a word."""
+        text, label = columns.get("text"), columns.get("label")
+        found = [] if text is None else [Field("text", text, read_text_lists)]
+        if label is not None:
+            found.append(Field("label", label, read_text_lists, is_target=True))
+        return found
+
+    @classmethod
+    def learn(
+        cls, splits: Mapping[str, Rows], everything: Rows, processor: Any
+    ) -> "TokenClassification":
+        """The labels; those of validation and test must be among them."""
+        check_offsets(processor, cls.model_fields["name"].default)
+        for rows in splits.values():
+            _check_labels(rows)
+        names = learn_label_names(splits, everything, lambda labels: labels)
+        counts = Counter(label for labels in everything.targets["label"] for label in labels)
+        unread = _OUTSIDE if _OUTSIDE in names else max(names, key=lambda name: counts[name])
+        return cls(pad_token_id=processor.pad_token_id, label_names=names, unread=unread)
+
+    def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
+        """``input_ids``; ``labels`` at the first token of each word, :data:`NO_ANSWER` elsewhere.
+
+        References: ``positions``, [w] of a row, the token that each word begins with, or
+        :data:`NOT_READ`; and ``word_labels``, [w], where there are labels.
+        """
+        words = rows.inputs["text"]
+        texts = [" ".join(some) for some in words]
+        options = {
+            "truncation": True,
+            "max_length": max_length,
+            "return_offsets_mapping": True,
+        }
+        tokens: list[list[int]] = []
+        positions: list[list[int]] = []
+        for start, encoded in encodings(processor, rows.source, (texts,), **options):
+            tokens += encoded["input_ids"]
+            for row, offsets in enumerate(encoded["offset_mapping"], start):
+                positions.append(word_positions(words[row], offsets))
+        _check_read(rows, positions, max_length)
+        inputs = {"input_ids": Column.of(tokens)}
+        references = {"positions": Column.of(positions)}
+        if "label" not in rows.targets:
+            return Examples(inputs, references=references)
+        _check_labels(rows)
+        index = {name: i for i, name in enumerate(self.label_names)}
+        known = [[index.get(one, _UNKNOWN) for one in some] for some in rows.targets["label"]]
+        references["word_labels"] = Column.of(known)
+        targets = [
+            _at_positions(*row) for row in zip(known, positions, map(len, tokens), strict=True)
+        ]
+        return Examples(inputs, {"labels": Column.of(targets)}, references=references)
+
+    def unknown_labels(self, labels: list[list[str]]) -> list[str]:
+        """Not among the label names."""
+        known = set(self.label_names)
+        return [label for some in labels for label in some if label not in known]
+
+    @property
+    def head_settings(self) -> dict[str, Any]:
+        """A number for each label."""
+        return label_settings(self.label_names)
+
+    def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """[b], mean cross-entropy, in nats, of an example's words, from [b, s, c] logits."""
+        labels = targets["labels"]
+        each = torch.nn.functional.cross_entropy(
+            outputs.transpose(1, 2), labels, reduction="none", ignore_index=NO_ANSWER
+        )
+        return each.sum(1) / (labels != NO_ANSWER).sum(1).clamp(min=1)
+
+    def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Of all words of the batch; outputs may be [m, c], of words alone."""
+        flat = outputs.flatten(end_dim=-2), targets["labels"].flatten()
+        return torch.nn.functional.cross_entropy(*flat, ignore_index=NO_ANSWER)
+
+    def weights(self, examples: Examples) -> npt.NDArray[np.int64] | None:
+        """Words that are read."""
+        return _sums(examples.targets["labels"], lambda labels: labels != NO_ANSWER)
+
+    def answered_alone(self, targets: Targets) -> Tensor:
+        """Where words begin."""
+        return targets["labels"] != NO_ANSWER
+
+    def chance_loss(self, examples: Examples) -> float:
+        """Of always answering the labels' shares: their entropy, in nats."""
+        labels = examples.targets["labels"].values
+        shares = np.bincount(labels[labels != NO_ANSWER]) / (labels != NO_ANSWER).sum()
+        return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
+
+    def answers(self, outputs: Tensor, inputs: dict[str, Tensor], model: Any) -> Tensor:
+        """[b, s], the label with the largest logit."""
+        return outputs.argmax(-1)
+
+    def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
+        """Of each row, [n] int64: entities ``found``, ``answered`` and ``expected``; words."""
+        labels = examples.references["word_labels"]
+        # The last one is of labels that the model does not know: an entity that it never answers.
+        tags = [*read_tags(self.label_names), ("I", "\0")]
+        found = []
+        for row, answer in enumerate(self._words(examples, answers)):
+            expected = labels.row(row)
+            right = entities(tags[one] for one in expected)
+            given = entities(tags[one] for one in answer)
+            counts = (len(right & given), len(given), len(right))
+            found.append((*counts, int((expected == answer).sum()), len(expected)))
+        names = ("found", "answered", "expected", "words_right", "words")
+        columns = np.asarray(found, dtype=np.int64).T
+        return dict(zip(names, columns, strict=True))
+
+    def _words(self, examples: Examples, answers: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Of each row, [w] the answer to each word."""
+        positions, unread = examples.references["positions"], self.label_names.index(self.unread)
+        rows = (positions.row(row) for row in range(len(examples)))
+        return [
+            np.where(at == NOT_READ, unread, answer[at])
+            for at, answer in zip(rows, answers, strict=True)
+        ]
+
+    def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[str]:
+        """The labels of the row's words, with a space between two."""
+        return [
+            " ".join(self.label_names[i] for i in row) for row in self._words(examples, answers)
+        ]
+
+    def described(self) -> tuple[str, str]:
+        """Its labels."""
+        count = len(self.label_names)
+        return f"{count} labels of words", f"Labels: {shown_labels(self.label_names)}"
+
+    @classmethod
+    def of_model(
+        cls, name: str, config: Any, processor: Any, *, ours: bool
+    ) -> "TokenClassification | None":
+        """Any model with such a head."""
+        check_offsets(processor, cls.model_fields["name"].default)
+        names = read_label_names(name, config, ours=ours)
+        unread = _OUTSIDE if _OUTSIDE in names else names[0]
+        return cls(pad_token_id=processor.pad_token_id, label_names=names, unread=unread)
+
+
+def _at_positions(labels: list[int], positions: list[int], num_tokens: int) -> list[int]:
+    """[s], each word's label at its first token."""
+    found = [NO_ANSWER] * num_tokens
+    for label, position in zip(labels, positions, strict=True):
+        if position != NOT_READ:
+            found[position] = label
+    return found
+
+
+def _sums(
+    column: Column, counted: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> npt.NDArray[np.int64]:
+    """[n], how many of an example's values are counted."""
+    assert column.offsets is not None
+    before = np.concatenate([[0], np.cumsum(counted(column.values))])
+    return np.diff(before[column.offsets]).astype(np.int64)
+
+
+def _check_labels(rows: Rows) -> None:
+    """As many labels as words, of no white space: predictions are written with spaces between."""
+    for row, (words, labels) in enumerate(
+        zip(rows.inputs["text"], rows.targets["label"], strict=True)
+    ):
+        if len(words) != len(labels):
+            raise DataError(
+                f"data {rows.source!r}: {len(words)} words and {len(labels)} labels in "
+                f"{rows.place(row)}. Write a label for each word"
+            )
+        wrong = [label for label in labels if len(label.split()) != 1]
+        if wrong:
+            raise DataError(
+                f"data {rows.source!r}: the label {wrong[0]!r} in {rows.place(row)} is no word. "
+                "Write a label without white space for each word, such as O"
+            )
+
+
+def _check_read(rows: Rows, positions: list[list[int]], max_length: int) -> None:
+    """Say how many words have no token; a row must have some."""
+    unread = [some.count(NOT_READ) for some in positions]
+    for row, count in enumerate(unread):
+        if count == len(positions[row]):
+            raise DataError(
+                f"data {rows.source!r}: no word in {rows.place(row)} has a token. Fill or remove "
+                "the row"
+            )
+    if any(unread):
+        first = next(row for row, count in enumerate(unread) if count)
+        _log.warning(
+            "data %r: %d of %d words, in %d of %d rows, are not read, as they stand beyond "
+            "data.max_length (%d tokens), or have no token. They are answered all alike, and "
+            "scored so. The first stand in %s.",
+            *(rows.source, sum(unread), sum(map(len, positions))),
+            *(sum(map(bool, unread)), len(positions), max_length, rows.place(first)),
+        )

@@ -158,7 +158,8 @@ class DataConfig(_Section):
     train: Source = Field(
         min_length=1,
         description="CSV, JSON lines or Parquet file (path or any fsspec URL), a folder of such "
-        "files or a hub data set (`NAME` or `NAME:SPLIT`), or `docstrings` (built in)",
+        "files or a hub data set (`NAME` or `NAME:SPLIT`), or one that is built in (`docstrings`, "
+        "`parameters`)",
     )
     test: Source | None = Field(None, description="the same; read for scoring once, at the end")
     validation: Source | Annotated[float, Field(gt=0, lt=1)] = Field(

@@ -32,6 +32,7 @@ EXAMPLES = {
     "prefect.yaml",
     "prices.yaml",
     "quickstart.yaml",
+    "token_classification.yaml",
     "traces/agnews-gradient-norm.json",
     "workloads/bert-base-agnews.yaml",
     "workloads/bert-large-agnews.yaml",

@@ -51,7 +51,7 @@ class Task(BaseModel, ABC):
     pipeline_tag: ClassVar[str] = "text-classification"
     """The hub's name for such models."""
     pipeline_options: ClassVar[Mapping[str, Any]] = {"truncation": True}
-    """What a pipeline of Transformers is loaded with, to cut long texts as the test did."""
+    """What a pipeline of Transformers is loaded with, to answer as the test did."""
 
     columns: ClassVar[Mapping[str, str]] = {"text": "text", "label": "label"}
     """Keys of ``data`` that name a column, with the name that each has unless it is given."""

@@ -69,7 +69,11 @@ class TokenClassification(Task):
     head_reads: ClassVar[Reads] = "all"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     pipeline_tag: ClassVar[str] = "token-classification"
-    pipeline_options: ClassVar[Mapping[str, Any]] = {}
+    # Without the label O, MLflow raises where a text has no other.
+    pipeline_options: ClassVar[Mapping[str, Any]] = {
+        "aggregation_strategy": "first",
+        "ignore_labels": [],
+    }
     columns: ClassVar[Mapping[str, str]] = {"text": "tokens", "label": "labels"}
 
     name: Literal["token-classification"] = "token-classification"

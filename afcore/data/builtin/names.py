@@ -5,11 +5,13 @@ from typing import Any
 
 from afcore.data.builtin.digits import digit_rows
 from afcore.data.builtin.docstrings import docstring_rows
+from afcore.data.builtin.parameters import parameter_rows
 
 __all__ = ["BUILT_IN"]
 
 BUILT_IN: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "docstrings": docstring_rows,  # a line each
     "digits": digit_rows,
+    "parameters": parameter_rows,
 }
 """Rows of a split, by the data set's name; each raises :class:`DataError` for another split."""

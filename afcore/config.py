@@ -123,6 +123,10 @@ def _on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def _with_commas(names: object) -> object:
+    return ", ".join(map(str, names)) if isinstance(names, list) else names
+
+
 def _named_policy(section: object) -> object:
     """A section that names no policy is the default one's."""
     if not isinstance(section, dict):
@@ -173,6 +177,12 @@ class DataConfig(_Section):
     text_pair: str | None = Field(
         None, min_length=1, description="column with a second text, where a row is a pair of texts"
     )
+    choices: Annotated[str, BeforeValidator(_with_commas)] | None = Field(
+        None,
+        min_length=1,
+        description="column with a list of choices, or the columns of the choices (a list, or "
+        "with commas between them); default: the task's",
+    )
     image: str | None = Field(
         None, min_length=1, description="column with the picture; default: the task's"
     )
@@ -209,7 +219,7 @@ class DataConfig(_Section):
     @property
     def columns(self) -> dict[str, str | None]:
         """Those that are named here, by their keys."""
-        keys = ("text", "text_pair", "image", "label")
+        keys = ("text", "text_pair", "choices", "image", "label")
         return {key: getattr(self, key) for key in keys}
 
     @model_validator(mode="after")

@@ -59,18 +59,19 @@ class WorkerGroup:
         """Whether this worker commits."""
         return self.rank == 0
 
-    def share(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def share(self, ids: npt.NDArray[np.int64], size: int = 1) -> npt.NDArray[np.int64]:
         """This worker's part of a batch: every ``count``-th example, so lengths spread evenly.
 
         Args:
-            ids: [b] example ids.
+            ids: [b * size] example ids.
+            size: of a group of examples that are answered together.
 
         Returns:
-            At least one id: a batch with fewer examples than workers gives the others its first
+            At least one group: a batch with fewer examples than workers gives the others its first
             one, for :meth:`weight` 0.
         """
-        share = ids[self.rank :: self.count]
-        return share if len(share) else ids[:1]
+        share = ids.reshape(-1, size)[self.rank :: self.count].reshape(-1)
+        return share if len(share) else ids[:size]
 
     def weight(self, batch_size: int, whole: int, part: int) -> float:
         """What this worker's sum of losses is multiplied with, so that the average is the batch's.

@@ -23,7 +23,7 @@ from afcore.compute import Compute, choose_compute
 from afcore.data.examples import Examples
 from afcore.data.files import FORMATS, file_format, stream_file
 from afcore.data.held_rows import HeldRows
-from afcore.data.order import inference_batches
+from afcore.data.order import group_lengths, inference_batches, of_groups
 from afcore.data.sources import Field, Rows, innermost_reason, is_blank, read_rows, refuse_blank
 from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
@@ -270,7 +270,9 @@ def _answers(
     """[n, ...] of each example, in batches like those of the test."""
     found, done = [], 0
     with torch.no_grad(), compute.autocast():
-        for ids in inference_batches(examples.lengths):
+        size = model.task.group_size
+        for groups in inference_batches(group_lengths(examples.lengths, size)):
+            ids = of_groups(groups, size)
             batch, _ = model.task.collate(examples, ids, compute.device)
             outputs = model.logits(batch).float()
             found.append((ids, model.task.answers(outputs, batch, model.model).cpu().numpy()))

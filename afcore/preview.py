@@ -98,7 +98,7 @@ def preview_run(
     return PlanReport(
         model=config.model.name,
         num_blocks=split.num_blocks,
-        train_examples=len(data.train),
+        train_examples=run.record.task.num_groups(data.train),
         epochs=config.training.num_epochs,
         profile=profile,
         boundaries=forecast_boundaries(profile, planner.work(1), planner.allowed),

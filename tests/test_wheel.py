@@ -28,6 +28,7 @@ for cluster in ("paper-p100", "examples/clusters/paper-p100.yaml"):
 EXAMPLES = {
     "clusters/h100-8x8.yaml",
     "clusters/paper-p100.yaml",
+    "choices.yaml",
     "digits.yaml",
     "prefect.yaml",
     "prices.yaml",

@@ -10,7 +10,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batching", "epoch_batches", "inference_batches", "windowed_batches"]
+__all__ = [
+    "Batching",
+    "epoch_batches",
+    "group_lengths",
+    "inference_batches",
+    "of_groups",
+    "windowed_batches",
+]
 
 Batching = Literal["grouped", "random"]
 
@@ -123,6 +130,17 @@ def inference_batches(
         batches.append(ids[start : start + size])
         start += size
     return batches
+
+
+def of_groups(groups: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """[b * size] ids of the examples of some groups, which lie side by side."""
+    return (groups[:, None] * size + np.arange(size)).reshape(-1)
+
+
+def group_lengths(lengths: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """[n / size], the longest example of each group."""
+    longest: npt.NDArray[np.int64] = lengths.reshape(-1, size).max(1)
+    return longest
 
 
 def _cut(ids: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:

@@ -157,7 +157,7 @@ def load_rows(
         if one.column not in table.columns:
             raise DataError(
                 f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
-                f"Name the column with data.{one.key}."
+                f"Name the column with data.{one.key.partition('.')[0]}."
             )
     rows = read_rows(source, table, fields)
     if groups:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from afcore.errors import ModelError
 from afcore.extras import how_to_install
+from afcore.model.choice_inputs import take_single_choices
 from afcore.model_settings import MODEL_MARK
 
 __all__ = [
@@ -193,7 +194,7 @@ def read_model(
         raise ModelError(
             f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. {advice}"
         ) from error
-    return model, report
+    return take_single_choices(model), report
 
 
 def read_config(name: str, advice: str) -> Any:
@@ -217,7 +218,7 @@ def build_model(config: dict[str, Any], auto_class: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         architecture = AutoConfig.for_model(**config | _OURS)
         kind = getattr(transformers, auto_class)
-        return kind.from_config(architecture, dtype=torch.float32)
+        return take_single_choices(kind.from_config(architecture, dtype=torch.float32))
 
 
 def _is_of_body(model: Any, key: str) -> bool:

@@ -33,6 +33,7 @@ from transformers import (
 from afcore.compute import Compute
 from afcore.config import TrainingConfig
 from afcore.data.examples import Examples
+from afcore.data.order import of_groups
 from afcore.errors import AutoFreezeError
 from afcore.model.forwards import logits_of
 from afcore.peer.lora import LoraSettings, add_lora, merge_lora
@@ -118,10 +119,10 @@ def fit(
         if "input_ids" not in data.train.inputs:
             arguments.train_sampling_strategy = "random"  # all are of one length
         trainer = _make_trainer(model, processor, data, arguments, watch)
-        trainer.train_dataset = _Features(data.train, training.augmentation)
+        trainer.train_dataset = _Features(data.train, data.task.group_size, training.augmentation)
         if recipe.early_stopping_patience is not None:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
-        schedule = training_schedule(training, len(data.train))
+        schedule = training_schedule(training, data.task.num_groups(data.train))
         # Given before training, the Trainer uses it: its own schedules know no steps, and warm up
         # from a learning rate of 0.
         trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -134,7 +135,7 @@ def fit(
         test = None
         if data.test is not None:
             trainer.compute_metrics = None
-            given = trainer.predict(_Features(data.test))
+            given = trainer.predict(_Features(data.test, data.task.group_size))
             test = _answers(data.task, data.test, given.predictions, given.label_ids)
         test_seconds = time.perf_counter() - clock
     # The Trainer put autocast around the model's forward; this gives the class's own back.
@@ -186,8 +187,8 @@ def _make_trainer(
     trainer = _TaskTrainer(
         model=model,
         args=arguments,
-        train_dataset=_Features(data.train),
-        eval_dataset=_Features(data.validation),
+        train_dataset=_Features(data.train, data.task.group_size),
+        eval_dataset=_Features(data.validation, data.task.group_size),
         data_collator=partial(_collate, task=data.task),
         processing_class=processor,
         compute_metrics=partial(_scores, task=data.task, examples=data.validation),
@@ -201,27 +202,31 @@ def _make_trainer(
 class _Features(Dataset[dict[str, Any]]):
     """Examples by their numbers; of a text the tokens too, by which the Trainer groups."""
 
-    def __init__(self, examples: Examples, augmentation: str | None = None) -> None:
+    def __init__(
+        self, examples: Examples, group_size: int, augmentation: str | None = None
+    ) -> None:
         self.examples = examples
+        self.group_size = group_size
         self.augmentation = augmentation
         self._tokens = examples.inputs.get("input_ids")
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.examples) // self.group_size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         # Who iterates without a sampler stops at an IndexError.
         item: dict[str, Any] = {"split": self, "id": range(len(self))[index]}
         if self._tokens is not None and self._tokens.offsets is not None:
-            start, end = self._tokens.offsets[index : index + 2]
+            first = index * self.group_size
+            start, end = self._tokens.offsets[[first, first + self.group_size]]
             item["input_ids"] = self._tokens.values[start:end]
         return item
 
 
 def _collate(items: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Pads to a batch's longest example, as the Trainer's own collator of texts."""
-    ids = np.asarray([item["id"] for item in items])
     split: _Features = items[0]["split"]
+    ids = of_groups(np.asarray([item["id"] for item in items]), split.group_size)
     inputs, targets = task.collate(split.examples, ids, torch.device("cpu"))
     if split.augmentation is not None:
         inputs = task.augmented(inputs, split.augmentation)
@@ -237,8 +242,14 @@ class _TaskTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, without the numbers of the examples."""
-        given = {name: value for name, value in inputs.items() if name != _IDS}
-        return super().compute_loss(model, given, *args, **kwargs)
+        inputs, targets = self._task.as_whole(*self._parted(inputs))
+        return super().compute_loss(model, {**inputs, **targets}, *args, **kwargs)
+
+    def _parted(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(inputs, targets) of a batch."""
+        names = set(self.train_dataset.examples.targets)  # type: ignore[union-attr]
+        targets = {name: value for name, value in inputs.items() if name in names}
+        return {n: v for n, v in inputs.items() if n not in {_IDS, *names}}, targets
 
     def prediction_step(
         self,
@@ -249,17 +260,12 @@ class _TaskTrainer(Trainer):
     ) -> tuple[Any, Any, Any]:
         """(loss, (answers, losses), ids) of a batch."""
         inputs = self._prepare_inputs(inputs)
-        names = {name for name in inputs if name in _targets_of(self.eval_dataset)}
-        batch = {name: v for name, v in inputs.items() if name not in {_IDS, *names}}
+        batch, targets = self._parted(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = logits_of(model(**batch)).float()
-            losses = self._task.losses(outputs, {name: inputs[name] for name in names})
+            outputs = logits_of(model(**self._task.as_whole(batch, targets)[0])).float()
+            losses = self._task.losses(outputs, targets)
             answers = self._task.answers(outputs, batch, model)
         return losses.mean(), (answers, losses), inputs[_IDS]
-
-
-def _targets_of(dataset: Any) -> set[str]:
-    return set(dataset.examples.targets)
 
 
 def _answers(task: Task, examples: Examples, found: Any, ids: Any) -> Answers:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from afcore.config import TrainingConfig
 from afcore.data.examples import Examples
-from afcore.data.order import epoch_batches, windowed_batches
+from afcore.data.order import epoch_batches, group_lengths, of_groups, windowed_batches
 from afcore.runs.run import Run
 from afcore.training.schedule import Schedule
 
@@ -30,7 +30,8 @@ def batches_of(
         windows: [n] shard of each example, and shards in a window; None where memory holds what the
             epoch reads.
     """
-    config = run.config
+    config, size = run.config, run.record.task.group_size
+    lengths = group_lengths(examples.lengths, size)
     settings: dict[str, Any] = {
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
@@ -38,11 +39,13 @@ def batches_of(
         "batching": config.data.batching,
     }
     if windows is None:
-        whole = epoch_batches(examples.lengths, **settings)
+        whole = epoch_batches(lengths, **settings)
     else:
         shards, window_shards = windows
-        whole = windowed_batches(examples.lengths, shards, window_shards=window_shards, **settings)
-    return whole[: training_schedule(config.training, len(examples)).steps_in(epoch)]
+        shards = shards[::size]
+        whole = windowed_batches(lengths, shards, window_shards=window_shards, **settings)
+    steps = training_schedule(config.training, len(lengths)).steps_in(epoch)
+    return [of_groups(groups, size) for groups in whole[:steps]]
 
 
 def training_schedule(

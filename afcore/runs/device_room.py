@@ -77,6 +77,7 @@ def training_bytes(run: Run) -> int:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
     examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
+    examples *= run.record.task.group_size
     memory = _memory(run, model, 0)
     by_boundary = [num_parameters] * run.record.num_blocks
     return memory.needed_bytes(by_boundary, 0, examples * memory.example_tokens)

@@ -149,7 +149,9 @@ class _Epoch:
         self._launched = launched
         self._launch_seconds = 0.0
         self._schedule = training_schedule(
-            run.config.training, len(self._data.train), cycle_epochs=run.config.cycle_epochs
+            run.config.training,
+            run.record.task.num_groups(self._data.train),
+            cycle_epochs=run.config.cycle_epochs,
         )
 
     def run(self) -> EpochReport:

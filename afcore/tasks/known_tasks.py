@@ -5,6 +5,7 @@ from typing import Any
 from afcore.errors import ConfigError, ModelError
 from afcore.tasks.image_classification import ImageClassification
 from afcore.tasks.multi_label_classification import MultiLabelClassification
+from afcore.tasks.multiple_choice import MultipleChoice
 from afcore.tasks.scores import Score
 from afcore.tasks.task import Task
 from afcore.tasks.text_classification import TextClassification
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
         TextOrdinal,
         ImageClassification,
         TokenClassification,
+        MultipleChoice,
     )
 }
 DEFAULT_TASK = "text-classification"

@@ -93,6 +93,24 @@ class Task(BaseModel, ABC):
             DataError: for rows that cannot be learned from, or tested on.
         """
 
+    @property
+    def group_size(self) -> int:
+        """Examples that are answered together, as the choices of a question; they lie side by side.
+
+        Batches are of whole groups. ``losses`` and ``answers`` are of each example nevertheless.
+        """
+        return 1
+
+    def num_groups(self, examples: Examples) -> int:
+        """That ``training.batch_size`` counts: the examples, where each is answered by itself."""
+        return len(examples) // self.group_size
+
+    def as_whole(
+        self, inputs: dict[str, Tensor], targets: Targets
+    ) -> tuple[dict[str, Tensor], Targets]:
+        """Both as the model's own ``forward`` takes them, to give its own loss."""
+        return inputs, targets
+
     @abstractmethod
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """Tokenize.

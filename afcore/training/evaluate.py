@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from afcore.activations.validation_states import ValidationStates
-from afcore.data.order import inference_batches
+from afcore.data.order import group_lengths, inference_batches, of_groups
 from afcore.tasks.answers import Answers, together
 from afcore.trainee import Trainee
 
@@ -44,8 +44,9 @@ def evaluate(
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # on the device, which is not waited for
     task = trainee.task
     with torch.no_grad(), trainee.compute.autocast():
-        for number, whole in enumerate(inference_batches(examples.lengths)):
-            ids = whole[group.rank :: group.count]
+        lengths = group_lengths(examples.lengths, task.group_size)
+        for number, whole in enumerate(inference_batches(lengths)):
+            ids = of_groups(whole[group.rank :: group.count], task.group_size)
             if not len(ids):
                 continue
             batch, targets = task.collate(examples, ids, trainee.compute.device)
@@ -56,7 +57,7 @@ def evaluate(
             outputs = split.logits(batch, boundary, hidden).float()
             ids_done.append(ids)
             found.append((task.answers(outputs, batch, split.model), task.losses(outputs, targets)))
-            done += len(whole)
+            done += len(whole) * task.group_size
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 _log.info("evaluated %d of %d examples", done, len(examples))

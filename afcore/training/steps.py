@@ -75,6 +75,7 @@ class Steps:
         self._feed = feed
         self._micro_batch = settings.micro_batch
         self._augmentation = settings.augmentation
+        self._group_size = trainee.task.group_size
         self._weights = trainee.task.weights(trainee.examples)
         self._split.set_training(state.freeze.boundary)
         self._compiler = SuffixCompiler(self._split, settings.compile_backend)
@@ -89,7 +90,7 @@ class Steps:
         left = self._batches[first:]
         hidden_states: Iterator[Hidden | None] = itertools.repeat(None)
         if self._feed is not None:
-            hidden_states = self._feed.batches([self._group.share(ids) for ids in left])
+            hidden_states = self._feed.batches([self._share(ids) for ids in left])
         for number, ids in enumerate(left, start=first + 1):
             self.watch.start()
             hidden = next(hidden_states)
@@ -101,18 +102,22 @@ class Steps:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
         batch, targets, hidden = self._inputs(ids, hidden)
         self.watch.lap("prefix")
-        share, whole = self._group.share(ids), self._weigh(ids)
-        size = self._micro_batch or len(share)
+        share, whole = self._share(ids), self._weigh(ids)
+        size = self._micro_batch * self._group_size if self._micro_batch else len(share)
         starts = range(0, len(share), size)
         losses = []
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
             with contextlib.nullcontext() if last else self._suffix.accumulating():
-                weight = self._group.weight(len(ids), whole, self._weigh(share[part]))
+                groups = len(ids) // self._group_size
+                weight = self._group.weight(groups, whole, self._weigh(share[part]))
                 losses.append(self._backward(batch, targets, hidden, part, weight))
         self.done.num_passes += len(losses)
         return sum(losses[1:], start=losses[0])
+
+    def _share(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self._group.share(ids, self._group_size)
 
     def _weigh(self, ids: npt.NDArray[np.int64]) -> int:
         return len(ids) if self._weights is None else int(self._weights[ids].sum())
@@ -121,7 +126,7 @@ class Steps:
         self, ids: npt.NDArray[np.int64], hidden: Hidden | None
     ) -> tuple[Batch, Targets, Hidden | None]:
         """This worker's share of a batch, its targets, and hidden states at the boundary."""
-        boundary, share = self._state.freeze.boundary, self._group.share(ids)
+        boundary, share = self._state.freeze.boundary, self._share(ids)
         trainee = self._trainee
         batch, targets = trainee.task.collate(trainee.examples, share, self._compute.device)
         if self._augmentation is not None:

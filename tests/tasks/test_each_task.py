@@ -34,6 +34,10 @@ KINDS = {
     "several labels": {"task": "multi-label-classification", "data": {"label": "tags"}},
     "a level": {"task": "text-ordinal", "data": {"label": "stars"}},
     "words": {"task": "token-classification", "data": {"text": "text", "label": "names"}},
+    "a choice": {
+        "task": "multiple-choice",
+        "data": {"text": "second", "choices": ["first", "other", "last"], "label": "right"},
+    },
 }
 
 
@@ -58,7 +62,12 @@ def make_rows(count: int, seed: int) -> list[dict[str, str]]:
             "stars": str(min(max(3 + words.count("parser") - words.count("mean"), 1), 5)),
             "names": " ".join(map(name_of, [*words, ""], ["", *words])),
         }
-        rows.append(row)
+        right = draw.randrange(3)
+        for place, column in enumerate(("first", "other", "last")):
+            row[column] = " ".join(
+                "parser" if place == right and i == 1 else draw.choice(WORDS[1:]) for i in range(4)
+            )
+        rows.append(row | {"right": str(right)})
     return rows
 
 
@@ -120,6 +129,7 @@ def test_full_is_a_bare_loop_with_the_models_own_loss(config: Config, tmp_path: 
     bare = []
     for ids in [ids for epoch in batches for ids in epoch]:
         inputs, targets = run.record.task.collate(data.train, ids, torch.device("cpu"))
+        inputs, targets = run.record.task.as_whole(inputs, targets)
         loss = model(**inputs, **targets).loss  # as transformers has it
         bare.append(float(loss.detach()))
         loss.backward()
@@ -165,7 +175,7 @@ def test_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> Non
     found = predict_file(
         str(folder), str(config.data.test), output=str(tmp_path / "out.csv"), probabilities=True
     )
-    assert found.num_labelled == len(data.test)
+    assert found.num_labelled == run.record.task.num_groups(data.test)
     first = run.record.task.scores[0]
     assert found.score == pytest.approx(answers.scores()[first.name], abs=1e-6)
 
@@ -312,6 +322,14 @@ def test_two_levels_are_one_threshold() -> None:
         ("a level", "stars", "inf", "which is no whole number"),
         ("a level", "stars", "", r"is empty in line 2\."),
         ("a level", "stars", "6", r"\(test\): the level 6 in line 2 is not among .* 1 to 5\. Rem"),
+        (
+            "a choice",
+            "right",
+            "3",
+            r"line 2 says that choice 3 is right, and there are",
+        ),
+        ("a choice", "right", "first", r"holds 'first' in line 2, and the number of a choice was"),
+        ("a choice", "other", "", r"column 'other' is empty in 1 of"),
         ("one text", "kind", "unheard of", "labels that the training set never shows"),
         (
             "words",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from afcore.data.builtin.digits import digit_rows
+from afcore.data.builtin.docstring_choices import docstring_choice_rows
 from afcore.data.builtin.docstrings import docstring_rows
 from afcore.data.builtin.parameters import parameter_rows
 
@@ -13,5 +14,6 @@ BUILT_IN: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "docstrings": docstring_rows,  # a line each
     "digits": digit_rows,
     "parameters": parameter_rows,
+    "docstring-choices": docstring_choice_rows,
 }
 """Rows of a split, by the data set's name; each raises :class:`DataError` for another split."""

@@ -55,9 +55,10 @@ def parsed_files(package: str, data_set: str) -> Iterator[ast.Module]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SyntaxWarning)
-                yield ast.parse(files[path].read_bytes())
+                tree = ast.parse(files[path].read_bytes())
         except (SyntaxError, ValueError):
             continue
+        yield tree
 
 
 def _folder(package: str, data_set: str) -> Path:

@@ -265,12 +265,17 @@ class _TaskTrainer(Trainer):
             outputs = logits_of(model(**self._task.as_whole(batch, targets)[0])).float()
             losses = self._task.losses(outputs, targets)
             answers = self._task.answers(outputs, batch, model)
-        return losses.mean(), (answers, losses), inputs[_IDS]
+        found: tuple[Any, ...] = (answers, losses, inputs[_IDS])
+        if self._task.group_size > 1:  # accelerate counts the rows of what it gets
+            found = tuple(v.view(-1, self._task.group_size, *v.shape[1:]) for v in found)
+        return losses.mean(), found[:2], found[2]
 
 
 def _answers(task: Task, examples: Examples, found: Any, ids: Any) -> Answers:
     """In the order of the examples; the Trainer's is by length where it groups."""
-    answers, losses = (np.asarray(values) for values in found)
+    answers, losses, ids = (np.asarray(values) for values in (*found, ids))
+    if task.group_size > 1:
+        answers, losses, ids = (v.reshape(-1, *v.shape[2:]) for v in (answers, losses, ids))
     order = np.argsort(ids)
     return Answers.of(task, examples, answers[order], losses[order])
 

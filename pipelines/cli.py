@@ -334,6 +334,8 @@ def check_model_command(
         from afcore.conformance.verdict import check_model
         from pipelines.cli_check_model import print_conformance
 
+        # Nothing is committed that a stop could spoil, and a model's own errors are all caught.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         found = check_model(name, task)
         if as_json:
             _console.print(found.model_dump_json(indent=1), markup=False, soft_wrap=True)

@@ -163,7 +163,7 @@ class DataConfig(_Section):
         min_length=1,
         description="CSV, JSON lines or Parquet file (path or any fsspec URL), a folder of such "
         "files or a hub data set (`NAME` or `NAME:SPLIT`), or one that is built in (`docstrings`, "
-        "`parameters`)",
+        "`docstring-summaries`, `parameters`, `digits`)",
     )
     test: Source | None = Field(None, description="the same; read for scoring once, at the end")
     validation: Source | Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -469,6 +469,10 @@ class Config(_Section):
         "text-classification",
         description="what is learned: one of the [tasks](#tasks)",
     )
+    task_settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings that only this task has, by their names; see [Tasks](#tasks)",
+    )
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -512,6 +516,17 @@ class Config(_Section):
             raise ValueError(
                 f"training.augmentation {kind!r} is not for task {self.task}. Leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> "Config":
+        if self.task_settings:
+            from afcore.tasks.known_tasks import task_class  # torch, which --help needs not
+
+            try:
+                task_class(self.task).check_settings(self.task_settings)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         return self
 
     @property

@@ -81,9 +81,9 @@ class Predicted:
             examples: of these.
             answers: to each.
         """
-        (labels,) = rows.targets.values()
         self.num_labelled += len(rows)
-        self.unknown.update(self.task.unknown_labels(labels))
+        for labels in rows.targets.values():
+            self.unknown.update(self.task.unknown_labels(labels))
         values = Answers.of(self.task, examples, answers)
         self._values.append(values.rows_of(self.task.scores[0]))
 
@@ -129,6 +129,8 @@ def predict_file(
             examples = _examples(model, model_name, rows)
             answers = _answers(model, examples, compute, predicted.num_rows, progress)
             predicted.num_rows += len(rows)
+            if not _has_targets(model.task, columns):
+                predicted.add(rows, examples, answers)
             for one in fields:
                 if one.is_target:
                     predicted.labelled = True
@@ -233,6 +235,11 @@ def _fields(
     ]
 
 
+def _has_targets(task: Task, columns: Mapping[str, str | None]) -> bool:
+    """Whether rows may lack what answers are held against; else all of them are scored."""
+    return any(one.is_target for one in task.fields(task.named_columns(columns)))
+
+
 def _inputs(source: str, table: Table, fields: list[Field]) -> Rows:
     """What the model gets of the rows, none of it blank."""
     given = [one for one in fields if not one.is_target]
@@ -273,9 +280,10 @@ def _answers(
         size = model.task.group_size
         for groups in inference_batches(group_lengths(examples.lengths, size)):
             ids = of_groups(groups, size)
-            batch, _ = model.task.collate(examples, ids, compute.device)
+            batch, targets = model.task.collate(examples, ids, compute.device)
             outputs = model.logits(batch).float()
-            found.append((ids, model.task.answers(outputs, batch, model.model).cpu().numpy()))
+            kept = model.task.answers(outputs, {**batch, **targets}, model.model)
+            found.append((ids, kept.cpu().numpy()))
             done += len(ids)
             progress(num_before + done * examples.num_rows // len(examples))
     return together(found, len(examples))

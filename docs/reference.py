@@ -14,6 +14,7 @@ from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.policy import FreezePolicy
 from afcore.results.report import CompareReport, RunReport
 from afcore.tasks.known_tasks import TASKS
+from afcore.tasks.task import Task
 
 __all__ = ["pages"]
 
@@ -153,6 +154,8 @@ def _tasks() -> list[str]:
         lines += [f"### `task: {name}`", "", _plain(said), ""]
         lines += ["| key | column |", "|---|---|"]
         lines += [f"| `data.{key}` | `{column}` |" for key, column in kind.columns.items()]
+        if kind.settings:
+            lines += ["", *_task_settings(kind)]
         lines += ["", "| `training.score` | meaning |", "|---|---|"]
         for number, score in enumerate(kind.scores):
             better = "higher" if score.higher_is_better else "lower"
@@ -160,6 +163,13 @@ def _tasks() -> list[str]:
             lines.append(f"| `{score.name}` | {score.title}, {better} is better{main} |")
         lines.append("")
     return lines
+
+
+def _task_settings(kind: type[Task]) -> list[str]:
+    """Keys of ``task_settings`` that a task has."""
+    whole = kind.model_json_schema()
+    own = {name: whole["properties"][name] for name in kind.settings}
+    return _rows("task_settings", {"properties": own}, whole)[:-1]
 
 
 def _freezing(schema: dict[str, Any]) -> list[str]:
@@ -249,6 +259,8 @@ def _value(field: dict[str, Any], schema: dict[str, Any], unit: str = "") -> str
         return f"({', '.join(_value(item, schema) for item in field['prefixItems'])})"
     if kind == "array":
         return f"list of {_value(field['items'], schema, unit)}"
+    if kind == "object" and field["additionalProperties"] is True:
+        return "name to value"
     if kind == "object":
         return f"name to {_value(field['additionalProperties'], schema, unit)}"
     words = {"string": "text", "boolean": "true or false", "null": "null"}.get(kind, kind)

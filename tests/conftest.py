@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import csv
 import importlib.util
 import inspect
@@ -27,7 +28,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import transformers
 import yaml
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from afcore.storage.objects import Storage
 
@@ -113,6 +122,64 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> 
     )
     transformers.BertModel(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+TINY_GENERATORS: dict[str, dict[str, Any]] = {
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 4,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "max_position_embeddings": 64,
+    },
+    "t5": {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 4,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "decoder_start_token_id": 0,
+    },
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64},
+    "llama": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} [SEP] "
+    "{% endfor %}{% if add_generation_prompt %}assistant :{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_generators(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A folder of folders with models that write text, of random weights, and a tokenizer each."""
+    folder = tmp_path_factory.mktemp("tiny-generators")
+    for name, sizes in TINY_GENERATORS.items():
+        torch.manual_seed(0)
+        special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        config = transformers.AutoConfig.for_model(
+            name, vocab_size=len(tiny_tokenizer), **special, **sizes
+        )
+        auto = transformers.AutoModelForCausalLM
+        if config.is_encoder_decoder:
+            config.decoder_start_token_id = sizes.get("decoder_start_token_id", 3)
+            auto = transformers.AutoModelForSeq2SeqLM
+        auto.from_config(config).save_pretrained(folder / name)
+        tokenizer = copy.deepcopy(tiny_tokenizer)
+        tokenizer.eos_token = "[SEP]"
+        tokenizer.backend_tokenizer.decoder = decoders.WordPiece()
+        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.save_pretrained(folder / name)
     return folder
 
 

@@ -26,6 +26,7 @@ for cluster in ("paper-p100", "examples/clusters/paper-p100.yaml"):
     app(["simulate", "--cluster", cluster, "--report", "report.json"], standalone_mode=False)
 """
 EXAMPLES = {
+    "causal_language_modeling.yaml",
     "clusters/h100-8x8.yaml",
     "clusters/paper-p100.yaml",
     "choices.yaml",
@@ -33,6 +34,7 @@ EXAMPLES = {
     "prefect.yaml",
     "prices.yaml",
     "quickstart.yaml",
+    "summarization.yaml",
     "token_classification.yaml",
     "traces/agnews-gradient-norm.json",
     "workloads/bert-base-agnews.yaml",

@@ -53,6 +53,17 @@ class Column:
             np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
         )
 
+    @classmethod
+    def of_texts(cls, texts: list[str]) -> "Column":
+        """Texts, as the bytes of their UTF-8."""
+        return cls.of([list(text.encode()) for text in texts], np.uint8)
+
+    def texts(self) -> list[str]:
+        """From :meth:`of_texts`."""
+        assert self.offsets is not None
+        ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        return [self.values[start:end].tobytes().decode() for start, end in ends]
+
 
 @dataclass(frozen=True)
 class Examples:

@@ -16,7 +16,14 @@ from afcore.model.pretrained import check_finite, read_config, read_model, shown
 from afcore.model.processors import load_processor
 from afcore.model.split_model import Batch, SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
-from afcore.tasks.known_tasks import DEFAULT_TASK, TASKS, parse_task, task_class, task_of_model
+from afcore.tasks.known_tasks import (
+    DEFAULT_TASK,
+    TASKS,
+    is_made_by,
+    parse_task,
+    task_class,
+    task_of_model,
+)
 from afcore.tasks.task import Task
 
 __all__ = ["FinetunedModel", "load_finetuned"]
@@ -68,7 +75,10 @@ def load_finetuned(name: str) -> FinetunedModel:
     if settings.task is not None:
         task = parse_task(settings.task)
     else:
-        task = task_of_model(name, model.config, processor, ours=settings.run_id is not None)
+        ours = settings.run_id is not None
+        task = task_of_model(name, model.config, processor, ours=ours).fitted(model)
+    task = task.bound_to(lambda: processor)
+    task.configure(model)
     if kind.processor == "tokenizer" and model.config.pad_token_id is None:
         model.config.pad_token_id = processor.pad_token_id
     logits = _as_it_comes(model.eval())
@@ -82,7 +92,7 @@ def _task_class(settings: ModelSettings, config: Any) -> type[Task]:
     if settings.task is not None:
         return task_class(str(settings.task.get("name")))
     called = (config.architectures or [""])[0]
-    kinds = (k for k in TASKS.values() if called.endswith(k.auto_class.removeprefix("AutoModel")))
+    kinds = (k for k in TASKS.values() if is_made_by(k.auto_class, called, config.model_type))
     return next(kinds, task_class(DEFAULT_TASK))
 
 

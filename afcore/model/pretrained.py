@@ -191,6 +191,12 @@ def read_model(
             **settings,
         )
     except Exception as error:  # a wrong configuration fails in whatever comes upon it first
+        if "Unrecognized configuration class" in str(error):
+            kind = read_config(name, advice).model_type
+            raise ModelError(
+                f"model {name!r} is a {kind!r} model, of which Transformers has none for the task "
+                f"({auto_class}). Give a model of another kind, or choose another task"
+            ) from error
         raise ModelError(
             f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. {advice}"
         ) from error

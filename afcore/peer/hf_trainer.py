@@ -134,7 +134,7 @@ def fit(
         clock = time.perf_counter()
         test = None
         if data.test is not None:
-            trainer.compute_metrics = None
+            trainer.compute_metrics, trainer.is_asked = None, True
             given = trainer.predict(_Features(data.test, data.task.group_size))
             test = _answers(data.task, data.test, given.predictions, given.label_ids)
         test_seconds = time.perf_counter() - clock
@@ -182,8 +182,9 @@ def _make_trainer(
     processor: Any,
     data: PreparedData,
     arguments: TrainingArguments,
-    watch: TrainerCallback,
-) -> Trainer:
+    watch: "_Watch",
+) -> "_TaskTrainer":
+    is_asked = data.task.is_asked(watch.score)
     trainer = _TaskTrainer(
         model=model,
         args=arguments,
@@ -191,9 +192,12 @@ def _make_trainer(
         eval_dataset=_Features(data.validation, data.task.group_size),
         data_collator=partial(_collate, task=data.task),
         processing_class=processor,
-        compute_metrics=partial(_scores, task=data.task, examples=data.validation),
+        compute_metrics=partial(
+            _scores, task=data.task, examples=data.validation, is_asked=is_asked
+        ),
         callbacks=[watch],
         task=data.task,
+        is_asked=is_asked,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -234,11 +238,16 @@ def _collate(items: list[dict[str, Any]], task: Task) -> dict[str, Any]:
 
 
 class _TaskTrainer(Trainer):
-    """The Trainer, whose evaluation keeps of an example what its task wants, not all logits."""
+    """The Trainer, whose evaluation keeps of an example what its task wants, not all logits.
 
-    def __init__(self, *args: Any, task: Task, **kwargs: Any) -> None:
+    Attributes:
+        is_asked: whether answers are wanted, beside losses.
+    """
+
+    def __init__(self, *args: Any, task: Task, is_asked: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._task = task
+        self.is_asked = is_asked
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's own loss, without the numbers of the examples."""
@@ -258,26 +267,30 @@ class _TaskTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """(loss, (answers, losses), ids) of a batch."""
+        """(None, (answers, losses), ids) of a batch: the mean is the task's, which may weigh."""
         inputs = self._prepare_inputs(inputs)
         batch, targets = self._parted(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = logits_of(model(**self._task.as_whole(batch, targets)[0])).float()
             losses = self._task.losses(outputs, targets)
-            answers = self._task.answers(outputs, batch, model)
+            answers = losses
+            if self.is_asked:
+                answers = self._task.answers(outputs, {**batch, **targets}, model)
         found: tuple[Any, ...] = (answers, losses, inputs[_IDS])
         if self._task.group_size > 1:  # accelerate counts the rows of what it gets
             found = tuple(v.view(-1, self._task.group_size, *v.shape[1:]) for v in found)
-        return losses.mean(), found[:2], found[2]
+        return None, found[:2], found[2]
 
 
-def _answers(task: Task, examples: Examples, found: Any, ids: Any) -> Answers:
+def _answers(
+    task: Task, examples: Examples, found: Any, ids: Any, is_asked: bool = True
+) -> Answers:
     """In the order of the examples; the Trainer's is by length where it groups."""
     answers, losses, ids = (np.asarray(values) for values in (*found, ids))
     if task.group_size > 1:
         answers, losses, ids = (v.reshape(-1, *v.shape[2:]) for v in (answers, losses, ids))
     order = np.argsort(ids)
-    return Answers.of(task, examples, answers[order], losses[order])
+    return Answers.of(task, examples, answers[order] if is_asked else None, losses[order])
 
 
 class _Watch(TrainerCallback):
@@ -286,6 +299,7 @@ class _Watch(TrainerCallback):
     Attributes:
         reports: one an epoch, costs and attempt left out.
         best_weights: of the best epoch, as :func:`afcore.runs.records.best_epoch` chooses it.
+        score: the main one.
     """
 
     def __init__(self, compute: Compute, num_epochs: int, score: Score, task: Task) -> None:
@@ -293,7 +307,7 @@ class _Watch(TrainerCallback):
         self.best_weights: dict[str, torch.Tensor] = {}
         self._compute = compute
         self._num_epochs = num_epochs
-        self._score = score
+        self.score = score
         self._names = {score.name for score in task.scores}
         self._clock = self._shown = 0.0
         self._train_seconds = 0.0
@@ -338,7 +352,7 @@ class _Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Note the epoch, and keep the weights when none were better."""
-        evaluate_seconds, main = self._lap(), self._score
+        evaluate_seconds, main = self._lap(), self.score
         validation = {
             name.removeprefix("eval_"): value
             for name, value in given["metrics"].items()
@@ -366,7 +380,7 @@ class _Watch(TrainerCallback):
             resumed=False,
             attempt=1,
         )
-        if best_epoch([*self.reports, report], self._score) is report:
+        if best_epoch([*self.reports, report], self.score) is report:
             weights = given["model"].state_dict()
             self.best_weights = {name: value.detach().clone() for name, value in weights.items()}
         ended = {"checkpoint_seconds": self._lap(), "finished": time.time()}
@@ -384,13 +398,15 @@ class _Watch(TrainerCallback):
         return self._clock - before
 
 
-def _scores(prediction: EvalPrediction, task: Task, examples: Examples) -> dict[str, float]:
+def _scores(
+    prediction: EvalPrediction, task: Task, examples: Examples, is_asked: bool
+) -> dict[str, float]:
     """The scores of every other mode.
 
     Raises:
         AutoFreezeError: when the model puts out what is no number.
     """
-    answers = _answers(task, examples, prediction.predictions, prediction.label_ids)
+    answers = _answers(task, examples, prediction.predictions, prediction.label_ids, is_asked)
     if not np.isfinite(answers.values["losses"]).all():
         raise AutoFreezeError(
             "the losses are not finite: training diverged. Lower training.learning_rate, or set "

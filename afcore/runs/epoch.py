@@ -307,7 +307,12 @@ class _Epoch:
             held.open(
                 (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
             )
-        answers = evaluate(trainee.on(validation), boundary=boundary, held=held)
+        answers = evaluate(
+            trainee.on(validation),
+            boundary=boundary,
+            held=held,
+            score=self._run.config.main_score,
+        )
         return answers.scores()
 
     def _requests(self) -> tuple[int, int]:

@@ -27,7 +27,8 @@ import importlib.metadata
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from afcore.compute import Compute, choose_compute
-from afcore.config import FREEZING_MODES, PEER_MODES, Config, DataConfig, PricesConfig
+from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.examples import Examples
 from afcore.data.held_rows import HeldRows
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
@@ -183,11 +184,19 @@ class Run:
     def trainee(self, split: SplitModel, examples: Examples, group: WorkerGroup = ALONE) -> Trainee:
         """The model on examples, as this run trains it."""
         dtype = self.config.cache.dtype
-        return Trainee(split, self.record.task, examples, self.compute, dtype, group)
+        return Trainee(split, self.task, examples, self.compute, dtype, group)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is learned, with the tokenizer at hand."""
+        return self.record.task.bound_to(
+            partial(load_processor, self.record.task.processor, self.config.model.name)
+        )
 
     def data(self) -> PreparedData:
         """The tokens."""
-        return open_prepared(self.storage, self.record.data).of_length(self.record.num_states)
+        data = open_prepared(self.storage, self.record.data).of_length(self.record.num_states)
+        return replace(data, task=self.task)
 
     def pretrained(self) -> SplitModel:
         """The model before the first step.
@@ -213,6 +222,7 @@ class Run:
 
     def _split(self, model: Any) -> SplitModel:
         """Parts as they were found when the run was named: trying anew may find others."""
+        self.record.task.configure(model)
         return SplitModel(model, structure=self.record.structure)
 
 
@@ -251,16 +261,14 @@ def identify_run(
         check_compiler(compute.device)
     processor = load_processor(task_class(config.task).processor, config.model.name)
     data = prepare(
-        storage,
-        processor,
-        config.task,
-        data_sources(config.data, held),
-        config.data.max_length,
+        storage, processor, config.task, data_sources(config, held), config.data.max_length
     )
     task = data.task
     for warning in task.warnings(data.validation, config.main_score):
         _log.warning("%s.", warning)
     model = _load_with_padding(config, task, processor)
+    task = task.fitted(model)
+    data = replace(data, task=task)
     if task.processor == "tokenizer":
         check_length(config.data.max_length, config.model.name, model, processor)
     check_fit(config.model.name, model, processor, data)
@@ -328,10 +336,12 @@ def _drawn_anew(config: Config) -> str | None:
     )
 
 
-def data_sources(data: DataConfig, held: Mapping[str, HeldRows] | None = None) -> DataSources:
+def data_sources(config: Config, held: Mapping[str, HeldRows] | None = None) -> DataSources:
     """What is prepared, as the configuration says; instead of it what is in memory."""
-    given: dict[str, Any] = data.model_dump(include={field.name for field in fields(DataSources)})
-    return DataSources(**given | {"columns": data.columns} | dict(held or {}))
+    names = {field.name for field in fields(DataSources)}
+    given: dict[str, Any] = config.data.model_dump(include=names - {"columns", "settings"})
+    given |= {"columns": config.data.columns, "settings": config.task_settings}
+    return DataSources(**given | dict(held or {}))
 
 
 def result_key(run: Run) -> str:

@@ -31,11 +31,14 @@ class Answers:
         cls,
         task: Task,
         examples: Examples,
-        answers: npt.NDArray[Any],
+        answers: npt.NDArray[Any] | None,
         losses: npt.NDArray[np.float32] | None = None,
     ) -> "Answers":
-        """From :meth:`afcore.tasks.task.Task.answers` and the losses of all examples, by id."""
-        values = dict(task.row_values(examples, answers))
+        """From :meth:`afcore.tasks.task.Task.answers` and the losses of all examples, by id.
+
+        Without answers, what is computed from losses alone.
+        """
+        values = {} if answers is None else dict(task.row_values(examples, answers))
         weights = task.weights(examples)
         if losses is not None:
             values["losses"] = losses
@@ -44,8 +47,9 @@ class Answers:
         return cls(task, values)
 
     def scores(self) -> dict[str, float]:
-        """All of the task's, by name."""
-        return {score.name: score.compute(self.values) for score in self.task.scores}
+        """Those of the task that can be computed, by name: all, unless it was not asked."""
+        found = [score for score in self.task.scores if {*score.rows} <= self.values.keys()]
+        return {score.name: score.compute(self.values) for score in found}
 
     def rows_of(self, score: Score) -> RowValues:
         """What a score was computed from."""

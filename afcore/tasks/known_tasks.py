@@ -3,17 +3,27 @@
 from typing import Any
 
 from afcore.errors import ConfigError, ModelError
+from afcore.tasks.causal_language_modeling import CausalLanguageModeling
 from afcore.tasks.image_classification import ImageClassification
 from afcore.tasks.multi_label_classification import MultiLabelClassification
 from afcore.tasks.multiple_choice import MultipleChoice
 from afcore.tasks.scores import Score
+from afcore.tasks.summarization import Summarization
 from afcore.tasks.task import Task
 from afcore.tasks.text_classification import TextClassification
 from afcore.tasks.text_ordinal import TextOrdinal
 from afcore.tasks.text_regression import TextRegression
 from afcore.tasks.token_classification import TokenClassification
 
-__all__ = ["DEFAULT_TASK", "TASKS", "find_score", "parse_task", "task_class", "task_of_model"]
+__all__ = [
+    "DEFAULT_TASK",
+    "TASKS",
+    "find_score",
+    "is_made_by",
+    "parse_task",
+    "task_class",
+    "task_of_model",
+]
 
 TASKS: dict[str, type[Task]] = {
     kind.model_fields["name"].default: kind
@@ -25,6 +35,8 @@ TASKS: dict[str, type[Task]] = {
         ImageClassification,
         TokenClassification,
         MultipleChoice,
+        Summarization,
+        CausalLanguageModeling,
     )
 }
 DEFAULT_TASK = "text-classification"
@@ -64,6 +76,16 @@ def find_score(task: str, name: str) -> Score:
     return scores[name]
 
 
+def is_made_by(auto_class: str, called: str, model_type: str) -> bool:
+    """Whether a class of Transformers makes models that are called so (``T5ForConditional...``)."""
+    import transformers
+
+    if called.endswith(auto_class.removeprefix("AutoModel")):
+        return True
+    names = getattr(transformers, auto_class)._model_mapping._model_mapping.get(model_type, ())
+    return called in ((names,) if isinstance(names, str) else names)
+
+
 def task_of_model(name: str, config: Any, processor: Any, *, ours: bool) -> Task:
     """The task of a trained model, from what its configuration says.
 
@@ -78,7 +100,7 @@ def task_of_model(name: str, config: Any, processor: Any, *, ours: bool) -> Task
     """
     called = (config.architectures or [""])[0]
     for kind in TASKS.values():
-        if called and not called.endswith(kind.auto_class.removeprefix("AutoModel")):
+        if called and not is_made_by(kind.auto_class, called, config.model_type):
             continue
         task = kind.of_model(name, config, processor, ours=ours)
         if task is not None:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class DataSources:
         limit: rows of the training set at most.
         test_limit: rows of the test set at most.
         encoding: of CSV and JSON files.
+        settings: of the task, as the user gave them.
     """
 
     train: str | HeldRows
@@ -53,6 +55,7 @@ class DataSources:
     limit: int | None = None
     test_limit: int | None = None
     encoding: str = "utf-8"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def prepare(
         splits["test"] = load_rows(
             sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
         )
-    task = kind.learn(splits, everything, processor)
+    task = kind.learn(splits, everything, processor).with_settings(sources.settings)
     digest = recipe_digest(
         {
             "schema": 4,
@@ -130,7 +133,8 @@ def prepare(
     if data is None:
         manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}}
         for name, rows in splits.items():
-            content = task.examples(processor, rows, max_length).encode()
+            make = task.training_examples if name == "train" else task.examples
+            content = make(processor, rows, max_length).encode()
             storage.put(_key(digest, f"{name}.safetensors"), content)
             manifest["splits"][name] = content_digest(content)
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())

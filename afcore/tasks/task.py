@@ -5,18 +5,20 @@ is what the training data taught it (the names of the labels, say), and is recor
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr, create_model
 from torch import Tensor
 
 from afcore.data.examples import Examples, padded
 from afcore.data.sources import Field, Rows
+from afcore.errors import ConfigError
 from afcore.tasks.scores import RowValues, Score
+from afcore.yaml_files import parse
 
 __all__ = ["NO_ANSWER", "Processor", "Targets", "Task"]
 
@@ -55,12 +57,20 @@ class Task(BaseModel, ABC):
 
     columns: ClassVar[Mapping[str, str]] = {"text": "text", "label": "label"}
     """Keys of ``data`` that name a column, with the name that each has unless it is given."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that ``task_settings`` of the configuration may set."""
+    head_is_new: ClassVar[bool] = True
+    """Whether the head is drawn for the task; else it is pre-trained with the model."""
+    generates: ClassVar[bool] = False
+    """Whether :meth:`answers` asks the model word by word, which takes much longer than a loss."""
 
     augmentations: ClassVar[tuple[str, ...]] = ()
     """Of ``training.augmentation``, what :meth:`augmented` knows."""
 
     name: str
     pad_token_id: int = 0
+    _load_reader: Callable[[], Any] | None = PrivateAttr(None)
+    _reader: Any = PrivateAttr(None)
 
     # From rows to examples.
 
@@ -111,6 +121,43 @@ class Task(BaseModel, ABC):
         """Both as the model's own ``forward`` takes them, to give its own loss."""
         return inputs, targets
 
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``task_settings``, each as its field wants it.
+
+        Raises:
+            ConfigError: for one that the task does not have, or a value that is not allowed.
+        """
+        fields: dict[str, Any] = {
+            name: (cls.model_fields[name].annotation, cls.model_fields[name])
+            for name in cls.settings
+        }
+        name = cls.model_fields["name"].default
+        if not fields and given:
+            raise ConfigError(f"task_settings: task {name} has none; got {', '.join(given)}")
+        section = create_model("Settings", __config__=ConfigDict(extra="forbid"), **fields)
+        whole = create_model("Whole", task_settings=(section, ...))
+        found = parse(whole, {"task_settings": dict(given)}, f"task {name}").model_dump()
+        return {key: value for key, value in found["task_settings"].items() if key in given}
+
+    def with_settings(self, given: Mapping[str, Any]) -> Self:
+        """The task with what the user set of it."""
+        return self.model_copy(update=self.check_settings(given))
+
+    def bound_to(self, load_reader: Callable[[], Any]) -> Self:
+        """The task with the model's tokenizer at hand, loaded when it is first asked for."""
+        bound = self.model_copy()
+        bound._load_reader, bound._reader = load_reader, None
+        return bound
+
+    @property
+    def reader(self) -> Any:
+        """The model's tokenizer, by which answers that are tokens are read."""
+        if self._reader is None:
+            assert self._load_reader is not None, "the task is bound to no tokenizer"
+            self._reader = self._load_reader()
+        return self._reader
+
     @abstractmethod
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """Tokenize.
@@ -123,6 +170,10 @@ class Task(BaseModel, ABC):
         Raises:
             DataError: for a row that cannot be an example.
         """
+
+    def training_examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
+        """The same of the training split, where it is made of other pieces than are scored."""
+        return self.examples(processor, rows, max_length)
 
     def warnings(self, validation: Examples, score: Score) -> list[str]:
         """What makes it doubtful to choose an epoch by ``score`` on these examples."""
@@ -153,6 +204,20 @@ class Task(BaseModel, ABC):
         from transformers.pipelines import SUPPORTED_TASKS
 
         return cls.pipeline_tag in SUPPORTED_TASKS
+
+    def fitted(self, model: Any) -> Self:
+        """The task with what it has to know of the model (the first token of a decoder, say).
+
+        Args:
+            model: pre-trained, or of this task.
+
+        Raises:
+            UserError: when the model cannot learn it.
+        """
+        return self
+
+    def configure(self, model: Any) -> None:
+        """Set what a model does not keep in its configuration: how it generates, say."""
 
     # A batch, and how it is answered.
 
@@ -231,10 +296,14 @@ class Task(BaseModel, ABC):
 
         Args:
             outputs: [b, ...] of the head.
-            inputs: of the batch.
+            inputs: of the batch, and its targets where it has some.
             model: the whole one, in eval mode.
         """
         return outputs
+
+    def is_asked(self, score: Score | None) -> bool:
+        """Whether :meth:`answers` are needed for a score; None: for all of them."""
+        return not self.generates or score is None or not {*score.rows} <= {"losses", "weights"}
 
     @abstractmethod
     def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:

@@ -14,6 +14,7 @@ import torch
 from afcore.activations.validation_states import ValidationStates
 from afcore.data.order import group_lengths, inference_batches, of_groups
 from afcore.tasks.answers import Answers, together
+from afcore.tasks.scores import Score
 from afcore.trainee import Trainee
 
 __all__ = ["evaluate"]
@@ -23,7 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(
-    trainee: Trainee, *, boundary: int = 0, held: ValidationStates | None = None
+    trainee: Trainee,
+    *,
+    boundary: int = 0,
+    held: ValidationStates | None = None,
+    score: Score | None = None,
 ) -> Answers:
     """What the whole model answers on all examples; every worker gets the answers of all.
 
@@ -33,6 +38,8 @@ def evaluate(
         trainee: on the examples to ask it about; each worker calls this.
         boundary: the blocks below it are those that ``held`` is open for; 0 without it.
         held: what they put out for these examples, as far as it is held; None: run them.
+        score: the only one that is wanted; None: all of them. Where it is of losses alone, nothing
+            is generated.
 
     Returns:
         By example id.
@@ -42,7 +49,8 @@ def evaluate(
     done, shown = 0, time.monotonic()
     ids_done: list[npt.NDArray[np.int64]] = []
     found: list[tuple[torch.Tensor, torch.Tensor]] = []  # on the device, which is not waited for
-    task = trainee.task
+    task, generating_seconds = trainee.task, 0.0
+    asked = task.is_asked(score)
     with torch.no_grad(), trainee.compute.autocast():
         lengths = group_lengths(examples.lengths, task.group_size)
         for number, whole in enumerate(inference_batches(lengths)):
@@ -56,7 +64,12 @@ def evaluate(
                 held.put(number, hidden)
             outputs = split.logits(batch, boundary, hidden).float()
             ids_done.append(ids)
-            found.append((task.answers(outputs, batch, split.model), task.losses(outputs, targets)))
+            its_losses = task.losses(outputs, targets)
+            began, kept = time.monotonic(), its_losses
+            if asked:
+                kept = task.answers(outputs, {**batch, **targets}, split.model)
+            generating_seconds += time.monotonic() - began
+            found.append((kept, its_losses))
             done += len(whole) * task.group_size
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
@@ -68,6 +81,10 @@ def evaluate(
     # Scores are of the whole split; it may have fewer examples than there are workers.
     parts = [part for worker in group.gather(mine) for part in worker]
     count = len(examples)
-    answers = together([(ids, given) for ids, given, _ in parts], count)
     losses = together([(ids, given) for ids, _, given in parts], count)
+    if not asked:
+        return Answers.of(task, examples, None, losses)
+    if task.generates:
+        _log.info("generated %d answers in %.1f s", sum(map(len, ids_done)), generating_seconds)
+    answers = together([(ids, given) for ids, given, _ in parts], count)
     return Answers.of(task, examples, answers, losses)

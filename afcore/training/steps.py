@@ -163,6 +163,9 @@ class Steps:
         those of one linear layer at one position, or at each that is answered by itself, keeps
         the head that it has.
         """
+        if not self._trainee.task.head_is_new:
+            _log.info("head: begins as it was pre-trained; it is not solved")
+            return
         found = HeadFeatures(self._split, self._trainee.task.num_outputs)
         self._split.model.eval()
         features: list[Tensor] = []

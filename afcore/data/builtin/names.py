@@ -5,6 +5,7 @@ from typing import Any
 
 from afcore.data.builtin.digits import digit_rows
 from afcore.data.builtin.docstring_choices import docstring_choice_rows
+from afcore.data.builtin.docstring_summaries import summary_rows
 from afcore.data.builtin.docstrings import docstring_rows
 from afcore.data.builtin.parameters import parameter_rows
 
@@ -15,5 +16,6 @@ BUILT_IN: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "digits": digit_rows,
     "parameters": parameter_rows,
     "docstring-choices": docstring_choice_rows,
+    "docstring-summaries": summary_rows,
 }
 """Rows of a split, by the data set's name; each raises :class:`DataError` for another split."""

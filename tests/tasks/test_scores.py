@@ -11,9 +11,10 @@ from torchmetrics.functional.classification import multiclass_matthews_corrcoef
 from afcore.data.examples import Column, Examples
 from afcore.distributed import WorkerGroup
 from afcore.tasks.answers import Answers
+from afcore.tasks.one_label import matthews_correlation
 from afcore.tasks.scores import remaining_errors
 from afcore.tasks.task import NO_ANSWER
-from afcore.tasks.text_classification import TextClassification, matthews_correlation
+from afcore.tasks.text_classification import TextClassification
 from afcore.training.evaluate import evaluate
 from tests.training_setup import TASK, make_examples, make_split, make_trainee
 

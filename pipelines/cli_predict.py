@@ -53,9 +53,8 @@ def _summary(predicted: Predicted, output: str | None) -> str:
     lines = [f"{predicted.num_rows:,} rows predicted{f', in {output}' if output else ''}"]
     first, value = predicted.task.scores[0], predicted.score
     if value is not None:
-        lines.append(
-            f"{first.title} {first.shown(value)} ({predicted.num_labelled:,} rows with a label)"
-        )
+        rows = "rows with a label" if predicted.labelled else "rows"
+        lines.append(f"{first.title} {first.shown(value)} ({predicted.num_labelled:,} {rows})")
     elif predicted.labelled:
         lines.append(f"no {first.title}: the column of labels is empty")
     if predicted.unknown:

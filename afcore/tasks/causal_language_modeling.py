@@ -273,7 +273,8 @@ def _end_of(processor: Any) -> int:
 
 def _without_end(processor: Any, texts: list[str], special: bool = True) -> list[list[int]]:
     """Tokens, with the first of a text where the tokenizer gives it one, but without its last."""
-    found = processor(texts, add_special_tokens=special)["input_ids"]
+    # They are cut afterwards, so the tokenizer need not warn of long ones.
+    found = processor(texts, add_special_tokens=special, verbose=False)["input_ids"]
     ends = {processor.eos_token_id, processor.sep_token_id} if special else set()
     return [ids[:-1] if ids and ids[-1] in ends else ids for ids in found]
 

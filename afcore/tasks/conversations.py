@@ -93,7 +93,7 @@ def _tokens(processor: Any, conversation: Conversation) -> tuple[list[int], list
                     "Give columns of prompts and completions (data.text, data.label)"
                 )
             spans.append((len(before), len(until)))
-    given = processor(text, add_special_tokens=False, return_offsets_mapping=True)
+    given = processor(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     asked = [
         any(start <= begin < end for start, end in spans) for begin, _ in given["offset_mapping"]
     ]

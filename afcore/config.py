@@ -163,7 +163,7 @@ class DataConfig(_Section):
         min_length=1,
         description="CSV, JSON lines or Parquet file (path or any fsspec URL), a folder of such "
         "files or a hub data set (`NAME` or `NAME:SPLIT`), or one that is built in (`docstrings`, "
-        "`docstring-summaries`, `parameters`, `digits`)",
+        "`docstring-summaries`, `parameters`, `questions`, `digits`)",
     )
     test: Source | None = Field(None, description="the same; read for scoring once, at the end")
     validation: Source | Annotated[float, Field(gt=0, lt=1)] = Field(

@@ -33,6 +33,7 @@ EXAMPLES = {
     "digits.yaml",
     "prefect.yaml",
     "prices.yaml",
+    "question_answering.yaml",
     "quickstart.yaml",
     "summarization.yaml",
     "token_classification.yaml",

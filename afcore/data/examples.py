@@ -127,7 +127,8 @@ class Examples:
             # Numbered: safetensors sorts by name, and the first input matters.
             for number, (name, column) in enumerate(columns.items()):
                 key = f"{kind}/{number:02d}/{name}"
-                tensors[f"{key}/values"] = column.values
+                # safetensors writes a view's memory as it lies.
+                tensors[f"{key}/values"] = np.ascontiguousarray(column.values)
                 if column.offsets is not None:
                     tensors[f"{key}/offsets"] = column.offsets
         if self.fixed_length is not None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from afcore.errors import ModelError
+from afcore.model.forwards import logits_of
 from afcore.model.pretrained import check_finite, read_config, read_model, shown
 from afcore.model.processors import load_processor
 from afcore.model.split_model import Batch, SplitModel
@@ -108,7 +109,6 @@ def _settings(name: str, config: Any) -> ModelSettings:
 
 def _as_it_comes(model: Any) -> Callable[[Batch], Tensor]:
     def logits(batch: Batch) -> Tensor:
-        given: Tensor = model(**batch).logits
-        return given
+        return logits_of(model(**batch))
 
     return logits

@@ -7,6 +7,7 @@ from afcore.tasks.causal_language_modeling import CausalLanguageModeling
 from afcore.tasks.image_classification import ImageClassification
 from afcore.tasks.multi_label_classification import MultiLabelClassification
 from afcore.tasks.multiple_choice import MultipleChoice
+from afcore.tasks.question_answering import QuestionAnswering
 from afcore.tasks.scores import Score
 from afcore.tasks.summarization import Summarization
 from afcore.tasks.task import Task
@@ -37,6 +38,7 @@ TASKS: dict[str, type[Task]] = {
         MultipleChoice,
         Summarization,
         CausalLanguageModeling,
+        QuestionAnswering,
     )
 }
 DEFAULT_TASK = "text-classification"

@@ -154,7 +154,7 @@ class Steps:
         with torch.no_grad(), self._compute.autocast():
             rounding = partial(round_block, dtype=dtype)
             hidden = self._split.hidden(batch, boundary, start, hidden, rounding)
-            return round_boundary(hidden, dtype)
+            return _without_padding(round_boundary(hidden, dtype), batch)
 
     def solve_head(self) -> None:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
@@ -176,7 +176,7 @@ class Steps:
             with self._compute.autocast():
                 some = found.take(batch, self._state.freeze.boundary, hidden, at)
             if some is None:
-                _log.info("head: begins as it was drawn; its last layer was not found")
+                _log.info("head: begins as it was drawn; it is no linear layer at one position")
                 break
             features.append(some)
             wanted = targets if at is None else {name: one[at] for name, one in targets.items()}
@@ -233,6 +233,19 @@ def _together(parts: list[Targets]) -> Targets:
 def _some(named: Batch, part: slice) -> Batch:
     """Of a batch, or of its hidden states, some of the examples."""
     return {name: values[part] for name, values in named.items()}
+
+
+def _without_padding(hidden: Hidden, batch: Batch) -> Hidden:
+    """Zeros there, as in what is read back: a loss may be over all columns, as that of spans is."""
+    mask = batch.get("attention_mask")
+    if mask is None:
+        return hidden
+    return {
+        name: states * mask.unsqueeze(-1).to(states.dtype)
+        if states.shape[:2] == mask.shape
+        else states
+        for name, states in hidden.items()
+    }
 
 
 class Losses:

@@ -8,6 +8,7 @@ from afcore.data.builtin.docstring_choices import docstring_choice_rows
 from afcore.data.builtin.docstring_summaries import summary_rows
 from afcore.data.builtin.docstrings import docstring_rows
 from afcore.data.builtin.parameters import parameter_rows
+from afcore.data.builtin.questions import question_rows
 
 __all__ = ["BUILT_IN"]
 
@@ -17,5 +18,6 @@ BUILT_IN: dict[str, Callable[[str], list[dict[str, Any]]]] = {
     "parameters": parameter_rows,
     "docstring-choices": docstring_choice_rows,
     "docstring-summaries": summary_rows,
+    "questions": question_rows,
 }
 """Rows of a split, by the data set's name; each raises :class:`DataError` for another split."""

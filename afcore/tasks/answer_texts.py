@@ -1,0 +1,57 @@
+"""Columns of answers: texts that stand in another text, perhaps with the place where."""
+
+import json
+from typing import Any
+
+from afcore.data.sources import read_texts
+from afcore.data.table import Table
+from afcore.errors import DataError
+
+__all__ = ["KnownAnswer", "read_answers"]
+
+KnownAnswer = tuple[str, int | None]
+"""Its text, and the number of its first character in the context where it is known."""
+
+
+def read_answers(source: str, key: str, column: str, table: Table) -> list[list[KnownAnswer]]:
+    """Of each row the right answers, none of a question that has none.
+
+    A value is an object ``{"text": [...], "answer_start": [...]}`` as hub data sets have it, a list
+    of objects with one of each, a list of texts, or a text; nothing is no answer. A CSV has objects
+    as JSON.
+
+    Raises:
+        DataError: for another value.
+    """
+    found: list[list[KnownAnswer]] = []
+    for row, value in enumerate(table.columns[column]):
+        try:
+            pairs = _pairs(value)
+            starts = [None if start is None else int(start) for _, start in pairs]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"data {source!r}: column {column!r} holds {str(value)[:40]!r} in "
+                f"{table.places.name(row)}. Write a text that stands in the context, nothing, or "
+                'an object like {"text": ["..."], "answer_start": [0]}'
+            ) from error
+        inner = Table(
+            [column], {column: [text for text, _ in pairs]}, table.places.pick([row] * len(pairs))
+        )
+        texts = read_texts(source, key, column, inner)
+        found.append([one for one in zip(texts, starts, strict=True) if one[0].strip()])
+    return found
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = json.loads(value)
+    if isinstance(value, dict):
+        texts = list(value["text"]) if not isinstance(value["text"], str) else [value["text"]]
+        starts = value.get("answer_start")
+        if starts is None:
+            return [(text, None) for text in texts]
+        starts = list(starts) if isinstance(starts, list | tuple) else [starts]
+        return list(zip(texts, starts, strict=True))
+    if isinstance(value, list | tuple):
+        return [pair for one in value for pair in _pairs(one)]
+    return [] if value is None else [(value, None)]

@@ -51,7 +51,8 @@ class IntervalStatistics(BaseModel):
     num_epochs: int = Field(description="likewise")
     learning_rate: float = Field(description="mean over it")
     train_loss: float = Field(
-        description="mean over its steps; in epoch 1 of examples never seen before"
+        description="mean over its steps; in epoch 1 of examples never seen before; no number in a "
+        "`Trainer` whose loss is made outside of the model"
     )
     train_loss_error: float = Field(description="standard error of that mean")
     ends_cycle: bool = Field(
@@ -60,11 +61,13 @@ class IntervalStatistics(BaseModel):
         "stop early it does so again and again",
     )
     chance_loss: float = Field(
-        0.0, description="of always answering with the classes' shares in the training set"
+        0.0,
+        description="the lowest mean training loss of answers that do not look at the example (of "
+        "one label: the classes' shares); 0 where it is not known, as in a `Trainer`",
     )
     validation_losses: tuple[float, ...] = Field(
         description="of the epochs so far, in order; this one's is among them when the interval is "
-        "its last"
+        "its last; in a `Trainer` of those that it evaluated, maybe none"
     )
     validation_errors: tuple[float, ...] = Field(
         (),
@@ -152,7 +155,12 @@ class FreezePolicy(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     keeps_statistics: ClassVar[bool] = True
-    """Whether gradients are added up; without it an interval is an epoch, and its statistics 0."""
+    """Whether gradients are added up.
+
+    Without it an interval is an epoch, after which ``decide`` is called; losses are as ever, and
+    the numbers per block are L zeros. A replay on a run with several intervals an epoch shows it
+    the last of them.
+    """
 
     decides: ClassVar[bool] = True
     """Whether ``decide`` is called; without it the first state stays."""
@@ -190,12 +198,20 @@ class FreezePolicy(BaseModel, ABC):
     def decide(
         self, state: FreezeState, statistics: IntervalStatistics
     ) -> tuple[FreezeState, FreezeDecision | None]:
-        """After every interval; one that keeps statistics, until only the last block trains.
+        """Called after every interval, the last one of an epoch after its validation.
 
+        A policy that keeps statistics is not called any more once only the last block trains.
         Pure: equal arguments give equal results, on every worker and in every replay.
 
+        Args:
+            state: as ``begin`` or the decision before left it.
+            statistics: of the interval; L is ``len(statistics.gradient_norms)``, for every policy.
+
         Returns:
-            The new state, and the decision as it is to be logged; None where there was none.
+            The new state, whole: a rate or a memory that is not handed on is lost. Nobody keeps its
+            boundary below L, or lets it fall at the end of an epoch only, but the policy. And the
+            decision as it is to be logged, also where the boundary stays; None where nothing was
+            looked at.
         """
 
     def possible_traces(
@@ -204,9 +220,11 @@ class FreezePolicy(BaseModel, ABC):
         """The ends of what may be decided, for a plan: boundaries by epoch and interval.
 
         Each trace by what it is, in words: one where the policy leaves no choice, else both ends,
-        between which all lies that it may decide. A boundary is the one in force during the
-        interval; that training may stop before is added by who asks. None: nothing is known, so a
-        plan forecasts nothing that depends on it.
+        between which all lies that it may decide. Each epoch has ``intervals_per_epoch``
+        boundaries, equal ones where a policy decides once an epoch. A boundary is the one in force
+        during the interval: what the first decision changes shows in the second. That training may
+        stop before is added by who asks. None: nothing is known, so a plan forecasts nothing that
+        depends on it.
         """
         return None
 

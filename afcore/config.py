@@ -135,7 +135,8 @@ def _named_policy(section: object) -> object:
 
 
 Uri = Annotated[str, AfterValidator(_without_secret)]
-Source = Annotated[Uri, AfterValidator(_expanded)]
+Source = Annotated[Uri, AfterValidator(_expanded), Field(min_length=1)]
+Sources = Source | Annotated[tuple[Source, ...], Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -159,14 +160,16 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """Where the examples come from and how they are tokenized and batched."""
 
-    train: Source = Field(
-        min_length=1,
-        description="CSV, JSON lines or Parquet file (path or any fsspec URL), a folder of such "
-        "files or a hub data set (`NAME` or `NAME:SPLIT`), or one that is built in (`docstrings`, "
-        "`docstring-summaries`, `parameters`, `questions`, `digits`)",
+    train: Sources = Field(
+        description="CSV, JSON lines, Parquet or Arrow file (path or any fsspec URL, packed or "
+        "not), a pattern (`s3://bucket/part-*.csv.gz`) or a list of such files, a folder of them "
+        "or of `save_to_disk`, a hub data set as `NAME[CONFIGURATION]@REVISION:SPLIT` "
+        "(`ag_news`, `nyu-mll/glue[mrpc]:train`; without a revision, the one that the store saw "
+        "first), or one that is built in (`docstrings`, `docstring-summaries`, `parameters`, "
+        "`questions`, `digits`)",
     )
-    test: Source | None = Field(None, description="the same; read for scoring once, at the end")
-    validation: Source | Annotated[float, Field(gt=0, lt=1)] = Field(
+    test: Sources | None = Field(None, description="the same; read for scoring once, at the end")
+    validation: Sources | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1,
         description="the same, or the fraction of the training set held out: the rows whose text "
         "has a hash below it, so that no other row and no seed changes a row's side",
@@ -224,7 +227,7 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _group_decides(self) -> "DataConfig":
-        if self.group is not None and isinstance(self.validation, str):
+        if self.group is not None and isinstance(self.validation, str | tuple):
             raise ValueError(
                 f"group {self.group!r} decides which rows are held out, and none are where "
                 f"validation is {self.validation!r}. Leave one of them out"

@@ -23,8 +23,9 @@ from afcore.compute import Compute, choose_compute
 from afcore.data.examples import Examples
 from afcore.data.files import FORMATS, file_format, stream_file
 from afcore.data.held_rows import HeldRows
+from afcore.data.named_sources import innermost_reason
 from afcore.data.order import group_lengths, inference_batches, of_groups
-from afcore.data.sources import Field, Rows, innermost_reason, is_blank, read_rows, refuse_blank
+from afcore.data.sources import Field, Rows, is_blank, read_rows, refuse_blank
 from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
 from afcore.errors import ConfigError, DataError

@@ -175,7 +175,8 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
             f"{config.mode}-seed{config.training.seed}-{record.run_id[:6]}",
             mode=config.mode,
             parent=parent_mlflow_run_id,
-            parameters=config.model_dump(mode="json") | {"run_id": record.run_id},
+            parameters=config.model_dump(mode="json")
+            | {"run_id": record.run_id, "revisions": record.revisions},
         )
         run.note_tracking(mlflow_run_id)
         try:

@@ -78,8 +78,8 @@ def test_every_field_of_the_report_has_a_row(model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(
     ("key", "cells"),
     [
-        ("data.train", ("text", "required")),
-        ("data.validation", ("text or number, above 0 and below 1", "`0.1`")),
+        ("data.train", ("text or list of text", "required")),
+        ("data.validation", ("text or list of text or number, above 0 and below 1", "`0.1`")),
         ("training.warmup_ratio", ("number, at least 0 and below 1", "`0.0`")),
         ("freezing.depth", ("integer, at least 0; or null", "none")),
         ("freezing.t_0", ("number, above 0 and at most 1", "`0.5`")),

@@ -11,7 +11,7 @@ import io
 import lzma
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,20 +20,22 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from afcore.data.formats import Columns, read_csv, read_json, read_parquet
+from afcore.data.formats import Columns, read_csv, read_json
 from afcore.data.table import Table, joined
+from afcore.data.typed_formats import read_arrow, read_parquet
 from afcore.errors import DataError
 
 __all__ = [
     "COMPRESSIONS",
     "FORMATS",
     "file_format",
+    "is_pattern",
     "read_files",
     "read_local_files",
     "stream_file",
 ]
 
-FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "feather")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 _FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$")
 _PATTERN = re.compile(r"[*?\[]")
@@ -45,6 +47,7 @@ _HTTP = {
     }
 }
 _S3 = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}  # s3fs itself tries five times
+_TYPED = {"parquet": read_parquet, "arrow": read_arrow, "feather": read_arrow}
 _OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": _S3}
 
 
@@ -54,27 +57,43 @@ def file_format(source: str) -> str | None:
     return match[1] if match else None
 
 
-def read_files(source: str, columns: Iterable[str], encoding: str) -> Table:
-    """Read a file, or all that a pattern names.
+def is_pattern(source: str) -> bool:
+    """Whether a name without a format is a pattern of files; addresses have ``?`` otherwise."""
+    return ("*" in source or "?" in source) and not source.startswith(("http", "hf:"))
+
+
+def read_files(sources: Sequence[str], columns: Iterable[str], encoding: str) -> Table:
+    """Read files, and all that patterns name, below each other: in order, each once.
 
     Args:
-        source: path or fsspec URL that has a format. What exists under this name is read, whatever
-            is in the name; only where nothing does, ``*``, ``?`` and ``[...]`` make a pattern.
+        sources: paths or fsspec URLs that have a format, or are patterns. What exists under a name
+            is read, whatever is in the name; only where nothing does, ``*``, ``?`` and ``[...]``
+            make a pattern, whose files are sorted.
         columns: to read, where they are there.
         encoding: of text files.
 
     Raises:
-        DataError: for a file that is not what its name says.
+        DataError: for a file that is not what its name says, or not like the others.
         OSError: for one that cannot be read.
     """
     wanted = list(dict.fromkeys(columns))
     with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as folder:
-        found = _local_files(source, Path(folder))
+        found: dict[str, Path] = {}
+        for number, source in enumerate(sources):
+            found |= _local_files(source, Path(folder) / str(number))
         if len(found) == 1:
-            return next(_read(source, next(iter(found.values())), wanted, encoding))
-        return joined(
-            {name: next(_read(name, path, wanted, encoding)) for name, path in found.items()}
-        )
+            ((name, path),) = found.items()
+            return next(_read(name, path, wanted, encoding))
+        return _all_of(found, wanted, encoding)
+
+
+def _all_of(files: Mapping[str, Path], wanted: list[str], encoding: str) -> Table:
+    """Files of one format."""
+    formats = {str(file_format(name)): name for name in files}
+    if len(formats) > 1:
+        shown = ", ".join(f"{name!r} is {kind}" for kind, name in sorted(formats.items()))
+        raise DataError(f"data of several formats ({shown}). Name files of one format.")
+    return joined({name: next(_read(name, path, wanted, encoding)) for name, path in files.items()})
 
 
 def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
@@ -98,8 +117,7 @@ def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
 
 def read_local_files(paths: Iterable[str], columns: Iterable[str], encoding: str) -> Table:
     """Read files of this machine, as :func:`read_files` reads one, below each other."""
-    wanted = list(dict.fromkeys(columns))
-    return joined({path: next(_read(path, Path(path), wanted, encoding)) for path in paths})
+    return _all_of({path: Path(path) for path in paths}, list(dict.fromkeys(columns)), encoding)
 
 
 def _local_files(source: str, folder: Path) -> dict[str, Path]:
@@ -118,13 +136,18 @@ def _opened(fs: Any, path: str, folder: Path) -> dict[str, Path]:
     if _PATTERN.search(path) and not fs.exists(path):
         names = sorted(name for name in fs.glob(path) if file_format(name))
         if not names:
-            raise FileNotFoundError("there is no such file, and the pattern matches none")
+            raise FileNotFoundError(
+                "there is no such file, and the pattern matches none that ends in "
+                f".{', .'.join(FORMATS)}, perhaps compressed"
+            )
     if isinstance(fs, LocalFileSystem):
         if not Path(names[0]).exists():
             raise FileNotFoundError(f"there is no such file (from the folder {Path.cwd()})")
         return {name: Path(name) for name in names}
-    copies = {name: folder / str(number) for number, name in enumerate(names)}
-    for name, copy in copies.items():
+    folder.mkdir(exist_ok=True)
+    copies = {}
+    for number, name in enumerate(names):
+        copy = copies[fs.unstrip_protocol(name)] = folder / str(number)
         fs.get_file(name, str(copy))
     return copies
 
@@ -162,9 +185,9 @@ def _read(
     source: str, path: Path, columns: Columns, encoding: str, num_rows: int | None = None
 ) -> Iterator[Table]:
     kind = file_format(source)
-    if kind == "parquet":
+    if kind in _TYPED:
         with _unpacked(path) as stream:
-            yield from read_parquet(source, _seekable(stream), columns, num_rows)
+            yield from _TYPED[kind](source, _seekable(stream), columns, num_rows)
         return
     # Without the mark that some editors put before UTF-8.
     codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding

@@ -1,9 +1,9 @@
-"""CSV, JSON and Parquet as they stand in the file: no type is guessed, and each row has its line.
+"""CSV and JSON as they stand in the file: no type is guessed, and each row has its line.
 
-Every value of a CSV is text, and a number of a JSON is the text that it is written as; Parquet's
-values have the types of their columns. A file is read in one table or in many, each of so many
-rows. :mod:`afcore.data.files` opens the file, and :mod:`afcore.data.sources` says what a value may
-be.
+Every value of a CSV is text, and a number of a JSON is the text that it is written as. A file is
+read in one table or in many, each of so many rows. :mod:`afcore.data.files` opens the file, and
+:mod:`afcore.data.sources` says what a value may be. Formats with types have their own module,
+:mod:`afcore.data.typed_formats`.
 """
 
 import csv
@@ -14,14 +14,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["Columns", "Number", "class_names", "read_csv", "read_json", "read_parquet"]
+__all__ = ["Columns", "Number", "read_csv", "read_json"]
 
 Columns = Sequence[str] | None
 """Names of the columns to read, where they are there; None: all of them."""
@@ -203,87 +199,3 @@ def _not_json(source: str, line: int, error: json.JSONDecodeError) -> DataError:
         f"data {source!r}: line {line} is not JSON ({error.msg}, at character {error.colno}). "
         "Write one object a line, or one list of objects."
     )
-
-
-def read_parquet(
-    source: str, file: Any, columns: Columns, num_rows: int | None = None
-) -> Iterator[Table]:
-    """The columns' values, those of a ``ClassLabel`` by their names.
-
-    Args:
-        source: in messages.
-        file: a path, or a file that is open.
-        columns: to read.
-        num_rows: as in :func:`read_csv`.
-
-    Raises:
-        DataError: for a value of a ``ClassLabel`` that names no class.
-    """
-    parquet = pq.ParquetFile(file)
-    schema = parquet.schema_arrow
-    wanted = [name for name in schema.names if columns is None or name in columns]
-    kinds: dict[str, Any] = {}
-    if b"huggingface" in (schema.metadata or {}):
-        kinds = datasets.Features.from_arrow_schema(schema)
-    count = parquet.metadata.num_rows
-    if num_rows is None or not count:
-        parts = iter([parquet.read(columns=wanted)])
-    else:
-        parts = parquet.iter_batches(batch_size=num_rows, columns=wanted)
-    types = {f.name: _named_type(kinds.get(f.name), f.type) for f in schema}
-    done = 0
-    for part in parts:
-        values = {
-            column: class_names(
-                source, column, part.column(column).to_pylist(), kinds.get(column), columns is None
-            )
-            for column in wanted
-        }
-        rows = range(done, done + part.num_rows)
-        yield Table(schema.names, values, Places("row", rows), types)
-        done += part.num_rows
-
-
-def _named_type(kind: Any, otherwise: pa.DataType) -> pa.DataType:
-    if hasattr(kind, "names"):
-        return pa.string()
-    if hasattr(getattr(kind, "feature", None), "names"):
-        return pa.list_(pa.string())
-    return otherwise
-
-
-def class_names(
-    source: str, column: str, values: Iterable[Any], kind: Any, may_lack: bool = False
-) -> list[Any]:
-    """Integers of a ``ClassLabel``, or of a list of such, become their names.
-
-    Args:
-        source: in messages.
-        column: the same.
-        values: of the column.
-        kind: of the column, as ``datasets`` describes it.
-        may_lack: whether -1, by which hub data sets say "no label", becomes None.
-
-    Raises:
-        DataError: for a number that names no class.
-    """
-    names, numbers = getattr(kind, "names", None), list(values)
-    inner = getattr(kind, "feature", None)
-    if names is None and getattr(inner, "names", None) is not None:
-        flat = [number for row in numbers for number in row or ()]
-        named = iter(class_names(source, column, flat, inner, may_lack))
-        return [None if row is None else [next(named) for _ in row] for row in numbers]
-    if names is None:
-        return numbers
-    if may_lack:
-        numbers = [None if number == -1 else number for number in numbers]
-    known = {None, *range(len(names))}
-    bad = [row for row, number in enumerate(numbers) if number not in known]
-    if bad:
-        raise DataError(
-            f"data {source!r}: column {column!r} has {numbers[bad[0]]}, which is none of its "
-            f"{len(names)} classes, in {len(bad)} of {len(numbers)} rows (the first is row "
-            f"{bad[0]}, counted from 0). -1 stands for no label, as in test sets whose labels are "
-            "not published: take another split, or only the rows that have one."
-        )
-    return [None if number is None else names[number] for number in numbers]

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-from afcore.data.formats import class_names
 from afcore.data.table import Places, Table
+from afcore.data.typed_formats import class_names
 from afcore.errors import DataError
 
 __all__ = ["HeldRows", "dataset_table", "hold_rows"]

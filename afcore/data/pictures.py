@@ -53,7 +53,8 @@ def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]
     """
     found: list[Any] = []
     for row, value in enumerate(table.columns[column]):
-        where, content = _located(source, value)
+        files = table.places.files
+        where, content = _located(source if files is None else files[row], value)
         try:
             if where is not None:
                 content = _bytes(where)

@@ -1,28 +1,23 @@
 """Rows of named fields from anywhere: files, hub data sets, memory, and what is built in.
 
-Who asks for a field says what it holds. Leaves files to :mod:`afcore.data.files`, and tokens to
-:mod:`afcore.tasks.prepare`.
+Who asks for a field says what it holds. Leaves names to :mod:`afcore.data.named_sources`, and
+tokens to :mod:`afcore.tasks.prepare`.
 """
 
 import datetime
 import decimal
-import glob
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import numpy.typing as npt
 
-from afcore.data.builtin.names import BUILT_IN
-from afcore.data.files import COMPRESSIONS, FORMATS, file_format, read_files, read_local_files
 from afcore.data.formats import Number
-from afcore.data.held_rows import HeldRows, dataset_table
+from afcore.data.held_rows import HeldRows
+from afcore.data.named_sources import Names, load_table, shown_name
 from afcore.data.split import sampled
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
@@ -30,7 +25,6 @@ from afcore.errors import DataError
 __all__ = [
     "Field",
     "Rows",
-    "innermost_reason",
     "is_blank",
     "load_rows",
     "read_labels",
@@ -121,7 +115,7 @@ class Rows:
 
 
 def load_rows(
-    source: str | HeldRows,
+    source: Names | HeldRows,
     split: str,
     fields: Sequence[Field],
     *,
@@ -132,9 +126,9 @@ def load_rows(
     """Load a data set.
 
     Args:
-        source: a file (path or fsspec URL ending in one of csv, tsv, json, jsonl, parquet, perhaps
-            compressed), the name of one that is built in, or of a hub data set; the last two may
-            end in ``:SPLIT``; or rows in memory.
+        source: a file (path or fsspec URL), a pattern of files or a list of both; a folder; the
+            name of a data set that is built in or of the hub; or rows in memory. See
+            :mod:`afcore.data.named_sources`.
         split: the split to take when ``source`` does not name one.
         fields: what to read.
         limit: at most so many rows, a sample by :func:`afcore.data.split.sampled`.
@@ -150,7 +144,7 @@ def load_rows(
     if isinstance(source, HeldRows):
         table, source = source.table(columns), source.name
     else:
-        table = _load(source, split, columns, encoding)
+        table, source = load_table(source, split, columns, encoding), shown_name(source)
     if len(table) == 0:
         raise DataError(f"data {source!r} has no rows")
     for one in [*fields, *groups]:
@@ -185,72 +179,6 @@ def read_rows(source: str, table: Table, fields: Sequence[Field]) -> Rows:
         {one.key: values for one, values in read.items() if one.is_target},
         places=table.places,
     )
-
-
-def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
-    try:
-        if file_format(source):
-            return read_files(source, columns, encoding)
-        if _is_file(source) or ("://" in source and not source.startswith("hf://")):
-            raise DataError(
-                f"cannot tell the format of the data {source!r}: its name must end in "
-                f".{', .'.join(FORMATS)}, perhaps compressed (.{', .'.join(COMPRESSIONS)})."
-            )
-        name, colon, named_split = source.rpartition(":")
-        if not colon or named_split.startswith("//"):
-            name, named_split = source, split
-        if name in BUILT_IN:
-            return _rows_table(BUILT_IN[name](named_split), columns)
-        if Path(name).is_dir():
-            return _folder_table(name, named_split, columns, encoding)
-        datasets.disable_progress_bars()
-        return dataset_table(name, datasets.load_dataset(name, split=named_split), columns)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"cannot load the data {source!r}: {innermost_reason(error)}. Give a CSV, JSON lines "
-            "or Parquet file with a header, the name of a hub data set, or of one that is built in "
-            f"({', '.join(BUILT_IN)})."
-        ) from error
-
-
-def _is_file(source: str) -> bool:
-    return "://" not in source and Path(source).is_file()
-
-
-def _rows_table(rows: list[dict[str, Any]], columns: list[str]) -> Table:
-    names = list(rows[0])
-    found = {column: [row[column] for row in rows] for column in columns if column in names}
-    return Table(names, found, Places("row", range(len(rows))))
-
-
-def _folder_table(folder: str, split: str, columns: list[str], encoding: str) -> Table:
-    """A folder as it is now. ``datasets`` says which of its files are the split's.
-
-    It also reads them where a README tells the types, or where they have other formats.
-    """
-    whole = str(Path(folder).resolve())
-    if glob.has_magic(whole):
-        raise DataError(
-            f"data {folder!r}: a folder with '[', '*' or '?' in its path, {whole!r}, would be "
-            "taken for a pattern. Rename it."
-        )
-    datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as copy:
-        builder = datasets.load_dataset_builder(folder, cache_dir=copy)
-        files = (builder.config.data_files or {}).get(split, [])
-        if files and builder.info.features is None and all(file_format(file) for file in files):
-            return read_local_files(files, columns, encoding)
-        read = datasets.load_dataset(folder, split=split, cache_dir=copy, keep_in_memory=True)
-        return dataset_table(folder, read, columns)
-
-
-def innermost_reason(error: BaseException) -> str:
-    """The innermost cause, on one line: the outer ones only say that something went wrong."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 def read_texts(source: str, key: str, column: str, table: Table) -> list[str]:

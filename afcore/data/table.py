@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from afcore.errors import DataError
+
 __all__ = ["Places", "Table", "joined"]
 
 
@@ -57,14 +59,25 @@ class Table:
 
 
 def joined(tables: dict[str, Table]) -> Table:
-    """The tables of several files, by their names, below each other; what one lacks is None."""
+    """The tables of several files, by their names, below each other.
+
+    Raises:
+        DataError: for a file that lacks a column which others have.
+    """
     parts = list(tables.values())
+    columns = dict.fromkeys(column for part in parts for column in part.columns)
+    for file, part in tables.items():
+        lacking = [column for column in columns if column not in part.columns and len(part)]
+        if lacking:
+            raise DataError(
+                f"data: the file {file!r} has no column {lacking[0]!r}, only "
+                f"{', '.join(part.names)}, and others of the {len(tables)} files have it. Give all "
+                "the same columns, or leave it out."
+            )
+    full = [part for part in parts if len(part)]
     return Table(
         list(dict.fromkeys(name for part in parts for name in part.names)),
-        {
-            column: [v for part in parts for v in part.columns.get(column, [None] * len(part))]
-            for column in dict.fromkeys(column for part in parts for column in part.columns)
-        },
+        {column: [value for part in full for value in part.columns[column]] for column in columns},
         Places(
             parts[0].places.unit,
             [number for part in parts for number in part.places.numbers],

@@ -1,9 +1,9 @@
-"""Tables to CSV, JSON lines or Parquet, part by part; what :mod:`afcore.data.formats` reads."""
+"""Tables to CSV, JSON lines, Parquet or Arrow, part by part, as they are read."""
 
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -44,7 +44,9 @@ def open_writer(path: Path, kind: str) -> TableWriter:
         OSError: when it cannot be written.
     """
     if kind == "parquet":
-        return _ParquetWriter(path)
+        return _TypedWriter(lambda schema: pq.ParquetWriter(path, schema))
+    if kind in ("arrow", "feather"):
+        return _TypedWriter(lambda schema: pa.ipc.new_file(path, schema))
     return text_writer(path.open("x", encoding="utf-8", newline=""), kind)
 
 
@@ -86,23 +88,23 @@ class _JsonWriter:
         self._stream.close()
 
 
-class _ParquetWriter:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: pq.ParquetWriter | None = None
+class _TypedWriter:
+    def __init__(self, begin: Callable[[pa.Schema], Any]) -> None:
+        self._begin = begin
+        self._file: Any = None
         self._types: dict[str, pa.DataType] = {}
 
     def write(self, columns: dict[str, Column]) -> None:
         if self._file is None:
             self._types = {name: kind or _guess(values) for name, (values, kind) in columns.items()}
-            self._file = pq.ParquetWriter(self._path, pa.schema(list(self._types.items())))
+            self._file = self._begin(pa.schema(list(self._types.items())))
         _refuse_new(list(self._types), columns)
         count = len(next(iter(columns.values()))[0])
         arrays = {
             name: _array(name, columns[name][0] if name in columns else [None] * count, kind)
             for name, kind in self._types.items()
         }
-        self._file.write_table(pa.table(arrays, schema=self._file.schema))
+        self._file.write_table(pa.table(arrays, schema=pa.schema(list(self._types.items()))))
 
     def close(self) -> None:
         if self._file is not None:

@@ -43,12 +43,22 @@ def resolve_settings(
     held = {}
     for split in _SPLITS:
         rows = changes.get(f"data.{split}")
-        if not isinstance(rows, str | Path | int | float | None):
+        if not isinstance(rows, str | Path | int | float | None) and not _are_files(rows):
             held[split] = hold_rows(split, rows)
             changes[f"data.{split}"] = f"memory:{split}"
-    plain = {path: str(v) if isinstance(v, Path) else v for path, v in changes.items()}
+    plain = {path: _plain(value) for path, value in changes.items()}
     change_keys(tree, plain, source)
     return parse_config(tree, source), held
+
+
+def _are_files(rows: Any) -> bool:
+    return isinstance(rows, list | tuple) and all(isinstance(one, str | Path) for one in rows)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _path(name: str, source: str) -> str:

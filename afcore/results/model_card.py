@@ -118,8 +118,10 @@ def _facts(report: RunReport, data_digest: str, config: Config) -> str:
     return "\n".join(f"* {what}: {value}" for what, value in facts.items())
 
 
-def _name(source: str) -> str:
+def _name(source: str | tuple[str, ...]) -> str:
     """Without the folders of the machine that it was trained on."""
+    if isinstance(source, tuple):
+        return ", ".join(map(_name, source))
     return source if "://" in source or ":" in source else Path(source).name
 
 

@@ -49,6 +49,9 @@ class DataReport(_Report):
     train_examples: int
     validation_examples: int
     test_examples: int
+    revisions: dict[str, str] = Field(
+        default={}, description="commits of the hub data sets that were read, by split"
+    )
 
 
 class DecisionReport(_Report):

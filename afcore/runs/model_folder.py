@@ -28,7 +28,9 @@ def check_output(output: str, config: Config) -> Path:
     """
     folder = check_folder(output)
     data = config.data
-    read = [config.model.name, config.store, data.train, data.validation, data.test, os.getcwd()]
+    read: list[Any] = [config.model.name, config.store, os.getcwd()]
+    for split in (data.train, data.validation, data.test):
+        read += split if isinstance(split, tuple) else [split]
     for source in (source for source in read if isinstance(source, str)):
         if Path(os.path.realpath(os.path.expanduser(source))).is_relative_to(folder):
             raise ConfigError(f"--output {output}: {source} is read or in use. Give another folder")

@@ -149,6 +149,7 @@ def run_report(
             train_examples=len(data.train),
             validation_examples=len(data.validation),
             test_examples=len(data.test) if data.test is not None else 0,
+            revisions=run.record.revisions,
         ),
         mlflow_run_id=mlflow_run_id,
         task=run.config.task,

@@ -2,6 +2,7 @@
 
 ::
 
+    hub/<name>                      commit that a hub data set's name stands for in this store
     data/<digest>/                  tokens (shared by all runs)
     activations/<key>/              activation sets (shared by all runs)
     runs/<run id>/lease/            who works or worked on it
@@ -101,7 +102,8 @@ def _as_task(value: object) -> object:
 class RunRecord(BaseModel):
     """``run.json``. ``training_id`` is new whenever the run is trained anew.
 
-    ``num_states`` are the hidden states of an example that is no sequence.
+    ``num_states`` are the hidden states of an example that is no sequence; ``revisions`` the
+    commits of the splits that are hub data sets.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -120,6 +122,7 @@ class RunRecord(BaseModel):
     uncacheable: str | None
     structure: ModelStructure
     num_states: int | None = None
+    revisions: dict[str, str] = {}
 
 
 class TrackedAs(BaseModel):
@@ -324,6 +327,7 @@ def identify_run(
         uncacheable=uncacheable,
         structure=split.structure,
         num_states=data.train.fixed_length,
+        revisions=dict(data.revisions),
     )
 
 

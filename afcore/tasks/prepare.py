@@ -10,6 +10,7 @@ import numpy as np
 
 from afcore.data.examples import Examples
 from afcore.data.held_rows import HeldRows
+from afcore.data.named_sources import Names
 from afcore.data.sources import Rows, load_rows
 from afcore.data.split import held_out
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
@@ -23,6 +24,7 @@ from afcore.digest import (
 from afcore.errors import DataError, IntegrityError
 from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
+from afcore.tasks.hub_revisions import pin_revisions
 from afcore.tasks.known_tasks import parse_task, task_class
 from afcore.tasks.task import Task
 
@@ -47,9 +49,9 @@ class DataSources:
         settings: of the task, as the user gave them.
     """
 
-    train: str | HeldRows
-    validation: str | HeldRows | float
-    test: str | HeldRows | None
+    train: Names | HeldRows
+    validation: Names | HeldRows | float
+    test: Names | HeldRows | None
     columns: dict[str, str | None]
     group: str | None = None
     limit: int | None = None
@@ -57,16 +59,29 @@ class DataSources:
     encoding: str = "utf-8"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def splits(self) -> dict[str, Any]:
+        """What is given of each split, by its name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def with_names(self, names: dict[str, Any]) -> "DataSources":
+        """The same with other sources of some splits."""
+        return replace(self, **names)
+
 
 @dataclass(frozen=True)
 class PreparedData:
-    """All splits; ``digest`` is the recipe's and names the folder in the store."""
+    """All splits; ``digest`` is the recipe's and names the folder in the store.
+
+    ``revisions`` are the commits of the hub data sets that the rows were just read from, by name.
+    """
 
     digest: RecipeDigest
     task: Task
     train: Examples
     validation: Examples
     test: Examples | None
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     def of_length(self, num_states: int | None) -> "PreparedData":
         """The same; examples that are no sequences have so many hidden states."""
@@ -103,6 +118,8 @@ def prepare(
         DataError: for data that cannot be read, too little to hold out validation, words that are
             all unknown, and what the task refuses.
     """
+    names, revisions = pin_revisions(storage, sources.splits)
+    sources = sources.with_names(names)
     kind = task_class(task_name)
     fields, encoding = kind.fields(kind.named_columns(sources.columns)), sources.encoding
     everything = load_rows(
@@ -147,7 +164,7 @@ def prepare(
         *(sizes["train"], sizes["validation"], sizes.get("test", 0), task.described()[0]),
         data.train.lengths.mean(),
     )
-    return data
+    return replace(data, revisions=revisions)
 
 
 def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:

@@ -11,9 +11,12 @@ from typing import Any
 import datasets
 import fsspec
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from afcore.data.files import stream_file
+from afcore.data.named_sources import Names
 from afcore.data.sources import Rows
 from afcore.data.sources import load_rows as load_fields
 from afcore.errors import DataError
@@ -22,7 +25,7 @@ from afcore.tasks.text import TextTask
 ROWS = [{"text": "None", "label": "a"}, {"text": "two, with comma", "label": "b"}]
 
 
-def load_rows(source: str, split: str, text: str, label: str, **given: Any) -> Rows:
+def load_rows(source: Names, split: str, text: str, label: str, **given: Any) -> Rows:
     return load_fields(source, split, TextTask.fields({"text": text, "label": label}), **given)
 
 
@@ -73,6 +76,9 @@ def write(path: Path, rows: list[dict[str, str]], compression: str = "") -> Path
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
         content = path.read_bytes()
+    elif path.suffix == ".feather":
+        feather.write_feather(pa.Table.from_pylist(rows), path)
+        content = path.read_bytes()
     elif path.suffix in (".csv", ".tsv"):
         delimiter = "," if path.suffix == ".csv" else "\t"
         lines = [rows[0].keys(), *(row.values() for row in rows)]
@@ -87,9 +93,10 @@ def write(path: Path, rows: list[dict[str, str]], compression: str = "") -> Path
     return path
 
 
-FORMATS = ["csv", "tsv", "json", "jsonl", "parquet"]
+FORMATS = ["csv", "tsv", "json", "jsonl", "parquet", "feather"]
 OTHERS = [{"text": "other", "label": "no"}]
 WANTED = [{"text": "wanted", "label": "yes"}]
+SAVED = {"train": WANTED, "test": OTHERS}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -481,23 +488,104 @@ def test_docstrings_with_a_named_split() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "name", "split"),
+    ("source", "name", "config", "revision", "split"),
     [
-        ("user/set", "user/set", "train"),
-        ("user/set:test", "user/set", "test"),
-        ("hf://datasets/user/set", "hf://datasets/user/set", "train"),
-        ("hf://datasets/user/set:test", "hf://datasets/user/set", "test"),
+        ("ag_news", "ag_news", None, None, "train"),
+        ("user/set:test", "user/set", None, None, "test"),
+        ("user/set:train[:10%]", "user/set", None, None, "train[:10%]"),
+        ("nyu-mll/glue[mrpc]:validation", "nyu-mll/glue", "mrpc", None, "validation"),
+        ("swag[regular]", "swag", "regular", None, "train"),
+        ("cnn_dailymail[3.0.0]@main:test", "cnn_dailymail", "3.0.0", "main", "test"),
+        ("user/set@refs/pr/1:test", "user/set", None, "refs/pr/1", "test"),
+        ("hf://datasets/user/set", "hf://datasets/user/set", None, None, "train"),
+        ("hf://datasets/user/set@v1:test", "hf://datasets/user/set", None, "v1", "test"),
     ],
 )
 def test_what_the_hub_is_asked_for(
-    source: str, name: str, split: str, monkeypatch: pytest.MonkeyPatch
+    source: str,
+    name: str,
+    config: str | None,
+    revision: str | None,
+    split: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
 
-    def load_dataset(path: str, split: str) -> datasets.Dataset:
-        asked.append((path, split))
-        return datasets.Dataset.from_list(ROWS)
+    class Builder:
+        hash = "0" * 40
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        def download_and_prepare(self) -> None:
+            pass
+
+        def as_dataset(self, split: str) -> datasets.Dataset:
+            asked.append(split)
+            return datasets.Dataset.from_list(ROWS)
+
+    def load_dataset_builder(path: str, name: str | None, revision: str | None) -> Builder:
+        asked.extend([path, name, revision])
+        return Builder()
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     load(source)
-    assert asked == [(name, split)]
+    assert asked == [name, config, revision, split]
+
+
+def test_a_list_of_files_and_patterns(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        write(tmp_path / f"{name}.jsonl", [{"text": name, "label": "x"}], "gz")
+    names = [str(tmp_path / "c.jsonl.gz"), str(tmp_path / "[ab].*")]
+    rows = load_rows(names, "train", "text", "label")
+    assert rows.inputs["text"] == ["c", "a", "b"]
+    assert rows.place(1) == f"line 1, of {str(tmp_path / 'a.jsonl.gz')!r}"
+    assert [text for text, _ in load(tmp_path / "*")] == ["a", "b", "c"]
+    with pytest.raises(DataError, match="'user/set' is one of several, and no file by its name"):
+        load_rows([*names, "user/set"], "train", "text", "label")
+    with pytest.raises(DataError, match=r"the pattern matches none that ends in \.csv"):
+        load(tmp_path / "d*")
+
+
+def test_files_that_do_not_go_together(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", WANTED)
+    write(tmp_path / "b.parquet", WANTED)
+    with pytest.raises(DataError, match=r"several formats \('.*a.csv' is csv, '.*b.parquet' is"):
+        load(tmp_path / "*")
+    write(tmp_path / "c.csv", [{"text": "x", "lable": "y"}])
+    with pytest.raises(DataError, match=r"c\.csv' has no column 'label', only text, lable, and o"):
+        load(tmp_path / "*.csv")
+
+
+@pytest.mark.parametrize("begin", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_as_a_file_and_as_a_stream(tmp_path: Path, begin: Callable[..., Any]) -> None:
+    path = tmp_path / "rows.arrow"
+    table = pa.Table.from_pylist([*WANTED, *OTHERS])
+    with begin(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    assert load(path) == [("wanted", "yes"), ("other", "no")]
+    assert [len(part) for part in stream_file(str(path), "utf-8", 1)] == [1, 1]
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(DataError, match="is no Arrow file or stream"):
+        load(path)
+
+
+def test_what_datasets_saved_to_a_folder(tmp_path: Path) -> None:
+    parts = {name: datasets.Dataset.from_list(rows) for name, rows in SAVED.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "all")
+    parts["train"].save_to_disk(tmp_path / "one")
+    assert load(tmp_path / "all") == load(tmp_path / "one") == [("wanted", "yes")]
+    assert load(f"{tmp_path / 'all'}:test") == [("other", "no")]
+    with pytest.raises(DataError, match="has no split 'dev', only train, test"):
+        load(f"{tmp_path / 'all'}:dev")
+
+
+def test_a_folder_with_configurations(tmp_path: Path) -> None:
+    for name, rows in (("mrpc", WANTED), ("rte", OTHERS)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "train.csv", rows)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: mrpc, data_dir: mrpc}\n"
+        "- {config_name: rte, data_dir: rte}\n---\n"
+    )
+    assert load(f"{tmp_path}[mrpc]") == [("wanted", "yes")]
+    assert load(f"{tmp_path}[rte]:train") == [("other", "no")]
+    with pytest.raises(DataError, match="Config name is missing"):
+        load(tmp_path)

@@ -5,10 +5,10 @@ from typing import Any
 import datasets
 import pytest
 
-from afcore.data.formats import class_names, read_parquet
 from afcore.data.sources import is_blank
 from afcore.data.table import Places, Table
 from afcore.data.text_lists import read_text_lists
+from afcore.data.typed_formats import class_names, read_parquet
 from afcore.errors import DataError
 
 

@@ -1,0 +1,187 @@
+"""What a name in ``data`` stands for: files, a folder, a data set of the hub, or a built-in one.
+
+A file or a folder that exists under exactly the name is meant; only where there is none, the name
+has parts or is a pattern.
+"""
+
+import glob
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from afcore.data.builtin.names import BUILT_IN
+from afcore.data.files import (
+    COMPRESSIONS,
+    FORMATS,
+    file_format,
+    is_pattern,
+    read_files,
+    read_local_files,
+)
+from afcore.data.held_rows import dataset_table
+from afcore.data.hub import HubName, load_hub_dataset
+from afcore.data.table import Places, Table
+from afcore.errors import DataError
+
+__all__ = ["Names", "hub_name", "innermost_reason", "load_failure", "load_table", "shown_name"]
+
+Names = str | Sequence[str]
+"""One name, or those of several files."""
+
+
+def load_table(names: Names, split: str, columns: list[str], encoding: str) -> Table:
+    """The columns of a source that are wanted and there.
+
+    Args:
+        names: of the source.
+        split: to take where the name has none.
+        columns: that are wanted.
+        encoding: of CSV and JSON files.
+
+    Raises:
+        DataError: for what cannot be read, saying why.
+    """
+    try:
+        if not isinstance(names, str):
+            return read_files(_checked_files(names), columns, encoding)
+        return _load(names, split, columns, encoding)
+    except Exception as error:
+        raise load_failure(shown_name(names), error) from error
+
+
+def hub_name(source: str) -> HubName | None:
+    """The parts of a name that is a hub data set's; None for any other source."""
+    if _is_files(source) or _is_unknown_file(source) or _folder(source) is not None:
+        return None
+    name = HubName.parse(source)
+    return None if name.name in BUILT_IN else name
+
+
+def load_failure(name: str, error: Exception) -> DataError:
+    """What to say of a source that could not be loaded."""
+    if isinstance(error, DataError):
+        return error
+    return DataError(
+        f"cannot load the data {name!r}: {innermost_reason(error)}. Give files that end in "
+        f".{', .'.join(FORMATS)}, a folder of such, a hub data set as "
+        "NAME[CONFIGURATION]@REVISION:SPLIT, of which only the name is needed, or one that is "
+        f"built in ({', '.join(BUILT_IN)})."
+    )
+
+
+def shown_name(names: Names) -> str:
+    """A source in messages."""
+    if isinstance(names, str):
+        return names
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def innermost_reason(error: BaseException) -> str:
+    """The innermost cause, on one line: the outer ones only say that something went wrong."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
+def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
+    if _is_files(source):
+        return read_files([source], columns, encoding)
+    if _is_unknown_file(source):
+        raise _unknown_format(source)
+    folder = _folder(source)
+    if folder is not None:
+        return _folder_table(replace(folder, split=folder.split or split), columns, encoding)
+    name = HubName.parse(source)
+    if name.name in BUILT_IN:
+        return _rows_table(BUILT_IN[name.name](name.split or split), columns)
+    return dataset_table(source, load_hub_dataset(name, split), columns)
+
+
+def _is_files(source: str) -> bool:
+    if file_format(source):
+        return True
+    return is_pattern(source) and not Path(source).exists()
+
+
+def _is_unknown_file(source: str) -> bool:
+    """A file, or a place elsewhere, whose name does not tell the format."""
+    if "://" in source:
+        return not source.startswith("hf://")
+    return Path(source).is_file()
+
+
+def _unknown_format(source: str) -> DataError:
+    return DataError(
+        f"cannot tell the format of the data {source!r}: its name must end in "
+        f".{', .'.join(FORMATS)}, perhaps compressed (.{', .'.join(COMPRESSIONS)}). The files of a "
+        "folder elsewhere are named by a pattern, e.g. s3://bucket/folder/*.parquet."
+    )
+
+
+def _checked_files(names: Sequence[str]) -> Sequence[str]:
+    for name in names:
+        if not _is_files(name):
+            raise DataError(
+                f"data: {name!r} is one of several, and no file by its name. A list has files and "
+                f"patterns that end in .{', .'.join(FORMATS)}."
+            )
+    return names
+
+
+def _folder(source: str) -> HubName | None:
+    """A folder of this machine, with its parts; None where there is none of this name."""
+    if "://" in source:
+        return None
+    if Path(source).is_dir():
+        return HubName(source)
+    path, colon, split = source.rpartition(":")
+    if colon and Path(path).is_dir():
+        return HubName(path, split=split)
+    name = HubName.parse(source)
+    return name if name.revision is None and Path(name.name).is_dir() else None
+
+
+def _folder_table(folder: HubName, columns: list[str], encoding: str) -> Table:
+    """A folder as it is now. ``datasets`` says which of its files are the split's.
+
+    It also reads them where a README tells the types, or where they have other formats.
+    """
+    path, split = folder.name, str(folder.split)
+    if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
+        return dataset_table(str(folder), _saved_dataset(path, split), columns)
+    whole = str(Path(path).resolve())
+    if glob.has_magic(whole):
+        raise DataError(
+            f"data {path!r}: a folder with '[', '*' or '?' in its path, {whole!r}, would be "
+            "taken for a pattern. Rename it."
+        )
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as copy:
+        builder = datasets.load_dataset_builder(path, folder.config, cache_dir=copy)
+        files = (builder.config.data_files or {}).get(split, [])
+        if files and builder.info.features is None and all(file_format(file) for file in files):
+            return read_local_files(files, columns, encoding)
+        read = datasets.load_dataset(
+            path, folder.config, split=split, cache_dir=copy, keep_in_memory=True
+        )
+        return dataset_table(path, read, columns)
+
+
+def _saved_dataset(path: str, split: str) -> Any:
+    """What ``save_to_disk`` wrote: a data set, or one for each split."""
+    dataset = datasets.load_from_disk(path)
+    if not isinstance(dataset, datasets.DatasetDict):
+        return dataset
+    if split not in dataset:
+        raise DataError(f"data {path!r} has no split {split!r}, only {', '.join(dataset)}.")
+    return dataset[split]
+
+
+def _rows_table(rows: list[dict[str, Any]], columns: Iterable[str]) -> Table:
+    names = list(rows[0])
+    found = {column: [row[column] for row in rows] for column in columns if column in names}
+    return Table(names, found, Places("row", range(len(rows))))

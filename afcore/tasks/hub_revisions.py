@@ -1,0 +1,66 @@
+"""Hub data sets at one commit: the first that a store saw of a name stays the one it stands for.
+
+So the same command reads the same rows when the hub has others, and the commit can be recorded.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from afcore.data.hub import HubName, is_commit, resolve_revision
+from afcore.data.named_sources import hub_name, load_failure
+from afcore.storage.objects import Storage
+
+__all__ = ["pin_revisions"]
+
+_log = logging.getLogger(__name__)
+
+
+def pin_revisions(
+    storage: Storage, sources: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Ask for the commits of the sources that are hub data sets.
+
+    Args:
+        storage: notes the commit of a name that is given without a revision, and knows it then.
+        sources: by split, of any kind.
+
+    Returns:
+        (names of the hub data sets with their commits, commits), both by split.
+
+    Raises:
+        DataError: when the hub cannot be reached or has no such data set, and no copy is here.
+    """
+    names, commits = {}, {}
+    for split, source in sources.items():
+        name = hub_name(source) if isinstance(source, str) else None
+        if name is not None:
+            commits[split] = _commit(storage, name, str(source))
+            names[split] = str(name.at(commits[split]))
+    return names, commits
+
+
+def _commit(storage: Storage, name: HubName, source: str) -> str:
+    if is_commit(name.revision):
+        return str(name.revision)
+    if name.revision is not None:
+        return _resolved(name, source)
+    key = f"hub/{name.repository}"
+    try:
+        noted = storage.get(key).decode()
+        _log.info(
+            "data %r: revision %s, which this store first saw; name another one with @REVISION",
+            source,
+            noted,
+        )
+    except KeyError:
+        storage.put_new(key, _resolved(name, source).encode())
+        noted = storage.get(key).decode()  # of whoever was first
+    return noted
+
+
+def _resolved(name: HubName, source: str) -> str:
+    try:
+        return resolve_revision(name)
+    except Exception as error:
+        raise load_failure(source, error) from error

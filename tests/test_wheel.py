@@ -25,12 +25,25 @@ app(["examples"], standalone_mode=False)
 for cluster in ("paper-p100", "examples/clusters/paper-p100.yaml"):
     app(["simulate", "--cluster", cluster, "--report", "report.json"], standalone_mode=False)
 """
+PAPER = (
+    "ag_news",
+    "cnn_dailymail",
+    "imdb",
+    "mrpc",
+    "qnli",
+    "rte",
+    "sogou",
+    "squad_v2",
+    "swag",
+    "yelp_full",
+)
 EXAMPLES = {
     "causal_language_modeling.yaml",
     "clusters/h100-8x8.yaml",
     "clusters/paper-p100.yaml",
     "choices.yaml",
     "digits.yaml",
+    *(f"paper/{name}.yaml" for name in PAPER),
     "prefect.yaml",
     "prices.yaml",
     "question_answering.yaml",

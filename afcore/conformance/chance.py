@@ -10,7 +10,7 @@ from torch import nn
 
 from afcore.model.split_model import SplitModel
 
-__all__ = ["drawn_in_training", "kept_between_batches", "own_settings"]
+__all__ = ["drawn_in_training", "kept_between_batches"]
 
 _DRAWN = re.compile(r"drop|jitter|mask_(time|feature)_prob$|noise")
 
@@ -34,16 +34,6 @@ def kept_between_batches(split: SplitModel) -> dict[str, int]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             found[type(module).__name__] = found.get(type(module).__name__, 0) + 1
     return found
-
-
-def own_settings(model: nn.Module) -> dict[str, object]:
-    """Plain values that modules hold by themselves: a pass that changes them is remembered."""
-    return {
-        f"{name}.{key}".lstrip("."): value
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if key != "training" and isinstance(value, bool | int | float | str)
-    }
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

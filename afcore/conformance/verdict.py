@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from afcore.activations.codec import STORED_AS, RowFormat
-from afcore.conformance.chance import drawn_in_training, kept_between_batches, own_settings
+from afcore.conformance.chance import drawn_in_training, kept_between_batches
 from afcore.conformance.heads import Head
 from afcore.conformance.opened_model import (
     OpenedModel,
@@ -28,6 +28,7 @@ from afcore.conformance.trials import (
     try_training,
 )
 from afcore.errors import ModelError, UserError
+from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.probing import varied_batch
 from afcore.model.split_model import SplitModel
 
@@ -162,7 +163,9 @@ def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
         tried.append(try_boundary(split, batch, boundary))
         found["compared"].append(_compared(tried[-1]))
     obstacle = next((one.obstacle for one in tried if one.obstacle), None)
-    obstacle = obstacle or _changed(settings, own_settings(model)) or try_training(split, batch)
+    obstacle = (
+        obstacle or changed_setting(settings, own_settings(model)) or try_training(split, batch)
+    )
     if obstacle is not None:
         return "freeze only", obstacle
     found["widths"] = dict(split.widths)
@@ -172,16 +175,6 @@ def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
     return (
         "cached",
         "the suffix on stored hidden states gives the outputs and gradients of the whole.",
-    )
-
-
-def _changed(before: dict[str, object], after: dict[str, object]) -> str | None:
-    names = [name for name, value in after.items() if before.get(name, value) != value]
-    if not names:
-        return None
-    return (
-        f"a pass changes its own settings for those that follow ({names[0]} from "
-        f"{before[names[0]]!r} to {after[names[0]]!r})."
     )
 
 

@@ -51,6 +51,7 @@ from afcore.model.checks import (
     verify_split,
 )
 from afcore.model.compile import check_compiler
+from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.pretrained import build_model, forward_settings, load_model
 from afcore.model.processors import load_processor
 from afcore.model.split_model import Batch, SplitModel
@@ -272,6 +273,7 @@ def identify_run(
     model = _load_with_padding(config, task, processor)
     task = task.fitted(model)
     data = replace(data, task=task)
+    settings = own_settings(model)
     if task.processor == "tokenizer":
         check_length(config.data.max_length, config.model.name, model, processor)
     check_fit(config.model.name, model, processor, data)
@@ -291,6 +293,7 @@ def identify_run(
         # A prefix that is no function of the example cannot be cached, but may freeze.
         half = max(1, split.num_blocks // 2)
         uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
+        uncacheable = uncacheable or changed_setting(settings, own_settings(model))
     if config.workers.max > 1:
         _check_averaging(split, batch)
     weights = weight_digests(split)

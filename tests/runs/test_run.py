@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from afcore import numerics
 from afcore.config import Config, parse_config
@@ -155,3 +156,25 @@ def test_a_damaged_record_of_a_run_is_made_anew_and_its_training_goes_on(
     assert fresh.record.training_id == record.training_id
     left = {key for key in storage.list(f"runs/{record.run_id}") if "/lease/" not in key}
     assert left == {f"runs/{record.run_id}/run.json"}
+
+
+def test_a_model_that_changes_itself_while_it_runs_is_not_cached(
+    tiny_config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """BigBird turns its sparse attention off for good when it meets a short text."""
+    config = transformers.BigBirdConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        block_size=4,
+        num_random_blocks=1,
+    )
+    transformers.BigBirdModel(config).save_pretrained(tmp_path / "bird")
+    tiny_tokenizer.save_pretrained(tmp_path / "bird")
+    tree = tiny_config | {"model": {"name": str(tmp_path / "bird")}, "mode": "cached"}
+    record = identify_run(parse_config(tree, source="test"), Storage(tree["store"]))
+    assert record.uncacheable is not None
+    assert "changes its own settings for those that follow" in record.uncacheable

@@ -226,3 +226,11 @@ def test_the_command(
     assert autofreeze("show", path, "--json") == 0
     tree = json.loads(capsys.readouterr().out)
     assert (tree["state"], tree["epochs"][0]["state"]["step"]) == ("stopped", 3)
+
+
+def test_it_says_where_mlflow_has_the_run(config: Config) -> None:
+    run = train(config, 1)
+    assert "MLflow" not in printed(status_of(run))
+    run.note_tracking("0123abcd")
+    where = f"MLflow: run 0123abcd in experiment 'test' of {config.tracking.uri}"
+    assert where in printed(status_of(run)).splitlines()

@@ -96,6 +96,6 @@ def test_it_starts_trains_and_ends(
     assert config.freezing.policy == "gradient_norm"
     _, report = complete_run(config)
     assert [epoch.epoch for epoch in report.epochs] == [1, 2, 3, 4]
-    assert len(report.decisions) >= 5
+    assert report.decisions
     assert report.totals.test is not None
     assert report.score in report.totals.test

@@ -268,6 +268,12 @@ class TrainingConfig(_Section):
         description="`torch.compile` the blocks that train, anew at every boundary; needs a C++ "
         "compiler, and draws other dropout than without",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep of each block that trains only what goes into it, and compute the block "
+        "again in the backward pass: the same numbers, less memory, about a third more time; for "
+        "models that Transformers can do it with",
+    )
     pooled_last_block: bool = Field(
         True,
         description="compute the last block only at the position that the head reads, where the "

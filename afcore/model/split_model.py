@@ -44,6 +44,7 @@ __all__ = ["EMBEDDINGS", "HEAD", "Batch", "Hidden", "SplitModel", "block_part"]
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
+_CHECKPOINTED = "gradient_checkpointing"  # of a block of Transformers
 
 
 def block_part(index: int) -> str:
@@ -160,6 +161,20 @@ class SplitModel:
                 parameter.grad = None
         for module in self.frozen_modules(boundary):
             module.eval()
+
+    def checkpoint_blocks(self, wanted: bool) -> None:
+        """Whether blocks that train keep only what goes into them (arXiv 1604.06174).
+
+        Transformers' own way, which draws the same dropout again; frozen blocks keep nothing. The
+        last block is not among them where it runs at one position: what it keeps there is little,
+        and on the way back nobody would tell it to.
+        """
+        if wanted:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            if self.pooled is not None:
+                setattr(self.blocks[-1], _CHECKPOINTED, False)
+        elif getattr(self.model, "is_activation_checkpointing", False):
+            self.model.activation_checkpointing_disable()
 
     def hidden(
         self,

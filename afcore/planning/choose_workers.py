@@ -7,7 +7,6 @@ choose one worker). A deadline or a budget for what is left of a training replac
 No I/O, no torch.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -53,6 +52,7 @@ class MemoryModel(_Record):
         limit_bytes: of the device.
         example_tokens: of the longest example.
         block_token_bytes: activations of a token in a trained block; see :func:`activation_bytes`.
+        again_token_bytes: of a token in the one block that is computed again on the way back.
         weight_bytes: of a parameter.
         gradient_bytes: the same.
         moments_bytes: the same, of the optimizer.
@@ -61,6 +61,7 @@ class MemoryModel(_Record):
     limit_bytes: int
     example_tokens: int
     block_token_bytes: float
+    again_token_bytes: float = 0.0
     weight_bytes: int = BYTES_OF_WEIGHT
     gradient_bytes: int = BYTES_OF_WEIGHT
     moments_bytes: int = BYTES_OF_MOMENTS
@@ -69,7 +70,7 @@ class MemoryModel(_Record):
         """At a boundary, with micro-batches of so many tokens."""
         trained = num_parameters[boundary] * (self.gradient_bytes + self.moments_bytes)
         blocks = len(num_parameters) - boundary
-        activations = math.ceil(tokens * blocks * self.block_token_bytes)
+        activations = int((blocks * self.block_token_bytes + self.again_token_bytes) * tokens)
         return num_parameters[0] * self.weight_bytes + trained + activations
 
 

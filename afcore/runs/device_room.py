@@ -20,6 +20,7 @@ __all__ = [
     "training_bytes",
 ]
 
+_INPUT_BYTES = 2.0  # of a number that goes into a block, under 16-bit autocast
 _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
 
 
@@ -89,9 +90,15 @@ def _without_weights(run: Run) -> Any:
 
 
 def _memory(run: Run, model: Any, limit_bytes: int) -> MemoryModel:
-    length = run.config.data.max_length
+    length, width = run.config.data.max_length, int(model.config.hidden_size)
+    block = activation_bytes(width, 0, length)
+    if run.config.training.gradient_checkpointing:
+        kept, again = _INPUT_BYTES * width, block
+    else:
+        kept, again = block, 0.0
     return MemoryModel(
         limit_bytes=limit_bytes,
         example_tokens=length,
-        block_token_bytes=activation_bytes(int(model.config.hidden_size), 0, length),
+        block_token_bytes=kept,
+        again_token_bytes=again,
     )

@@ -254,6 +254,7 @@ class _Epoch:
                 max_grad_norm=config.training.max_grad_norm,
                 micro_batch=plan.micro_batch,
                 augmentation=config.training.augmentation,
+                checkpoints=config.training.gradient_checkpointing,
                 compile_backend="inductor" if config.training.compile else None,
             ),
             feed=feed,

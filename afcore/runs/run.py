@@ -289,6 +289,11 @@ def identify_run(
     if config.mode not in PEER_MODES:
         _log.info("last block: %s", _pooling(split))
         verify_pooled(split, batch, _SPLIT_TOLERANCE)
+    if config.training.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            "training.gradient_checkpointing: Transformers cannot do it with "
+            f"{type(model).__name__}. Leave it out, or lower workers.micro_batch"
+        )
     if config.mode in FREEZING_MODES and uncacheable is None:
         # A prefix that is no function of the example cannot be cached, but may freeze.
         half = max(1, split.num_blocks // 2)

@@ -164,6 +164,7 @@ def _settings(run: Run) -> StepSettings:
         max_grad_norm=run.config.training.max_grad_norm,
         micro_batch=run.config.workers.micro_batch,
         augmentation=run.config.training.augmentation,
+        checkpoints=run.config.training.gradient_checkpointing,
     )
 
 

@@ -45,6 +45,7 @@ class StepSettings:
         max_grad_norm: clipping; 0 for none.
         micro_batch: most examples of a worker in one backward pass; None for no limit.
         augmentation: of what is trained on, see :meth:`afcore.tasks.task.Task.augmented`.
+        checkpoints: blocks keep what goes into them and are computed again on the way back.
         compile_backend: of ``torch.compile`` for the suffix; None runs it eagerly.
     """
 
@@ -52,6 +53,7 @@ class StepSettings:
     max_grad_norm: float = 1.0
     micro_batch: int | None = None
     augmentation: str | None = None
+    checkpoints: bool = False
     compile_backend: Backend | None = None
 
 
@@ -77,6 +79,7 @@ class Steps:
         self._augmentation = settings.augmentation
         self._group_size = trainee.task.group_size
         self._weights = trainee.task.weights(trainee.examples)
+        self._split.checkpoint_blocks(settings.checkpoints)
         self._split.set_training(state.freeze.boundary)
         self._compiler = SuffixCompiler(self._split, settings.compile_backend)
         self._compiler.compile(state.freeze.boundary)

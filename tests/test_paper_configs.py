@@ -10,6 +10,7 @@ import pytest
 
 import pipelines
 from afcore.config import load_config
+from afcore.data.hub import HubName
 from afcore.runs.whole_run import complete_run
 
 FOLDER = Path(pipelines.__file__).parent / "configs" / "paper"
@@ -99,3 +100,16 @@ def test_it_starts_trains_and_ends(
     assert report.decisions
     assert report.totals.test is not None
     assert report.score in report.totals.test
+
+
+def test_the_data_are_named_as_on_the_hub() -> None:
+    named = {}
+    for name in ROWS:
+        data = load_config(str(FOLDER / f"{name}.yaml")).data
+        named[name] = [HubName.parse(str(source)) for source in (data.train, data.test)]
+    assert named["mrpc"] == [
+        HubName("nyu-mll/glue", "mrpc"),
+        HubName("nyu-mll/glue", "mrpc", split="validation"),
+    ]
+    assert named["cnn_dailymail"][0] == HubName("abisee/cnn_dailymail", "3.0.0")
+    assert all(one.name.count("/") == 1 for both in named.values() for one in both)

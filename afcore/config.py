@@ -35,6 +35,7 @@ __all__ = [
     "MODES",
     "OWN_MODES",
     "PEER_MODES",
+    "AdapterConfig",
     "CacheConfig",
     "Config",
     "DataConfig",
@@ -309,6 +310,26 @@ class TrainingConfig(_Section):
         return math.ceil(self.epochs)
 
 
+class AdapterConfig(_Section):
+    """LoRA (PEFT) on the blocks that train, instead of their own weights; none without the section.
+
+    The head trains whole. Blocks below the boundary have no adapters, those that freeze keep
+    theirs. `training.learning_rate` is used as it is given: for LoRA ten times the rate of whole
+    weights is usual (5e-4).
+    """
+
+    kind: Literal["lora"] = Field("lora", description="of the adapters")
+    rank: int = Field(8, ge=1, description="of the addition to a layer's weights")
+    alpha: int = Field(16, ge=1, description="the addition is scaled by `alpha / rank`")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on what the addition reads")
+    target_modules: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="ends of the names of the linear layers that get one, as `query`; default: "
+        "all of the blocks",
+    )
+
+
 class CacheConfig(_Section):
     """Activation sets of the frozen prefix; for the modes `cached`, `performance`, `efficiency`.
 
@@ -472,7 +493,7 @@ class Config(_Section):
         "Trainer instead: `hf_trainer` with its default order (random), `hf_trainer_grouped` "
         "grouped by length, `hf_trainer_early` that and stopped after an epoch without a lower "
         "validation loss (a better score, where `training.score` is `f1_macro` or `matthews`), "
-        "`hf_trainer_lora` with LoRA (PEFT) on all linear layers",
+        "`hf_trainer_lora` with LoRA (PEFT) on all linear layers, or as `adapter` says",
     )
     task: str = Field(
         "text-classification",
@@ -487,6 +508,11 @@ class Config(_Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     freezing: Annotated[Policy, Field(discriminator="policy"), BeforeValidator(_named_policy)] = (
         Field(default_factory=DEFAULT_POLICY, json_schema_extra=_any_policy)
+    )
+    adapter: AdapterConfig | None = Field(
+        None,
+        description="train adapters on the blocks instead of their weights, in the modes `full`, "
+        "`freeze`, `cached` and `hf_trainer_lora`; see [`adapter`](#adapter)",
     )
     cache: CacheConfig = Field(default_factory=CacheConfig)
     workers: WorkersConfig = Field(default_factory=WorkersConfig)
@@ -505,6 +531,15 @@ class Config(_Section):
                 f"workers.max {most} does not divide training.batch_size {size}, and every worker "
                 f"takes an equal share of each batch. Take {fewer} workers, or "
                 f"a batch size that is a multiple of {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_adapt(self) -> "Config":
+        if self.adapter is not None and self.mode in CHOOSING_MODES:
+            raise ValueError(
+                f"adapter: mode {self.mode} chooses workers from measurements that know no "
+                "adapters. Use full, freeze or cached"
             )
         return self
 
@@ -627,6 +662,8 @@ def check_extras(config: Config) -> None:
     """
     if config.mode == "hf_trainer_lora":
         require_package("peft", "mode hf_trainer_lora")
+    if config.adapter is not None and config.mode not in PEER_MODES:
+        require_package("peft", f"adapter.kind: {config.adapter.kind}")
     if config.workers.launcher == "ray" and config.mode not in PEER_MODES:
         require_package("ray", "workers.launcher: ray")
 
@@ -663,7 +700,9 @@ def _leave_behind(tree: dict[str, Any], policy: object) -> None:
 def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     *parents, leaf = key.split(".")
     for name in parents:
-        child = tree.setdefault(name, {})
+        if tree.get(name) is None:
+            tree[name] = {}
+        child = tree[name]
         if not isinstance(child, dict):
             raise ConfigError(f"{source}: {key}: {name!r} is a value, not a section")
         tree = child

@@ -76,6 +76,11 @@ def preview_run(
     Raises:
         UserError: for data, a model, a store or settings that cannot be used.
     """
+    if config.adapter is not None:
+        raise ConfigError(
+            "adapter: plan measures how long whole blocks train, and not their adapters. Leave the "
+            "section out"
+        )
     check_devices(config.workers, config.store)
     storage = Storage(config.store)
     storage.check()

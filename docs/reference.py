@@ -132,8 +132,8 @@ def _configuration_page() -> str:
     lines = ["# Configuration", "", _MADE_BY, _CONFIGURATION]
     sections: list[tuple[str, dict[str, Any]]] = [("", schema)]
     for name, field in schema["properties"].items():
-        if "$ref" in _without_default(field):
-            sections.append((name, _resolve(field, schema)))
+        if (section := _section_of(field)) is not None:
+            sections.append((name, _resolve(section, schema)))
         elif "discriminator" in field:
             sections.append((name, {}))
     for name, section in sections:
@@ -197,7 +197,7 @@ def _freezing(schema: dict[str, Any]) -> list[str]:
 def _rows(name: str, section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, field in section["properties"].items():
-        if "$ref" in _without_default(field) or "discriminator" in field:
+        if _section_of(field) is not None or "discriminator" in field:
             continue
         path = f"{name}.{key}" if name else key
         default = _default(field) if key not in section.get("required", ()) else "required"
@@ -291,6 +291,12 @@ def _default(field: dict[str, Any]) -> str:
     if value is None:
         return "none"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _section_of(field: dict[str, Any]) -> dict[str, Any] | None:
+    """What a field refers to; a section that may be left out is one of two."""
+    first: dict[str, Any] = field.get("anyOf", [field])[0]
+    return first if "$ref" in _without_default(first) else None
 
 
 def _without_default(field: dict[str, Any]) -> dict[str, Any]:

@@ -88,10 +88,9 @@ class PooledBlock:
 
         return forward
 
-    def _layer(self, name: str) -> nn.Linear:
-        layer = self.block.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        return layer
+    def _layer(self, name: str) -> Any:
+        """A linear layer, or one with an adapter around it."""
+        return self.block.get_submodule(name)
 
     def _leaving_out(self, names: tuple[str, ...]) -> AbstractContextManager[None]:
         layers = [self._layer(name) for name in names]
@@ -108,7 +107,9 @@ class PooledBlock:
     def _attention(self, whole: Callable[..., Any], given: dict[str, Any]) -> _Attention:
         if self.pooling.projections is not None:
             key, value = (self._layer(name) for name in self.pooling.projections)
-            return _meeting_hidden(given["hidden_states"], key, value)
+            # An adapter's layer makes more of its input than its weights say.
+            if type(key) is nn.Linear and type(value) is nn.Linear:
+                return _meeting_hidden(given["hidden_states"], key, value)
         with self._leaving_out(self.pooling.idle_first):
             return meeting(*self.keys_and_values(whole, given))
 
@@ -151,7 +152,7 @@ class PooledBlock:
             return first_output(whole(**some))
 
 
-def _nothing(layer: nn.Linear, given: Tensor) -> Tensor:
+def _nothing(layer: Any, given: Tensor) -> Tensor:
     """Of the shape that the layer puts out, without memory or computing."""
     return given.new_zeros(1).expand(*given.shape[:-1], layer.out_features)
 

@@ -40,11 +40,14 @@ from afcore.model.pooled_block import PooledBlock
 from afcore.model.probing import probing_batch
 from afcore.model.stacks import HIDDEN_STATES, ModelStructure, Pooling, Stack
 
-__all__ = ["EMBEDDINGS", "HEAD", "Batch", "Hidden", "SplitModel", "block_part"]
+__all__ = ["EMBEDDINGS", "HEAD", "Batch", "Hidden", "SplitModel", "adapter_part", "block_part"]
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"
 _CHECKPOINTED = "gradient_checkpointing"  # of a block of Transformers
+_ADAPTER = "adapter."
+_LORA = ".lora_"  # how PEFT calls what it adds to a layer ...
+_BASE_LAYER = ".base_layer."  # ... and the layer itself
 
 
 def block_part(index: int) -> str:
@@ -52,11 +55,17 @@ def block_part(index: int) -> str:
     return f"block.{index:03d}"
 
 
+def adapter_part(index: int) -> str:
+    """Name of the part that is the adapters of block ``index``."""
+    return _ADAPTER + block_part(index)
+
+
 class SplitModel:
     """A model with its blocks found.
 
     Every parameter and buffer belongs to one part: ``embeddings`` (what runs before block 0),
-    ``block.NNN``, or ``head`` (the rest).
+    ``block.NNN``, or ``head`` (the rest). What :mod:`afcore.model.adapters` added to a block is
+    ``adapter.block.NNN``; then the **base**, embeddings and the blocks' own weights, never trains.
 
     Args:
         model: a ``PreTrainedModel`` with a head, whose blocks run one after the other.
@@ -125,7 +134,17 @@ class SplitModel:
     @property
     def parts(self) -> list[str]:
         """Names of all parts, bottom first."""
-        return [EMBEDDINGS, *(block_part(i) for i in range(self.num_blocks)), HEAD]
+        of_blocks = ((block_part(i), adapter_part(i)) for i in range(self.num_blocks))
+        known = set(self.part_of.values())
+        adapted = (part for pair in of_blocks for part in pair[: 1 + (pair[1] in known)])
+        return [EMBEDDINGS, *adapted, HEAD]
+
+    @property
+    def base_parts(self) -> list[str]:
+        """Names of the parts that adapters train instead of: none without adapters."""
+        if not any(part.startswith(_ADAPTER) for part in self.part_of.values()):
+            return []
+        return [part for part in self.parts if part != HEAD and not part.startswith(_ADAPTER)]
 
     def part_parameters(self, part: str) -> dict[str, nn.Parameter]:
         """Parameters of one part by their names in the whole model."""
@@ -135,26 +154,44 @@ class SplitModel:
             if self.part_of[name] == part
         }
 
-    def part_tensors(self, part: str) -> dict[str, Tensor]:
-        """What of one part is saved: parameters and persistent buffers, sharing memory."""
+    def block_parameters(self, index: int) -> dict[str, nn.Parameter]:
+        """Parameters of one block and its adapters by their names in the whole model."""
+        parts = (block_part(index), adapter_part(index))
         return {
-            name: tensor
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if self.part_of[name] in parts
+        }
+
+    def part_tensors(self, part: str) -> dict[str, Tensor]:
+        """What of one part is saved: parameters and persistent buffers, sharing memory.
+
+        The names are those that they have without adapters.
+        """
+        return {
+            name.replace(_BASE_LAYER, "."): tensor
             for name, tensor in self.model.state_dict().items()
             if self.part_of.get(name) == part
         }
 
     def frozen_parts(self, boundary: int) -> list[str]:
         """Names of the parts below the boundary ``k``: none at 0, else embeddings and blocks."""
-        return self.parts[: boundary + 1] if boundary else []
+        if not boundary:
+            return []
+        below = {EMBEDDINGS, *(block_part(i) for i in range(boundary))}
+        return [part for part in self.parts if part.removeprefix(_ADAPTER) in below]
 
     def frozen_modules(self, boundary: int) -> list[nn.Module]:
         """What runs below the boundary ``k``, and only there."""
         return [*self._before, *self.blocks[:boundary]] if boundary else []
 
     def set_training(self, boundary: int) -> None:
-        """Train mode above the boundary; below it eval mode, no gradients, none left over."""
+        """Train mode above the boundary; below it eval mode, no gradients, none left over.
+
+        With adapters, the base has no gradients above it either.
+        """
         self.model.train()
-        frozen = set(self.frozen_parts(boundary))
+        frozen = {*self.frozen_parts(boundary), *self.base_parts}
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self.part_of[name] not in frozen)
             if not parameter.requires_grad:
@@ -333,4 +370,9 @@ def _parts(model: Any, stack: Stack) -> dict[str, str]:
                     "so one cannot be frozen without the other. Choose another model."
                 )
     parts = {name: owners.get(id(p), HEAD) for name, p in named.items()}
+    parts |= {
+        name: _ADAPTER + part
+        for name, part in parts.items()
+        if _LORA in name and part not in (EMBEDDINGS, HEAD)
+    }
     return parts | {name: buffers.get(id(b), HEAD) for name, b in model.named_buffers()}

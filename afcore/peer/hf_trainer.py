@@ -35,8 +35,9 @@ from afcore.config import TrainingConfig
 from afcore.data.examples import Examples
 from afcore.data.order import of_groups
 from afcore.errors import AutoFreezeError
+from afcore.model.adapters import LoraSettings
 from afcore.model.forwards import logits_of
-from afcore.peer.lora import LoraSettings, add_lora, merge_lora
+from afcore.peer.lora import add_lora, merge_lora
 from afcore.results.report import EpochReport
 from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch

@@ -4,27 +4,14 @@ PEFT is an optional package, imported when it is needed (:mod:`afcore.extras`).
 """
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from afcore.extras import require_package
+from afcore.model.adapters import LoraSettings
 
-__all__ = ["LoraSettings", "add_lora", "merge_lora"]
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Of every adapted layer.
-
-    Attributes:
-        rank: of the addition.
-        alpha: the addition is scaled by ``alpha / rank``.
-    """
-
-    rank: int = 8
-    alpha: int = 16
+__all__ = ["add_lora", "merge_lora"]
 
 
 def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
@@ -49,11 +36,13 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
         for name, part in model.named_children()
         if name != model.base_model_prefix and any(True for _ in part.parameters())
     ]
+    targets = settings.target_modules
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=settings.rank,
         lora_alpha=settings.alpha,
-        target_modules="all-linear",
+        lora_dropout=settings.dropout,
+        target_modules="all-linear" if targets is None else list(targets),
         modules_to_save=head,
     )
     torch.manual_seed(seed)

@@ -5,12 +5,13 @@ before the end, so after a kill it starts over.
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from afcore.cost import Usage, cost_usd
+from afcore.model.adapters import LoraSettings
 from afcore.model.processors import processor_of
 from afcore.peer.hf_trainer import Recipe, fit
-from afcore.peer.lora import LoraSettings
 from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking import Tracker
@@ -60,7 +61,7 @@ def run_hf_trainer(
         training=run.config.training,
         score=run.config.main_score,
         compute=run.compute,
-        recipe=RECIPES[run.config.mode],
+        recipe=_recipe(run),
     )
     epochs = [_completed(run, report, attempt) for report in fitted.epochs]
     tested: dict[str, Any] = {}
@@ -86,6 +87,14 @@ def run_hf_trainer(
         tracker.log_epoch(mlflow_run_id, epoch)
     publish_report(run, tracker, report)
     return report
+
+
+def _recipe(run: Run) -> Recipe:
+    """The mode's; LoRA's settings are those of the configuration, where it has some."""
+    recipe = RECIPES[run.config.mode]
+    if recipe.lora is None or run.lora is None:
+        return recipe
+    return replace(recipe, lora=run.lora)
 
 
 def _completed(run: Run, report: EpochReport, attempt: int) -> EpochReport:

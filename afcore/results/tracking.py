@@ -211,6 +211,11 @@ class Tracker:
         self._client.log_text(run_id, text, name)
 
     @_about_a_run
+    def log_folder(self, run_id: str, folder: str, name: str) -> None:
+        """Save a folder's files as artifacts."""
+        self._client.log_artifacts(run_id, folder, name)
+
+    @_about_a_run
     def log_model(self, run_id: str, model: Any, processor: Any, task: Task) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 

@@ -15,6 +15,7 @@ from afcore.activations.sets import ActivationSet, NewSet
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings
+from afcore.model.split_model import adapter_part
 from afcore.numerics import numerics_of
 from afcore.planning.choose import EpochChoice
 from afcore.planning.choose_workers import Standing
@@ -293,10 +294,14 @@ class RunCache:
     def _recipe(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> dict[str, Any]:
         """Everything that decides the numbers in a set."""
         record, model = self._run.record, self._split.model
+        frozen = self._split.frozen_parts(lineage[-1])
+        # Without adapters below, the set is one of runs without any.
+        adapters = {adapter_part(index) for index in range(lineage[-1])}
+        unused = set() if adapters & set(frozen) else {"peft"}
         return {
             "schema": 3,
             "numerics": numerics_of("model", "activations"),
-            "weights": {part: weights[part] for part in self._split.frozen_parts(lineage[-1])},
+            "weights": {part: weights[part] for part in frozen},
             "forward": forward_settings(record.architecture),
             "attention": model.config._attn_implementation,
             "pad_token_id": record.task.pad_token_id,
@@ -304,6 +309,6 @@ class RunCache:
             "device": self._compute.device.type,
             "dtype": self.runner.dtype,
             "data": self._examples.digest,
-            "versions": record.versions,
+            "versions": {name: v for name, v in record.versions.items() if name not in unused},
             "lineage": lineage,
         }

@@ -1,7 +1,8 @@
 """Training state as content-addressed parts and one manifest.
 
 A part is the weights, or the optimizer moments, of the embeddings, one block, or the head, as
-safetensors; its object is named by its sha256. A frozen part never changes, so it is stored once.
+safetensors; its object is named by its sha256. A frozen part never changes, so it is stored once,
+and so is a whole base under adapters.
 The manifest is committed last, by the caller, as part of the epoch's record.
 
 Only the holder of the run's lease writes or collects parts, so no part can vanish between a writer
@@ -59,7 +60,8 @@ def save_checkpoint(
         unchanged: digests of parts that are known to be stored and frozen since.
 
     Returns:
-        Digests by part: ``embeddings``, ``block.000``, ..., ``optimizer.block.000``, ...
+        Digests by part: ``embeddings``, ``block.000``, ..., ``optimizer.block.000``, ...; with
+        adapters also ``adapter.block.000``, ...
     """
     digests: dict[str, ContentDigest] = {}
     written = 0
@@ -105,11 +107,11 @@ def load_weights(
     Raises:
         IntegrityError: when a part is missing or damaged.
     """
-    names = split.model.state_dict()
     with torch.no_grad():
         for part in split.parts:
+            known = split.part_tensors(part)
             for name, tensor in _load(storage, folder, part, digests[part]).items():
-                names[name].copy_(tensor)
+                known[name].copy_(tensor)
 
 
 def load_moments(

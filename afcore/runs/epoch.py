@@ -177,7 +177,7 @@ class _Epoch:
             checkpoint = self._train(plan, start, state, cache)
         else:
             _log.info("epoch %d: training was committed before; going on after it", epoch)
-            split = run.architecture()
+            split = run.architecture(checkpoint.parts)
             if checkpoint.next is not None and checkpoint.next.build:
                 load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
             cache = self._cache(split)

@@ -1,4 +1,7 @@
-"""The model of a finished run as a folder, as ``save_pretrained`` leaves it, with a model card."""
+"""The model of a finished run as a folder, as ``save_pretrained`` leaves it, with a model card.
+
+Adapters are merged into it, and lie in its folder ``adapter`` as PEFT saves them.
+"""
 
 import os
 from pathlib import Path
@@ -6,11 +9,12 @@ from typing import Any
 
 from afcore.config import PEER_MODES, Config
 from afcore.errors import ConfigError, StoreError
+from afcore.model.adapters import merge_adapters
 from afcore.model.processors import processor_of
 from afcore.results.model_card import model_card
 from afcore.results.report import RunReport
 from afcore.results.tracking import Tracker
-from afcore.runs.publish import described, finished_report
+from afcore.runs.publish import described, finished_report, write_adapters
 from afcore.runs.run import Run, open_run
 from afcore.runs.state import load_checkpoint
 from afcore.storage.outputs import check_folder, new_folder
@@ -64,14 +68,16 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
         processor.save_pretrained(draft)
         card = model_card(report, record.task, record.data, config)
         (draft / "README.md").write_text(card, encoding="utf-8")
-        for file in draft.iterdir():  # weights are written for their owner alone
+        write_adapters(run, report.totals.best_epoch, draft / "adapter")
+        # Weights are written for their owner alone.
+        for file in (path for path in draft.rglob("*") if path.is_file()):
             file.chmod((draft / "README.md").stat().st_mode)
 
 
 def _best_model(run: Run, report: RunReport) -> Any:
     """On the CPU. The Trainer's modes leave no checkpoints: MLflow has their model."""
     if run.config.mode not in PEER_MODES:
-        return load_checkpoint(run, report.totals.best_epoch)[0].model.cpu()
+        return merge_adapters(load_checkpoint(run, report.totals.best_epoch)[0]).model.cpu()
     assert report.mlflow_run_id is not None
     tracking, auto_class = run.config.tracking, run.record.task.auto_class
     return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)

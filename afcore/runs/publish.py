@@ -1,13 +1,18 @@
 """The end of a run: the best epoch's model is tested once and published, the report written."""
 
+import logging
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from afcore.config import PEER_MODES
+from afcore.errors import ModelError
+from afcore.model.adapters import adapted_blocks, merge_adapters, save_adapters
 from afcore.model.processors import processor_of
 from afcore.model.split_model import SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
@@ -49,7 +54,10 @@ __all__ = [
     "run_report",
     "scored_test",
     "totals_report",
+    "write_adapters",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
@@ -73,6 +81,9 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     tested = _test_best(run)
     model = described(run, tested.split.model.cpu())
     tracker.log_model(mlflow_run_id, model, processor_of(run.config), run.record.task)
+    with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+        if write_adapters(run, tested.best_epoch, Path(folder)):
+            tracker.log_folder(mlflow_run_id, folder, "adapter")
     wall_seconds += time.perf_counter() - began
     report = _whole_report(run, tested, mlflow_run_id, wall_seconds)
     publish_report(run, tracker, report)
@@ -91,6 +102,30 @@ def finish(run: Run, wall_seconds: float) -> RunReport:
     report = _whole_report(run, tested, None, wall_seconds + time.perf_counter() - began)
     _mark_done(run, report)
     return report
+
+
+def write_adapters(run: Run, epoch: int, folder: Path) -> bool:
+    """Write an epoch's adapters and head as PEFT does, beside the model that they are merged into.
+
+    Args:
+        run: open.
+        epoch: the best one.
+        folder: where.
+
+    Returns:
+        Whether there are any, and PEFT can save them.
+    """
+    if run.lora is None or run.config.mode in PEER_MODES:
+        return False
+    split, _ = load_checkpoint(run, epoch)
+    if not adapted_blocks(split):
+        return False
+    try:
+        save_adapters(split, run.lora, run.config.model.name, folder)
+    except ModelError as error:
+        _log.warning("the adapters are in the model's weights and nowhere else: %s", error)
+        return False
+    return True
 
 
 def described(run: Run, model: Any) -> Any:
@@ -197,6 +232,7 @@ class _Tested:
     split: SplitModel
     epochs: list[EpochReport]
     checkpoints: list[CheckpointRecord]
+    best_epoch: int
     totals: dict[str, Any]
     classes: ClassesReport | None
 
@@ -204,14 +240,16 @@ class _Tested:
 def _test_best(run: Run) -> _Tested:
     checkpoints = _checkpoints(run)
     epochs, data = done_reports(run, len(checkpoints)), run.data()
-    split, _ = load_checkpoint(run, best_epoch(epochs, run.config.main_score).epoch)
+    best = best_epoch(epochs, run.config.main_score).epoch
+    split = merge_adapters(load_checkpoint(run, best)[0])  # what is tested is what is published
     if data.test is None:
-        return _Tested(data, split, epochs, checkpoints, {}, None)
+        return _Tested(data, split, epochs, checkpoints, best, {}, None)
     clock = time.perf_counter()
     answers = evaluate(run.trainee(split, data.test))
     seconds = time.perf_counter() - clock
     totals, classes = scored_test(run, answers)
-    return _Tested(data, split, epochs, checkpoints, {**totals, "test_seconds": seconds}, classes)
+    totals["test_seconds"] = seconds
+    return _Tested(data, split, epochs, checkpoints, best, totals, classes)
 
 
 def _whole_report(

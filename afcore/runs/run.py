@@ -27,7 +27,7 @@ import contextlib
 import importlib.metadata
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, TypeVar
@@ -43,6 +43,8 @@ from afcore.data.held_rows import HeldRows
 from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError, IntegrityError, ModelError, StoreError
+from afcore.freezing.policy import FreezeState
+from afcore.model.adapters import LoraSettings, add_adapters
 from afcore.model.checks import (
     num_pretrained_blocks,
     unused_parameters,
@@ -54,7 +56,7 @@ from afcore.model.compile import check_compiler
 from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.pretrained import build_model, forward_settings, load_model
 from afcore.model.processors import load_processor
-from afcore.model.split_model import Batch, SplitModel
+from afcore.model.split_model import Batch, SplitModel, adapter_part
 from afcore.model.stacks import ModelStructure
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
@@ -77,6 +79,7 @@ __all__ = [
     "find_run",
     "identify_run",
     "lease_folder",
+    "lora_settings",
     "open_run",
     "read_record",
     "record_key",
@@ -92,6 +95,7 @@ _log = logging.getLogger(__name__)
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
 _WHERE = {"min", "launcher", "ray_address", "autoscaling"}
 _VERSIONED = ("torch", "transformers", "autofreeze")
+_WITHOUT_ADAPTERS = tuple(mode for mode in PEER_MODES if mode != "hf_trainer_lora")
 _PEER_VERSIONED = ("accelerate", "peft")  # what the Trainer stands on
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -217,17 +221,48 @@ class Run:
                 f"{record.run_id} began"
             )
         model.to(self.compute.device)
-        return split
+        return self.adapted(split, self.first_freeze.boundary)
 
-    def architecture(self) -> SplitModel:
-        """The model without its weights."""
+    def architecture(self, parts: Collection[str] = ()) -> SplitModel:
+        """The model without its weights; with adapters as ``parts`` of a checkpoint have them."""
         model = build_model(self.record.architecture, self.record.task.auto_class)
-        return self._split(model.to(self.compute.device))
+        split = self._split(model.to(self.compute.device))
+        blocks = [i for i in range(split.num_blocks) if adapter_part(i) in parts]
+        return self._with_adapters(split, blocks) if blocks else split
+
+    @property
+    def first_freeze(self) -> FreezeState:
+        """The state before the first step."""
+        if not self.config.freezes:
+            return FreezeState()
+        return self.config.freezing.begin(self.record.num_blocks, self.record.num_pretrained)
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """Of the adapters that are trained instead of the blocks' own weights."""
+        return lora_settings(self.config)
+
+    def adapted(self, split: SplitModel, boundary: int) -> SplitModel:
+        """The model, whose blocks above the boundary have adapters where the run trains some."""
+        if self.lora is None or self.config.mode in PEER_MODES:
+            return split
+        return self._with_adapters(split, range(boundary, split.num_blocks))
+
+    def _with_adapters(self, split: SplitModel, blocks: Collection[int]) -> SplitModel:
+        assert self.lora is not None
+        return add_adapters(split, self.lora, blocks, self.config.training.seed)
 
     def _split(self, model: Any) -> SplitModel:
         """Parts as they were found when the run was named: trying anew may find others."""
         self.record.task.configure(model)
         return SplitModel(model, structure=self.record.structure)
+
+
+def lora_settings(config: Config) -> LoraSettings | None:
+    """Of the section ``adapter``; None without it."""
+    if config.adapter is None:
+        return None
+    return LoraSettings(**config.adapter.model_dump(exclude={"kind"}))
 
 
 def run_folder(run_id: str) -> str:
@@ -301,7 +336,8 @@ def identify_run(
         uncacheable = uncacheable or changed_setting(settings, own_settings(model))
     if config.workers.max > 1:
         _check_averaging(split, batch)
-    weights = weight_digests(split)
+    weights, num_pretrained = weight_digests(split), num_pretrained_blocks(split)
+    _check_adapters(config, split, batch, num_pretrained)
     versions = _versions(config)
     attention = model.config._attn_implementation
     architecture = {**model.config.to_dict(), "attn_implementation": attention}
@@ -328,7 +364,7 @@ def identify_run(
         task=task,
         architecture=architecture,
         num_blocks=split.num_blocks,
-        num_pretrained=num_pretrained_blocks(split),
+        num_pretrained=num_pretrained,
         weights=weights,
         precision=compute.precision,
         versions=versions,
@@ -337,6 +373,17 @@ def identify_run(
         num_states=data.train.fixed_length,
         revisions=dict(data.revisions),
     )
+
+
+def _check_adapters(config: Config, split: SplitModel, batch: Batch, num_pretrained: int) -> None:
+    """Add them once, to see that they can be; the model is looked at no more afterwards."""
+    settings = lora_settings(config)
+    if settings is None or config.mode in PEER_MODES:
+        return
+    begins = config.freezing.begin(split.num_blocks, num_pretrained)
+    first = begins.boundary if config.freezes else 0
+    adapted = add_adapters(split, settings, range(first, split.num_blocks), config.training.seed)
+    verify_pooled(adapted, batch, _SPLIT_TOLERANCE)
 
 
 def _drawn_anew(config: Config) -> str | None:
@@ -484,6 +531,8 @@ def decisive_settings(config: Config) -> dict[str, Any]:
     config = config.model_copy(
         update={"training": config.training.model_copy(update={"score": config.main_score.name})}
     )
+    if config.adapter is not None and config.mode not in _WITHOUT_ADAPTERS:
+        sections |= {"adapter"}
     if config.mode in PEER_MODES:
         return config.model_dump(include=sections)
     if config.mode in FREEZING_MODES:
@@ -523,6 +572,8 @@ def _load_with_padding(config: Config, task: Task, tokenizer: Any) -> Any:
 
 def _versions(config: Config) -> dict[str, str]:
     wanted = [*_VERSIONED, *(_PEER_VERSIONED if config.mode in PEER_MODES else ())]
+    if config.adapter is not None and config.mode not in PEER_MODES:
+        wanted.append("peft")
     versions = {}
     for name in wanted:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # PEFT is optional

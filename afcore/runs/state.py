@@ -73,7 +73,7 @@ class OpenState:
             The fields of a :class:`StateRecord`.
         """
         training, earlier = self.training, self.partial
-        frozen = self.split.frozen_parts(self.boundary_start)
+        frozen = {*self.split.frozen_parts(self.boundary_start), *self.split.base_parts}
         parts = save_checkpoint(
             run.storage,
             run.parts_folder,
@@ -114,7 +114,7 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     # Without it the epoch begins anew.
     partial = record_of(run, epoch, PartialRecord, replaceable=True)
     if partial is not None:
-        split = run.architecture()
+        split = run.architecture(partial.parts)
         load_weights(run.storage, run.parts_folder, split, partial.parts)
         freeze, step, parts = partial.freeze, partial.step, partial.parts
     elif epoch == 1:
@@ -122,6 +122,7 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     else:
         split, checkpoint = load_checkpoint(run, epoch - 1)
         freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
+    split = run.adapted(split, freeze.boundary)  # what has thawed has no adapters yet
     split.set_training(freeze.boundary)
     optimizer = SuffixOptimizer(
         split,
@@ -149,7 +150,7 @@ def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]
     """
     checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
-    split = run.architecture()
+    split = run.architecture(checkpoint.parts)
     load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
     return split, checkpoint
 
@@ -176,9 +177,7 @@ def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
     if run.config.mode == "full":
         return None, FreezeState()
     policy = run.config.freezing
-    return policy if policy.decides else None, policy.begin(
-        run.record.num_blocks, run.record.num_pretrained
-    )
+    return policy if policy.decides else None, run.first_freeze
 
 
 def _load_sums(

@@ -12,10 +12,10 @@ import torch
 from afcore.compute import Compute
 from afcore.config import PEER_MODES, TrainingConfig, parse_config
 from afcore.errors import AutoFreezeError, ConfigError
+from afcore.model.adapters import LoraSettings
 from afcore.model.pretrained import load_model
 from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
-from afcore.peer.lora import LoraSettings
 from afcore.peer.trainer_run import RECIPES
 from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch

@@ -4,7 +4,8 @@ Example ``i`` of a ragged column has the values ``values[offsets[i]:offsets[i + 
 one, ``values[i]``. ``i`` is its id for ever.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 from torch import Tensor
 
 from afcore.compute import to_device
-from afcore.digest import ContentDigest, content_digest
+from afcore.data.tensor_file import bytes_of, tensor_pieces, view_tensors
+from afcore.digest import ContentDigest
 
 __all__ = ["Column", "Examples", "padded"]
 
@@ -63,6 +63,21 @@ class Column:
         assert self.offsets is not None
         ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         return [self.values[start:end].tobytes().decode() for start, end in ends]
+
+    @classmethod
+    def joined(cls, parts: list["Column"]) -> "Column":
+        """Ragged ones below each other; the list is emptied."""
+        ends = [0]
+        offsets = [np.zeros(1, dtype=np.int64)]
+        for part in parts:
+            assert part.offsets is not None
+            offsets.append(part.offsets[1:] + ends[-1])
+            ends.append(ends[-1] + len(part.values))
+        values = np.empty(ends[-1], dtype=parts[0].values.dtype)
+        for start in reversed(ends[:-1]):
+            piece = parts.pop().values
+            values[start : start + len(piece)] = piece
+        return cls(values, np.concatenate(offsets))
 
 
 @dataclass(frozen=True)
@@ -113,14 +128,20 @@ class Examples:
     @cached_property
     def digest(self) -> ContentDigest:
         """Names what the model gets, not the targets."""
-        content = b""
+        content = hashlib.sha256()
         for name, column in self.inputs.items():
-            content += name.encode() + column.values.tobytes()
-            content += b"" if column.offsets is None else column.offsets.tobytes()
-        return content_digest(content)
+            content.update(name.encode())
+            content.update(bytes_of(column.values))
+            if column.offsets is not None:
+                content.update(bytes_of(column.offsets))
+        return ContentDigest(content.hexdigest())
 
     def encode(self) -> bytes:
         """As safetensors; :meth:`decode` gives it back."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """What :meth:`encode` gives, in pieces that are not copied."""
         tensors = {}
         for kind in _KINDS:
             columns: Mapping[str, Column] = getattr(self, kind)
@@ -135,13 +156,12 @@ class Examples:
             tensors["fixed_length"] = np.asarray([self.fixed_length])
         if self.rows is not None:
             tensors["rows"] = self.rows
-        data: bytes = save_tensors(tensors)
-        return data
+        yield from tensor_pieces(tensors)
 
     @classmethod
-    def decode(cls, data: bytes) -> "Examples":
-        """From :meth:`encode`."""
-        tensors = load_tensors(data)
+    def decode(cls, data: bytes | memoryview) -> "Examples":
+        """From :meth:`encode`; the columns are views of ``data``, which may be a mapped file."""
+        tensors = view_tensors(data)
         columns: dict[str, dict[str, Column]] = {kind: {} for kind in _KINDS}
         for key in sorted(key for key in tensors if key.endswith("/values")):
             kind, _, name, _ = key.split("/")

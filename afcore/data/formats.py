@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import sys
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -91,7 +92,7 @@ class _Part:
 
     def __init__(self, columns: Iterable[str] = ()) -> None:
         self._values: dict[str, list[Any]] = {column: [] for column in columns}
-        self._numbers: list[int] = []
+        self._numbers = array("q")
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -218,7 +218,8 @@ def _texts(source: str, key: str, column: str, table: Table) -> list[str]:
 def read_labels(source: str, key: str, column: str, table: Table) -> list[str]:
     """A column as text without the white space around it; see :func:`read_texts`."""
     texts = _texts(source, key, column, table)
-    stripped = [text.strip() for text in texts]
+    known: dict[str, str] = {}  # one object for all equal labels: a hundred bytes a row
+    stripped = [known.setdefault(label, label) for label in map(str.strip, texts)]
     changed = [row for row, text in enumerate(texts) if stripped[row] not in (text, "")]
     if changed:
         _log.warning(

@@ -32,14 +32,17 @@ def held_out(keys: Sequence[str], fraction: float) -> npt.NDArray[np.bool_]:
     Returns:
         [n] bool.
     """
-    digests = {key: _digest(_VALIDATION, key) for key in dict.fromkeys(keys)}
-    assert len(digests) > 1
-    held = {key for key, digest in digests.items() if _number(digest) < fraction}
-    if not held:
-        held.add(min(digests, key=digests.__getitem__))
-    if len(held) == len(digests):
-        held.remove(max(digests, key=digests.__getitem__))
-    return np.fromiter((key in held for key in keys), dtype=np.bool_, count=len(keys))
+    sides = (_number(_digest(_VALIDATION, key)) < fraction for key in keys)
+    held = np.fromiter(sides, dtype=np.bool_, count=len(keys))
+    if held.any() and not held.all():
+        return held
+    choose = max if held.all() else min
+    chosen = choose(dict.fromkeys(keys), key=lambda key: _digest(_VALIDATION, key))
+    return np.fromiter(
+        ((key == chosen) != bool(side) for key, side in zip(keys, held, strict=True)),
+        dtype=np.bool_,
+        count=len(keys),
+    )
 
 
 def sampled(texts: Sequence[str], count: int) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Columns of a source, whose rows know where they stand."""
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,7 +36,7 @@ class Places:
         """Of some of the rows."""
         rows = [int(row) for row in rows]
         files = None if self.files is None else [self.files[row] for row in rows]
-        return Places(self.unit, [self.numbers[row] for row in rows], files)
+        return Places(self.unit, array("q", (self.numbers[row] for row in rows)), files)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def joined(tables: dict[str, Table]) -> Table:
         {column: [value for part in full for value in part.columns[column]] for column in columns},
         Places(
             parts[0].places.unit,
-            [number for part in parts for number in part.places.numbers],
+            array("q", (number for part in parts for number in part.places.numbers)),
             [file for file, part in tables.items() for _ in range(len(part))],
         ),
     )

@@ -6,7 +6,9 @@ read without a listing cache, so that what another process wrote is seen.
 
 import contextlib
 import errno
+import mmap
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -146,6 +148,30 @@ class Storage:
                 raise KeyError(key) from None
         self.count(gets=1, read=len(data))
         return data
+
+    def mapped(self, key: str) -> memoryview:
+        """Read an object in place: as a file of this machine that is mapped into memory.
+
+        One of elsewhere is first copied to a file, which is gone when nobody has its memory. What
+        is written to the memory changes no object.
+
+        Raises:
+            KeyError: when there is none.
+            StoreError: when the store cannot be read.
+        """
+        with self._explained("read", key), tempfile.TemporaryDirectory() as folder:
+            path = self._full(key)
+            try:
+                if not self._is_local:
+                    path = f"{folder}/object"
+                    self._fs.get_file(self._full(key), path)
+                with open(path, "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
+            except FileNotFoundError:
+                raise KeyError(key) from None
+        self.count(gets=1, read=size)
+        return memoryview(data)
 
     def get_into(self, key: str, out: memoryview, seen: Seen | None = None) -> int:
         """Read an object of known size into memory that is there.

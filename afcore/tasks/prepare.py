@@ -1,8 +1,12 @@
 """Text -> tokens, once per (data, task, tokenizer, length), with stable example ids."""
 
+import contextlib
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import mmap
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +34,7 @@ from afcore.tasks.task import Task
 
 __all__ = ["DataSources", "PreparedData", "open_prepared", "prepare"]
 
+_ROWS_AT_ONCE = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -196,7 +201,7 @@ def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
 def _read(storage: Storage, digest: RecipeDigest, name: str, expected: ContentDigest) -> Examples:
     key = _key(digest, f"{name}.safetensors")
     try:
-        content = storage.get(key)
+        content = storage.mapped(key)
     except KeyError as error:
         raise _unusable(storage, key, "is missing") from error
     if content_digest(content) != expected:
@@ -230,15 +235,18 @@ def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
     """(rows to train on, rows to validate on), at least one each: by group, else by text."""
     texts = rows.identities
     keys, what = (texts, "text") if rows.groups is None else (rows.groups, "group")
-    if len(set(keys)) < 2:
+    if all(key == keys[0] for key in keys):
         raise DataError(
-            f"data {rows.source!r}: {len(keys)} rows with {len(set(keys))} different {what} are "
+            f"data {rows.source!r}: {len(keys)} rows with 1 different {what} are "
             f"too few to hold out validation, as rows of one {what} stay together. Give other data "
             "with data.validation."
         )
     held = held_out(keys, fraction)
     train, validation = rows.pick(np.flatnonzero(~held)), rows.pick(np.flatnonzero(held))
-    if num_twice := len(set(train.identities) & set(validation.identities)):
+    if rows.groups is None:  # equal texts are on one side
+        return train, validation
+    there = set(validation.identities)
+    if num_twice := len({text for text in train.identities if text in there}):
         _log.warning(
             "data %r: %d texts are both trained and validated on, as they stand in groups of "
             "either side; validation is too good by as much. Remove the copies.",
@@ -257,5 +265,32 @@ def _processor_digest(
     return content_digest(canonical_json(json.loads(processor.to_json_string())))
 
 
+@contextlib.contextmanager
+def _mapped_pieces(examples: Examples) -> Iterator[memoryview]:
+    """What is written of examples: on the disk, and not in memory once more."""
+    with tempfile.TemporaryFile(prefix="autofreeze-data-") as file:
+        for piece in examples.pieces():
+            file.write(piece)
+        file.flush()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                yield view
+            finally:
+                view.release()
+
+
 def _rows_digest(rows: Rows) -> ContentDigest:
-    return content_digest(json.dumps([rows.inputs, rows.targets], default=str).encode())
+    """Of ``[inputs, targets]`` as JSON, which is never there as a whole."""
+    content = hashlib.sha256()
+    for before, columns in (("[", rows.inputs), (", ", rows.targets)):
+        content.update(f"{before}{{".encode())
+        for number, (key, values) in enumerate(columns.items()):
+            content.update(f"{', ' if number else ''}{json.dumps(key)}: [".encode())
+            for start in range(0, len(values), _ROWS_AT_ONCE):
+                part = json.dumps(values[start : start + _ROWS_AT_ONCE], default=str)[1:-1]
+                content.update(f"{', ' if start else ''}{part}".encode())
+            content.update(b"]")
+        content.update(b"}")
+    content.update(b"]")
+    return ContentDigest(content.hexdigest())

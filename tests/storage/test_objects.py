@@ -52,6 +52,18 @@ def test_an_object_is_read_into_memory_that_is_there(
         storage.get_into("nothing", memoryview(out))
 
 
+def test_an_object_is_mapped_and_stays_when_it_is_replaced(storage: Storage) -> None:
+    storage.put("k", b"some bytes")
+    mapped = storage.mapped("k")
+    storage.put("k", b"others, and more")
+    storage.delete("k")
+    assert bytes(mapped) == b"some bytes"
+    storage.put("empty", b"")
+    assert bytes(storage.mapped("empty")) == b""
+    with pytest.raises(KeyError):
+        storage.mapped("k")
+
+
 def test_among_writers_of_a_new_object_one_wins(storage: Storage) -> None:
     with ThreadPoolExecutor(8) as pool:
         wins = list(pool.map(lambda i: storage.put_new("k", str(i).encode()), range(8)))

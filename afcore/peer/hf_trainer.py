@@ -160,7 +160,7 @@ def _arguments(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=training.gradient_checkpointing,
+        activation_checkpointing=training.gradient_checkpointing,
         seed=training.seed,
         bf16=compute.precision == "bf16",
         use_cpu=compute.device.type == "cpu",

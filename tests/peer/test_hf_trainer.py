@@ -63,6 +63,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
         {"schedule": "linear", "warmup_ratio": 0.4, "weight_decay": 0.1, "max_grad_norm": 0.5},
         {"schedule": "steps", "max_grad_norm": 0.0},
         {"schedule": "constant", "learning_rate": 3e-3},
+        {"schedule": "constant", "gradient_checkpointing": True},
     ],
 )
 def test_in_our_order_it_ends_with_our_weights(

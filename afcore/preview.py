@@ -16,7 +16,8 @@ from afcore.planning.run_forecast import BoundaryForecast, RunForecast, forecast
 from afcore.results.traces import load_recorded, recorded_trace
 from afcore.runs.cache import RunCache
 from afcore.runs.decide import possible_traces
-from afcore.runs.run import Run, identify_run
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run
 from afcore.storage.objects import Storage
 
 __all__ = ["PlanReport", "load_trace", "preview_run"]

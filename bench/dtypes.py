@@ -22,8 +22,9 @@ from rich.table import Table
 from afcore.activations.sets import open_set
 from afcore.config import Config, load_config
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import CheckpointRecord, plan_of, record_of
-from afcore.runs.run import begin_run, identify_run, run_lease
+from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent

@@ -47,7 +47,8 @@ def train(work: Path, store: Path, mode: str, policy: dict[str, Any]) -> list[di
     """What each epoch came to."""
     from afcore.config import parse_config
     from afcore.runs.epoch import run_epoch
-    from afcore.runs.run import begin_run, identify_run, run_lease
+    from afcore.runs.identify import identify_run
+    from afcore.runs.run import begin_run, run_lease
     from afcore.storage.objects import Storage
 
     tree = {

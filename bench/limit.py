@@ -47,7 +47,8 @@ from afcore.model.split_model import SplitModel
 from afcore.model.stacks import HIDDEN_STATES
 from afcore.runs.batches import training_schedule
 from afcore.runs.cache import RunCache
-from afcore.runs.run import Run, begin_run, identify_run
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run, begin_run
 from afcore.storage.objects import Storage
 from afcore.tasks.prepare import PreparedData
 from afcore.training.loop import Course, train_epoch

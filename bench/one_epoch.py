@@ -11,8 +11,9 @@ from pathlib import Path
 from afcore.config import Config, load_config
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.storage.objects import Storage
 
 HERE = Path(__file__).parent

@@ -21,18 +21,12 @@ from afcore.errors import StoppedError, StoreUnreachableError, WorkerLostError
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.tracking import Tracker
+from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import (
-    Run,
-    RunRecord,
-    begin_run,
-    identify_run,
-    open_run,
-    run_lease,
-)
+from afcore.runs.run import Run, RunRecord, begin_run, open_run, run_lease
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from pipelines.environment import configure_logging

@@ -162,7 +162,7 @@ def test_invariant_8_secrets_stay_in_the_environment(
     tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from afcore.config import parse_config
-    from afcore.runs.run import identify_run
+    from afcore.runs.identify import identify_run
 
     secret = "s3cr3t-value-of-a-key"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)

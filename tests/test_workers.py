@@ -16,9 +16,10 @@ from afcore.config import Config, parse_config
 from afcore.launch.job import Job
 from afcore.launch.launcher import close_launchers
 from afcore.launch.local import LaunchLocally
+from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import CheckpointRecord, done_reports, plan_of, record_of
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.spent import wall_seconds
 from afcore.storage.objects import Storage
 

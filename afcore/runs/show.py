@@ -13,6 +13,7 @@ from afcore.config import PEER_MODES, Config
 from afcore.errors import IntegrityError, UserError
 from afcore.results.report import EpochReport, RunReport
 from afcore.runs.checkpoint import part_key
+from afcore.runs.identify import decisive_settings
 from afcore.runs.records import (
     RECORD_NAMES,
     CheckpointRecord,
@@ -26,7 +27,6 @@ from afcore.runs.run import (
     Run,
     RunRecord,
     TrackedAs,
-    decisive_settings,
     lease_folder,
     read_record,
     record_key,

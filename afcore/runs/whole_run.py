@@ -14,10 +14,11 @@ from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.report import EpochReport, RunReport
 from afcore.runs.batches import training_schedule
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finish, finished_report
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import Run, begin_run, identify_run, open_run, run_lease
+from afcore.runs.run import Run, begin_run, open_run, run_lease
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from afcore.config import Config, load_config
-from afcore.runs.run import Run, identify_run
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run
 from afcore.storage.objects import Storage
 from bench.frontier_parts.yardstick import paid_seconds
 

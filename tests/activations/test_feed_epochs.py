@@ -20,8 +20,9 @@ from afcore.results.report import EpochReport
 from afcore.runs import cache as cache_module
 from afcore.runs import run as runs
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import CheckpointRecord, EpochStart, record_of
-from afcore.runs.run import Run, begin_run, identify_run, open_run, run_lease
+from afcore.runs.run import Run, begin_run, open_run, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 

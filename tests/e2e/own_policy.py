@@ -37,8 +37,9 @@ def main(config_file: str, *overrides: str) -> None:
     from afcore.config import load_config
     from afcore.preview import preview_run
     from afcore.runs.epoch import run_epoch
+    from afcore.runs.identify import identify_run
     from afcore.runs.records import CheckpointRecord, record_of
-    from afcore.runs.run import begin_run, identify_run, open_run, run_lease
+    from afcore.runs.run import begin_run, open_run, run_lease
     from afcore.storage.objects import Storage
 
     config = load_config(config_file, overrides)

@@ -257,7 +257,8 @@ def test_a_damaged_set_does_not_fail_the_run(
 
 def test_a_process_that_lost_its_lease_commits_nothing_more(config: Config) -> None:
     from afcore.runs.epoch import run_epoch
-    from afcore.runs.run import begin_run, identify_run, run_folder, run_lease
+    from afcore.runs.identify import identify_run
+    from afcore.runs.run import begin_run, run_folder, run_lease
 
     storage = Storage(config.store)
     run = begin_run(storage, identify_run(config, storage))

@@ -13,8 +13,9 @@ from afcore.preview import PlanReport
 from afcore.results.report import EpochReport
 from afcore.runs import decide
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import plan_of
-from afcore.runs.run import Run, begin_run, identify_run, read_record, run_lease
+from afcore.runs.run import Run, begin_run, read_record, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
 from tests.e2e.test_cli import autofreeze

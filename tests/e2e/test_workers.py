@@ -23,8 +23,9 @@ import pytest
 from afcore.config import Config, load_config
 from afcore.launch.launcher import close_launchers
 from afcore.results.report import EpochReport
+from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
-from afcore.runs.run import begin_run, identify_run, run_lease
+from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config, write_csv
 from tests.e2e.test_cli import autofreeze

@@ -9,7 +9,8 @@ from afcore.launch.launcher import close_launchers
 from afcore.measuring.worker_speed import Points, fit_workers
 from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import WorkerProfile
-from afcore.runs.run import Run, identify_run
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run
 from afcore.runs.run_profile import measure_workers
 from afcore.storage.objects import Storage
 from tests.planning.profiles import profile as make_profile

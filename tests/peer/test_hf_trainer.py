@@ -18,8 +18,8 @@ from afcore.model.split_model import SplitModel
 from afcore.peer.hf_trainer import Fitted, Recipe, fit
 from afcore.peer.trainer_run import RECIPES
 from afcore.runs.batches import training_schedule
+from afcore.runs.identify import identify_run
 from afcore.runs.records import best_epoch
-from afcore.runs.run import identify_run
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import find_score
 from afcore.tasks.prepare import PreparedData

@@ -19,10 +19,11 @@ from afcore.peer.trainer_run import _recipe
 from afcore.predict import predict_file
 from afcore.preview import preview_run
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.publish import finish
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from tests.conftest import write_config

@@ -10,8 +10,9 @@ from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import plan_of
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.storage.objects import Storage
 
 

@@ -15,7 +15,8 @@ from afcore.runs import decide
 from afcore.runs.cache import RunCache
 from afcore.runs.decide import RunPlanner, lacks_profile, possible_traces
 from afcore.runs.epoch import decide_first_epoch
-from afcore.runs.run import Run, identify_run
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run
 from afcore.storage.objects import Storage
 from afcore.training.trained import StepLog, TrainedEpoch
 from tests.planning.profiles import profile as make_profile

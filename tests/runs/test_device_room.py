@@ -11,7 +11,8 @@ from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config
 from afcore.runs import device_room
-from afcore.runs.run import Run, identify_run
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run
 from afcore.storage.objects import Storage
 
 CUDA = torch.device("cuda", 0)

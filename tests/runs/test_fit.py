@@ -12,7 +12,7 @@ from afcore.config import parse_config
 from afcore.data.examples import Examples
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.runs.fit import check_fit, check_length, num_positions
-from afcore.runs.run import identify_run
+from afcore.runs.identify import identify_run
 from afcore.storage.objects import Storage
 from afcore.tasks.prepare import PreparedData
 from afcore.tasks.text_classification import TextClassification

@@ -8,18 +8,10 @@ import transformers
 from afcore import numerics
 from afcore.config import Config, parse_config
 from afcore.errors import IntegrityError
-from afcore.runs import run as runs
+from afcore.runs import identify
+from afcore.runs.identify import identify_run
 from afcore.runs.publish import finished_report
-from afcore.runs.run import (
-    Run,
-    RunRecord,
-    begin_run,
-    find_run,
-    identify_run,
-    open_run,
-    read_record,
-    run_lease,
-)
+from afcore.runs.run import Run, RunRecord, begin_run, find_run, open_run, read_record, run_lease
 from afcore.storage.objects import Storage
 from tests.model.test_pretrained import configure
 
@@ -27,7 +19,7 @@ from tests.model.test_pretrained import configure
 def test_compiling_is_part_of_what_names_a_run(
     tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "check_compiler", lambda device: None)
+    monkeypatch.setattr(identify, "check_compiler", lambda device: None)
     config = parse_config(tiny_config, source="test")
     storage = Storage(config.store)
     compiled = config.replace(**{"training.compile": True})

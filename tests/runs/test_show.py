@@ -12,8 +12,9 @@ from rich.console import Console
 from afcore.config import Config, parse_config
 from afcore.errors import StoppedError, UserError
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import CheckpointRecord, EpochPlan, EpochStart, PartialRecord, record_of
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.show import RunStatus, find_status
 from afcore.storage.objects import Storage
 from pipelines.cli_show import epochs_table, intervals_table, print_status

@@ -16,9 +16,10 @@ from afcore.config import Config, parse_config
 from afcore.results.report import RunReport
 from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.publish import publish
 from afcore.runs.records import best_epoch
-from afcore.runs.run import begin_run, identify_run, run_lease
+from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.class_balance import score_warnings
 from afcore.tasks.known_tasks import find_score

@@ -14,9 +14,10 @@ from afcore.errors import ConfigError, DataError, StoppedError
 from afcore.predict import predict_file
 from afcore.runs.batches import batches_of
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.publish import described
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers

@@ -16,9 +16,9 @@ from afcore.config import Config, parse_config
 from afcore.data.builtin.digits import digit_rows
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.predict import predict_file
+from afcore.runs.identify import identify_run
 from afcore.runs.publish import described
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import identify_run
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate

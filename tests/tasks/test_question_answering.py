@@ -19,7 +19,8 @@ from afcore.data.table import Places, Table
 from afcore.errors import DataError
 from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
-from afcore.runs.run import begin_run, identify_run, run_lease
+from afcore.runs.identify import identify_run
+from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.answer_spans import best_span, span_of
 from afcore.tasks.answer_texts import read_answers

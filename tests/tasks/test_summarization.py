@@ -12,7 +12,8 @@ from afcore.config import Config, load_config, parse_config
 from afcore.data.examples import Column, Examples
 from afcore.errors import ConfigError, ModelError
 from afcore.runs.epoch import run_epoch
-from afcore.runs.run import Run, begin_run, identify_run, run_lease
+from afcore.runs.identify import identify_run
+from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.tasks.summarization import Summarization, shifted_right

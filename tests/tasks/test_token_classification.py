@@ -18,8 +18,9 @@ from afcore.data.sources import Rows
 from afcore.errors import DataError
 from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
 from afcore.runs.records import CheckpointRecord, record_of
-from afcore.runs.run import begin_run, identify_run, run_lease
+from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
 from afcore.tasks.task import NO_ANSWER

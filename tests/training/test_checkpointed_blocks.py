@@ -9,7 +9,7 @@ import transformers
 from afcore.config import Config, parse_config
 from afcore.errors import ConfigError
 from afcore.planning.choose_workers import MemoryModel, activation_bytes
-from afcore.runs.run import identify_run
+from afcore.runs.identify import identify_run
 from afcore.storage.objects import Storage
 from tests.tasks.test_each_task import losses, train
 from tests.training_setup import make_split

@@ -1,0 +1,260 @@
+"""What names a run: data, model and settings are looked at, and nothing is written."""
+
+import contextlib
+import importlib.metadata
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from afcore.compute import choose_compute
+from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
+from afcore.data.held_rows import HeldRows
+from afcore.digest import recipe_digest
+from afcore.errors import ConfigError, ModelError
+from afcore.model.adapters import add_adapters
+from afcore.model.checks import (
+    num_pretrained_blocks,
+    unused_parameters,
+    verify_finite,
+    verify_pooled,
+    verify_split,
+)
+from afcore.model.compile import check_compiler
+from afcore.model.own_settings import changed_setting, own_settings
+from afcore.model.pretrained import forward_settings
+from afcore.model.processors import load_processor
+from afcore.model.split_model import Batch, SplitModel
+from afcore.numerics import NUMERICS, numerics_of
+from afcore.prices import resolve_prices
+from afcore.runs.checkpoint import weight_digests
+from afcore.runs.fit import check_fit, check_length
+from afcore.runs.run import RunRecord, load_model_of, lora_settings
+from afcore.storage.objects import Storage
+from afcore.tasks.known_tasks import task_class
+from afcore.tasks.prepare import DataSources, PreparedData, prepare
+from afcore.tasks.task import Task
+
+__all__ = ["data_sources", "decisive_settings", "identify_run"]
+
+_SPLIT_TOLERANCE = 1e-4
+# Room differs between machines; what it changes, each epoch's order, is in its plan.
+_BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
+_WHERE = {"min", "launcher", "ray_address", "autoscaling"}
+_VERSIONED = ("torch", "transformers", "autofreeze")
+_WITHOUT_ADAPTERS = tuple(mode for mode in PEER_MODES if mode != "hf_trainer_lora")
+_PEER_VERSIONED = ("accelerate", "peft")  # what the Trainer stands on
+_log = logging.getLogger(__name__)
+
+
+def identify_run(
+    config: Config, storage: Storage, held: Mapping[str, HeldRows] | None = None
+) -> RunRecord:
+    """Prepare the data, look at the model, and name the run; nothing of the run is written yet.
+
+    Args:
+        config: of the run.
+        storage: where.
+        held: rows in memory, of the splits ``train``, ``validation`` and ``test`` that they are of,
+            instead of what the configuration names.
+
+    Raises:
+        UserError: for data, a model or settings that cannot be used together.
+    """
+    prices = resolve_prices(config.prices)  # a price that is missing is said now
+    compute = choose_compute(config.training.precision)
+    if config.training.compile:
+        check_compiler(compute.device)
+    processor = load_processor(task_class(config.task).processor, config.model.name)
+    data = prepare(
+        storage, processor, config.task, data_sources(config, held), config.data.max_length
+    )
+    task = data.task
+    for warning in task.warnings(data.validation, config.main_score):
+        _log.warning("%s.", warning)
+    model = _load_with_padding(config, task, processor)
+    task = task.fitted(model)
+    data = replace(data, task=task)
+    settings = own_settings(model)
+    if task.processor == "tokenizer":
+        check_length(config.data.max_length, config.model.name, model, processor)
+    check_fit(config.model.name, model, processor, data)
+    split = SplitModel(model, pool=config.training.pooled_last_block)
+    try:
+        config.freezing.begin(split.num_blocks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    data = data.of_length(_num_states(split, data))
+    uncacheable = _drawn_anew(config)
+    batch = _few_examples(split, data)
+    verify_finite(split, batch)
+    if config.mode not in PEER_MODES:
+        _log.info("last block: %s", _pooling(split))
+        verify_pooled(split, batch, _SPLIT_TOLERANCE)
+    if config.training.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            "training.gradient_checkpointing: Transformers cannot do it with "
+            f"{type(model).__name__}. Leave it out, or lower workers.micro_batch"
+        )
+    if config.mode in FREEZING_MODES and uncacheable is None:
+        # A prefix that is no function of the example cannot be cached, but may freeze.
+        half = max(1, split.num_blocks // 2)
+        uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
+        uncacheable = uncacheable or changed_setting(settings, own_settings(model))
+    if config.workers.max > 1:
+        _check_averaging(split, batch)
+    weights, num_pretrained = weight_digests(split), num_pretrained_blocks(split)
+    _check_adapters(config, split, batch, num_pretrained)
+    versions = _versions(config)
+    attention = model.config._attn_implementation
+    architecture = {**model.config.to_dict(), "attn_implementation": attention}
+    run_id = recipe_digest(
+        {
+            "schema": 3,
+            "numerics": _numerics(config),
+            "config": decisive_settings(config),
+            "architecture": forward_settings(architecture),
+            "data": data.digest,
+            "task": task.model_dump(),
+            "weights": weights,
+            "precision": compute.precision,
+            "device": compute.device.type,
+            "versions": versions,
+        }
+    )[:16]
+    return RunRecord(
+        run_id=run_id,
+        training_id=uuid.uuid4().hex[:16],
+        # In dollars: workers elsewhere have no table of the user's.
+        config=config.model_copy(update={"prices": PricesConfig(**vars(prices))}),
+        data=data.digest,
+        task=task,
+        architecture=architecture,
+        num_blocks=split.num_blocks,
+        num_pretrained=num_pretrained,
+        weights=weights,
+        precision=compute.precision,
+        versions=versions,
+        uncacheable=uncacheable,
+        structure=split.structure,
+        num_states=data.train.fixed_length,
+        revisions=dict(data.revisions),
+    )
+
+
+def data_sources(config: Config, held: Mapping[str, HeldRows] | None = None) -> DataSources:
+    """What is prepared, as the configuration says; instead of it what is in memory."""
+    names = {field.name for field in fields(DataSources)}
+    given: dict[str, Any] = config.data.model_dump(include=names - {"columns", "settings"})
+    given |= {"columns": config.data.columns, "settings": config.task_settings}
+    return DataSources(**given | dict(held or {}))
+
+
+def decisive_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide the weights a run ends with, or what it is charged for."""
+    sections = {"mode", "training"}
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"score": config.main_score.name})}
+    )
+    if config.adapter is not None and config.mode not in _WITHOUT_ADAPTERS:
+        sections |= {"adapter"}
+    if config.mode in PEER_MODES:
+        return config.model_dump(include=sections)
+    if config.mode in FREEZING_MODES:
+        sections |= {"freezing"}
+    if config.caches:
+        sections |= {"cache"}
+    decisive = config.model_dump(
+        include=sections | {"workers"}, exclude={"cache": _BUDGETS, "workers": _WHERE}
+    )
+    return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
+
+
+def _check_adapters(config: Config, split: SplitModel, batch: Batch, num_pretrained: int) -> None:
+    """Add them once, to see that they can be; the model is looked at no more afterwards."""
+    settings = lora_settings(config)
+    if settings is None or config.mode in PEER_MODES:
+        return
+    begins = config.freezing.begin(split.num_blocks, num_pretrained)
+    first = begins.boundary if config.freezes else 0
+    adapted = add_adapters(split, settings, range(first, split.num_blocks), config.training.seed)
+    verify_pooled(adapted, batch, _SPLIT_TOLERANCE)
+
+
+def _drawn_anew(config: Config) -> str | None:
+    if config.training.augmentation is None:
+        return None
+    return (
+        f"training.augmentation: {config.training.augmentation} draws each picture anew in every "
+        "epoch, so what frozen blocks put out is another each time"
+    )
+
+
+def _load_with_padding(config: Config, task: Task, tokenizer: Any) -> Any:
+    name, padding = config.model.name, task.pad_token_id
+    try:
+        return load_model_of(config, task)
+    except (AssertionError, ModelError) as error:  # torch's, of an index
+        if "adding_idx" not in str(error):
+            raise
+        raise ModelError(
+            f"the padding token of {name!r} is {padding} ({tokenizer.pad_token!r}), and the model "
+            "has no vector for it. Give the tokenizer that the model was trained with, or resize "
+            "the model's embeddings"
+        ) from error
+
+
+def _versions(config: Config) -> dict[str, str]:
+    wanted = [*_VERSIONED, *(_PEER_VERSIONED if config.mode in PEER_MODES else ())]
+    if config.adapter is not None and config.mode not in PEER_MODES:
+        wanted.append("peft")
+    versions = {}
+    for name in wanted:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # PEFT is optional
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _numerics(config: Config) -> dict[str, int]:
+    """Of the rooms whose numbers decide the run's result."""
+    if config.mode in PEER_MODES:
+        return numerics_of("data", "model", "peer")
+    left_out = {"peer"} | (set() if config.mode in FREEZING_MODES else {"freezing", "activations"})
+    return numerics_of(*(room for room in NUMERICS if room not in left_out))
+
+
+def _pooling(split: SplitModel) -> str:
+    if split.pooled is None:
+        return f"computed at every position ({split.pooled_reason})"
+    return f"computed at the position that the head reads ({split.pooled_reason})"
+
+
+def _check_averaging(split: SplitModel, batch: Batch) -> None:
+    unused = unused_parameters(split, batch)
+    if unused:
+        raise ModelError(
+            f"{type(split.model).__name__} has parameters that no gradient reaches "
+            f"({', '.join(unused[:3])}), so several workers cannot average them. Set workers.max "
+            "to 1."
+        )
+
+
+def _num_states(split: SplitModel, data: PreparedData) -> int | None:
+    """Hidden states of an example that is no sequence: all have as many."""
+    if data.train.fixed_length is None:
+        return None
+    device = next(split.model.parameters()).device
+    with torch.no_grad():
+        hidden = split.hidden(data.task.collate(data.train, np.arange(1), device)[0], 1)
+    return int(next(iter(hidden.values())).shape[1])
+
+
+def _few_examples(split: SplitModel, data: PreparedData) -> Batch:
+    lengths = data.train.lengths[:64]
+    ids = lengths.argsort()[:: max(1, len(lengths) // 4)][:4]
+    device = next(split.model.parameters()).device
+    return data.task.collate(data.train, ids, device)[0]

@@ -47,7 +47,6 @@ def train(work: Path, store: Path, mode: str, policy: dict[str, Any]) -> list[di
     """What each epoch came to."""
     from afcore.config import parse_config
     from afcore.runs.epoch import run_epoch
-    from afcore.runs.identify import identify_run
     from afcore.runs.run import begin_run, run_lease
     from afcore.storage.objects import Storage
 
@@ -66,6 +65,10 @@ def train(work: Path, store: Path, mode: str, policy: dict[str, Any]) -> list[di
         "cache": {"mode": "on"},
         "store": str(store),
     }
+    try:
+        from afcore.runs.identify import identify_run
+    except ImportError:  # as it was called before
+        from afcore.runs.run import identify_run
     config = parse_config(tree, source="fixed_seed")
     storage = Storage(config.store)
     run = begin_run(storage, identify_run(config, storage))

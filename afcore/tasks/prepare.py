@@ -156,9 +156,9 @@ def prepare(
         manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}}
         for name, rows in splits.items():
             make = task.training_examples if name == "train" else task.examples
-            content = make(processor, rows, max_length).encode()
-            storage.put(_key(digest, f"{name}.safetensors"), content)
-            manifest["splits"][name] = content_digest(content)
+            with _mapped_pieces(make(processor, rows, max_length)) as content:
+                storage.put(_key(digest, f"{name}.safetensors"), content)
+                manifest["splits"][name] = content_digest(content)
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
         data = open_prepared(storage, digest)
     if kind.processor == "tokenizer":

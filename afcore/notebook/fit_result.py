@@ -20,9 +20,8 @@ from afcore.predict import predict_rows
 from afcore.results.figures import course_figure
 from afcore.results.report import RunReport
 from afcore.runs.model_folder import check_output, write_model_folder
-from afcore.runs.publish import described
+from afcore.runs.publish import described, published_model
 from afcore.runs.run import Run
-from afcore.runs.state import load_checkpoint
 
 __all__ = ["FitResult"]
 
@@ -154,7 +153,7 @@ class FitResult:
     def _finetuned(self) -> FinetunedModel:
         """Opened when it is asked for: a recorded result is returned at once."""
         run, config = self._run, self.config
-        split = load_checkpoint(run, self.report.totals.best_epoch)[0]
+        split = published_model(run, self.report.totals.best_epoch)
         model = described(run, split.model.cpu()).eval()
         settings = ModelSettings.model_validate(getattr(model.config, MODEL_MARK))
         settings = settings.model_copy(update={"columns": config.data.columns})

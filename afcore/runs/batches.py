@@ -12,7 +12,7 @@ from afcore.data.order import epoch_batches, group_lengths, of_groups, windowed_
 from afcore.runs.run import Run
 from afcore.training.schedule import Schedule
 
-__all__ = ["batches_of", "training_schedule"]
+__all__ = ["batches_of", "run_schedule", "training_schedule"]
 
 
 def batches_of(
@@ -46,6 +46,15 @@ def batches_of(
         whole = windowed_batches(lengths, shards, window_shards=window_shards, **settings)
     steps = training_schedule(config.training, len(lengths)).steps_in(epoch)
     return [of_groups(groups, size) for groups in whole[:steps]]
+
+
+def run_schedule(run: Run, examples: Examples) -> Schedule:
+    """How long a run on the training split lasts at most, and its learning rate."""
+    return training_schedule(
+        run.config.training,
+        run.record.task.num_groups(examples),
+        cycle_epochs=run.config.cycle_epochs,
+    )
 
 
 def training_schedule(

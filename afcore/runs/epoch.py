@@ -34,7 +34,7 @@ from afcore.errors import StoppedError
 from afcore.interrupt import committing
 from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
-from afcore.runs.batches import batches_of, training_schedule
+from afcore.runs.batches import batches_of, run_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoint import collect_parts, load_weights
 from afcore.runs.decide import lacks_profile
@@ -148,11 +148,7 @@ class _Epoch:
         self._usage = replace(run.storage.usage)
         self._launched = launched
         self._launch_seconds = 0.0
-        self._schedule = training_schedule(
-            run.config.training,
-            run.record.task.num_groups(self._data.train),
-            cycle_epochs=run.config.cycle_epochs,
-        )
+        self._schedule = run_schedule(run, self._data.train)
 
     def run(self) -> EpochReport:
         """From what is committed to the epoch's report."""

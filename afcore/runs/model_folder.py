@@ -9,14 +9,12 @@ from typing import Any
 
 from afcore.config import PEER_MODES, Config
 from afcore.errors import ConfigError, StoreError
-from afcore.model.adapters import merge_adapters
 from afcore.model.processors import processor_of
 from afcore.results.model_card import model_card
 from afcore.results.report import RunReport
 from afcore.results.tracking import Tracker
-from afcore.runs.publish import described, finished_report, write_adapters
+from afcore.runs.publish import described, finished_report, published_model, write_adapters
 from afcore.runs.run import Run, open_run
-from afcore.runs.state import load_checkpoint
 from afcore.storage.outputs import check_folder, new_folder
 
 __all__ = ["check_output", "write_model_folder"]
@@ -77,7 +75,7 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
 def _best_model(run: Run, report: RunReport) -> Any:
     """On the CPU. The Trainer's modes leave no checkpoints: MLflow has their model."""
     if run.config.mode not in PEER_MODES:
-        return merge_adapters(load_checkpoint(run, report.totals.best_epoch)[0]).model.cpu()
+        return published_model(run, report.totals.best_epoch).model.cpu()
     assert report.mlflow_run_id is not None
     tracking, auto_class = run.config.tracking, run.record.task.auto_class
     return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)

@@ -51,6 +51,7 @@ __all__ = [
     "finished_report",
     "publish",
     "publish_report",
+    "published_model",
     "run_report",
     "scored_test",
     "totals_report",
@@ -126,6 +127,11 @@ def write_adapters(run: Run, epoch: int, folder: Path) -> bool:
         _log.warning("the adapters are in the model's weights and nowhere else: %s", error)
         return False
     return True
+
+
+def published_model(run: Run, epoch: int) -> SplitModel:
+    """An epoch's, as it is tested and published: adapters are merged into its weights."""
+    return merge_adapters(load_checkpoint(run, epoch)[0])
 
 
 def described(run: Run, model: Any) -> Any:
@@ -241,7 +247,7 @@ def _test_best(run: Run) -> _Tested:
     checkpoints = _checkpoints(run)
     epochs, data = done_reports(run, len(checkpoints)), run.data()
     best = best_epoch(epochs, run.config.main_score).epoch
-    split = merge_adapters(load_checkpoint(run, best)[0])  # what is tested is what is published
+    split = published_model(run, best)
     if data.test is None:
         return _Tested(data, split, epochs, checkpoints, best, {}, None)
     clock = time.perf_counter()

@@ -12,7 +12,7 @@ from afcore.errors import ConfigError, StoppedError
 from afcore.interrupt import catch_sigint, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.report import EpochReport, RunReport
-from afcore.runs.batches import training_schedule
+from afcore.runs.batches import run_schedule
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
@@ -89,10 +89,7 @@ def complete_run(
 
 def _train(run: Run, lease: Lease, onlooker: Onlooker) -> None:
     """All epochs; a stop by SIGINT comes out as Python's own exception."""
-    schedule = training_schedule(
-        run.config.training, len(run.data().train), cycle_epochs=run.config.cycle_epochs
-    )
-    onlooker.begun(run, schedule.total_steps)
+    onlooker.begun(run, run_schedule(run, run.data().train).total_steps)
     with catch_sigint() as signals:
         try:
             _train_epochs(run, lease, onlooker)

@@ -124,13 +124,14 @@ def predict_file(
     model.model.to(compute.device)
     predicted = Predicted(model.task)
     with _as_options(), _writer(output, kind) as writer:
+        known = _known_fields(model.task, columns)
         for table in _tables(source, encoding):
-            fields = _fields(source, table, model.task, columns, asked)
+            fields = _fields(source, table, known, asked)
             rows = _inputs(source, table, fields)
             examples = _examples(model, model_name, rows)
             answers = _answers(model, examples, compute, predicted.num_rows, progress)
             predicted.num_rows += len(rows)
-            if not _has_targets(model.task, columns):
+            if not any(one.is_target for one in known):  # rows are held against themselves
                 predicted.add(rows, examples, answers)
             for one in fields:
                 if one.is_target:
@@ -153,10 +154,10 @@ def predict_rows(model: FinetunedModel, rows: HeldRows) -> list[Any]:
     Raises:
         DataError: for rows that cannot be read.
     """
-    columns, compute = model.settings.columns, choose_compute(model.settings.precision)
-    fields = model.task.fields(model.task.named_columns(columns))
-    table = rows.table([one.column for one in fields if not one.is_target])
-    found = _inputs(rows.name, table, _fields(rows.name, table, model.task, columns, ()))
+    compute = choose_compute(model.settings.precision)
+    known = _known_fields(model.task, model.settings.columns)
+    table = rows.table([one.column for one in known if not one.is_target])
+    found = _inputs(rows.name, table, _fields(rows.name, table, known, ()))
     examples = _examples(model, "the model", found)
     model.model.to(compute.device)
     answers = _answers(model, examples, compute, 0, lambda _: None)
@@ -215,30 +216,27 @@ def _tables(source: str, encoding: str) -> Iterator[Table]:
         raise DataError(f"cannot load the data {source!r}: {innermost_reason(error)}") from error
 
 
-def _fields(
-    source: str, table: Table, task: Task, columns: Mapping[str, str | None], asked: Collection[str]
-) -> list[Field]:
-    """Those of the task that the table has; it must have the inputs, and what is ``asked`` for."""
+def _known_fields(task: Task, columns: Mapping[str, str | None]) -> list[Field]:
+    """All of the task; without a target among them, all rows are scored."""
+    return task.fields(task.named_columns(columns))
+
+
+def _fields(source: str, table: Table, known: list[Field], asked: Collection[str]) -> list[Field]:
+    """Those that the table has; it must have the inputs, and what is ``asked`` for."""
     if not len(table):
         raise DataError(f"data {source!r} has no rows")
-    fields = task.fields(task.named_columns(columns))
-    for one in fields:
+    for one in known:
         if one.column not in table.columns and (one.key in asked or not one.is_target):
             raise DataError(
                 f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
                 f"Name the column with --{one.key.replace('_', '-')}."
             )
-    inputs = {one.column for one in fields if not one.is_target}
+    inputs = {one.column for one in known if not one.is_target}
     return [
         one
-        for one in fields
+        for one in known
         if not one.is_target or (one.column in table.columns and one.column not in inputs)
     ]
-
-
-def _has_targets(task: Task, columns: Mapping[str, str | None]) -> bool:
-    """Whether rows may lack what answers are held against; else all of them are scored."""
-    return any(one.is_target for one in task.fields(task.named_columns(columns)))
 
 
 def _inputs(source: str, table: Table, fields: list[Field]) -> Rows:

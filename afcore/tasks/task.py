@@ -303,7 +303,8 @@ class Task(BaseModel, ABC):
 
     def is_asked(self, score: Score | None) -> bool:
         """Whether :meth:`answers` are needed for a score; None: for all of them."""
-        return not self.generates or score is None or not {*score.rows} <= {"losses", "weights"}
+        wanted = (score,) if self.generates and score is not None else self.scores
+        return any(not {*one.rows} <= {"losses", "weights"} for one in wanted)
 
     @abstractmethod
     def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from afcore.data.examples import Column, Examples
@@ -24,6 +23,7 @@ from afcore.tasks.label_names import (
 from afcore.tasks.scores import TOKEN_LOSS, RowValues, Score
 from afcore.tasks.task import NO_ANSWER, Reads, Targets, Task
 from afcore.tasks.tokenizing import check_offsets, encodings
+from afcore.tasks.tokens import mean_losses, num_answers, token_loss, unigram_entropy
 from afcore.tasks.word_positions import NOT_READ, word_positions
 
 __all__ = ["TokenClassification"]
@@ -147,20 +147,15 @@ class TokenClassification(Task):
 
     def losses(self, outputs: Tensor, targets: Targets) -> Tensor:
         """[b], mean cross-entropy, in nats, of an example's words, from [b, s, c] logits."""
-        labels = targets["labels"]
-        each = torch.nn.functional.cross_entropy(
-            outputs.transpose(1, 2), labels, reduction="none", ignore_index=NO_ANSWER
-        )
-        return each.sum(1) / (labels != NO_ANSWER).sum(1).clamp(min=1)
+        return mean_losses(outputs, targets["labels"])
 
     def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
         """Of all words of the batch; outputs may be [m, c], of words alone."""
-        flat = outputs.flatten(end_dim=-2), targets["labels"].flatten()
-        return torch.nn.functional.cross_entropy(*flat, ignore_index=NO_ANSWER)
+        return token_loss(outputs, targets["labels"])
 
     def weights(self, examples: Examples) -> npt.NDArray[np.int64] | None:
         """Words that are read."""
-        return _sums(examples.targets["labels"], lambda labels: labels != NO_ANSWER)
+        return num_answers(examples.targets["labels"])
 
     def answered_alone(self, targets: Targets) -> Tensor:
         """Where words begin."""
@@ -168,9 +163,7 @@ class TokenClassification(Task):
 
     def chance_loss(self, examples: Examples) -> float:
         """Of always answering the labels' shares: their entropy, in nats."""
-        labels = examples.targets["labels"].values
-        shares = np.bincount(labels[labels != NO_ANSWER]) / (labels != NO_ANSWER).sum()
-        return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
+        return unigram_entropy(examples.targets["labels"])
 
     def answers(self, outputs: Tensor, inputs: dict[str, Tensor], model: Any) -> Tensor:
         """[b, s], the label with the largest logit."""
@@ -230,15 +223,6 @@ def _at_positions(labels: list[int], positions: list[int], num_tokens: int) -> l
         if position != NOT_READ:
             found[position] = label
     return found
-
-
-def _sums(
-    column: Column, counted: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-) -> npt.NDArray[np.int64]:
-    """[n], how many of an example's values are counted."""
-    assert column.offsets is not None
-    before = np.concatenate([[0], np.cumsum(counted(column.values))])
-    return np.diff(before[column.offsets]).astype(np.int64)
 
 
 def _check_labels(rows: Rows) -> None:

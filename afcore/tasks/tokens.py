@@ -15,8 +15,8 @@ __all__ = ["mean_losses", "num_answers", "token_loss", "unigram_entropy"]
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean log loss over all tokens of a batch, in nats."""
-    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_ANSWER)
+    """The mean log loss over all tokens of a batch, in nats; [m, v] and [m] will do too."""
+    return cross_entropy(logits.flatten(end_dim=-2), labels.flatten(), ignore_index=NO_ANSWER)
 
 
 def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:

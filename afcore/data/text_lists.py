@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from afcore.data.sources import read_labels
-from afcore.data.table import Table
+from afcore.data.sources import Field, read_labels
+from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["read_text_lists"]
+__all__ = ["is_list", "read_inner", "read_text_lists"]
 
 
 def read_text_lists(
@@ -31,7 +31,7 @@ def read_text_lists(
         DataError: for a value that is neither, or a list with something that is no text.
     """
     values = table.columns[column]
-    if not any(_is_list(value) for value in values):
+    if not any(is_list(value) for value in values):
         texts = read_labels(source, key, column, table)
         written = [_written_list(text) for text in texts]
         if any(written) and all(one is not None for one in written):
@@ -40,19 +40,32 @@ def read_text_lists(
             return [text.split(separator) for text in texts]
     rows = [[] if value is None else value for value in values]
     for row, value in enumerate(rows):
-        if not _is_list(value):
+        if not is_list(value):
             raise DataError(
                 f"data {source!r}: column {column!r} holds lists, and {str(value)[:40]!r} in "
                 f"{table.places.name(row)}. Write a list in each row"
             )
+    return read_inner(Field(key, column, read_labels), source, rows, table.places)
+
+
+def read_inner(field: Field, source: str, rows: list[Any], places: Places) -> list[list[Any]]:
+    """What stands in lists, read by a field as a column of its own; in lists again.
+
+    Args:
+        field: that reads.
+        source: name of the data.
+        rows: lists.
+        places: of these.
+    """
     sizes = [len(value) for value in rows]
-    places = table.places.pick(np.repeat(np.arange(len(rows)), sizes))
-    inner = Table([column], {column: [one for value in rows for one in value]}, places)
-    flat = iter(read_labels(source, key, column, inner))
+    of_each = places.pick(np.repeat(np.arange(len(rows)), sizes))
+    inner = Table([field.column], {field.column: [one for row in rows for one in row]}, of_each)
+    flat = iter(field.read(source, field.key, field.column, inner))
     return [[next(flat) for _ in range(size)] for size in sizes]
 
 
-def _is_list(value: Any) -> bool:
+def is_list(value: Any) -> bool:
+    """As formats and libraries give them."""
     return isinstance(value, list | tuple | np.ndarray)
 
 

@@ -5,11 +5,13 @@ A boundary ``k`` means that blocks ``0..k-1`` and the embeddings are frozen. It 
 """
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from afcore.freezing.settling import CYCLE_EPOCHS
@@ -23,6 +25,7 @@ __all__ = [
     "IntervalStatistics",
     "by_epoch",
     "check_depth",
+    "loss_statistics",
 ]
 
 
@@ -35,6 +38,16 @@ def _unpacked(memory: object) -> object:
 _Memory = Annotated[
     dict[str, Any], BeforeValidator(_unpacked), PlainSerializer(json.dumps, when_used="json")
 ]
+
+
+def loss_statistics(losses: Sequence[float]) -> dict[str, float]:
+    """Of an interval: ``train_loss``, the mean over its steps, and ``train_loss_error``.
+
+    The latter is the standard error of the mean; 0 of a single step.
+    """
+    count = len(losses)
+    error = float(np.std(losses, ddof=1) / math.sqrt(count)) if count > 1 else 0.0
+    return {"train_loss": float(np.mean(losses)), "train_loss_error": error}
 
 
 class IntervalStatistics(BaseModel):

@@ -3,14 +3,13 @@
 import torch
 
 from afcore.errors import ModelError
-from afcore.model.forwards import evaluating, largest_difference, logits_of
+from afcore.model.forwards import evaluating, largest_difference, logits_of, without_padding
 from afcore.model.split_model import Batch, SplitModel
 from afcore.model.trial import (
     depends_on_neighbours,
     read_back,
     relative_difference,
     set_obstacle,
-    without_padding,
 )
 
 __all__ = [

@@ -18,6 +18,7 @@ __all__ = [
     "logits_of",
     "replaced_forwards",
     "taken_by",
+    "without_padding",
 ]
 
 Batch = Mapping[str, Tensor]
@@ -87,3 +88,12 @@ def logits_of(output: Any) -> Tensor:
         raise AttributeError("it puts out no logits")
     logits: Tensor = found[0] if len(found) == 1 else torch.stack(found, -1)
     return logits
+
+
+def without_padding(outputs: Tensor, batch: Batch) -> Tensor:
+    """With zeros at padding, where there is an output for each token."""
+    mask = batch.get("attention_mask")
+    if mask is None or outputs.ndim < 3 or outputs.shape[:2] != mask.shape:
+        return outputs
+    shown = mask.view(*mask.shape, *[1] * (outputs.ndim - 2)) != 0
+    return outputs.where(shown, 0.0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from afcore.model.forwards import Batch, Hidden, evaluating
+from afcore.model.forwards import Batch, Hidden, evaluating, without_padding
 from afcore.model.split_model import SplitModel
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "results_of",
     "rows_at",
     "set_obstacle",
-    "without_padding",
 ]
 
 _SMALL = 1e-2  # of the largest gradient: a parameter's own gradient may be nothing but rounding
@@ -114,15 +113,6 @@ def results_of(
     gradients = {n: p.grad.clone() for n, p in named if p.requires_grad and p.grad is not None}
     split.model.zero_grad(set_to_none=True)
     return Results(outputs.detach(), loss.detach(), gradients)
-
-
-def without_padding(outputs: Tensor, batch: Batch) -> Tensor:
-    """With zeros at padding, where there is an output for each token."""
-    mask = batch.get("attention_mask")
-    if mask is None or outputs.ndim < 3 or outputs.shape[:2] != mask.shape:
-        return outputs
-    shown = mask.view(*mask.shape, *[1] * (outputs.ndim - 2)) != 0
-    return outputs.where(shown, 0.0)
 
 
 def _loss(outputs: Tensor) -> Tensor:

@@ -119,8 +119,8 @@ def fit(
         arguments = _arguments(training, score, compute, recipe, folder)
         if "input_ids" not in data.train.inputs:
             arguments.train_sampling_strategy = "random"  # all are of one length
-        trainer = _make_trainer(model, processor, data, arguments, watch)
-        trainer.train_dataset = _Features(data.train, data.task.group_size, training.augmentation)
+        examples = _Features(data.train, data.task.group_size, training.augmentation)
+        trainer = _make_trainer(model, processor, data, examples, arguments, watch)
         if recipe.early_stopping_patience is not None:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
         schedule = training_schedule(training, data.task.num_groups(data.train))
@@ -183,6 +183,7 @@ def _make_trainer(
     model: Any,
     processor: Any,
     data: PreparedData,
+    examples: "_Features",
     arguments: TrainingArguments,
     watch: "_Watch",
 ) -> "_TaskTrainer":
@@ -190,7 +191,7 @@ def _make_trainer(
     trainer = _TaskTrainer(
         model=model,
         args=arguments,
-        train_dataset=_Features(data.train, data.task.group_size),
+        train_dataset=examples,
         eval_dataset=_Features(data.validation, data.task.group_size),
         data_collator=partial(_collate, task=data.task),
         processing_class=processor,

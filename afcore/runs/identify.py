@@ -89,21 +89,10 @@ def identify_run(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     data = data.of_length(_num_states(split, data))
-    uncacheable = _drawn_anew(config)
     batch = _few_examples(split, data)
-    verify_finite(split, batch)
-    if config.mode not in PEER_MODES:
-        _log.info("last block: %s", _pooling(split))
-        verify_pooled(split, batch, _SPLIT_TOLERANCE)
-    if config.training.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise ConfigError(
-            "training.gradient_checkpointing: Transformers cannot do it with "
-            f"{type(model).__name__}. Leave it out, or lower workers.micro_batch"
-        )
-    if config.mode in FREEZING_MODES and uncacheable is None:
-        # A prefix that is no function of the example cannot be cached, but may freeze.
-        half = max(1, split.num_blocks // 2)
-        uncacheable = verify_split(split, batch, half, _SPLIT_TOLERANCE)
+    _check_model(config, split, batch)
+    uncacheable = _uncacheable(config, split, batch)
+    if config.mode in FREEZING_MODES:
         uncacheable = uncacheable or changed_setting(settings, own_settings(model))
     if config.workers.max > 1:
         _check_averaging(split, batch)
@@ -185,13 +174,29 @@ def _check_adapters(config: Config, split: SplitModel, batch: Batch, num_pretrai
     verify_pooled(adapted, batch, _SPLIT_TOLERANCE)
 
 
-def _drawn_anew(config: Config) -> str | None:
-    if config.training.augmentation is None:
+def _check_model(config: Config, split: SplitModel, batch: Batch) -> None:
+    """It gives numbers, and can be run as the settings say."""
+    verify_finite(split, batch)
+    if config.mode not in PEER_MODES:
+        _log.info("last block: %s", _pooling(split))
+        verify_pooled(split, batch, _SPLIT_TOLERANCE)
+    if config.training.gradient_checkpointing and not split.model.supports_gradient_checkpointing:
+        raise ConfigError(
+            "training.gradient_checkpointing: Transformers cannot do it with "
+            f"{type(split.model).__name__}. Leave it out, or lower workers.micro_batch"
+        )
+
+
+def _uncacheable(config: Config, split: SplitModel, batch: Batch) -> str | None:
+    """Why a prefix is no function of the example: then it cannot be cached, but may freeze."""
+    if config.training.augmentation is not None:
+        return (
+            f"training.augmentation: {config.training.augmentation} draws each picture anew in "
+            "every epoch, so what frozen blocks put out is another each time"
+        )
+    if config.mode not in FREEZING_MODES:
         return None
-    return (
-        f"training.augmentation: {config.training.augmentation} draws each picture anew in every "
-        "epoch, so what frozen blocks put out is another each time"
-    )
+    return verify_split(split, batch, max(1, split.num_blocks // 2), _SPLIT_TOLERANCE)
 
 
 def _load_with_padding(config: Config, task: Task, tokenizer: Any) -> Any:

@@ -12,10 +12,11 @@ from torch import Tensor
 from afcore.data.examples import Examples
 from afcore.data.sources import Field, Rows, read_labels, read_texts
 from afcore.data.table import Table
+from afcore.data.text_lists import is_list, read_inner
 from afcore.errors import DataError
 from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
 from afcore.tasks.task import Targets
-from afcore.tasks.text import TextTask
+from afcore.tasks.text import TextTask, text_fields
 
 __all__ = ["MultipleChoice", "read_choices", "read_numbers_of_choices"]
 
@@ -26,22 +27,21 @@ def read_choices(source: str, key: str, column: str, table: Table) -> list[list[
     Raises:
         DataError: for a value that is no list, or a text in it that is blank.
     """
-    found = []
-    for row, value in enumerate(table.columns[column]):
-        if not isinstance(value, list | tuple | np.ndarray):
+    values = table.columns[column]
+    for row, value in enumerate(values):
+        if not is_list(value):
             raise DataError(
                 f"data {source!r}: column {column!r} holds {str(value)[:40]!r} in "
                 f"{table.places.name(row)}, and a list of texts was expected. Name a column of "
                 f"lists, or the columns of the choices with commas between them, with data.{key}"
             )
-        inner = Table([column], {column: list(value)}, table.places.pick([row] * len(value)))
-        texts = read_texts(source, key, column, inner)
+    found = read_inner(Field(key, column, read_texts), source, values, table.places)
+    for row, texts in enumerate(found):
         if not all(text.strip() for text in texts):
             raise DataError(
                 f"data {source!r}: column {column!r} has a blank choice in "
                 f"{table.places.name(row)}. Fill it, or remove the row"
             )
-        found.append(texts)
     return found
 
 
@@ -89,14 +89,9 @@ class MultipleChoice(TextTask):
     @classmethod
     def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
         """``text``, ``text_pair`` where ``columns`` has it, ``choices``, and ``label``."""
-        text, pair, choices, label = (
-            columns.get(key) for key in ("text", "text_pair", "choices", "label")
-        )
-        assert text is not None
+        choices, label = columns["choices"], columns.get("label")
         assert choices is not None
-        found = [Field("text", text, read_texts)]
-        if pair is not None:
-            found.append(Field("text_pair", pair, read_texts))
+        found = text_fields(columns)
         names = [name.strip() for name in choices.split(",")]
         if len(names) == 1:
             found.append(Field("choices", choices, read_choices))

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from afcore.data.examples import Column, Examples
-from afcore.data.sources import Field, Rows, read_texts
+from afcore.data.sources import Field, Rows
 from afcore.errors import DataError
 from afcore.tasks.answer_spans import OUTSIDE, Span, best_span, span_of
 from afcore.tasks.answer_texts import KnownAnswer, read_answers
 from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
 from afcore.tasks.squad_scores import exact_match, token_f1
 from afcore.tasks.task import Reads, Targets, Task
+from afcore.tasks.text import text_fields
 from afcore.tasks.tokenizing import check_offsets, encodings
 
 __all__ = ["QuestionAnswering"]
@@ -65,11 +66,7 @@ class QuestionAnswering(Task):
     @classmethod
     def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
         """``text``, the question; ``text_pair``, the context; and ``label``, the answers."""
-        found = [
-            Field(key, column, read_texts)
-            for key in ("text", "text_pair")
-            if (column := columns.get(key)) is not None
-        ]
+        found = text_fields(columns)
         label = columns.get("label")
         if label is not None:
             found.append(Field("label", label, read_answers, may_be_blank=True, is_target=True))

@@ -13,7 +13,16 @@ from afcore.errors import DataError
 from afcore.tasks.task import Task
 from afcore.tasks.tokenizing import encodings
 
-__all__ = ["TextTask"]
+__all__ = ["TextTask", "text_fields"]
+
+
+def text_fields(columns: Mapping[str, str | None]) -> list[Field]:
+    """``text``, and ``text_pair`` where ``columns`` has it."""
+    return [
+        Field(key, column, read_texts)
+        for key in ("text", "text_pair")
+        if (column := columns.get(key)) is not None
+    ]
 
 
 class TextTask(Task):
@@ -33,11 +42,7 @@ class TextTask(Task):
     @classmethod
     def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
         """``text``, ``text_pair`` where ``columns`` has it, and ``label``."""
-        found = [
-            Field(key, column, read_texts)
-            for key in ("text", "text_pair")
-            if (column := columns.get(key)) is not None
-        ]
+        found = text_fields(columns)
         label = columns.get("label")
         if label is not None:
             blank = cls.label_may_be_blank

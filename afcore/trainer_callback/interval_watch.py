@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from afcore.distributed import WorkerGroup
+from afcore.freezing.policy import loss_statistics
 from afcore.model.split_model import SplitModel
 from afcore.training.gradients import GradientSums, norms_of_gradients
 
@@ -72,15 +73,11 @@ class IntervalWatch:
     def statistics(self) -> dict[str, Any]:
         """Of the whole interval, as :class:`afcore.freezing.policy.IntervalStatistics` has them."""
         self.read()
-        losses, count = self.losses or [math.nan], len(self.losses)
         return {
             **self.sums.finish(),
             "num_steps": self.num_steps,
             "learning_rate": float(np.mean(self.rates)),
-            "train_loss": float(np.mean(losses)),
-            "train_loss_error": float(np.std(losses, ddof=1) / math.sqrt(count))
-            if count > 1
-            else 0.0,
+            **loss_statistics(self.losses or [math.nan]),
         }
 
     def load(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from afcore.activations.feed import HiddenFeed
-from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics
+from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics, loss_statistics
 from afcore.freezing.settling import has_settled
 from afcore.tasks.scores import LOG_LOSS, Score, remaining_errors
 from afcore.trainee import Trainee
@@ -229,10 +229,7 @@ def _decide(
         epoch=epoch,
         num_epochs=schedule.num_epochs,
         ends_cycle=schedule.ends_cycle(epoch),
-        train_loss=float(np.mean(losses)),
-        train_loss_error=float(np.std(losses, ddof=1) / math.sqrt(len(losses)))
-        if len(losses) > 1
-        else 0.0,
+        **loss_statistics(losses),
         validation_losses=tuple(scores["loss"] for scores in validations),
         chance_loss=chance,
         validation_errors=remaining_errors(course.score, validations),

@@ -23,6 +23,7 @@ from afcore.activations.feed import HiddenFeed
 from afcore.distributed import WorkerGroup
 from afcore.errors import AutoFreezeError
 from afcore.model.compile import Backend, SuffixCompiler
+from afcore.model.forwards import without_padding
 from afcore.model.split_model import Batch, Hidden
 from afcore.tasks.task import Targets
 from afcore.trainee import Trainee
@@ -157,7 +158,9 @@ class Steps:
         with torch.no_grad(), self._compute.autocast():
             rounding = partial(round_block, dtype=dtype)
             hidden = self._split.hidden(batch, boundary, start, hidden, rounding)
-            return _without_padding(round_boundary(hidden, dtype), batch)
+            # As in what is read back: a loss may be over all columns, as that of spans is.
+            states = round_boundary(hidden, dtype)
+            return {name: without_padding(one, batch) for name, one in states.items()}
 
     def solve_head(self) -> None:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
@@ -236,19 +239,6 @@ def _together(parts: list[Targets]) -> Targets:
 def _some(named: Batch, part: slice) -> Batch:
     """Of a batch, or of its hidden states, some of the examples."""
     return {name: values[part] for name, values in named.items()}
-
-
-def _without_padding(hidden: Hidden, batch: Batch) -> Hidden:
-    """Zeros there, as in what is read back: a loss may be over all columns, as that of spans is."""
-    mask = batch.get("attention_mask")
-    if mask is None:
-        return hidden
-    return {
-        name: states * mask.unsqueeze(-1).to(states.dtype)
-        if states.shape[:2] == mask.shape
-        else states
-        for name, states in hidden.items()
-    }
 
 
 class Losses:

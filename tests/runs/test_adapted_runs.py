@@ -13,12 +13,11 @@ import transformers
 from peft import PeftModel
 
 from afcore.config import Config, check_extras, parse_config
-from afcore.errors import ConfigError, StoppedError
+from afcore.errors import ConfigError
 from afcore.model.adapters import LoraSettings, adapted_blocks
 from afcore.peer.trainer_run import _recipe
 from afcore.predict import predict_file
 from afcore.preview import preview_run
-from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.publish import finish
@@ -28,7 +27,7 @@ from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
 from tests.e2e.test_cli import autofreeze
-from tests.test_stopping import after
+from tests.tasks.test_each_task import losses, train
 
 BASE = ["embeddings", *(f"block.{i:03d}" for i in range(4))]
 
@@ -42,26 +41,10 @@ def config(tiny_config: dict[str, Any]) -> Config:
     return parse_config(tiny_config, source="test")
 
 
-def train(config: Config, stop_after: int | None = None) -> Run:
-    storage = Storage(config.store)
-    run = begin_run(storage, identify_run(config, storage), fresh=True)
-    for epoch in range(1, config.training.num_epochs + 1):
-        with run_lease(storage, run.record.run_id) as lease:
-            if stop_after is not None and epoch == 2:
-                with pytest.raises(StoppedError):
-                    run_epoch(run, epoch, lease.number, stop=after(stop_after))
-            run_epoch(run, epoch, lease.number)
-    return run
-
-
 def checkpoint(run: Run, epoch: int) -> CheckpointRecord:
     record = record_of(run, epoch, CheckpointRecord)
     assert record is not None
     return record
-
-
-def losses(run: Run) -> list[float]:
-    return [step.loss for epoch in (1, 2) for step in checkpoint(run, epoch).trained.steps]
 
 
 def test_stopped_and_gone_on_is_undisturbed_and_the_base_is_stored_once(config: Config) -> None:

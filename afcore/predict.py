@@ -128,18 +128,18 @@ def predict_file(
         for table in _tables(source, encoding):
             fields = _fields(source, table, known, asked)
             rows = _inputs(source, table, fields)
+            some, ids = _labelled(source, table, fields, rows)
+            if len(ids) == len(rows):
+                rows = some  # all of them, with what they should be answered with
             examples = _examples(model, model_name, rows)
             answers = _answers(model, examples, compute, predicted.num_rows, progress)
             predicted.num_rows += len(rows)
-            if not any(one.is_target for one in known):  # rows are held against themselves
+            predicted.labelled |= any(one.is_target for one in fields)
+            if rows is some or not any(one.is_target for one in known):
                 predicted.add(rows, examples, answers)
-            for one in fields:
-                if one.is_target:
-                    predicted.labelled = True
-                    some, ids = _labelled(source, table, one, rows)
-                    if ids:
-                        theirs = answers[examples.of_rows(np.asarray(ids))]
-                        predicted.add(some, _examples(model, model_name, some), theirs)
+            elif ids:
+                theirs = answers[examples.of_rows(np.asarray(ids))]
+                predicted.add(some, _examples(model, model_name, some), theirs)
             writer.write(_columns(source, table, model.task, examples, answers, probabilities))
     return predicted
 
@@ -248,8 +248,11 @@ def _inputs(source: str, table: Table, fields: list[Field]) -> Rows:
     return rows
 
 
-def _labelled(source: str, table: Table, label: Field, rows: Rows) -> tuple[Rows, list[int]]:
+def _labelled(source: str, table: Table, fields: list[Field], rows: Rows) -> tuple[Rows, list[int]]:
     """Rows with a label, and their numbers; a blank one is none, where the task has no such."""
+    label = next((one for one in fields if one.is_target), None)
+    if label is None:
+        return rows.pick([]), []
     values = table.columns[label.column]
     ids = list(range(len(rows)))
     if not label.may_be_blank:

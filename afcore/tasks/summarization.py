@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,15 +13,15 @@ from torch import Tensor
 
 from afcore.data.examples import Column, Examples
 from afcore.data.sources import Field, Rows, read_texts
-from afcore.errors import ConfigError, DataError, ModelError
+from afcore.errors import ConfigError, ModelError
 from afcore.tasks.scores import TOKEN_LOSS, RowValues, Score, mean_of
 from afcore.tasks.task import NO_ANSWER, Targets, Task
+from afcore.tasks.tokenizing import check_tokens_of, encodings
 from afcore.tasks.tokens import mean_losses, num_answers, token_loss, unigram_entropy
 
 __all__ = ["Summarization", "shifted_right"]
 
 _ROUGES = ("rougeL", "rouge1", "rouge2")
-_TOKENIZE_ROWS = 1_000
 _NOT_KEPT = (
     "_from_model_config",
     "max_length",
@@ -238,16 +239,14 @@ class Summarization(Task):
 def _tokens(
     processor: Any, texts: list[str], max_length: int, rows: Rows, *, target: bool = False
 ) -> list[list[int]]:
+    tokenize = partial(_as_target, processor) if target else processor
     found: list[list[int]] = []
-    for start in range(0, len(texts), _TOKENIZE_ROWS):
-        part = texts[start : start + _TOKENIZE_ROWS]
-        given = {"text_target": part} if target else {"text": part}
-        found += processor(**given, truncation=True, max_length=max_length)["input_ids"]
-    for row, ids in enumerate(found):
-        if not ids:
-            what = "summary" if target else "text"
-            raise DataError(
-                f"data {rows.source!r}: the {what} in {rows.place(row)} has no tokens. Fill or "
-                "remove the row."
-            )
+    options = {"truncation": True, "max_length": max_length}
+    for start, encoded in encodings(tokenize, rows.source, (texts,), **options):
+        check_tokens_of(rows, start, encoded["input_ids"], "summary" if target else "text")
+        found += encoded["input_ids"]
     return found
+
+
+def _as_target(processor: Any, texts: list[str], **options: Any) -> Any:
+    return processor(text_target=texts, **options)

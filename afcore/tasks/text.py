@@ -9,9 +9,8 @@ import numpy.typing as npt
 from afcore.data.examples import Column, Examples
 from afcore.data.sources import Field, Rows, read_labels, read_texts
 from afcore.data.table import Table
-from afcore.errors import DataError
 from afcore.tasks.task import Task
-from afcore.tasks.tokenizing import encodings
+from afcore.tasks.tokenizing import check_tokens_of, encodings
 
 __all__ = ["TextTask", "text_fields"]
 
@@ -59,12 +58,7 @@ class TextTask(Task):
             for name, values in encoded.items():
                 if name == "input_ids" or (name == "token_type_ids" and pairs is not None):
                     found.setdefault(name, []).append(Column.of(values))
-            lengths = [len(ids) for ids in encoded["input_ids"]]
-            if min(lengths) == 0:
-                raise DataError(
-                    f"data {rows.source!r}: the text in {rows.place(start + lengths.index(0))} has "
-                    "no tokens. Fill or remove the row."
-                )
+            check_tokens_of(rows, start, encoded["input_ids"])
         inputs = {name: Column.joined(parts) for name, parts in sorted(found.items())}
         targets = {}
         if "label" in rows.targets:

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from afcore.data.sources import Rows
 from afcore.errors import DataError
 
-__all__ = ["check_offsets", "encodings"]
+__all__ = ["check_offsets", "check_tokens_of", "encodings"]
 
 _ROWS_AT_ONCE = 10_000
 _log = logging.getLogger(__name__)
@@ -29,6 +30,20 @@ def encodings(
         yield start, processor(*(column[part] for column in texts), **options)
         if count > _ROWS_AT_ONCE:
             _log.info("tokenized %d of %d rows of %s", min(part.stop, count), count, source)
+
+
+def check_tokens_of(rows: Rows, first: int, tokens: list[list[int]], what: str = "text") -> None:
+    """Some rows must have tokens, those from ``first`` on.
+
+    Raises:
+        DataError: for the first that has none, of which ``what`` is tokenized.
+    """
+    for row, ids in enumerate(tokens, first):
+        if not ids:
+            raise DataError(
+                f"data {rows.source!r}: the {what} in {rows.place(row)} has no tokens. Fill or "
+                "remove the row."
+            )
 
 
 def check_offsets(processor: Any, task: str) -> None:

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from afcore.data.builtin.names import BUILT_IN
 from afcore.errors import ConfigError
 from afcore.extras import require_package
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
@@ -166,8 +167,7 @@ class DataConfig(_Section):
         "not), a pattern (`s3://bucket/part-*.csv.gz`) or a list of such files, a folder of them "
         "or of `save_to_disk`, a hub data set as `NAME[CONFIGURATION]@REVISION:SPLIT` "
         "(`ag_news`, `nyu-mll/glue[mrpc]:train`; without a revision, the one that the store saw "
-        "first), or one that is built in (`docstrings`, `docstring-summaries`, `parameters`, "
-        "`questions`, `digits`)",
+        f"first), or one that is built in (`{'`, `'.join(BUILT_IN)}`)",
     )
     test: Sources | None = Field(None, description="the same; read for scoring once, at the end")
     validation: Sources | Annotated[float, Field(gt=0, lt=1)] = Field(

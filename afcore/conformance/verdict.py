@@ -30,7 +30,7 @@ from afcore.conformance.trials import (
 from afcore.errors import ModelError, UserError
 from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.probing import varied_batch
-from afcore.model.split_model import SplitModel
+from afcore.model.split_model import EMBEDDINGS, HEAD, SplitModel
 
 __all__ = ["Blocks", "Conformance", "Verdict", "check_model", "check_opened"]
 
@@ -193,13 +193,12 @@ def _boundaries(num_blocks: int) -> list[int]:
 
 
 def _blocks(split: SplitModel) -> Blocks:
-    head = list(split.part_parameters("head"))
     return Blocks(
-        embeddings=list(split.part_parameters("embeddings")),
+        embeddings=list(split.part_parameters(EMBEDDINGS)),
         count=split.num_blocks,
         names=list(split.structure.stack.blocks),
         kind=type(split.blocks[0]).__name__,
-        head=head,
+        head=list(split.part_parameters(HEAD)),
         last_block=split.pooled_reason,
     )
 

@@ -19,11 +19,11 @@ from afcore.errors import ConfigError, DataError, ModelError
 from afcore.tasks.conversations import is_conversation, read_conversations, tokens_of_conversations
 from afcore.tasks.scores import TOKEN_LOSS, RowValues, Score
 from afcore.tasks.task import NO_ANSWER, Targets, Task
+from afcore.tasks.tokenizing import encodings
 from afcore.tasks.tokens import mean_losses, num_answers, token_loss, unigram_entropy
 
 __all__ = ["CausalLanguageModeling", "packed", "windows"]
 
-_TOKENIZE_ROWS = 1_000
 _AHEAD = 1e-4
 """Difference that a later token makes to earlier outputs, from which a model looks ahead."""
 
@@ -147,7 +147,7 @@ class CausalLanguageModeling(Task):
         if is_conversation(texts[0]):
             found = tokens_of_conversations(processor, rows)
         else:
-            found = self._tokens(processor, texts, rows.inputs.get("label"))
+            found = self._tokens(processor, rows.source, texts, rows.inputs.get("label"))
         if _is_plain(rows):
             return found
         cut = [(tokens[:max_length], asked[:max_length]) for tokens, asked in found]
@@ -161,21 +161,19 @@ class CausalLanguageModeling(Task):
         return cut
 
     def _tokens(
-        self, processor: Any, texts: list[str], completions: list[str] | None
+        self, processor: Any, source: str, texts: list[str], completions: list[str] | None
     ) -> list[Asked]:
         """Texts between a first token and the end token, with their completions."""
+        firsts = _without_end(processor, source, texts)
+        seconds: list[list[int]] = [[] for _ in firsts]
+        if completions is not None:
+            seconds = _without_end(processor, source, completions, special=False)
         found: list[Asked] = []
-        for start in range(0, len(texts), _TOKENIZE_ROWS):
-            part = slice(start, start + _TOKENIZE_ROWS)
-            firsts = _without_end(processor, texts[part])
-            seconds: list[list[int]] = [[] for _ in firsts]
-            if completions is not None:
-                seconds = _without_end(processor, completions[part], special=False)
-            for first, second in zip(firsts, seconds, strict=True):
-                has_start = first[:1] == [processor.bos_token_id]
-                begun = first if has_start else [self.end_token_id, *first]
-                asked = [completions is None] * len(begun) + [True] * (len(second) + 1)
-                found.append(([*begun, *second, self.end_token_id], asked))
+        for first, second in zip(firsts, seconds, strict=True):
+            has_start = first[:1] == [processor.bos_token_id]
+            begun = first if has_start else [self.end_token_id, *first]
+            asked = [completions is None] * len(begun) + [True] * (len(second) + 1)
+            found.append(([*begun, *second, self.end_token_id], asked))
         return found
 
     @property
@@ -271,10 +269,14 @@ def _end_of(processor: Any) -> int:
     return int(processor.eos_token_id)
 
 
-def _without_end(processor: Any, texts: list[str], special: bool = True) -> list[list[int]]:
+def _without_end(
+    processor: Any, source: str, texts: list[str], special: bool = True
+) -> list[list[int]]:
     """Tokens, with the first of a text where the tokenizer gives it one, but without its last."""
     # They are cut afterwards, so the tokenizer need not warn of long ones.
-    found = processor(texts, add_special_tokens=special, verbose=False)["input_ids"]
+    options = {"add_special_tokens": special, "verbose": False}
+    parts = encodings(processor, source, (texts,), **options)
+    found = [ids for _, encoded in parts for ids in encoded["input_ids"]]
     ends = {processor.eos_token_id, processor.sep_token_id} if special else set()
     return [ids[:-1] if ids and ids[-1] in ends else ids for ids in found]
 

@@ -94,11 +94,11 @@ def test_it_is_learned_from_random_weights(
         files[split] = str(write_csv(tmp_path / f"{split}.csv", rows))
     tree |= {"mode": "full", "model": {"name": str(tiny_generators / name)}}
     tree["data"] = tree["data"] | files
-    tree["training"] = tree["training"] | {"epochs": 8, "learning_rate": 5e-3, "score": "loss"}
+    tree["training"] = tree["training"] | {"epochs": 20, "learning_rate": 2e-3, "score": "loss"}
     run = trained(parse_config(tree, source="test"))
     test = run.data().test
     assert test is not None
-    scores = evaluate(run.trainee(load_checkpoint(run, 8)[0], test)).scores()
+    scores = evaluate(run.trainee(load_checkpoint(run, 20)[0], test)).scores()
     baseline = commonest_summary(test.references["summary"].texts())
     assert scores["rougeL"] > (baseline + 1) / 2
     assert scores["loss"] < run.task.chance_loss(test) / 4

@@ -28,6 +28,7 @@ from afcore.errors import (
     UserError,
     causes,
 )
+from afcore.model.truncating_tokenizer import truncating
 from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking_database import make_database, sqlite_path
 from afcore.tasks.task import Task
@@ -219,9 +220,9 @@ class Tracker:
     def log_model(self, run_id: str, model: Any, processor: Any, task: Task) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 
-        As ``pyfunc``, which is how MLflow serves it, it cuts texts at the tokenizer's length. A
-        pipeline has nothing in which to keep that: it cuts when loaded with ``truncation=True``.
-        Where Transformers has no pipeline for the task, the folder of the model is saved alone.
+        It cuts texts at the tokenizer's length, as a pipeline and as ``pyfunc``, which is how
+        MLflow serves it. Where Transformers has no pipeline for the task, the folder of the model
+        is saved alone.
 
         Args:
             run_id: that the model belongs to.
@@ -247,6 +248,8 @@ class Tracker:
             model.name_or_path = str(base.absolute())
         with _transfer_settings(), self._mlflow.start_run(run_id=run_id):
             if task.has_pipeline():
+                if task.pipeline_options.get("truncation"):
+                    processor = truncating(processor)
                 uri = mlflow.transformers.log_model(
                     transformers_model={"model": model, task.processor: processor},
                     name="model",

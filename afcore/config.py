@@ -129,6 +129,12 @@ def _with_commas(names: object) -> object:
     return ", ".join(map(str, names)) if isinstance(names, list) else names
 
 
+def _at_least_one(names: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not names:
+        raise ValueError("a list of files must name one or more")
+    return names
+
+
 def _named_policy(section: object) -> object:
     """A section that names no policy is the default one's."""
     if not isinstance(section, dict):
@@ -138,7 +144,7 @@ def _named_policy(section: object) -> object:
 
 Uri = Annotated[str, AfterValidator(_without_secret)]
 Source = Annotated[Uri, AfterValidator(_expanded), Field(min_length=1)]
-Sources = Source | Annotated[tuple[Source, ...], Field(min_length=1)]
+Sources = Annotated[Source | tuple[Source, ...], AfterValidator(_at_least_one)]
 
 
 class _Section(BaseModel):

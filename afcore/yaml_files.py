@@ -55,8 +55,13 @@ def parse(kind: type[_Kind], tree: dict[str, Any], source: object) -> _Kind:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(problem, kind) for problem in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(problems))) from error
+        # A key that may be of several kinds has a problem with each of them.
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors():
+            got, _, wanted = _explain(problem, kind).partition("; ")
+            problems.setdefault(got, []).append(wanted)
+        said = [_joined(got, wanted) for got, wanted in problems.items()]
+        raise ConfigError(f"{source}: {'; '.join(said)}") from error
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,15 @@ def _explain(problem: Any, kind: type[BaseModel]) -> str:
         return (
             f"{path}.{chooser}: got {_shown(problem['input'][chooser])}; input should be {allowed}"
         )
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if message == SECRET_MESSAGE or isinstance(problem["input"], dict):
         return f"{path}: {message}" if path else message
     return f"{path}: got {_shown(problem['input'])}; {message[:1].lower()}{message[1:]}"
+
+
+def _joined(got: str, wanted: list[str]) -> str:
+    wanted = [one for one in dict.fromkeys(wanted) if one]
+    return f"{got}; {', or '.join(wanted)}" if wanted else got
 
 
 def _shown(value: object) -> str:

@@ -63,6 +63,13 @@ def parse(**changes: object) -> Config:
         ("training", 3, "training: got 3"),
         ("data.encoding", "utf-9", "data.encoding: got 'utf-9'; no encoding of text has this name"),
         ("data.encoding", "base64", "no encoding of text has this name"),
+        ("data.train", [], "replace: data.train: got []; a list of files must name one or more"),
+        (
+            "data.train",
+            3,
+            "replace: data.train: got 3; input should be a valid string, or input should be a "
+            "valid list",
+        ),
         ("data.train", "~nobody-here/t.csv", "'~nobody-here' is nobody's home on this machine"),
         ("store", "~nobody-here/store", "'~nobody-here' is nobody's home on this machine"),
     ],
@@ -71,6 +78,7 @@ def test_says_what_is_wrong_and_what_is_allowed(key: str, value: object, message
     with pytest.raises(ConfigError) as caught:
         parse(**{key: value})
     assert message in str(caught.value)
+    assert str(caught.value).count(f"{key}: got") <= 1
 
 
 def test_a_group_needs_rows_to_be_held_out() -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from afcore.conformance.heads import Head, find_head
 from afcore.errors import ModelError
+from afcore.model.decoder_start import set_decoder_start
 from afcore.model.pretrained import damaged_file, locate, read_model, why_not_loaded
 
 __all__ = ["OpenedModel", "UnsupportedModelError", "build_random", "one_line", "open_model"]
@@ -163,5 +164,4 @@ def _set_padding(config: Any) -> None:
         if getattr(one, "pad_token_id", None) is None and hasattr(one, "vocab_size"):
             end = getattr(one, "eos_token_id", None)
             one.pad_token_id = end if isinstance(end, int) and end < one.vocab_size else 0
-    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = config.pad_token_id  # as T5 has it
+    set_decoder_start(config)

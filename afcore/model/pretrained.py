@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from afcore.errors import ModelError
 from afcore.extras import how_to_install
 from afcore.model.choice_inputs import take_single_choices
+from afcore.model.decoder_start import set_decoder_start
 from afcore.model_settings import MODEL_MARK
 
 __all__ = [
@@ -200,6 +201,7 @@ def read_model(
         raise ModelError(
             f"model {name!r} cannot be loaded: {why_not_loaded(path, error)}. {advice}"
         ) from error
+    set_decoder_start(model.config, getattr(model, "generation_config", None))
     return take_single_choices(model), report
 
 

@@ -4,14 +4,20 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from afcore.config import Config
+from afcore.config import PEER_MODES, AdapterConfig, Config
 from afcore.results.report import RunReport
 from afcore.tasks.task import Task
 
 __all__ = ["model_card"]
 
 
-def model_card(report: RunReport, task: Task, data_digest: str, config: Config) -> str:
+def model_card(
+    report: RunReport,
+    task: Task,
+    data_digest: str,
+    config: Config,
+    adapters: str | None = None,
+) -> str:
     """Markdown with YAML before it.
 
     Args:
@@ -19,6 +25,7 @@ def model_card(report: RunReport, task: Task, data_digest: str, config: Config) 
         task: that was learned.
         data_digest: names the rows and their tokens.
         config: of the run. Of files the names are told, not where they lie.
+        adapters: folder beside the card in which they are alone; None: there is none.
     """
     scores = _scores(report)
     split = "test" if report.totals.test is not None else "validation"
@@ -58,7 +65,7 @@ def model_card(report: RunReport, task: Task, data_digest: str, config: Config) 
 
 ## Training
 
-{_facts(report, data_digest, config)}
+{_facts(report, data_digest, config, adapters)}
 
 ## Use
 {_cut(task, config)}
@@ -100,7 +107,7 @@ def _score_table(scores: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _facts(report: RunReport, data_digest: str, config: Config) -> str:
+def _facts(report: RunReport, data_digest: str, config: Config, adapters: str | None) -> str:
     data, training = report.data, config.training
     facts = {
         "run": f"`{report.run_id}`, mode `{report.mode}`, seed {report.seed}",
@@ -112,10 +119,28 @@ def _facts(report: RunReport, data_digest: str, config: Config) -> str:
         f"{report.totals.best_epoch}, is this one",
         "settings": f"batches of {training.batch_size}, learning rate {training.learning_rate:g}, "
         f"at most {training.epochs:g} epochs, {config.data.max_length} tokens",
+        **_adapted(config, adapters),
         "seconds": f"{report.totals.train_seconds:.1f} to train, "
         f"{report.totals.wall_seconds:.1f} in all",
     }
     return "\n".join(f"* {what}: {value}" for what, value in facts.items())
+
+
+def _adapted(config: Config, folder: str | None) -> dict[str, str]:
+    """What was trained instead of the blocks' weights, if they were not."""
+    adapter = config.adapter
+    if config.mode in PEER_MODES:
+        is_lora = config.mode == "hf_trainer_lora"
+        adapter = (adapter or AdapterConfig()) if is_lora else None
+    if adapter is None:
+        return {}
+    layers = adapter.target_modules
+    where = f"the layers {', '.join(layers)}" if layers else "all linear layers of the blocks"
+    alone = f"; alone, as PEFT loads it, in the folder `{folder}`" if folder else ""
+    return {
+        "adapter": f"LoRA of rank {adapter.rank}, alpha {adapter.alpha}, dropout "
+        f"{adapter.dropout:g}, on {where} that trained; merged into these weights{alone}"
+    }
 
 
 def _name(source: str | tuple[str, ...]) -> str:

@@ -44,7 +44,10 @@ class _Report(BaseModel):
 
 
 class DataReport(_Report):
-    """Sizes of the splits."""
+    """Sizes of the splits, in rows: a question is one, with all its choices or windows.
+
+    Of texts that are packed into sequences, each of these is one.
+    """
 
     train_examples: int
     validation_examples: int

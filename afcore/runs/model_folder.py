@@ -19,6 +19,8 @@ from afcore.storage.outputs import check_folder, new_folder
 
 __all__ = ["check_output", "write_model_folder"]
 
+_ADAPTERS = "adapter"
+
 
 def check_output(output: str, config: Config) -> Path:
     """The folder's path, if it can be written; asked before hours of work.
@@ -64,9 +66,10 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
     with new_folder(folder) as draft:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
-        card = model_card(report, record.task, record.data, config)
+        has_adapters = write_adapters(run, report.totals.best_epoch, draft / _ADAPTERS)
+        adapters = _ADAPTERS if has_adapters else None
+        card = model_card(report, record.task, record.data, config, adapters)
         (draft / "README.md").write_text(card, encoding="utf-8")
-        write_adapters(run, report.totals.best_epoch, draft / "adapter")
         # Weights are written for their owner alone.
         for file in (path for path in draft.rglob("*") if path.is_file()):
             file.chmod((draft / "README.md").stat().st_mode)

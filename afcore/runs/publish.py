@@ -187,9 +187,9 @@ def run_report(
         model=run.config.model.name,
         num_blocks=run.record.num_blocks,
         data=DataReport(
-            train_examples=len(data.train),
-            validation_examples=len(data.validation),
-            test_examples=len(data.test) if data.test is not None else 0,
+            train_examples=data.train.num_rows,
+            validation_examples=data.validation.num_rows,
+            test_examples=data.test.num_rows if data.test is not None else 0,
             revisions=run.record.revisions,
         ),
         mlflow_run_id=mlflow_run_id,

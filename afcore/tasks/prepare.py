@@ -163,11 +163,12 @@ def prepare(
         data = open_prepared(storage, digest)
     if kind.processor == "tokenizer":
         check_known(processor, data.train, train.source)
-    sizes = {name: len(examples) for name, examples in data.splits.items()}
+    sizes = {name: examples.num_rows for name, examples in data.splits.items()}
+    sequences = f" in {len(data.train)} sequences" if len(data.train) != sizes["train"] else ""
     _log.info(
-        "data: %d examples to train on, %d to validate, %d to test, %s, %.1f tokens each",
-        *(sizes["train"], sizes["validation"], sizes.get("test", 0), task.described()[0]),
-        data.train.lengths.mean(),
+        "data: %d examples%s to train on, %d to validate, %d to test, %s, %.1f tokens each",
+        *(sizes["train"], sequences, sizes["validation"], sizes.get("test", 0)),
+        *(task.described()[0], data.train.lengths.mean()),
     )
     return replace(data, revisions=revisions)
 

@@ -131,7 +131,6 @@ class Summarization(Task):
         """
         name, config, own = type(model).__name__, model.config, model.generation_config
         start = config.decoder_start_token_id
-        start = own.decoder_start_token_id if start is None else start
         if start is None:
             raise ModelError(f"{name}: config.json names no decoder_start_token_id; write it there")
         positions = getattr(config, "max_position_embeddings", None)

@@ -92,9 +92,9 @@ class PieceTraining:
         sample = report["data"]
         scored = sample["validation_examples"] + sample["test_examples"]
         return SetFacts(
-            train_rows=len(data.train),
-            validation_rows=len(data.validation),
-            test_rows=len(data.test) if data.test is not None else 0,
+            train_rows=data.train.num_rows,
+            validation_rows=data.validation.num_rows,
+            test_rows=data.test.num_rows if data.test is not None else 0,
             num_classes=record.task.num_outputs,
             mean_tokens=float(lengths.mean()),
             longest_tokens=int(lengths.max()),

@@ -117,6 +117,9 @@ def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
     model = folders[0]
     assert report.totals.test is not None
     assert config.data.test is not None
+    card = (model / "README.md").read_text()
+    assert "* adapter: LoRA of rank 2, alpha 4, dropout 0, on all linear layers of the" in card
+    assert "alone, as PEFT loads it, in the folder `adapter`" in card
     found = predict_file(str(model), config.data.test, output=str(tmp_path / "p.csv"))
     assert found.score == pytest.approx(report.totals.test["accuracy"], abs=1e-7)
     kind = transformers.AutoModelForSequenceClassification

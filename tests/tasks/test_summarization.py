@@ -1,5 +1,7 @@
 """Summaries: what a decoder reads, ROUGE, what is refused, that it is learned, and its example."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from afcore.config import Config, load_config, parse_config
+from afcore.conformance.opened_model import open_model
 from afcore.data.examples import Column, Examples
 from afcore.errors import ConfigError, ModelError
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
+from afcore.runs.publish import described
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
@@ -146,6 +150,32 @@ def test_mistakes(
 ) -> None:
     with pytest.raises(error, match=message):
         begin(parse_config(tree | changes | {"data": tree["data"] | changes.get("data", {})}, "t"))
+
+
+@pytest.mark.parametrize(("first", "start"), [(2, 2), (None, 0)])
+def test_a_model_that_does_not_say_what_its_decoder_begins_with(
+    first: int | None,
+    start: int,
+    tree: dict[str, Any],
+    tiny_generators: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It begins with its first token, else with padding; check-model and a run do the same."""
+    shutil.copytree(tiny_generators / "bart", tmp_path / "bart")
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((tmp_path / "bart" / name).read_text())
+        changed = content | {"decoder_start_token_id": None, "bos_token_id": first}
+        (tmp_path / "bart" / name).write_text(json.dumps(changed))
+    tree["model"] = {"name": str(tmp_path / "bart")}
+    run = begin(parse_config(tree, source="test"))
+    assert isinstance(run.record.task, Summarization)
+    assert run.record.task.decoder_start_token_id == start
+    assert "config.json names no decoder_start_token_id" in caplog.text
+    published = described(run, run.pretrained().model)
+    assert published.config.decoder_start_token_id == start
+    model = open_model(str(tmp_path / "bart"), "summarization").model
+    assert model.config.decoder_start_token_id == start
 
 
 def test_an_encoder_is_refused(tree: dict[str, Any], tiny_bert: Path) -> None:

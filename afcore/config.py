@@ -7,6 +7,7 @@ and ``peer`` see the tree.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "PricesConfig",
+    "RetrainConfig",
     "TrackingConfig",
     "TrainingConfig",
     "WorkersConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "check_extras",
     "load_config",
     "parse_config",
+    "parse_overrides",
 ]
 
 Mode = Literal[
@@ -445,6 +448,29 @@ class TrackingConfig(_Section):
     experiment: str = Field("autofreeze", min_length=1, description="experiment name")
 
 
+class RetrainConfig(_Section):
+    """`autofreeze retrain`: train again when the data has changed, and keep the better model."""
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        pattern=r"^[^/:]+$",
+        description="registered model in MLflow; default: `tracking.experiment`",
+    )
+    start: Literal["base", "champion"] = Field(
+        "base",
+        description="begin with the weights of `model.name`, or with those of the registered "
+        "champion, where there is one",
+    )
+    margin: float = Field(
+        0.01,
+        ge=0,
+        description="a new version becomes the champion when the lower end of the 95 % interval of "
+        "its difference on the test rows is above minus this, in the unit of the score (0.01 is "
+        "one point of accuracy)",
+    )
+
+
 class PricesConfig(_Section):
     """What things cost, in US dollars; no price is fetched."""
 
@@ -527,6 +553,7 @@ class Config(_Section):
     )
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     prices: PricesConfig = Field(default_factory=PricesConfig)
+    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "Config":
@@ -587,6 +614,11 @@ class Config(_Section):
         return find_score(self.task, self.training.score or task_class(self.task).scores[0].name)
 
     @property
+    def registered_model(self) -> str:
+        """Name of the model in MLflow's registry, which allows no ``/`` and ``:``."""
+        return self.retrain.model or re.sub("[/:]", "-", self.tracking.experiment)
+
+    @property
     def freezes(self) -> bool:
         """Whether the mode freezes blocks."""
         return self.mode in FREEZING_MODES
@@ -638,6 +670,16 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
         "the configuration",
         "Give the path of a YAML file; `autofreeze examples` writes some.",
     )
+    change_keys(tree, parse_overrides(overrides), source="--set")
+    return parse_config(tree, source=path)
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``key.path=value`` each, as values by their keys; values are YAML.
+
+    Raises:
+        ConfigError: for one of another form.
+    """
     changes: dict[str, Any] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -647,8 +689,7 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
             changes[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML") from error
-    change_keys(tree, changes, source="--set")
-    return parse_config(tree, source=path)
+    return changes
 
 
 def parse_config(tree: dict[str, Any], source: str) -> Config:

@@ -207,6 +207,33 @@ def compare(
 
 
 @app.command()
+def retrain(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    report: ReportPath = None,
+    fresh: Fresh = False,
+) -> None:
+    """Train again if the data has changed since the last time, and keep the better model.
+
+    Unchanged rows end it in seconds. A new model becomes a version in MLflow's model registry; the
+    alias champion moves to it only where it is not worse than the champion on the same test rows,
+    by more than retrain.margin allows. For every night, by a deployment or by cron.
+    """
+    with _exit_codes():
+        resolved = load_config(config, overrides or [])
+        _check_writable(report)
+        result = _run_flow("retrain", resolved, fresh=fresh)
+        _write(report, result)
+        if result["trained"]:
+            trained = result["report"]
+            alone = {"schema": 1, "runs": [trained], "score": trained["score"]}
+            _show_comparison(alone | {"speedup": {}, "wall_speedup": {}})
+            _show_uis(resolved)
+        for line in result["lines"]:
+            _console.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,

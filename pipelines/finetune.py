@@ -27,6 +27,7 @@ from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, RunRecord, begin_run, open_run, run_lease
+from afcore.runs.tracked_rows import log_rows
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from pipelines.environment import configure_logging
@@ -173,6 +174,7 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
             | {"run_id": record.run_id, "revisions": record.revisions},
         )
         run.note_tracking(mlflow_run_id)
+        log_rows(run, tracker, mlflow_run_id)
         try:
             if config.mode in PEER_MODES:
                 published = train_with_hf_trainer(

@@ -69,7 +69,9 @@ def run_hf_trainer(
     if fitted.test is not None:
         tested, classes = scored_test(run, fitted.test)
         tested["test_seconds"] = fitted.test_seconds
-    tracker.log_model(mlflow_run_id, described(run, fitted.model.cpu()), processor, data.task)
+    pairs = run.config.data.text_pair is not None
+    model = described(run, fitted.model.cpu())
+    tracker.log_model(mlflow_run_id, model, processor, data.task, pairs)
     wall_seconds += time.perf_counter() - began
     report = run_report(
         run,

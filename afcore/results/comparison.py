@@ -11,9 +11,15 @@ from afcore.results.report import (
     RunReport,
     unpack_array,
 )
-from afcore.tasks.scores import RowValues
+from afcore.tasks.scores import RowValues, Score
 
-__all__ = ["compare_report", "paired_runs", "row_difference"]
+__all__ = [
+    "compare_report",
+    "difference_of_rows",
+    "paired_runs",
+    "row_difference",
+    "rows_of_test",
+]
 
 
 def compare_report(runs: list[RunReport]) -> CompareReport:
@@ -71,9 +77,14 @@ def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
     """
     if (run.task, run.score) != (other.task, other.score):
         return None
-    score, mine, theirs = run.main, _rows(run), _rows(other)
+    mine, theirs = rows_of_test(run), rows_of_test(other)
     if mine is None or theirs is None:
         return None
+    return difference_of_rows(run.main, mine, theirs)
+
+
+def difference_of_rows(score: Score, mine: RowValues, theirs: RowValues) -> PairedDifference | None:
+    """:func:`row_difference` of what two models answered; None: not on the same rows."""
     targets = "labels" if "labels" in score.rows else None
     if targets is not None and not np.array_equal(mine[targets], theirs[targets]):
         return None
@@ -85,7 +96,8 @@ def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
     return bootstrap_difference(score.compute, mine, theirs)
 
 
-def _rows(run: RunReport) -> RowValues | None:
+def rows_of_test(run: RunReport) -> RowValues | None:
+    """What the main score is computed from, by test row; None where it was not kept."""
     packed = run.totals.test_rows
     if packed is None or set(packed) != set(run.main.rows):
         return None

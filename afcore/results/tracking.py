@@ -8,6 +8,7 @@ somebody deleted is taken out of MLflow's trash, with a warning; nothing else is
 
 import contextlib
 import functools
+import json
 import logging
 import math
 import os
@@ -33,15 +34,18 @@ from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking_database import make_database, sqlite_path
 from afcore.tasks.task import Task
 
-__all__ = ["Metric", "Tracker", "flat_parameters"]
+__all__ = ["MODEL_TAG", "Metric", "Tracker", "flat_parameters", "transfer_settings"]
 
 _TRAINING_TAG = "autofreeze.training_id"
-_MODEL_TAG = "autofreeze.model_uri"
+MODEL_TAG = "autofreeze.model_uri"
 _METRICS_PER_BATCH = 1000
 _PARAMETERS_PER_BATCH = 100
 _VALUE_CHARACTERS = 6000
+_NAME_CHARACTERS = 500
+_DIGEST_CHARACTERS = 36
 _MOST_RUNS = 50_000
 _ACTIVE = "active"
+_TEXT_PIPELINES = ("text-classification", "token-classification")
 _LIBRARIES = ("mlflow", "requests", "urllib3", "sqlalchemy", "botocore", "boto3")
 _PATIENCE = {
     # 20 seconds for a server that is down, enough to start it again; MLflow's own are minutes.
@@ -165,6 +169,33 @@ class Tracker:
                 self._client.log_batch(run.info.run_id, params=batch)
             return str(run.info.run_id)
 
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI, without a password."""
+        return _without_password(self._uri)
+
+    @_about_a_run
+    def log_rows(self, run_id: str, context: str, name: str, digest: str, num_rows: int) -> None:
+        """Log what a run reads as a dataset of MLflow; once or again, with the same effect.
+
+        Args:
+            run_id: of the run.
+            context: what the rows are for: ``train``, ``validation``, ``test``.
+            name: of their source.
+            digest: of the rows.
+            num_rows: how many there are.
+        """
+        entities = self._mlflow.entities
+        rows = entities.Dataset(
+            name=name[:_NAME_CHARACTERS],
+            digest=digest[:_DIGEST_CHARACTERS],
+            source_type="local",
+            source=json.dumps({"uri": name}),
+            profile=json.dumps({"num_rows": num_rows}),
+        )
+        tags = [entities.InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(run_id, [entities.DatasetInput(rows, tags)])
+
     def set_parent(self, run_id: str, parent: str) -> None:
         """Show a run under a comparison; a run recorded elsewhere cannot be, and is warned of."""
         try:
@@ -217,7 +248,9 @@ class Tracker:
         self._client.log_artifacts(run_id, folder, name)
 
     @_about_a_run
-    def log_model(self, run_id: str, model: Any, processor: Any, task: Task) -> str:
+    def log_model(
+        self, run_id: str, model: Any, processor: Any, task: Task, pairs: bool = False
+    ) -> str:
         """Save the model so that ``mlflow.transformers.load_model`` gives a pipeline.
 
         It cuts texts at the tokenizer's length, as a pipeline and as ``pyfunc``, which is how
@@ -229,11 +262,12 @@ class Tracker:
             model: on the CPU.
             processor: of it: its tokenizer.
             task: of it.
+            pairs: it was trained on pairs of texts.
 
         Returns:
             The model's URI; that of an earlier call when there was one.
         """
-        known = self._client.get_run(run_id).data.tags.get(_MODEL_TAG)
+        known = self._client.get_run(run_id).data.tags.get(MODEL_TAG)
         if known is not None:
             return str(known)
         import mlflow.transformers
@@ -246,7 +280,7 @@ class Tracker:
             model.name_or_path and base.exists()
         ):  # else MLflow looks for a card and a licence under that name on the hub
             model.name_or_path = str(base.absolute())
-        with _transfer_settings(), self._mlflow.start_run(run_id=run_id):
+        with transfer_settings(), self._mlflow.start_run(run_id=run_id):
             if task.has_pipeline():
                 if task.pipeline_options.get("truncation"):
                     processor = truncating(processor)
@@ -255,6 +289,8 @@ class Tracker:
                     name="model",
                     task=task.pipeline_tag,
                     model_config=dict(task.pipeline_options),
+                    # It is answered once, which gives the signature.
+                    input_example=_input_example(task, pairs),
                     # Given, because finding them out would load the model in another process.
                     pip_requirements=[
                         f"torch=={torch.__version__.partition('+')[0]}",
@@ -263,7 +299,7 @@ class Tracker:
                 ).model_uri
             else:
                 uri = self._log_folder(run_id, model, processor)
-        self._client.set_tag(run_id, _MODEL_TAG, uri)
+        self._client.set_tag(run_id, MODEL_TAG, uri)
         return str(uri)
 
     def _log_folder(self, run_id: str, model: Any, processor: Any) -> str:
@@ -289,9 +325,9 @@ class Tracker:
 
         self._mlflow.set_tracking_uri(self._uri)
         tags = self._client.get_run(run_id).data.tags
-        with _transfer_settings(), tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+        with transfer_settings(), tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
             try:
-                uri = tags[_MODEL_TAG]
+                uri = tags[MODEL_TAG]
                 saved = self._mlflow.artifacts.download_artifacts(uri, dst_path=folder)
                 return getattr(transformers, auto_class).from_pretrained(
                     Path(saved) / "model", use_safetensors=True, trust_remote_code=False
@@ -417,6 +453,14 @@ class Tracker:
         return refused(f"{problem}. Mend that; {then}.")
 
 
+def _input_example(task: Task, pairs: bool) -> Any:
+    """What MLflow's server may be sent; None where that is not a text, or answers take long."""
+    if task.pipeline_tag not in _TEXT_PIPELINES:
+        return None
+    text = "This is an example."
+    return [{"text": text, "text_pair": "This is another one."}] if pairs else [text]
+
+
 def _cause_of_outage(error: BaseException) -> str | None:
     """Why a server, of MLflow's or of its database, does not answer; None when it does."""
     import requests
@@ -452,7 +496,7 @@ def flat_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]
 
 
 @contextlib.contextmanager
-def _transfer_settings() -> Iterator[None]:
+def transfer_settings() -> Iterator[None]:
     """MLflow draws bars for artifacts and takes no argument for that; a model takes its time."""
     timeout = "MLFLOW_HTTP_REQUEST_TIMEOUT"
     settings = {

@@ -81,7 +81,8 @@ def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float)
     began = time.perf_counter()
     tested = _test_best(run)
     model = described(run, tested.split.model.cpu())
-    tracker.log_model(mlflow_run_id, model, processor_of(run.config), run.record.task)
+    pairs = run.config.data.text_pair is not None
+    tracker.log_model(mlflow_run_id, model, processor_of(run.config), run.record.task, pairs)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         if write_adapters(run, tested.best_epoch, Path(folder)):
             tracker.log_folder(mlflow_run_id, folder, "adapter")

@@ -15,6 +15,7 @@ import numpy as np
 from afcore.data.examples import Examples
 from afcore.data.held_rows import HeldRows
 from afcore.data.named_sources import Names
+from afcore.data.row_digests import digest_of_rows, row_digests
 from afcore.data.sources import Rows, load_rows
 from afcore.data.split import held_out
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
@@ -32,7 +33,7 @@ from afcore.tasks.hub_revisions import pin_revisions
 from afcore.tasks.known_tasks import parse_task, task_class
 from afcore.tasks.task import Task
 
-__all__ = ["DataSources", "PreparedData", "open_prepared", "prepare"]
+__all__ = ["DataSources", "PreparedData", "load_splits", "open_prepared", "prepare"]
 
 _ROWS_AT_ONCE = 10_000
 _log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class DataSources:
 class PreparedData:
     """All splits; ``digest`` is the recipe's and names the folder in the store.
 
-    ``revisions`` are the commits of the hub data sets that the rows were just read from, by name.
+    ``revisions`` are the commits of the hub data sets that the rows were just read from, by name;
+    ``row_digests`` name each split's rows, in any order.
     """
 
     digest: RecipeDigest
@@ -87,6 +89,7 @@ class PreparedData:
     validation: Examples
     test: Examples | None
     revisions: Mapping[str, str] = field(default_factory=dict)
+    row_digests: Mapping[str, ContentDigest] = field(default_factory=dict)
 
     def of_length(self, num_states: int | None) -> "PreparedData":
         """The same; examples that are no sequences have so many hidden states."""
@@ -123,23 +126,13 @@ def prepare(
         DataError: for data that cannot be read, too little to hold out validation, words that are
             all unknown, and what the task refuses.
     """
-    names, revisions = pin_revisions(storage, sources.splits)
-    sources = sources.with_names(names)
     kind = task_class(task_name)
-    fields, encoding = kind.fields(kind.named_columns(sources.columns)), sources.encoding
-    everything = load_rows(
-        sources.train, "train", fields, limit=sources.limit, group=sources.group, encoding=encoding
-    )
-    train, validation = everything, sources.validation
-    if not isinstance(validation, float):
-        held = load_rows(validation, "validation", fields, encoding=encoding)
-    else:
-        train, held = _hold_out(everything, validation)
-    splits = {"train": train, "validation": held}
-    if sources.test is not None:
-        splits["test"] = load_rows(
-            sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
-        )
+    splits, revisions = load_splits(storage, task_name, sources)
+    everything = splits["train"]
+    if isinstance(sources.validation, float):
+        train, held = _hold_out(everything, sources.validation)
+        tested = {name: rows for name, rows in splits.items() if name == "test"}
+        splits = {"train": train, "validation": held, **tested}
     task = kind.learn(splits, everything, processor).with_settings(sources.settings)
     digest = recipe_digest(
         {
@@ -147,18 +140,19 @@ def prepare(
             "numerics": numerics_of("data"),
             "task": task.model_dump(),
             "rows": {name: _rows_digest(rows) for name, rows in splits.items()},
-            "processor": _processor_digest(kind, processor, train, max_length),
+            "processor": _processor_digest(kind, processor, splits["train"], max_length),
             "max_length": max_length,
         }
     )
     data = _open_sound(storage, digest)
     if data is None:
-        manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}}
+        manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}, "rows": {}}
         for name, rows in splits.items():
             make = task.training_examples if name == "train" else task.examples
             with _mapped_pieces(make(processor, rows, max_length)) as content:
                 storage.put(_key(digest, f"{name}.safetensors"), content)
                 manifest["splits"][name] = content_digest(content)
+            manifest["rows"][name] = digest_of_rows(row_digests(rows))
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
         data = open_prepared(storage, digest)
     if kind.processor == "tokenizer":
@@ -171,6 +165,42 @@ def prepare(
         *(task.described()[0], data.train.lengths.mean()),
     )
     return replace(data, revisions=revisions)
+
+
+def load_splits(
+    storage: Storage, task_name: str, sources: DataSources
+) -> tuple[dict[str, Rows], Mapping[str, str]]:
+    """Rows of the splits that are given; what is held out of the training set is still in it.
+
+    Returns:
+        The rows by split, and the commits of the hub data sets that they were read from.
+
+    Raises:
+        DataError: for data that cannot be read.
+    """
+    names, revisions = pin_revisions(storage, sources.splits)
+    sources = sources.with_names(names)
+    kind = task_class(task_name)
+    fields, encoding = kind.fields(kind.named_columns(sources.columns)), sources.encoding
+    splits = {
+        "train": load_rows(
+            sources.train,
+            "train",
+            fields,
+            limit=sources.limit,
+            group=sources.group,
+            encoding=encoding,
+        )
+    }
+    if not isinstance(sources.validation, float):
+        splits["validation"] = load_rows(
+            sources.validation, "validation", fields, encoding=encoding
+        )
+    if sources.test is not None:
+        splits["test"] = load_rows(
+            sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
+        )
+    return splits, revisions
 
 
 def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
@@ -188,6 +218,7 @@ def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
         manifest = json.loads(content)
         contents, task = dict(manifest["splits"]), parse_task(manifest["task"])
         train, validation = contents["train"], contents["validation"]
+        rows = dict(manifest.get("rows", contents))  # of a release before: digests of the tokens
     except (ValueError, TypeError, KeyError) as error:
         raise _unusable(storage, key, "is damaged") from error
     return PreparedData(
@@ -196,6 +227,7 @@ def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
         _read(storage, digest, "train", train),
         _read(storage, digest, "validation", validation),
         _read(storage, digest, "test", contents["test"]) if "test" in contents else None,
+        row_digests=rows,
     )
 
 

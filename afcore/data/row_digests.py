@@ -1,0 +1,37 @@
+"""Rows by what they say: a digest of each, and one of all of them in any order."""
+
+import hashlib
+import json
+
+import numpy as np
+import numpy.typing as npt
+
+from afcore.data.sources import Rows
+from afcore.digest import ContentDigest
+
+__all__ = ["DIGEST_BYTES", "RowDigests", "are_among", "digest_of_rows", "row_digests"]
+
+DIGEST_BYTES = 16
+RowDigests = npt.NDArray[np.bytes_]
+"""[n] of :data:`DIGEST_BYTES` each; two differ where the rows do."""
+
+
+def row_digests(rows: Rows) -> RowDigests:
+    """Of each row: all that is read of it, inputs and targets, by the names of their fields."""
+    columns = {**rows.inputs, **rows.targets}
+    names = json.dumps(list(columns)).encode()
+    found = bytearray()
+    for values in zip(*columns.values(), strict=True):
+        content = names + json.dumps(values, default=str).encode()
+        found += hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+    return np.frombuffer(bytes(found), dtype=f"S{DIGEST_BYTES}")
+
+
+def digest_of_rows(digests: RowDigests) -> ContentDigest:
+    """The same for the same rows in another order; a row that stands twice counts twice."""
+    return ContentDigest(hashlib.sha256(np.sort(digests).tobytes()).hexdigest())
+
+
+def are_among(digests: RowDigests, others: RowDigests) -> npt.NDArray[np.bool_]:
+    """[n] bool, whether a row is one of the others."""
+    return np.isin(digests, others)

@@ -1,0 +1,173 @@
+"""What the rows are tonight, and what they were when this configuration was last trained.
+
+::
+
+    retrain/<model>/lease/         who retrains this model
+                    last.json      the last retraining that went to its end
+                    rows-<data>    digests of its training rows
+
+Rows are told by what they say (:mod:`afcore.data.row_digests`): another order of them, or other
+bytes of the file, is no change.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from afcore.config import Config
+from afcore.data.row_digests import (
+    DIGEST_BYTES,
+    RowDigests,
+    are_among,
+    digest_of_rows,
+    row_digests,
+)
+from afcore.data.sources import Rows
+from afcore.digest import ContentDigest, RecipeDigest, recipe_digest
+from afcore.retraining.row_summary import RowSummary
+from afcore.runs.identify import data_sources, decisive_settings
+from afcore.runs.run import read_record
+from afcore.storage.lease import Lease
+from afcore.storage.objects import Storage
+from afcore.tasks.prepare import load_splits
+
+__all__ = ["LastRetraining", "RowsTonight", "look", "note_retraining", "retrain_lease"]
+
+
+class LastRetraining(BaseModel):
+    """``last.json``: a retraining that went to its end, and what its rows were."""
+
+    model_config = ConfigDict(frozen=True)
+
+    configuration: RecipeDigest
+    data: RecipeDigest
+    splits: dict[str, ContentDigest]
+    run_id: str
+    version: str
+    finished: float
+    summary: RowSummary
+
+
+@dataclass(frozen=True)
+class RowsTonight:
+    """The rows as they are now, beside those of the last retraining.
+
+    Attributes:
+        folder: in the store, of the registered model.
+        configuration: names what is trained, but for the rows.
+        splits: rows of the splits that are given.
+        digests: of each row, by split.
+        last: the last retraining that went to its end; None: there was none.
+        before: digests of its training rows; none of them are known where ``last`` is None.
+    """
+
+    folder: str
+    configuration: RecipeDigest
+    splits: dict[str, Rows]
+    digests: dict[str, RowDigests]
+    last: LastRetraining | None
+    before: RowDigests
+
+    @cached_property
+    def split_digests(self) -> dict[str, ContentDigest]:
+        """Of each split, in any order of its rows."""
+        return {name: digest_of_rows(digests) for name, digests in self.digests.items()}
+
+    @property
+    def data(self) -> RecipeDigest:
+        """Names all rows of all splits."""
+        return recipe_digest(self.split_digests)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the last retraining had the same rows, and the same configuration."""
+        last = self.last
+        return last is not None and (last.data, last.configuration) == (
+            self.data,
+            self.configuration,
+        )
+
+    @cached_property
+    def added(self) -> Rows:
+        """Training rows that the last retraining did not have."""
+        new = ~are_among(self.digests["train"], self.before)
+        return self.splits["train"].pick(np.flatnonzero(new))
+
+    @property
+    def num_gone(self) -> int:
+        """Training rows of the last retraining that are not there any more."""
+        return int((~are_among(self.before, self.digests["train"])).sum())
+
+    @property
+    def changes(self) -> str:
+        """What changed, for people."""
+        num_rows = len(self.splits["train"])
+        if self.last is None:
+            return f"the first retraining of this model, on {num_rows:,} rows"
+        parts = [f"{len(self.added):,} rows added", f"{self.num_gone:,} gone"]
+        others = [n for n, d in self.split_digests.items() if self.last.splits.get(n) != d]
+        parts += [f"the {name} set is another one" for name in others if name != "train"]
+        if self.last.configuration != self.configuration:
+            parts.append("the configuration is another one")
+        return f"{num_rows:,} training rows, {', '.join(parts)}"
+
+
+def model_folder(model: str) -> str:
+    """In the store, of a registered model, whose name may be anything."""
+    return f"retrain/{recipe_digest(model)[:16]}"
+
+
+def retrain_lease(storage: Storage, model: str) -> Lease:
+    """The right to retrain a registered model: schedules may overlap."""
+    return Lease(storage, f"{model_folder(model)}/lease", f"retraining of {model!r}", logged=False)
+
+
+def look(config: Config, storage: Storage) -> RowsTonight:
+    """Read the rows, and what is recorded of the last retraining.
+
+    Raises:
+        DataError: for data that cannot be read.
+    """
+    splits, _ = load_splits(storage, config.task, data_sources(config))
+    folder = model_folder(config.registered_model)
+    last = read_record(storage, f"{folder}/last.json", LastRetraining, replaceable=True)
+    before = np.empty(0, dtype=f"S{DIGEST_BYTES}")
+    if last is not None and storage.exists(rows_key := _rows_key(folder, last.data)):
+        before = np.frombuffer(storage.get(rows_key), dtype=before.dtype)
+    digests = {name: row_digests(rows) for name, rows in splits.items()}
+    return RowsTonight(folder, _configuration(config), splits, digests, last, before)
+
+
+def note_retraining(
+    storage: Storage, tonight: RowsTonight, run_id: str, version: str, summary: RowSummary
+) -> None:
+    """Record that a retraining on these rows went to its end; the last thing that it does."""
+    storage.put(_rows_key(tonight.folder, tonight.data), tonight.digests["train"].tobytes())
+    done = LastRetraining(
+        configuration=tonight.configuration,
+        data=tonight.data,
+        splits=tonight.split_digests,
+        run_id=run_id,
+        version=version,
+        finished=time.time(),
+        summary=summary,
+    )
+    storage.put(f"{tonight.folder}/last.json", done.model_dump_json().encode())
+    if tonight.last is not None and tonight.last.data != tonight.data:
+        storage.delete(_rows_key(tonight.folder, tonight.last.data))
+
+
+def _rows_key(folder: str, data: RecipeDigest) -> str:
+    return f"{folder}/rows-{data[:16]}"
+
+
+def _configuration(config: Config) -> RecipeDigest:
+    """Names what is trained, but for the rows: their files may have other names every night."""
+    named = config.model_dump(
+        include={"task", "task_settings", "model", "data"},
+        exclude={"data": {"train", "validation", "test", "encoding", "limit", "test_limit"}},
+    )
+    return recipe_digest({**named, "decisive": decisive_settings(config)})

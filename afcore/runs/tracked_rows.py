@@ -1,0 +1,18 @@
+"""What a run was trained on, as datasets of its MLflow run."""
+
+from afcore.data.named_sources import shown_name
+from afcore.results.tracking import Tracker
+from afcore.runs.run import Run
+
+__all__ = ["log_rows"]
+
+
+def log_rows(run: Run, tracker: Tracker, mlflow_run_id: str) -> None:
+    """Log each split with the digest of its rows, in any order, and their number."""
+    prepared, named = run.data(), run.config.data
+    for split, examples in prepared.splits.items():
+        source = getattr(named, split)
+        name = shown_name(source) if isinstance(source, str | tuple) else shown_name(named.train)
+        held_out = " (held out)" if isinstance(source, float) else ""
+        digest = prepared.row_digests[split]
+        tracker.log_rows(mlflow_run_id, split, f"{name}{held_out}", digest, examples.num_rows)

@@ -1,6 +1,8 @@
 # make run    the main job, on a fresh machine          make test   the tests
 # make setup  the environment alone                     make check  lint, types, tests
-# make ui     MLflow and Prefect on loopback            make bench  speed; bench-frontier, bench-store, ...
+# make stack  Prefect, a worker, MLflow, deployments, on loopback; stack-status, stack-down
+#             PREFECT_PORT=4200 MLFLOW_PORT=5000 S3=folder|moto|ENDPOINT
+# make bench  speed; bench-frontier, bench-store, ...
 # make gpu    what is owed a CUDA device: parity, memory, tiers, a row of the frontier
 PYTHON ?= python3
 VENV := .venv
@@ -9,10 +11,8 @@ READY := $(VENV)/.ready
 # Two processes; one that has nothing left takes tests from the end of the other's list.
 TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 export HF_HUB_OFFLINE ?= 1
-MLFLOW_PORT ?= 5000
-PREFECT_PORT ?= 4200
 
-.PHONY: setup run test check ui bench gpu clean
+.PHONY: setup run test test-faults check stack stack-status stack-down bench gpu clean
 
 setup: $(READY)
 
@@ -28,14 +28,22 @@ run: setup
 test: setup
 	$(TESTS)
 
+# What takes minutes: processes killed, servers stopped, the whole stack.
+test-faults: setup
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(TESTS)
 
-ui: setup
-	BIN=$(BIN) MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT) infra/ui.sh
+stack: setup
+	@$(BIN)/autofreeze stack up $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) \
+		$(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) $(if $(S3),--s3 $(S3))
+
+stack-status stack-down: stack-%: setup
+	@$(BIN)/autofreeze stack $*
 
 # TRAIN and TEST: CSV files with the columns text,label; without them, the docstrings.
 bench: setup

@@ -26,10 +26,11 @@ from afcore.errors import (
     StoppedError,
     UserError,
 )
+from pipelines.cli_stack import stack_app
 from pipelines.environment import from_prefect, proxy_for, set_defaults
 from pipelines.ephemeral import ephemeral_server
 
-__all__ = ["app", "main"]
+__all__ = ["app", "exit_codes", "main"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(no_args_is_help=True, help="Look at, check and clean the activation cache.")
 app.add_typer(cache_app, name="cache")
+app.add_typer(stack_app, name="stack")
 _console = Console()
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -80,7 +82,7 @@ def run(
     Killed and started again, the same command goes on from the last epoch that was done. A
     finished run returns its recorded result, unless --fresh; with --output it writes its model.
     """
-    with _exit_codes():
+    with exit_codes():
         resolved = load_config(config, overrides or [])
         _check_writable(report)
         folder = None
@@ -147,7 +149,7 @@ def predict_command(
     Texts are read, cut and computed as in the test of the training. Where FILE has the labels too,
     the score is printed. A long file is never held in memory (but for JSON that is one list).
     """
-    with _exit_codes():
+    with exit_codes():
         set_defaults()
         from pipelines.cli_predict import predict_and_show
 
@@ -183,7 +185,7 @@ def compare(
     sets, unless --share is given or CONFIG says cache.share: true. With two seeds or more, a column
     says whether a mode's difference to full in test accuracy is within noise.
     """
-    with _exit_codes():
+    with exit_codes():
         resolved = load_config(config, overrides or [])
         wanted = _parse_modes(modes)
         _check_writable(report)
@@ -256,7 +258,7 @@ def plan(
     A few batches are measured on this machine; nothing is trained. What will freeze is not known
     beforehand, so totals are a band from "nothing freezes" to "all freezes at once".
     """
-    with _exit_codes():
+    with exit_codes():
         resolved = load_config(config, overrides or [])
         several = ",performance,efficiency" if resolved.workers.max > 1 else ""
         wanted = _parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
@@ -301,7 +303,7 @@ def replay_command(
     """
     from pipelines.cli_replay import replay_report
 
-    with _exit_codes():
+    with exit_codes():
         replay_report(report, policy, overrides or [], _wide())
 
 
@@ -324,7 +326,7 @@ def show_command(
 
     The run may be at work, stopped, finished or damaged; nothing is changed, and nothing trained.
     """
-    with _exit_codes():
+    with exit_codes():
         from pipelines.cli_show import find_run_status, print_status
 
         status = find_run_status(wanted, overrides or [], store, DEFAULT_STORE)
@@ -356,7 +358,7 @@ def check_model_command(
     The verdict is cached, freeze only or unsupported; whatever it is, the exit code is 0. Nothing
     is trained or written. docs/models.md has the verdicts of many families.
     """
-    with _exit_codes():
+    with exit_codes():
         set_defaults()
         from afcore.conformance.verdict import check_model
         from pipelines.cli_check_model import print_conformance
@@ -394,7 +396,7 @@ def simulate_command(
     Nothing is measured or trained. Without --trace the boundaries are those of a recorded run of
     the paper's policy that comes with the package.
     """
-    with _exit_codes():
+    with exit_codes():
         _check_writable(report)
         from pipelines.cli_simulate import simulate_report
 
@@ -413,7 +415,7 @@ def examples_command(
     """
     from pipelines.example_configs import write_examples
 
-    with _exit_codes():
+    with exit_codes():
         for path in write_examples(folder):
             _console.print(str(path), markup=False, soft_wrap=True)
 
@@ -423,7 +425,7 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
     """List activation sets: boundary, size, age, last use, and the runs that used them."""
     from afcore.activations.maintenance import describe_sets
 
-    with _exit_codes():
+    with exit_codes():
         table = Table(
             "key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "users"
         )
@@ -442,7 +444,7 @@ def cache_verify(store: StoreUri = DEFAULT_STORE) -> None:
     """
     from afcore.activations.maintenance import verify_sets
 
-    with _exit_codes():
+    with exit_codes():
         num_sets, problems = verify_sets(store)
         for problem in problems:
             _errors.print(problem, markup=False)
@@ -470,7 +472,7 @@ def cache_gc(
     """
     from afcore.activations.garbage import collect_garbage
 
-    with _exit_codes():
+    with exit_codes():
         if max_gb is not None and max_bytes is not None:
             raise UserError("--max-gb and --max-bytes say the same; give one of them")
         removals = collect_garbage(
@@ -560,7 +562,8 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _exit_codes() -> Iterator[None]:
+def exit_codes() -> Iterator[None]:
+    """Errors of ours as one message and an exit code; SIGTERM as an error."""
     # Training stops by itself, between steps. Prefect's flows mark themselves as crashed first, and
     # then send the signal on.
     signal.signal(signal.SIGTERM, _stop)

@@ -6,9 +6,10 @@ from pathlib import Path
 from afcore.errors import ConfigError
 from afcore.prices import SHIPPED
 
-__all__ = ["write_examples"]
+__all__ = ["DEPLOYMENTS_FILE", "write_examples"]
 
 _CONFIGS = Path(__file__).parent / "configs"
+DEPLOYMENTS_FILE = _CONFIGS / "prefect.yaml"
 
 
 def write_examples(folder: Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""The servers that trainings are scheduled on and looked at with, on this machine's loopback."""

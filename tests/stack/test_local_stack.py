@@ -1,0 +1,109 @@
+"""What a stack is started with; the whole of it with real servers in a test of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlflow
+import pytest
+import yaml
+
+from afcore.errors import UserError
+from pipelines.stack.local_stack import LocalStack
+from pipelines.stack.stack_services import StackSettings, stack_services
+from tests.conftest import environment, free_port
+
+
+def test_everything_listens_on_loopback(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, {"s3": "moto"})
+    services = stack_services(stack.settings, tmp_path, stack.services_folder)
+    assert [one.name for one in services] == ["prefect", "mlflow", "s3", "worker"]
+    for one in services[:3]:
+        at = one.command.index("--host")
+        assert one.command[at + 1] == "127.0.0.1"
+        assert one.address == f"http://127.0.0.1:{one.port}"
+
+
+def test_settings_are_those_of_the_last_start_unless_given(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, {"s3": "moto", "prefect_port": 4444})
+    assert stack.store == "s3://autofreeze/store"
+    assert stack.is_volatile
+    (tmp_path / "stack" / "settings.json").write_text(stack.settings.model_dump_json())
+    assert LocalStack(tmp_path).settings == stack.settings
+    folder = LocalStack(tmp_path, {"s3": "folder", "prefect_port": None})
+    assert folder.settings == StackSettings(prefect_port=4444)
+    assert folder.store == str(tmp_path / "store")
+    assert not folder.is_volatile
+
+
+def test_a_stack_that_runs_is_not_started_with_other_settings(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, {})
+    (tmp_path / "stack" / "settings.json").write_text(stack.settings.model_dump_json())
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        import psutil
+
+        known = {"pid": sleeper.pid, "created": psutil.Process(sleeper.pid).create_time()}
+        (tmp_path / "stack" / "processes.json").write_text(json.dumps({"prefect": known}))
+        assert LocalStack(tmp_path, {"mlflow_port": 5000}).settings == stack.settings
+        with pytest.raises(UserError, match=r"mlflow_port 5000, .* than .* mlflow_port 5001, "):
+            LocalStack(tmp_path, {"mlflow_port": 5001})
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+@pytest.mark.faults
+def test_a_stack_outlives_its_command_and_a_power_cut(
+    tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]
+) -> None:
+    """From nothing to a run, all processes killed, and what the run left is there again."""
+    folder, ports = tmp_path / "night", {"prefect": free_port(), "mlflow": free_port()}
+    tree = {
+        "model": {"name": str(tiny_bert)},
+        "data": {"train": str(text_files["train"]), "max_length": 32},
+        "training": {"epochs": 1, "batch_size": 8},
+        "store": str(folder / "store"),
+        "tracking": {"uri": f"http://127.0.0.1:{ports['mlflow']}", "experiment": "night"},
+    }
+    api = f"http://127.0.0.1:{ports['prefect']}/api"
+    with environment({"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}):
+        up = ["up", "--folder", str(folder)]
+        try:
+            stack(*up, *(word for n, p in ports.items() for word in (f"--{n}-port", str(p))))
+            assert "prefect: runs already" in stack(*up)
+            command = ["deployment", "run", "finetune/nightly", "--watch"]
+            command += ["--param", f"config={json.dumps(tree)}"]
+            subprocess.run([sys.executable, "-m", "prefect", *command], check=True, timeout=300)
+            known = json.loads((folder / "stack" / "processes.json").read_text())
+            assert set(known) == {"prefect", "mlflow", "worker"}
+            for one in known.values():
+                os.killpg(int(one["pid"]), signal.SIGKILL)
+            assert "prefect: started" in stack(*up)
+            runs: list[dict[str, Any]] = httpx.post(f"{api}/flow_runs/filter", json={}).json()
+            assert [run["state"]["type"] for run in runs] == ["COMPLETED"]
+            client = mlflow.MlflowClient(tree["tracking"]["uri"])
+            experiment = client.get_experiment_by_name("night")
+            (run,) = client.search_runs([experiment.experiment_id])
+            assert run.info.status == "FINISHED"
+            assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report.json")
+            deployed = yaml.safe_load((folder / "stack" / "prefect.yaml").read_text())
+            assert deployed["deployments"][0]["parameters"]["config"]["store"] == tree["store"]
+        finally:
+            stack("down", "--folder", str(folder))
+
+
+def stack(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipelines.cli import main; main()", "stack", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

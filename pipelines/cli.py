@@ -221,7 +221,7 @@ def retrain(
     alias champion moves to it only where it is not worse than the champion on the same test rows,
     by more than retrain.margin allows. For every night, by a deployment or by cron.
     """
-    with _exit_codes():
+    with exit_codes():
         resolved = load_config(config, overrides or [])
         _check_writable(report)
         result = _run_flow("retrain", resolved, fresh=fresh)

@@ -130,9 +130,7 @@ def prepare(
     splits, revisions = load_splits(storage, task_name, sources)
     everything = splits["train"]
     if isinstance(sources.validation, float):
-        train, held = _hold_out(everything, sources.validation)
-        tested = {name: rows for name, rows in splits.items() if name == "test"}
-        splits = {"train": train, "validation": held, **tested}
+        splits["train"], splits["validation"] = _hold_out(everything, sources.validation)
     task = kind.learn(splits, everything, processor).with_settings(sources.settings)
     digest = recipe_digest(
         {
@@ -153,10 +151,11 @@ def prepare(
                 storage.put(_key(digest, f"{name}.safetensors"), content)
                 manifest["splits"][name] = content_digest(content)
             manifest["rows"][name] = digest_of_rows(row_digests(rows))
+        manifest["digest"] = recipe_digest(manifest)
         storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
         data = open_prepared(storage, digest)
     if kind.processor == "tokenizer":
-        check_known(processor, data.train, train.source)
+        check_known(processor, data.train, everything.source)
     sizes = {name: examples.num_rows for name, examples in data.splits.items()}
     sequences = f" in {len(data.train)} sequences" if len(data.train) != sizes["train"] else ""
     _log.info(
@@ -216,6 +215,8 @@ def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
         raise _unusable(storage, key, "is missing") from error
     try:
         manifest = json.loads(content)
+        if manifest.pop("digest", None) not in (None, recipe_digest(manifest)):
+            raise ValueError("other bytes than were written")
         contents, task = dict(manifest["splits"]), parse_task(manifest["task"])
         train, validation = contents["train"], contents["validation"]
         rows = dict(manifest.get("rows", contents))  # of a release before: digests of the tokens

@@ -163,7 +163,7 @@ def test_damaged_tokens_are_made_again(
         IntegrityError, match=r"data/\w+/\S+ is (damaged|missing)\. Start the"
     ) as raised:
         open_prepared(local_storage, sound.digest)
-    assert (key in str(raised.value)) == ((name, damage) != ("manifest.json", "one bit"))
+    assert key in str(raised.value)
     again = prepare(local_storage, tiny_tokenizer, **given)
     assert again.digest == sound.digest
     assert inputs(again.train) == inputs(sound.train)

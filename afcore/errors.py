@@ -18,12 +18,14 @@ __all__ = [
     "StoppedError",
     "StorageFullError",
     "StoreError",
+    "StoreLostError",
     "StoreUnreachableError",
     "TrackingError",
     "TrackingUnreachableError",
     "UserError",
     "WorkerLostError",
     "causes",
+    "may_pass",
 ]
 
 
@@ -57,6 +59,12 @@ class StoreError(UserError):
 
 class StoreUnreachableError(StoreError):
     """A store that does not answer; later it may."""
+
+
+class StoreLostError(StoreUnreachableError):
+    """A store that was waited for in vain, in the middle of a run."""
+
+    exit_code = 1
 
 
 class OrchestrationError(AutoFreezeError):
@@ -115,3 +123,10 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def may_pass(error: object) -> bool:
+    """Whether it was lost on the way; a mistake, or too little memory, is there again."""
+    return isinstance(
+        error, StoreUnreachableError | WorkerLostError | ConnectionError | TimeoutError
+    )

@@ -17,7 +17,7 @@ from prefect.tasks import Task
 
 from afcore.config import PEER_MODES, Config, check_extras
 from afcore.digest import recipe_digest
-from afcore.errors import StoppedError, StoreUnreachableError, WorkerLostError
+from afcore.errors import StoppedError, StoreLostError, may_pass
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.tracking import Tracker
@@ -45,9 +45,7 @@ def _epoch_cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> st
 def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """What was lost on the way; a mistake, or memory that does not suffice, is there again."""
     error = state.result(raise_on_failure=False)
-    return isinstance(
-        error, StoreUnreachableError | WorkerLostError | ConnectionError | TimeoutError
-    )
+    return may_pass(error) and not isinstance(error, StoreLostError)
 
 
 @task(name="prepare", task_run_name="prepare", persist_result=False)
@@ -57,9 +55,8 @@ def prepare(config: Config) -> dict[str, Any]:
     check_devices(config.workers, config.store)
     if config.mode not in PEER_MODES:
         open_launcher(config.workers)
-    storage = Storage(config.store)
-    storage.check()
-    return identify_run(config, storage).model_dump(mode="json")
+    Storage(config.store).check()
+    return identify_run(config, Storage(config.store, waits=True)).model_dump(mode="json")
 
 
 @task(
@@ -153,7 +150,7 @@ def finetune(
 def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> dict[str, Any]:
     began = time.time()
     record = RunRecord.model_validate(prepare(config))
-    storage = Storage(config.store)
+    storage = Storage(config.store, waits=True)
     report = None if fresh else finished_report(storage, record.run_id)
     if report is not None and report.mlflow_run_id is not None:
         if parent_mlflow_run_id is not None:

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from afcore.errors import IntegrityError, StoreUnreachableError, WorkerLostError
+from afcore.errors import IntegrityError, StoreLostError, StoreUnreachableError, WorkerLostError
 
 
 @pytest.mark.parametrize(
     ("error", "again"),
     [
         (StoreUnreachableError("away"), True),
+        (StoreLostError("away for minutes"), False),
         (WorkerLostError("killed"), True),
         (ConnectionResetError("by the peer"), True),
         (TimeoutError("of a socket"), True),

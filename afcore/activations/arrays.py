@@ -69,8 +69,9 @@ def read_array(
         StoreUnreachableError: when the store does not answer.
     """
     rows = np.empty(shape, dtype) if out is None else out
+    key = f"{folder}/{_CHUNK}"
     try:
-        count, label = _again(_read_chunk, storage, f"{folder}/{_CHUNK}", bytes_of(rows))
+        count, label = storage.ask(_again, _read_chunk, storage, key, bytes_of(rows))
     except KeyError:
         raise FileNotFoundError(folder) from None
     if count != rows.nbytes:

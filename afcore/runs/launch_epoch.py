@@ -6,7 +6,7 @@ import time
 from afcore.activations.residency import release_shards
 from afcore.config import Config
 from afcore.distributed import join_group
-from afcore.errors import AutoFreezeError, WorkerLostError
+from afcore.errors import AutoFreezeError, StoreLostError, may_pass
 from afcore.interrupt import stop_requested
 from afcore.launch.job import Job
 from afcore.launch.launcher import (
@@ -70,10 +70,12 @@ def launch_epoch(
     began, kept = time.perf_counter(), seconds_kept(run, epoch, attempt)
     try:
         launcher.run(job)
-    except WorkerLostError:
-        kept = seconds_kept(run, epoch, attempt) - kept
-        seconds = max(0.0, time.perf_counter() - began - kept)
-        note_lost_try(run, epoch, LostTry(attempt=attempt, num_workers=count, seconds=seconds))
+    except Exception as error:
+        # Where the store is lost, nothing can be noted; the last beat of the lease says how long.
+        if may_pass(error) and not isinstance(error, StoreLostError):
+            kept = seconds_kept(run, epoch, attempt) - kept
+            seconds = max(0.0, time.perf_counter() - began - kept)
+            note_lost_try(run, epoch, LostTry(attempt=attempt, num_workers=count, seconds=seconds))
         raise
     done = record_of(run, epoch, EpochReport)
     assert done is not None

@@ -328,13 +328,13 @@ def find_run(storage: Storage, run_id: str, *, replaceable: bool = False) -> Run
 
 
 def open_run(store: str, run_id: str) -> Run:
-    """Open a run that was begun.
+    """Open a run that was begun; its store is waited for when it does not answer.
 
     Raises:
         StoreError: when there is none of this name.
         IntegrityError: when its record is damaged.
     """
-    run = find_run(Storage(store), run_id)
+    run = find_run(Storage(store, waits=True), run_id)
     if run is None:
         raise StoreError(f"no run {run_id} in {store}")
     return run

@@ -20,7 +20,7 @@ from types import TracebackType
 
 import psutil
 
-from afcore.errors import LeaseHeldError, LeaseLostError
+from afcore.errors import LeaseHeldError, LeaseLostError, StoreUnreachableError
 from afcore.storage.objects import Storage
 
 __all__ = [
@@ -137,13 +137,19 @@ class Lease:
     ) -> None:
         self._stopping.set()
         self._thread.join()
-        if not self._lost and self._logged:
-            self._write(released=True)
-        elif not self._lost:
-            with contextlib.suppress(LeaseLostError):
+        try:
+            if not self._lost and self._logged:
+                self._write(released=True)
+            elif not self._lost:
                 self.check()
                 self.forget_earlier()
                 self._storage.delete(self._key(self.number))
+        except LeaseLostError:
+            pass
+        except StoreUnreachableError as problem:
+            # What is being raised says more; and who is gone holds nothing for long.
+            if error is None:
+                _log.warning("%s is not given back: %s", self._what, problem)
 
     def check(self) -> None:
         """Make sure, before something irreversible, that nobody took over.

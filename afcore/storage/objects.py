@@ -6,6 +6,7 @@ read without a listing cache, so that what another process wrote is seen.
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import fsspec
 
@@ -23,20 +24,38 @@ from afcore.errors import (
     AutoFreezeError,
     StorageFullError,
     StoreError,
+    StoreLostError,
     StoreUnreachableError,
     causes,
 )
+from afcore.outage import Outage
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
 
 __all__ = ["Storage", "StorageUsage", "Stored"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Seen = Callable[[memoryview], object]
 _PIECE_BYTES = 2**20
 _BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What ``link`` says where a file system has no hard links (FAT and many network shares)."""
+_outages: dict[str, Outage] = {}
+"""By root: of all storages that this process has opened."""
+
+
+def _patient(
+    method: Callable[Concatenate["Storage", P], R],
+) -> Callable[Concatenate["Storage", P], R]:
+    """A question to the store that may be asked again."""
+
+    @functools.wraps(method)
+    def call(storage: "Storage", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return storage.ask(method, storage, *args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -63,13 +82,16 @@ class Storage:
     Args:
         root: a path or an fsspec URL, e.g. ``s3://bucket/prefix``. Credentials come from the
             environment or the cloud's own chain; an S3 endpoint from ``AWS_ENDPOINT_URL``.
+        waits: a store that does not answer is waited for (:mod:`afcore.outage`), as is right once
+            something was computed; then every method raises a :class:`StoreLostError`.
 
     Raises:
         StoreError: for an unknown protocol, or one whose package is not installed.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, waits: bool = False) -> None:
         self.root = root.rstrip("/")
+        self._waits = waits
         self.usage = StorageUsage()
         self._counting = threading.Lock()
         options: dict[str, Any] = {}
@@ -90,10 +112,32 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({self.root!r})"
 
+    def ask(self, question: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call, again and again while the store does not answer, if this storage waits.
+
+        Raises:
+            StoreLostError: when it was waited for in vain.
+        """
+        if not self._waits:
+            return question(*args, **kwargs)
+        outage = _outages.setdefault(self.root, Outage(f"the store {self.root}"))
+        try:
+            return outage.wait_out(StoreUnreachableError, question, *args, **kwargs)
+        except StoreLostError:
+            raise
+        except StoreUnreachableError as error:
+            why = " ".join(str(list(causes(error))[-1]).split())[:200]
+            raise StoreLostError(
+                f"the store {self.root} does not answer, for {outage.seconds:.0f} s now ({why}). "
+                "See that it runs; what is committed stands, and the same command goes on from "
+                "there."
+            ) from error
+
     def uri(self, key: str) -> str:
         """Full URI of ``key``."""
         return f"{self.root}/{key}"
 
+    @_patient
     def put(self, key: str, data: bytes | memoryview, seen: Seen | None = None) -> None:
         """Write an object whole, replacing what was there.
 
@@ -111,11 +155,12 @@ class Storage:
                 with self._local_draft(key, data, seen) as (draft, target):
                     os.replace(draft, target)
             else:
+                self._fs.pipe_file(self._full(key), bytes(data))
                 if seen is not None:
                     seen(memoryview(data))
-                self._fs.pipe_file(self._full(key), bytes(data))
         self.count(puts=1, written=len(data))
 
+    @_patient
     def put_new(self, key: str, data: bytes) -> bool:
         """Write an object only if there is none; among concurrent writers exactly one wins.
 
@@ -134,6 +179,7 @@ class Storage:
         self.count(puts=1, written=len(data))
         return True
 
+    @_patient
     def get(self, key: str) -> bytes:
         """Read an object whole.
 
@@ -149,6 +195,7 @@ class Storage:
         self.count(gets=1, read=len(data))
         return data
 
+    @_patient
     def mapped(self, key: str) -> memoryview:
         """Read an object in place: as a file of this machine that is mapped into memory.
 
@@ -196,6 +243,7 @@ class Storage:
         self.count(gets=1, read=count)
         return count
 
+    @_patient
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name.
 
@@ -212,6 +260,7 @@ class Storage:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
         return {key: stored.num_bytes for key, stored in self.listing(prefix).items()}
 
+    @_patient
     def listing(self, prefix: str) -> dict[str, Stored]:
         """As :meth:`list`, with the times too; one question to the store, not one an object."""
         with self._explained("list", prefix):
@@ -236,11 +285,13 @@ class Storage:
                 found[key] = Stored(status.st_size, status.st_mtime)
         return found
 
+    @_patient
     def delete(self, key: str) -> None:
         """Delete an object; none there is no error."""
         with self._explained("delete", key), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._full(key))
 
+    @_patient
     def delete_folder(self, prefix: str) -> None:
         """Delete everything below ``prefix``; none there is no error."""
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
@@ -411,9 +462,12 @@ def explain(error: Exception, what: str) -> Exception:
 
 
 def _broke(error: BaseException) -> bool:
-    """Whether it is botocore's or urllib3's word for a connection that broke in the middle."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return not names.isdisjoint(_BROKE)
+    """Whether it is a word of botocore's, urllib3's or aiohttp's for a connection that broke."""
+    kinds = type(error).__mro__
+    names = {kind.__name__ for kind in kinds}
+    return not names.isdisjoint(_BROKE) or any(
+        kind.__module__.partition(".")[0] == "aiohttp" for kind in kinds
+    )
 
 
 def _explain_s3(error: Any, what: str) -> StoreError:

@@ -23,6 +23,7 @@ from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
 from tests.tasks.test_each_task import losses, train
+from tests.tasks.test_fit_of_tasks import check_trainer
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30)}
 
@@ -126,6 +127,10 @@ def test_full_learns_and_a_prediction_is_that_of_the_test(config: Config, tmp_pa
         best = pipeline(str(Path(str(config.data.test)).parent / row["image"]))[0]
         assert best["label"] == row["prediction"]
         assert best["score"] == pytest.approx(float(row[f"probability_{best['label']}"]), abs=1e-4)
+
+
+def test_the_trainer_trains_on_pictures(config: Config) -> None:
+    check_trainer(config.replace(mode="hf_trainer", **{"training.epochs": 1}))
 
 
 @pytest.mark.parametrize("kind", ["flip", "shift"])

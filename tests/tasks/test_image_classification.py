@@ -22,6 +22,7 @@ from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.training.evaluate import evaluate
+from tests.tasks.killed_training import check_killed_is_undisturbed
 from tests.tasks.test_each_task import losses, train
 from tests.tasks.test_fit_of_tasks import check_trainer
 
@@ -106,6 +107,10 @@ def test_cached_is_recomputed_and_stopped_is_undisturbed(config: Config) -> None
     np.testing.assert_allclose(losses(read), losses(computed), rtol=1e-5, atol=1e-5)
     undisturbed = losses(read)  # before it is left behind
     assert losses(train(cached, stop_after=2)) == undisturbed
+
+
+def test_killed_and_gone_on_is_undisturbed(config: Config, tmp_path: Path) -> None:
+    check_killed_is_undisturbed(config.replace(mode="cached"), tmp_path)
 
 
 def test_full_learns_and_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:

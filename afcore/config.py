@@ -27,6 +27,7 @@ from afcore.errors import ConfigError
 from afcore.extras import require_package
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.settling import CYCLE_EPOCHS
+from afcore.search_config import SearchConfig
 from afcore.tasks.scores import Score
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
 
@@ -554,6 +555,9 @@ class Config(_Section):
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     prices: PricesConfig = Field(default_factory=PricesConfig)
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
+    search: SearchConfig | None = Field(
+        None, description="for the command `search` alone; see [`search`](#search)"
+    )
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "Config":

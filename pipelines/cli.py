@@ -208,6 +208,74 @@ def compare(
         _show_uis(resolved)
 
 
+@app.command("search")
+def search_command(
+    config: ConfigPath,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUES",
+            help="Vary a key: 1,2,3 or LOW..HIGH, with :log or :step=S behind it; may be given "
+            "several times, beside search.vary in CONFIG",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many. Default: 20, or the whole grid")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="tpe (the default), random, grid, qmc or gp")
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(help="none (the default), median, successive_halving or hyperband"),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Train each trial with so many seeds; take the mean")
+    ] = None,
+    overrides: Overrides = None,
+    best: Annotated[
+        Path | None,
+        typer.Option(
+            "--best",
+            metavar="FILE",
+            help="Write the best configuration there. Default: CONFIG's name with .best.yaml, in "
+            "the current folder",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="Write the pictures there too")
+    ] = None,
+    report: ReportPath = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Forget this study's trials; what they trained is found"),
+    ] = False,
+) -> None:
+    """Try many settings, share what their trainings have in common, publish the best.
+
+    Killed and started again, the same command goes on: finished trials stay, running ones resume
+    from their last epoch. Several processes with the same CONFIG work on one study. The test set
+    is read for the best trial alone, at the end.
+    """
+    with exit_codes():
+        set_defaults()
+        from afcore.search.search_report import SearchReport
+        from pipelines.cli_search import best_path, resolve_search, show_search, write_figures
+
+        options = {"trials": trials, "sampler": sampler, "pruner": pruner, "seeds": seeds}
+        resolved = resolve_search(load_config(config, overrides or []), over or [], options)
+        _check_writable(report)
+        path = best_path(config, best)
+        result = _run_flow("search", resolved, best_file=str(path), fresh=fresh)
+        _write(report, result)
+        found = SearchReport.model_validate(result)
+        show_search(found, _wide(), _console)
+        for picture in write_figures(found, figures) if figures is not None else ():
+            _console.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+        _show_uis(resolved)
+
+
 @app.command()
 def retrain(
     config: ConfigPath,

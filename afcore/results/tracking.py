@@ -353,6 +353,12 @@ class Tracker:
             except TrackingError as refusal:
                 _log.warning("MLflow run %s is not marked as %s: %s", run_id, status, refusal)
 
+    def end_trial(self, run_id: str, state: str) -> None:
+        """Close the run of a trial of a search: ``finished``, ``pruned`` or ``failed``."""
+        self._set_tag(run_id, "trial_state", state)
+        statuses = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+        self._set_terminated(run_id, statuses[state])
+
     @_about_a_run
     def _set_terminated(self, run_id: str, status: str) -> None:
         self._client.set_terminated(run_id, status)
@@ -360,6 +366,11 @@ class Tracker:
     @_about_a_run
     def _set_tag(self, run_id: str, key: str, value: str) -> None:
         self._client.set_tag(run_id, key, value)
+
+    @_about_a_run
+    def log_course(self, run_id: str, metrics: Iterable[Metric]) -> None:
+        """Log metrics with their steps."""
+        self._log_metrics(run_id, metrics)
 
     def _log_metrics(self, run_id: str, metrics: Iterable[Metric]) -> None:
         entities = [

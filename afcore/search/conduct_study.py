@@ -1,0 +1,318 @@
+"""A study from its name to its best trial, one trial after the other; the flow calls these.
+
+What is done is known by Optuna's storage and by the runs' records: started again after any kill,
+finished trials are found, and those that ran go on from their last epoch.
+"""
+
+import contextlib
+import logging
+import math
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import optuna
+from scipy import stats
+
+from afcore.config import Config, check_extras
+from afcore.digest import recipe_digest
+from afcore.errors import ConfigError, UserError
+from afcore.launch.launcher import check_devices
+from afcore.runs.identify import identify_run
+from afcore.runs.run import RunRecord
+from afcore.search.sampling import asks_beforehand, make_pruner
+from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_number
+from afcore.search.sharing_order import sharing_of
+from afcore.search.space import Space, check_space, search_of, trial_config
+from afcore.search.study import SharedStudy, TrialHandle
+from afcore.search.trial_run import failure_line, member_configs, train_member
+from afcore.search_config import SearchConfig
+from afcore.storage.objects import Storage
+from afcore.tasks.known_tasks import find_score
+from afcore.tasks.scores import Score
+
+__all__ = ["PreparedStudy", "StudyConductor", "prepare_study"]
+
+_USUAL_TRIALS = 20
+_FAILURES_THAT_STOP = 5
+_LEAST_FOR_IMPORTANCE = 4
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """What is known before the first trial.
+
+    Attributes:
+        config: of the search.
+        space: what is varied.
+        record: of the run that the configuration describes without its search.
+        score: what is sought to be best.
+        num_trials: that are wanted.
+        made_tokens: whether the data was tokenized just now.
+    """
+
+    config: Config
+    space: Space
+    record: RunRecord
+    score: Score
+    num_trials: int
+    made_tokens: bool
+
+    @property
+    def search(self) -> SearchConfig:
+        """How it is done."""
+        return search_of(self.config)
+
+    @cached_property
+    def study_id(self) -> str:
+        """Digest of all that decides what is tried; more trials, or another limit, change nothing.
+
+        The plain run's name stands for data, model, settings and versions.
+        """
+        named = {"vary", "sampler", "pruner", "seed", "seeds"}
+        search = self.search.model_dump(mode="json", include=named)
+        return recipe_digest(
+            {"run": self.record.run_id, "search": search, "score": self.score.name}
+        )[:16]
+
+
+def prepare_study(config: Config) -> PreparedStudy:
+    """Check everything that can be checked before anything is trained.
+
+    Raises:
+        UserError: for a space, data, a model or settings that cannot be used.
+    """
+    space, search = check_space(config), search_of(config)
+    try:
+        score = find_score(config.task, search.score) if search.score else config.main_score
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("training.score", "search.score", 1)) from error
+    num_trials = search.trials or (_USUAL_TRIALS if search.vary else 1)
+    if search.sampler == "grid":
+        whole = len(space.grid(search.seed))
+        num_trials = min(search.trials or whole, whole)
+    plain = config.model_copy(update={"search": None})
+    check_extras(plain)
+    check_devices(plain.workers, plain.store)
+    storage = Storage(config.store)
+    storage.check()
+    before = storage.usage.bytes_written
+    record = identify_run(plain, storage)
+    _check_depths(config, space, record)
+    return PreparedStudy(
+        config, space, record, score, num_trials, storage.usage.bytes_written > before
+    )
+
+
+def _check_depths(config: Config, space: Space, record: RunRecord) -> None:
+    """Boundaries that the model has not, before a trial fails of them."""
+    for dimension in space.dimensions:
+        for value in dimension.ends if dimension.key == "freezing.depth" else ():
+            policies = (
+                {} if dimension.policies is None else {"freezing.policy": min(dimension.policies)}
+            )
+            policy = trial_config(config, {**policies, dimension.key: value}).freezing
+            try:
+                policy.begin(record.num_blocks)
+            except ValueError as error:
+                raise ConfigError(f"search.vary: {dimension.key}: {error}") from error
+
+
+class StudyConductor:
+    """Trains the trials of a prepared study.
+
+    Args:
+        prepared: what is known of it.
+        fresh: forget the trials of an earlier study of this name; their runs are found.
+    """
+
+    def __init__(self, prepared: PreparedStudy, *, fresh: bool = False) -> None:
+        self.prepared = prepared
+        self._storage = Storage(prepared.config.store)
+        self._num_epochs = prepared.config.training.num_epochs
+        search = prepared.search
+        self._study = SharedStudy(
+            search,
+            prepared.study_id,
+            self._storage,
+            prepared.space,
+            higher_is_better=prepared.score.higher_is_better,
+            pruner=make_pruner(search, self._num_epochs),
+            fresh=fresh,
+        )
+        self._stopped: str | None = None
+
+    @contextlib.contextmanager
+    def next_trial(self) -> Iterator[TrialHandle | None]:
+        """A trial to be trained; None when all were begun, or a limit is reached.
+
+        Raises:
+            UserError: when the first ones all failed for one reason.
+        """
+        rows = self.rows()
+        _check_failures(rows)
+        prepared = self.prepared
+        count = prepared.num_trials
+        self._stopped = _limit_reached(prepared.search, rows)
+        if self._stopped is not None:
+            count = 0
+        elif asks_beforehand(prepared.search):
+            record = prepared.record
+            sharing = sharing_of(prepared.config, record.num_blocks, record.num_pretrained)
+            self._study.list_proposals(count, sharing)
+        with self._study.next_trial(count) as handle:
+            yield handle
+
+    def train(self, handle: TrialHandle) -> TrialRow:
+        """Train a trial to its end, and record it.
+
+        Raises:
+            StoppedError: when this process was asked to stop; the trial goes on later.
+        """
+        row = handle.row
+        if row.state == "running":
+            row = _TrialTraining(self.prepared, self._storage, handle).run()
+        self._study.end(handle, row)
+        self._tell_progress(row)
+        return row
+
+    def rows(self) -> list[TrialRow]:
+        """Of all trials that were begun."""
+        return self._study.rows()
+
+    def report(self) -> SearchReport:
+        """What is known now."""
+        rows, score = self.rows(), self.prepared.score
+        return SearchReport(
+            schema_version=1,
+            study_id=self.prepared.study_id,
+            score=score.name,
+            score_title=score.title,
+            in_percent=score.in_percent,
+            higher_is_better=score.higher_is_better,
+            trials=rows,
+            best=best_number(rows, score.higher_is_better),
+            tokens="made" if self.prepared.made_tokens else "found",
+            stopped=self._stopped,
+            importance=self._importance(),
+        )
+
+    def winner(self) -> Config:
+        """The configuration of the best trial, of its best seed.
+
+        Raises:
+            UserError: when no trial has finished.
+        """
+        report = self.report()
+        row = report.best_row
+        if row is None:
+            raise UserError("no trial has finished, so there is none to be published")
+        sign = 1.0 if report.higher_is_better else -1.0
+        member = max(row.members, key=lambda one: sign * (one.score or 0.0))
+        config = trial_config(self.prepared.config, row.values)
+        return config.replace(**{"training.seed": member.seed})
+
+    def _importance(self) -> dict[str, float]:
+        study = self._study.study
+        done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        if len(done) < _LEAST_FOR_IMPORTANCE or len({trial.value for trial in done}) < 2:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        return {key: float(value) for key, value in found.items() if math.isfinite(value)}
+
+    def _tell_progress(self, row: TrialRow) -> None:
+        report = self.report()
+        done = [one for one in report.trials if one.state != "running"]
+        left = self.prepared.num_trials - len(done)
+        mean = sum(one.seconds for one in done) / len(done)
+        said = (
+            f"{report.score_title} {report.shown(row.score)}" if row.score is not None else row.why
+        )
+        best = report.best_row
+        _log.info(
+            "trial %d %s: %s after %.1f s (%s). %d of %d trials, best %s%s; about %.0f s left",
+            *(row.number, row.state, said or "-", row.seconds, row.shared() or "nothing trained"),
+            *(len(done), self.prepared.num_trials),
+            report.shown(best.score) if best else "none yet",
+            f" of trial {best.number}" if best else "",
+            left * mean,
+        )
+
+
+class _TrialTraining:
+    """One trial at work in this process."""
+
+    def __init__(self, prepared: PreparedStudy, storage: Storage, handle: TrialHandle) -> None:
+        self._prepared = prepared
+        self._storage = storage
+        self._handle = handle
+        self._known = {member.seed: member for member in handle.row.members}
+        self._members: list[MemberRow] = []
+        self._seconds = handle.row.seconds
+        self._began = time.perf_counter()
+        self._pruned = False
+
+    def run(self) -> TrialRow:
+        """To its end."""
+        failed: list[str] = []
+        with failure_line(failed):
+            trial = trial_config(self._prepared.config, self._handle.values)
+            for config in member_configs(trial, self._prepared.search.seeds):
+                known = self._known.get(config.training.seed)
+                self._members.append(known or MemberRow(seed=config.training.seed, run_id=""))
+                train_member(config, self._storage, self._prepared.score, known, self._after_epoch)
+                if self._pruned:
+                    break
+        scores = [member.score for member in self._members if member.score is not None]
+        if not failed and not all(map(math.isfinite, scores)):
+            failed.append(f"{self._prepared.score.title} is not a number")
+        if failed:
+            return self._row("failed", why=failed[0])
+        if self._pruned:
+            return self._row("pruned", score=scores[0])
+        interval = None
+        if len(scores) > 1:
+            error = float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
+            interval = float(stats.t.ppf(0.975, len(scores) - 1)) * error
+        return self._row("finished", score=float(np.mean(scores)), interval=interval)
+
+    def _after_epoch(self, member: MemberRow) -> bool:
+        self._members[-1] = member
+        self._handle.note(self._row("running"))
+        last = member.epochs[-1]
+        value = last.validation[self._prepared.score.name]
+        if len(self._members) == 1 and not member.done and math.isfinite(value):
+            self._pruned = self._handle.is_pruned(last.epoch, value)
+        return not self._pruned
+
+    def _row(self, state: str, **known: object) -> TrialRow:
+        seconds = self._seconds + time.perf_counter() - self._began
+        changes = {"state": state, "members": list(self._members), "seconds": seconds, **known}
+        return self._handle.row.model_copy(update=changes)
+
+
+def _limit_reached(search: SearchConfig, rows: list[TrialRow]) -> str | None:
+    seconds, usd = sum(row.seconds for row in rows), sum(row.cost_usd for row in rows)
+    if search.max_seconds is not None and seconds >= search.max_seconds:
+        return f"search.max_seconds ({search.max_seconds:g}) is reached: {seconds:.0f} s"
+    if search.max_usd is not None and usd >= search.max_usd:
+        return f"search.max_usd ({search.max_usd:g}) is reached: {usd:.4f} US$"
+    return None
+
+
+def _check_failures(rows: list[TrialRow]) -> None:
+    first = [row for row in rows if row.state != "running"][:_FAILURES_THAT_STOP]
+    reasons = {re.sub(r"\d+(\.\d+)?", "#", row.why or "") for row in first}
+    if len(first) == _FAILURES_THAT_STOP and len(reasons) == 1 and first[0].state == "failed":
+        raise UserError(
+            f"the first {_FAILURES_THAT_STOP} trials all failed for one reason: {first[0].why} "
+            "No more are begun. Change what it says, or begin the study anew with --fresh"
+        )

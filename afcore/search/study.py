@@ -1,0 +1,251 @@
+"""A study in Optuna's storage, on which one or several processes work, each killed at any instant.
+
+Optuna knows that a trial runs, but not whether its process lives: that is said by a lease a trial
+in the store of the runs. Who holds the lease works on it; a trial whose holder is dead goes on.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.storages import RDBStorage
+from optuna.trial import Trial, TrialState
+
+from afcore.errors import ConfigError, LeaseHeldError, StoppedError
+from afcore.interrupt import stop_requested
+from afcore.search.sampling import (
+    PerTrialSampler,
+    asks_beforehand,
+    listed_proposals,
+    suggest,
+)
+from afcore.search.search_report import TrialRow
+from afcore.search.sharing_order import Sharing, in_sharing_order
+from afcore.search.space import Space
+from afcore.search_config import SearchConfig
+from afcore.storage.lease import Lease
+from afcore.storage.objects import Storage
+
+__all__ = ["SharedStudy", "TrialHandle", "open_database", "waited_for"]
+
+_SQLITE = "sqlite:///"
+_ROW = "autofreeze"
+_LISTED = "autofreeze.listed"
+
+
+@dataclass(frozen=True)
+class TrialHandle:
+    """A trial that this process works on.
+
+    Attributes:
+        trial: Optuna's.
+        values: of the varied keys.
+        row: as recorded until now.
+    """
+
+    trial: Trial
+    values: dict[str, Any]
+    row: TrialRow
+
+    @property
+    def number(self) -> int:
+        """From 0."""
+        return self.trial.number
+
+    def note(self, row: TrialRow) -> None:
+        """Record how far it is."""
+        self.trial.set_user_attr(_ROW, json.loads(row.model_dump_json()))
+
+    def is_pruned(self, step: int, score: float) -> bool:
+        """Report a score after a step, once; whether the pruner ends the trial."""
+        known = self.trial.study._storage.get_trial(self.trial._trial_id).intermediate_values
+        if step not in known:
+            self.trial.report(score, step)
+        elif step < max(known):
+            return False
+        return self.trial.should_prune()
+
+
+class SharedStudy:
+    """A study of this name; made when there is none.
+
+    Args:
+        search: how it is done.
+        study_id: names it.
+        storage: where the runs lie.
+        space: what is varied.
+        higher_is_better: direction of the score.
+        pruner: of its trials.
+        fresh: forget the trials of an earlier one.
+    """
+
+    def __init__(
+        self,
+        search: SearchConfig,
+        study_id: str,
+        storage: Storage,
+        space: Space,
+        *,
+        higher_is_better: bool,
+        pruner: BasePruner,
+        fresh: bool = False,
+    ) -> None:
+        self._search = search
+        self._storage = storage
+        self._space = space
+        self._folder = f"searches/{study_id}"
+        kind = search.sampler if search.sampler in ("tpe", "gp") else "random"
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        database, name = open_database(search.storage), f"autofreeze-{study_id}"
+        if fresh:
+            with contextlib.suppress(KeyError):
+                optuna.delete_study(study_name=name, storage=database)
+        self._study = optuna.create_study(
+            storage=database,
+            study_name=name,
+            direction="maximize" if higher_is_better else "minimize",
+            sampler=PerTrialSampler(kind, search.seed),
+            pruner=pruner,
+            load_if_exists=True,
+        )
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's."""
+        return self._study
+
+    def list_proposals(self, count: int, sharing: Sharing) -> None:
+        """Enqueue the proposals of a sampler that looks at no score, those that share together.
+
+        Args:
+            count: of all trials.
+            sharing: says what two of them have in common.
+        """
+        if not asks_beforehand(self._search):
+            return
+        with self._listing():
+            listed = list(self._study.user_attrs.get(_LISTED, []))
+            if len(listed) < count:
+                found = listed_proposals(self._search, self._space, count)[len(listed) :]
+                listed += [self._space.labels(one) for one in in_sharing_order(found, sharing)]
+                self._study.set_user_attr(_LISTED, listed)
+            for labels in listed[len(self._study.get_trials(deepcopy=False)) : count]:
+                self._study.enqueue_trial(labels)
+
+    @contextlib.contextmanager
+    def next_trial(self, count: int) -> Iterator[TrialHandle | None]:
+        """A trial for this process, as long as inside: one that was left, else a new one.
+
+        None when ``count`` trials were begun and nobody has left one.
+        """
+        with contextlib.ExitStack() as stack:
+            yield self._claim(count, stack)
+
+    def _claim(self, count: int, stack: contextlib.ExitStack) -> TrialHandle | None:
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._holds(frozen.number, stack):
+                return self._opened(Trial(self._study, frozen._trial_id))
+        with self._listing():
+            trials = self._study.get_trials(deepcopy=False)
+            begun = sum(trial.state != TrialState.WAITING for trial in trials)
+            if begun >= count or (asks_beforehand(self._search) and begun == len(trials)):
+                return None
+            trial = self._study.ask()
+            held = self._holds(trial.number, stack)
+            assert held
+        return self._opened(trial)
+
+    @contextlib.contextmanager
+    def _listing(self) -> Iterator[None]:
+        """One process at a time; another one waits, for moments."""
+        with waited_for(Lease(self._storage, f"{self._folder}/list", "the list", logged=False)):
+            yield
+
+    def _holds(self, number: int, stack: contextlib.ExitStack) -> bool:
+        lease = Lease(
+            self._storage, f"{self._folder}/{number:05d}", f"trial {number}", logged=False
+        )
+        try:
+            stack.enter_context(lease)
+        except LeaseHeldError:
+            return False
+        state = self._study.get_trials(deepcopy=False)[number].state
+        return state == TrialState.RUNNING  # not one that its process has just ended
+
+    def _opened(self, trial: Trial) -> TrialHandle:
+        values = self._space.propose(lambda dimension: suggest(trial, dimension))
+        row = trial.user_attrs.get(_ROW)
+        known = TrialRow.model_validate(row) if row else None
+        return TrialHandle(
+            trial, values, known or TrialRow(number=trial.number, state="running", values=values)
+        )
+
+    def end(self, handle: TrialHandle, row: TrialRow) -> None:
+        """Mark a trial as finished, pruned or failed."""
+        handle.note(row)
+        states = {
+            "finished": TrialState.COMPLETE,
+            "pruned": TrialState.PRUNED,
+            "failed": TrialState.FAIL,
+        }
+        values = row.score if row.state == "finished" else None
+        self._study.tell(handle.number, values, state=states[row.state])
+
+    def rows(self) -> list[TrialRow]:
+        """Of all trials that were begun, by number."""
+        found = []
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state == TrialState.WAITING:
+                continue
+            row = frozen.user_attrs.get(_ROW)
+            found.append(
+                TrialRow.model_validate(row)
+                if row
+                else TrialRow(number=frozen.number, state="running", values=dict(frozen.params))
+            )
+        return found
+
+
+@contextlib.contextmanager
+def waited_for(lease: Lease, seconds: float = 0.2) -> Iterator[Lease]:
+    """Hold a lease, as soon as whoever has it lets it go.
+
+    Raises:
+        StoppedError: when this process was asked to stop meanwhile.
+    """
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lease)
+            except LeaseHeldError:
+                if stop_requested():
+                    raise StoppedError("while another process was at work") from None
+                time.sleep(seconds)
+                continue
+            yield lease
+            return
+
+
+def open_database(url: str) -> RDBStorage:
+    """Optuna's storage at a URL of SQLAlchemy.
+
+    Raises:
+        ConfigError: when it cannot be opened.
+    """
+    options: dict[str, Any] = {}
+    try:
+        if url.startswith(_SQLITE):
+            Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            options = {"connect_args": {"timeout": 60}}
+        return RDBStorage(url, engine_kwargs=options)
+    except Exception as error:  # of any database's driver
+        raise ConfigError(
+            f"search.storage {url!r} cannot be opened: {' '.join(str(error).split())[:300]}. Give "
+            "a URL of SQLAlchemy, as sqlite:///FILE"
+        ) from error

@@ -1,0 +1,167 @@
+"""A trial: one or several ordinary runs, trained epoch by epoch; neither tested nor published."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from afcore.config import Config
+from afcore.errors import (
+    AutoFreezeError,
+    LeaseLostError,
+    OrchestrationError,
+    StoppedError,
+    StorageFullError,
+    StoreError,
+    TrackingError,
+)
+from afcore.interrupt import stop_requested
+from afcore.results.report import EpochReport
+from afcore.runs.identify import identify_run
+from afcore.runs.launch_epoch import launch_epoch
+from afcore.runs.records import CheckpointRecord, best_epoch, done_reports, plan_of, record_of
+from afcore.runs.run import Run, begin_run, find_run, run_lease
+from afcore.search.search_report import EpochRow, MemberRow
+from afcore.search.shared_profile import adopt_profile, offer_profile
+from afcore.search.study import waited_for
+from afcore.storage.objects import Storage
+from afcore.tasks.scores import Score
+
+__all__ = ["failure_line", "member_configs", "train_member"]
+
+_NOT_OF_THE_TRIAL = (
+    StoppedError,
+    StoreError,
+    StorageFullError,
+    LeaseLostError,
+    OrchestrationError,
+    TrackingError,
+)
+"""What would end the next trial too, or is no failure."""
+_log = logging.getLogger(__name__)
+
+
+def member_configs(config: Config, seeds: int) -> list[Config]:
+    """The trainings of a trial."""
+    first = config.training.seed
+    return [config.replace(**{"training.seed": first + number}) for number in range(seeds)]
+
+
+def train_member(
+    config: Config,
+    storage: Storage,
+    score: Score,
+    known: MemberRow | None,
+    after_epoch: Callable[[MemberRow], bool],
+) -> MemberRow:
+    """Train a run to its end, without test and publication.
+
+    Args:
+        config: of the run.
+        storage: where.
+        score: that is sought to be best.
+        known: what was recorded of it before a kill.
+        after_epoch: told how far it is; says whether it should go on.
+
+    Returns:
+        All of it; not done where it should not go on.
+
+    Raises:
+        StoppedError: when this process was asked to stop.
+        AutoFreezeError: for what cannot be trained or did not go well.
+    """
+    began = time.time()
+    record = identify_run(config, storage)
+    with waited_for(run_lease(storage, record.run_id, since=began), seconds=1.0) as lease:
+        member = known or MemberRow(
+            seed=config.training.seed,
+            run_id=record.run_id,
+            num_found=_num_done(find_run(storage, record.run_id)),
+        )
+        run = begin_run(storage, record)
+        adopt_profile(run)
+        member = member.model_copy(update={"epochs": []})
+        while not member.done:
+            epoch = len(member.epochs) + 1
+            lease.check()
+            report = launch_epoch(run, epoch, lease.number)
+            offer_profile(run)
+            member = _with_epoch(run, member, report, score)
+            if not after_epoch(member):
+                break
+            if stop_requested() and not member.done:
+                raise StoppedError(f"after epoch {epoch}")
+    return member
+
+
+def _num_done(run: Run | None) -> int:
+    """Epochs that were trained before."""
+    count = 0
+    while run is not None and record_of(run, count + 1, EpochReport) is not None:
+        count += 1
+    return count
+
+
+def _with_epoch(run: Run, member: MemberRow, report: EpochReport, score: Score) -> MemberRow:
+    checkpoint = record_of(run, report.epoch, CheckpointRecord)
+    assert checkpoint is not None
+    source = "continued" if report.resumed else "trained"
+    if report.epoch <= member.num_found:
+        source = "found"
+    row = EpochRow(
+        epoch=report.epoch,
+        source=source,
+        read_from=report.read_from,
+        built=_built(run, report, checkpoint),
+        seconds=report.seconds,
+        cost_usd=report.cost_usd,
+        validation=report.validation,
+    )
+    best = best_epoch(done_reports(run, report.epoch), run.config.main_score)
+    return member.model_copy(
+        update={
+            "epochs": [*member.epochs, row],
+            "score": best.validation[score.name],
+            "done": checkpoint.next is None,
+        }
+    )
+
+
+def _built(run: Run, report: EpochReport, checkpoint: CheckpointRecord) -> list[int]:
+    """Boundaries of the sets that were built in an epoch: for it, and for the next one."""
+    plan, boundaries = plan_of(run, report.epoch), []
+    if checkpoint.built_bytes and plan is not None and plan.read_from is not None:
+        boundaries.append(plan.read_from.boundary)
+    following = checkpoint.next
+    if report.activation_bytes_written > checkpoint.built_bytes:
+        assert following is not None
+        assert following.read_from is not None
+        boundaries.append(following.read_from.boundary)
+    return boundaries
+
+
+@contextmanager
+def failure_line(failed: list[str]) -> Iterator[None]:
+    """Take what makes a trial fail as its one line; anything else goes on.
+
+    Args:
+        failed: gets the line.
+    """
+    try:
+        yield
+    except _NOT_OF_THE_TRIAL:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        failed.append(f"out of memory: {_one_line(error)}")
+    except AutoFreezeError as error:
+        failed.append(_one_line(error))
+    except RuntimeError as error:
+        if "memory" not in str(error):  # as torch says it of the CPU's
+            raise
+        failed.append(f"out of memory: {_one_line(error)}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__

@@ -1,0 +1,157 @@
+"""The section ``search`` of the configuration: what is varied, how often, and how it is chosen.
+
+Nothing of it decides what a single training is: a trial's configuration has no such section.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from afcore.yaml_files import SECRET_MESSAGE, USERINFO
+
+__all__ = ["Range", "SearchConfig"]
+
+_SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_SQLITE = "sqlite:///"
+_PICKLING = ("cmaes", "cma_es")
+
+
+class Range(BaseModel):
+    """Numbers from ``low`` to ``high``, both included; whole ones where all that is given is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether whole numbers are wanted."""
+        return all(isinstance(n, int) for n in (self.low, self.high, self.step or 1))
+
+
+def _number(value: object) -> object:
+    """YAML takes ``1e-5`` for text."""
+    if isinstance(value, str) and _SCIENTIFIC.fullmatch(value.strip()):
+        return float(value)
+    return value
+
+
+def _varied(value: object) -> Any:
+    """A list of values, or a :class:`Range`."""
+    if isinstance(value, Range):
+        return value
+    if isinstance(value, list):
+        values = [_number(one) for one in value]
+        if not values:
+            raise ValueError("an empty list leaves nothing to try. Give values, or leave it out")
+        if any(values.count(one) > 1 for one in values):
+            raise ValueError("a value stands in the list twice")
+        return values
+    if isinstance(value, dict):
+        return _range(value)
+    raise ValueError(
+        f"got {value!r}; give a list of values, or a mapping with low and high, and if wanted log "
+        "or step"
+    )
+
+
+def _range(given: dict[Any, Any]) -> Range:
+    unknown = set(given) - set(Range.model_fields)
+    if unknown or not {"low", "high"} <= set(given):
+        raise ValueError(f"a range has low, high, log and step; got {', '.join(map(str, given))}")
+    numbers = {name: _number(value) for name, value in given.items()}
+    for name in ("low", "high", "step"):
+        value = numbers.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ValueError(f"{name} must be a number; got {value!r}")
+    log = numbers.setdefault("log", False)
+    if not isinstance(log, bool):
+        raise ValueError(f"log must be true or false; got {log!r}")
+    found = Range.model_validate(numbers)
+    if found.low >= found.high:
+        raise ValueError(f"low ({found.low}) must be less than high ({found.high})")
+    if found.log and (found.low <= 0 or found.step is not None):
+        raise ValueError("a range on a log scale begins above 0 and has no step")
+    if found.step is not None and found.step <= 0:
+        raise ValueError(f"step must be above 0; got {found.step}")
+    return found
+
+
+def _without_pickles(name: object) -> object:
+    if name in _PICKLING:
+        raise ValueError(
+            "CMA-ES keeps pickles in the study's storage, which nobody should load. Take tpe or gp"
+        )
+    return name
+
+
+def _sound_url(uri: str) -> str:
+    if USERINFO.search(uri):
+        raise ValueError(SECRET_MESSAGE)
+    file = uri.removeprefix(_SQLITE)
+    # So that a change of folder changes nothing.
+    return uri if file == uri else _SQLITE + str(Path(file).expanduser().absolute())
+
+
+Varied = Annotated[Any, AfterValidator(_varied)]
+
+
+class SearchConfig(BaseModel):
+    """What `autofreeze search` varies, and how; no other command reads it.
+
+    Each trial is an ordinary run in the same store.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    vary: dict[str, Varied] = Field(
+        default_factory=dict,
+        description="dotted keys of this tree, each with a list of values or with `low` and `high` "
+        "(and `log: true`, or a `step`); whole numbers where both ends are. Of `freezing`, a key "
+        "that only some policies have is varied together with these",
+    )
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description="how many, those of earlier calls among them; default: 20, or the whole grid",
+    )
+    sampler: Annotated[
+        Literal["tpe", "random", "grid", "qmc", "gp"], BeforeValidator(_without_pickles)
+    ] = Field("tpe", description="Optuna's, that proposes what to try")
+    pruner: Literal["none", "median", "successive_halving", "hyperband"] = Field(
+        "none", description="Optuna's, that ends a trial after an epoch; `none`: all go to the end"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of the sampler")
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="each trial is trained with so many seeds, counted up from `training.seed`, "
+        "and its score is the mean",
+    )
+    score: str | None = Field(
+        None,
+        description="what is sought to be best, on validation: one of the task's scores, which "
+        "knows its direction; default: the main one",
+    )
+    max_seconds: float | None = Field(
+        None, gt=0, description="no trial is begun once all together have taken so long"
+    )
+    max_usd: float | None = Field(
+        None, gt=0, description="no trial is begun once all together have cost so much"
+    )
+    storage: Annotated[str, AfterValidator(_sound_url)] = Field(
+        "sqlite:///.autofreeze/optuna.db",
+        description="Optuna's database: a URL of SQLAlchemy; several processes that are given the "
+        "same one, and the same configuration, work on one study",
+    )
+
+    @model_validator(mode="after")
+    def _seeds_once(self) -> "SearchConfig":
+        if self.seeds > 1 and "training.seed" in self.vary:
+            raise ValueError("vary training.seed or give seeds, not both")
+        return self

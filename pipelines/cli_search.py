@@ -1,0 +1,82 @@
+"""What ``autofreeze search`` resolves before its flow, and shows after it."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from afcore.config import Config, change_keys, parse_config
+from afcore.errors import ConfigError
+from afcore.search.search_report import SearchReport
+from afcore.search.space import check_space, parse_over
+from afcore.search.study_figures import study_figures
+from afcore.search.winner_file import check_writable
+from pipelines.search_table import search_notes, search_table, seeds_table
+
+__all__ = ["best_path", "resolve_search", "show_search", "write_figures"]
+
+
+def resolve_search(config: Config, over: list[str], options: dict[str, Any]) -> Config:
+    """The configuration with the search of the command line, checked.
+
+    Args:
+        config: from its file; its section ``search`` is changed.
+        over: texts of ``--over``.
+        options: keys of the section, None where they were not given.
+
+    Raises:
+        ConfigError: for a space that cannot be searched.
+    """
+    tree = config.model_dump()
+    changes = {f"search.{key}": value for key, value in options.items() if value is not None}
+    if over:
+        known = dict(config.search.vary) if config.search else {}
+        changes["search.vary"] = {**known, **parse_over(over)}
+    change_keys(tree, changes, source="--over")
+    resolved = parse_config(tree, source="search")
+    check_space(resolved)
+    return resolved
+
+
+def best_path(config_file: str, given: Path | None) -> Path:
+    """Where the best configuration is written: beside nobody else's file, in the current folder."""
+    path = given or Path(f"{Path(config_file).stem}.best.yaml")
+    if path.exists() and path.resolve() == Path(config_file).resolve():
+        raise ConfigError(f"--best {path}: is the configuration itself. Give another file")
+    check_writable(path)
+    return path
+
+
+def write_figures(report: SearchReport, folder: Path) -> list[Path]:
+    """The pictures, as PNG.
+
+    Raises:
+        ConfigError: when they cannot be written.
+    """
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in study_figures(report).items():
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=150)
+    except OSError as error:
+        raise ConfigError(f"--figures {folder}: cannot be written: {error.strerror}") from error
+    return paths
+
+
+def show_search(report: SearchReport, wide: Console, console: Console) -> None:
+    """The table, what stands below it, and where the best configuration is."""
+    console.print()
+    wide.print(search_table(report))
+    seeds = seeds_table(report)
+    if seeds is not None:
+        console.print(seeds)
+    for note in search_notes(report):
+        console.print(note, markup=False)
+    if report.config_file is not None:
+        console.print(
+            f"Best configuration: {report.config_file}; `autofreeze run {report.config_file}` "
+            "finds its run.",
+            markup=False,
+            soft_wrap=True,
+        )

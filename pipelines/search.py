@@ -1,0 +1,174 @@
+"""The flow ``search``: many trials as runs of one store, and the best one tested and published.
+
+What is done is known by Optuna's storage and the records in the store, not by Prefect's states.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from afcore.config import Config
+from afcore.interrupt import catch_sigterm
+from afcore.launch.launcher import close_launchers, open_launcher
+from afcore.results.tracking import Tracker
+from afcore.search.conduct_study import StudyConductor, prepare_study
+from afcore.search.search_report import MemberRow, SearchReport, TrialRow
+from afcore.search.space import search_of
+from afcore.search.study import TrialHandle
+from afcore.search.study_figures import study_figures
+from afcore.search.winner_file import config_text, write_config
+from pipelines.environment import configure_logging
+from pipelines.finetune import finetune
+from pipelines.search_table import search_markdown
+
+__all__ = ["search"]
+
+
+def _run_name() -> str:
+    config: Config = flow_run.parameters["config"]
+    wanted = search_of(config)
+    keys = ", ".join(key.rpartition(".")[2] for key in sorted(wanted.vary))
+    keys = keys or f"{wanted.seeds} seeds"
+    return f"search-{config.tracking.experiment}: {keys}"
+
+
+@task(name="trial", task_run_name="trial-{number}", persist_result=False, cache_policy=NO_CACHE)
+def train_trial(number: int, train: Callable[[], TrialRow]) -> dict[str, Any]:
+    """Train a trial to its end; its headline figures."""
+    row = train()
+    return {"number": number, "state": row.state, "score": row.score, "shared": row.shared()}
+
+
+@flow(name="search", flow_run_name=_run_name, validate_parameters=True)
+def search(config: Config, best_file: str | None = None, fresh: bool = False) -> dict[str, Any]:
+    """Vary settings of a training, share what trials have in common, publish the best one.
+
+    Started again after any interruption, it goes on: finished trials are not trained again, those
+    that ran resume from their last epoch.
+
+    Args:
+        config: The training, with the section search.
+        best_file: Where the best configuration is written, as a file that ``run`` takes.
+        fresh: Forget the trials of an earlier study of this configuration; their runs are found.
+    """
+    configure_logging()
+    prepared = prepare_study(config)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    conductor = StudyConductor(prepared, fresh=fresh)
+    wanted = prepared.search
+    parent = tracker.begin(
+        f"search-{prepared.study_id}",
+        f"search {' '.join(key.rpartition('.')[2] for key in wanted.vary)}".strip(),
+        mode="search",
+        parameters={**config.model_dump(mode="json"), "study_id": prepared.study_id},
+    )
+    try:
+        open_launcher(config.workers)
+        with catch_sigterm():
+            _train_trials(conductor, tracker, parent)
+        report = _publish(conductor, tracker, parent, best_file)
+    except BaseException as error:
+        tracker.finish(parent, error)
+        raise
+    finally:
+        close_launchers()
+    tracker.finish(parent)
+    return report.model_dump(mode="json", by_alias=True)
+
+
+def _train_trials(conductor: StudyConductor, tracker: Tracker, parent: str) -> None:
+    while True:
+        with conductor.next_trial() as handle:
+            if handle is None:
+                return
+            logged = _TrialLog(conductor, handle, tracker, parent)
+            train_trial(handle.number, logged.train)
+
+
+class _TrialLog:
+    """A trial with its run in MLflow, below the study's."""
+
+    def __init__(
+        self, conductor: StudyConductor, handle: TrialHandle, tracker: Tracker, parent: str
+    ) -> None:
+        self._conductor = conductor
+        self._handle = handle
+        self._tracker = tracker
+        self._parent = parent
+
+    def train(self) -> TrialRow:
+        """Train it, and log it as it ends."""
+        study_id = self._conductor.prepared.study_id
+        run_id = self._tracker.begin(
+            f"search-{study_id}-{self._handle.number}",
+            f"trial-{self._handle.number:03d}",
+            mode="trial",
+            parent=self._parent,
+            parameters=self._handle.values,
+        )
+        try:
+            row = self._conductor.train(self._handle)
+        except BaseException as error:
+            self._tracker.finish(run_id, error)
+            raise
+        self._tracker.log_summary(run_id, _metrics(row), time.time())
+        for member in row.members:
+            self._tracker.log_course(run_id, _course(member, len(row.members) > 1))
+        if row.why:
+            self._tracker.log_text(run_id, row.why + "\n", "why.txt")
+        self._tracker.end_trial(run_id, row.state)
+        return row
+
+
+def _metrics(row: TrialRow) -> dict[str, float]:
+    values = {
+        "seconds": row.seconds,
+        "cost_usd": row.cost_usd,
+        "epochs": float(len(row.epochs)),
+        "epochs_shared": float(sum(not epoch.is_own for epoch in row.epochs)),
+        "sets_built": float(sum(len(e.built) for e in row.epochs if e.is_own)),
+    }
+    return values if row.score is None else {"score": row.score, **values}
+
+
+def _course(member: MemberRow, several: bool) -> list[tuple[str, float, float, int]]:
+    where = f"seed{member.seed}/" if several else ""
+    return [
+        (f"{where}validation/{name}", value, time.time(), epoch.epoch)
+        for epoch in member.epochs
+        for name, value in epoch.validation.items()
+    ]
+
+
+def _publish(
+    conductor: StudyConductor, tracker: Tracker, parent: str, best_file: str | None
+) -> SearchReport:
+    """Test and publish the best trial; log table and pictures."""
+    winner = conductor.winner()
+    result = finetune(winner, parent_mlflow_run_id=parent)
+    result.pop("recorded", None)
+    report = conductor.report().model_copy(update={"winner": result, "config_file": best_file})
+    best = report.best_row
+    assert best is not None
+    if best_file is not None:
+        said = f"trial {best.number} of study {report.study_id}: {report.shown(best.score)}"
+        write_config(winner, Path(best_file), f"The best of a search, {said} on validation")
+    values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
+    test = result["totals"]["test"] or {}
+    values |= {f"test/{name}": value for name, value in test.items()}
+    values |= {f"importance/{key}": share for key, share in report.importance.items()}
+    tracker.log_summary(parent, values, time.time())
+    table = search_markdown(report)
+    tracker.log_text(parent, table, "search.md")
+    tracker.log_text(parent, report.model_dump_json(by_alias=True, indent=1), "search.json")
+    tracker.log_text(parent, config_text(winner), "best.yaml")
+    for name, figure in study_figures(report).items():
+        tracker.log_figure(parent, figure, f"figures/{name}.png")
+    create_markdown_artifact(table, key="search", description="trials of the search")
+    return report

@@ -1,0 +1,110 @@
+"""The table of a search: one row a trial, on the console, in MLflow and in Prefect."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from afcore.search.search_report import SearchReport, TrialRow
+
+__all__ = ["search_markdown", "search_notes", "search_table", "seeds_table"]
+
+
+def search_table(report: SearchReport) -> Table:
+    """For the console; the best trial in bold."""
+    table = Table(title=_title(report), title_justify="left")
+    for number, column in enumerate(_columns(report)):
+        table.add_column(column, justify="right" if number not in (1, 2) else "left")
+    for row in report.trials:
+        style = "bold" if row.number == report.best else None
+        table.add_row(*map(escape, _cells(report, row)), style=style)
+    return table
+
+
+def seeds_table(report: SearchReport) -> Table | None:
+    """The trainings of the best trial, where it has several."""
+    best = report.best_row
+    if best is None or len(best.members) < 2:
+        return None
+    table = Table(title=f"Seeds of trial {best.number}", title_justify="left")
+    for column in ("seed", f"validation {report.score_title}", "run"):
+        table.add_column(column, justify="right")
+    for member in best.members:
+        table.add_row(str(member.seed), report.shown(member.score), member.run_id)
+    return table
+
+
+def search_markdown(report: SearchReport) -> str:
+    """For MLflow and Prefect."""
+    columns = _columns(report)
+    lines = [f"## {_title(report)}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in _cells(report, row))} |"
+        for row in report.trials
+    ]
+    return "\n".join([*lines, "", *(f"* {note}" for note in search_notes(report))]) + "\n"
+
+
+def search_notes(report: SearchReport) -> list[str]:
+    """What stands below the table."""
+    notes = []
+    if report.stopped:
+        notes.append(f"no more trials were begun: {report.stopped}.")
+    if report.importance:
+        shares = (f"{key} {100 * share:.0f} %" for key, share in report.importance.items())
+        notes.append(f"importance for the score: {', '.join(shares)}.")
+    own = [e for row in report.trials for e in row.epochs if e.is_own]
+    whole = [e for row in report.trials for e in row.epochs]
+    if whole:
+        built = sum(len(epoch.built) for epoch in own)
+        notes.append(
+            f"{len(whole) - len(own)} of {len(whole)} epochs were found or copied, "
+            f"{built} sets were built; the tokens were {report.tokens}."
+        )
+    best = report.best_row
+    if best is not None:
+        notes.append(f"best: trial {best.number}, {report.shown(best.score)} on validation.")
+    if report.winner is not None:
+        notes.append(_tested(report))
+    return notes
+
+
+def _tested(report: SearchReport) -> str:
+    assert report.winner is not None
+    test = report.winner["totals"]["test"]
+    if test is None:
+        return "there is no test set; the best trial's model is published."
+    return (
+        f"the test set was read once, for the best trial alone, after the last one: "
+        f"{report.shown(test.get(report.score))}."
+    )
+
+
+def _title(report: SearchReport) -> str:
+    better = "highest" if report.higher_is_better else "lowest"
+    return f"Search for the {better} {report.score_title} on validation, study {report.study_id}"
+
+
+def _columns(report: SearchReport) -> list[str]:
+    keys = dict.fromkeys(key for row in report.trials for key in row.values)
+    return ["trial", "state", "shared", *keys, report.score_title, "epochs", "seconds", "US$"]
+
+
+def _cells(report: SearchReport, row: TrialRow) -> list[str]:
+    keys = dict.fromkeys(key for one in report.trials for key in one.values)
+    score = report.shown(row.score)
+    if row.interval is not None:
+        scale, unit = (100, " points") if report.in_percent else (1, "")
+        score += f" ± {scale * row.interval:.2f}{unit}"
+    return [
+        str(row.number),
+        row.state if row.why is None else f"{row.state}: {row.why}",
+        row.shared(),
+        *(_value(row.values[key]) if key in row.values else "-" for key in keys),
+        score,
+        str(len(row.epochs)),
+        f"{row.seconds:.1f}",
+        f"{row.cost_usd:.4f}",
+    ]
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

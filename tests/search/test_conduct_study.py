@@ -1,0 +1,262 @@
+"""A study in this process, without Prefect: what is tried, shared, killed and gone on with."""
+
+import os
+import random
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+
+from afcore.activations.sets import list_sets
+from afcore.config import Config, parse_config
+from afcore.errors import AutoFreezeError, ConfigError, UserError
+from afcore.runs.identify import identify_run
+from afcore.search import trial_run
+from afcore.search.conduct_study import StudyConductor, prepare_study
+from afcore.search.search_report import SearchReport
+from afcore.storage.objects import Storage
+
+VARY = {
+    "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "freezing.depth": [1, 2],
+}
+KILL_SEEDS = [int(seed) for seed in os.environ.get("AUTOFREEZE_KILL_SEEDS", "1,2").split(",")]
+SPOTS = {
+    Storage: ("put", "put_new"),
+    optuna.storages.RDBStorage: (
+        "create_new_trial",
+        "set_trial_param",
+        "set_trial_user_attr",
+        "set_trial_intermediate_value",
+        "set_trial_state_values",
+    ),
+}
+"""What changes a store or a study: a kill comes before one of these."""
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any], tmp_path: Path) -> Config:
+    tree = {
+        **tiny_config,
+        "freezing": {"policy": "static"},
+        "search": {"vary": VARY, "trials": 3, "storage": f"sqlite:///{tmp_path}/optuna.db"},
+    }
+    tree["training"] = {**tree["training"], "epochs": 2}
+    return parse_config(tree, source="test")
+
+
+def elsewhere(config: Config, folder: Path) -> Config:
+    return config.replace(
+        **{"store": str(folder / "store"), "search.storage": f"sqlite:///{folder}/optuna.db"}
+    )
+
+
+def conduct(config: Config, fresh: bool = False) -> SearchReport:
+    conductor = StudyConductor(prepare_study(config), fresh=fresh)
+    while True:
+        with conductor.next_trial() as handle:
+            if handle is None:
+                return conductor.report()
+            conductor.train(handle)
+
+
+def outcome(report: SearchReport) -> list[Any]:
+    return [
+        (row.number, row.state, row.values, row.score, [e.validation for e in row.epochs])
+        for row in report.trials
+    ]
+
+
+def test_trials_share_sets_and_the_same_study_is_found_again(config: Config) -> None:
+    vary = {"training.learning_rate": [1e-3, 3e-3], "freezing.depth": [2, 1]}
+    config = config.replace(
+        **{"search.sampler": "grid", "search.trials": None, "search.vary": vary}
+    )
+    report = conduct(config)
+    assert report.tokens == "made"
+    assert [row.state for row in report.trials] == ["finished"] * 4
+    # The shallow set first: the deeper one is built from it.
+    assert [row.values["freezing.depth"] for row in report.trials] == [1, 1, 2, 2]
+    storage = Storage(config.store)
+    assert {s.manifest.boundary: s.manifest.lineage for s in list_sets(storage)} == {
+        1: [1],
+        2: [2],
+    }
+    built = [[e.built for e in row.epochs] for row in report.trials]
+    assert built == [[[1], []], [[], []], [[2], []], [[], []]]
+    assert report.trials[1].shared() == "epochs: 2 trained; set read: 1"
+    assert len(storage.list("searches/profiles")) == 0  # cache.mode on: nothing is measured
+    again = conduct(config)
+    assert outcome(again) == outcome(report)
+    assert again.tokens == "found"
+    anew = conduct(config, fresh=True)
+    assert outcome(anew) == outcome(report)
+    assert {row.shared() for row in anew.trials} == {"epochs: 2 found"}
+
+
+def test_more_trials_go_on_with_the_same_study(config: Config) -> None:
+    config = config.replace(**{"training.epochs": 1})
+    for sampler in ("tpe", "random"):
+        three = conduct(config.replace(**{"search.sampler": sampler}))
+        five = conduct(config.replace(**{"search.sampler": sampler, "search.trials": 5}))
+        assert outcome(five)[:3] == outcome(three)
+        assert len(five.trials) == 5
+
+
+def test_the_winner_is_the_best_trials_run(config: Config) -> None:
+    config = config.replace(**{"search.seeds": 2, "search.trials": 2, "training.epochs": 1})
+    conductor = StudyConductor(prepare_study(config))
+    report = conduct(config)
+    best = report.best_row
+    assert best is not None
+    assert best.score == max(row.score for row in report.trials if row.score is not None)
+    assert best.interval is not None
+    assert [member.seed for member in best.members] == [0, 1]
+    winner = conductor.winner()
+    assert winner.search is None
+    named = identify_run(winner, Storage(config.store)).run_id
+    top = max(member.score for member in best.members if member.score is not None)
+    assert named in {member.run_id for member in best.members if member.score == top}
+    storage = Storage(config.store)
+    runs = [key for key in storage.list("runs") if key.endswith(("result.json", "tracked.json"))]
+    assert runs == []  # nothing was tested or published
+
+
+def test_a_pruned_trial_ends_early(config: Config) -> None:
+    config = config.replace(
+        **{
+            "search.vary": {"training.learning_rate": [3e-3, 1e-9]},
+            "search.score": "loss",
+            "search.sampler": "grid",
+            "search.pruner": "successive_halving",
+            "search.seed": 0,  # the better one first
+        }
+    )
+    report = conduct(config)
+    states = {row.values["training.learning_rate"]: row for row in report.trials}
+    assert not report.higher_is_better
+    assert states[3e-3].state == "finished"
+    assert (states[1e-9].state, len(states[1e-9].epochs)) == ("pruned", 1)
+
+
+def test_failed_trials_have_a_line_and_the_study_goes_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing: dict[int, Callable[[], BaseException]] = {
+        0: lambda: torch.OutOfMemoryError("CUDA out of memory"),
+        1: lambda: AutoFreezeError("the loss at step 3 is nan: training diverged."),
+    }
+    launch, begun = trial_run.launch_epoch, list[int]()
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        begun.append(len(begun))
+        if begun[-1] in failing:
+            raise failing[begun[-1]]()
+        return launch(*args, **kwargs)
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    report = conduct(config.replace(**{"training.epochs": 1}))
+    assert [(row.state, row.why) for row in report.trials] == [
+        ("failed", "out of memory: CUDA out of memory"),
+        ("failed", "the loss at step 3 is nan: training diverged."),
+        ("finished", None),
+    ]
+    assert report.best == 2
+
+
+def test_a_study_stops_when_its_first_trials_fail_for_one_reason(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        begun.append(1)
+        raise AutoFreezeError(f"the loss at step {len(begun)} is nan")
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    with pytest.raises(UserError, match="the first 5 trials all failed for one reason: the loss"):
+        conduct(config.replace(**{"search.trials": 9}))
+    assert len(begun) == 5
+
+
+def test_a_limit_ends_the_study(config: Config) -> None:
+    report = conduct(config.replace(**{"search.max_seconds": 0.001, "training.epochs": 1}))
+    assert len(report.trials) == 1
+    assert report.stopped is not None
+    assert report.stopped.startswith("search.max_seconds (0.001) is reached")
+
+
+def killed(config: Config, at: int) -> bool:
+    """Work on the study in a process that dies before change number ``at``; whether it did."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if not child:
+        count = 0
+
+        def dying(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return method(*args, **kwargs)
+
+            return call
+
+        for owner, names in SPOTS.items():
+            for name in names:
+                setattr(owner, name, dying(getattr(owner, name)))
+        try:
+            conduct(config)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("seed", KILL_SEEDS)
+def test_a_killed_study_ends_as_an_undisturbed_one(
+    config: Config, tmp_path: Path, seed: int, undisturbed: list[Any]
+) -> None:
+    config = elsewhere(config, tmp_path / "killed")
+    prepare_study(config)
+    draw, deaths = random.Random(seed), 0
+    while killed(config, draw.randrange(10, 60)):
+        deaths += 1
+    assert deaths >= 1
+    assert outcome(conduct(config)) == undisturbed
+    assert len(list_sets(Storage(config.store))) == 2
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, text_files: dict[str, Path]
+) -> list[Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tree = {
+        "model": {"name": str(tiny_bert)},
+        "data": {"train": str(text_files["train"]), "test": str(text_files["test"]),
+                 "max_length": 32},
+        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32"},
+        "freezing": {"policy": "static"},
+        "cache": {"mode": "on"},
+        "store": str(folder / "store"),
+        "search": {"vary": VARY, "trials": 3, "storage": f"sqlite:///{folder}/optuna.db"},
+    }  # fmt: skip
+    return outcome(conduct(parse_config(tree, source="test")))
+
+
+def test_a_boundary_that_the_model_has_not_is_refused_before_anything_is_trained(
+    config: Config,
+) -> None:
+    config = config.replace(**{"search.vary": {"freezing.depth": [1, 9]}})
+    with pytest.raises(ConfigError, match=r"search.vary: freezing.depth: .*9"):
+        prepare_study(config)

@@ -1,0 +1,109 @@
+"""What may be varied, and how it is said on the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afcore.config import Config, parse_config
+from afcore.errors import ConfigError
+from afcore.search.sampling import listed_proposals
+from afcore.search.space import check_space, parse_over, search_of, trial_config
+from afcore.search.winner_file import config_text, write_config
+
+RATES = {"low": "1e-5", "high": "3e-4", "log": True}
+
+
+def make(vary: dict[str, Any], **search: Any) -> Config:
+    tree = {
+        "model": {"name": "-"},
+        "data": {"train": "-"},
+        "search": {"vary": vary, **search},
+    }
+    return parse_config(tree, source="test")
+
+
+@pytest.mark.parametrize(
+    ("vary", "search", "message"),
+    [
+        ({}, {}, "search.vary: nothing is varied"),
+        ({"training.lerning_rate": [1]}, {}, "did you mean 'training.learning_rate'"),
+        ({"training.batch_size": [8, 0]}, {}, "training.batch_size: got 0"),
+        ({"training.learning_rate": {"low": -1, "high": 1}}, {}, "training.learning_rate: got -1"),
+        ({"training.epochs": []}, {}, "search.vary.training.epochs.*empty list"),
+        ({"training.epochs": [2, 2]}, {}, "stands in the list twice"),
+        ({"training.epochs": {"low": 3, "high": 2}}, {}, r"low \(3\) must be less than high"),
+        ({"training.epochs": {"low": 1, "hi": 2}}, {}, "a range has low, high, log and step"),
+        ({"training.learning_rate": {"low": 0, "high": 1, "log": True}}, {}, "begins above 0"),
+        ({"store": ["a"]}, {}, "store changes nothing of what is trained"),
+        ({"mode": ["cached", "hf_trainer"]}, {}, "mode hf_trainer is for comparison"),
+        ({"training.learning_rate": RATES}, {"sampler": "grid"}, "a grid needs a list"),
+        ({"training.epochs": [1]}, {"sampler": "cmaes"}, "keeps pickles in the study"),
+        ({"training.seed": [0, 1]}, {"seeds": 2}, "not both"),
+        ({"training.epochs": [1]}, {"storage": "mysql://u:secret@h/d"}, "a password in a URI"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_at_once(
+    vary: dict[str, Any], search: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_space(make(vary, **search))
+
+
+def test_over() -> None:
+    found = parse_over(
+        [
+            "training.learning_rate=1e-5..3e-4:log",
+            "freezing.depth=0,2",
+            "training.epochs=1..5:step=2",
+        ]
+    )
+    space = check_space(make(found))
+    assert [one.varied for one in space.dimensions if isinstance(one.varied, list)] == [[0, 2]]
+    depth, epochs, rate = space.dimensions
+    assert (rate.ends, rate.grid) == ([1e-5, 3e-4], None)
+    assert depth.grid == [0, 2]
+    assert epochs.grid == [1, 3, 5]
+    with pytest.raises(ConfigError, match=r"may follow :log or :step"):
+        parse_over(["training.epochs=1..5:2"])
+    with pytest.raises(ConfigError, match=r"is not of the form"):
+        parse_over(["training.epochs"])
+
+
+def test_a_key_of_some_policies_is_varied_with_these() -> None:
+    config = make(
+        {"freezing.depth": [1, 2], "freezing.policy": ["frozen_start", "gradient_norm"]},
+        sampler="grid",
+    )
+    space = check_space(config)
+    grid = space.grid(0)
+    assert len(grid) == 3
+    assert {"freezing.policy": "gradient_norm"} in grid
+    policies = {trial_config(config, values).freezing.policy for values in grid}
+    assert policies == {"frozen_start", "gradient_norm"}
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+def test_proposals_that_look_at_no_score_do_not_depend_on_their_number(sampler: str) -> None:
+    vary = {"training.epochs": [1, 2, 3], "training.batch_size": {"low": 8, "high": 32, "step": 8}}
+    config = make(vary, sampler=sampler)
+    search, space = search_of(config), check_space(config)
+    ten = listed_proposals(search, space, 10)
+    assert listed_proposals(search, space, 4) == ten[:4]
+    assert len({str(one) for one in ten}) > 4
+    other = search.model_copy(update={"seed": 1})
+    assert listed_proposals(other, space, 10) != ten
+
+
+@pytest.mark.parametrize("policy", ["frozen_start", "static", "gradient_norm"])
+def test_the_best_configuration_is_a_file(tmp_path: Path, policy: str) -> None:
+    from afcore.config import load_config
+
+    config = trial_config(
+        make({"training.learning_rate": RATES}),
+        {"training.learning_rate": 1.2345678901234e-5, "freezing.policy": policy},
+    )
+    path = tmp_path / "best.yaml"
+    write_config(config, path, "the best")
+    assert load_config(str(path)) == config
+    assert "search:" not in config_text(config)

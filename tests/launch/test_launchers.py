@@ -22,6 +22,9 @@ from tests.launch.parent import job_of, open_launcher
 ROOT = Path(__file__).parents[2]
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 NAMES = ["local", pytest.param("ray", marks=pytest.mark.slow)]
+# What Ray shares with the other launcher by construction is tried with both in the long round only.
+MOSTLY_LOCAL = ["local", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.faults])]
+mostly_local = pytest.mark.parametrize("launcher", MOSTLY_LOCAL, indirect=True)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -114,11 +117,13 @@ def test_a_killed_worker_is_named_within_seconds(launcher: Launcher, tmp_path: P
     wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
 
 
+@mostly_local
 def test_an_error_of_ours_comes_out_as_it_went_in(launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^shard 7 is empty$"):
         run(launcher, "bad_data", tmp_path)
 
 
+@mostly_local
 def test_a_worker_starts_no_workers(launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(AutoFreezeError, match=r"^a worker cannot start workers"):
         run(launcher, "launch_others", tmp_path)
@@ -149,6 +154,7 @@ def test_a_stop_asked_for_in_this_process_reaches_the_workers(
     run(launcher, "all_reduce", tmp_path)
 
 
+@mostly_local
 def test_a_commit_that_takes_longer_than_the_grace_period_is_waited_for(
     launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -159,6 +165,7 @@ def test_a_commit_that_takes_longer_than_the_grace_period_is_waited_for(
     assert (tmp_path / "committed-0").exists()
 
 
+@mostly_local
 def test_a_worker_that_does_not_stop_is_ended_after_the_grace_period(
     launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -230,7 +237,7 @@ def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOSTLY_LOCAL)
 def test_no_worker_outlives_a_killed_parent(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         process.kill()
@@ -246,7 +253,7 @@ def test_sigterm_to_the_whole_process_group_lets_the_workers_commit(tmp_path: Pa
     assert {path.name for path in tmp_path.glob("c*")} == {"committed-0", "committed-1"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOSTLY_LOCAL)
 def test_sigterm_to_one_worker_stops_all(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         os.kill(worker_pids(tmp_path)[0], signal.SIGTERM)

@@ -163,7 +163,7 @@ def test_inductor_gives_eager_losses_and_the_same_ones_each_time() -> None:
     examples = make_examples(16)
 
     def train(dropout: float, backend: str | None) -> list[float]:
-        state = make_state(make_split(dropout))
+        state = make_state(make_split(dropout), boundary=2)  # one compiled block: it takes 15 s
         return losses(run_epochs(state, examples, 1, scripted([2, 2]), compile_backend=backend))
 
     check_compiler(torch.device("cpu"))

@@ -6,16 +6,19 @@ and nothing is trained.
 
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from afcore.config import Config
 from afcore.errors import ConfigError
 from afcore.launch.launcher import as_worker, check_devices
+from afcore.memory import available_memory
 from afcore.planning.profile import Profile
 from afcore.planning.run_forecast import BoundaryForecast, RunForecast, forecast_boundaries
 from afcore.results.traces import load_recorded, recorded_trace
 from afcore.runs.cache import RunCache
 from afcore.runs.decide import possible_traces
+from afcore.runs.device_room import memory_by_boundary
 from afcore.runs.identify import identify_run
 from afcore.runs.run import Run
 from afcore.storage.objects import Storage
@@ -35,6 +38,7 @@ class PlanReport(BaseModel):
         epochs: of the training.
         profile: what was measured.
         boundaries: an epoch at each boundary, and on each number of workers.
+        memory_bytes: that a worker takes at each boundary, but for sets held in memory.
         runs: each mode, at both ends of what the policy may decide (mode ``full`` alone, where it
             does not know them), and along a given trace.
         notes: what a reader should know.
@@ -48,6 +52,7 @@ class PlanReport(BaseModel):
     epochs: int
     profile: Profile
     boundaries: list[BoundaryForecast]
+    memory_bytes: list[int] = []
     runs: list[RunForecast]
     notes: list[str]
 
@@ -101,6 +106,9 @@ def preview_run(
         if recorded is not None and mode != "full":
             traces = {**traces, "as recorded": recorded}
         runs += planner.forecasts(traces, mode, at, existing)
+    memory = memory_by_boundary(
+        run, profile.compute.num_parameters, int(data.validation.lengths.sum())
+    )
     return PlanReport(
         model=config.model.name,
         num_blocks=split.num_blocks,
@@ -108,8 +116,9 @@ def preview_run(
         epochs=config.training.num_epochs,
         profile=profile,
         boundaries=forecast_boundaries(profile, planner.work(1), planner.allowed),
+        memory_bytes=memory,
         runs=runs,
-        notes=_notes(run, existing),
+        notes=[*_notes(run, existing), *_memory_notes(run, memory)],
     )
 
 
@@ -138,6 +147,25 @@ def _notes(run: Run, existing: list[int]) -> list[str]:
     if existing:
         found = ", ".join(f"activations@{boundary}" for boundary in existing)
         notes.append(f"The store has {found} already.")
+    return notes
+
+
+def _memory_notes(run: Run, memory: list[int]) -> list[str]:
+    """What the column of memory counts, and whether there is as much."""
+    on_cpu = run.compute.device.type == "cpu"
+    what = "with the process itself" if on_cpu else "of the GPU"
+    notes = [
+        f"Memory is that of a worker while it trains, {what}; activation sets that are held there "
+        "come on top, within cache.host_bytes and cache.device_bytes."
+    ]
+    free = available_memory() if on_cpu else torch.cuda.mem_get_info(run.compute.device)[0]
+    workers = run.config.workers.max if on_cpu else 1
+    if memory[0] * workers > free:
+        notes.append(
+            f"{memory[0] * workers / 1e9:.1f} GB are needed while nothing is frozen, and "
+            f"{free / 1e9:.1f} GB are free here. Lower data.max_length, workers.micro_batch or "
+            "training.batch_size, or set training.gradient_checkpointing."
+        )
     return notes
 
 

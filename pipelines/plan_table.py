@@ -15,9 +15,10 @@ def boundary_table(plan: PlanReport) -> Table:
         title_justify="left",
     )
     columns = ("frozen", "s computing", "s reading", "set MB", "s to build from tokens")
-    for column in (*columns, "pays from"):
+    for column in (*columns, "pays from", *(["GB memory"] if plan.memory_bytes else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for row in plan.boundaries:
+        memory = [f"{taken / 1e9:.1f}" for taken in plan.memory_bytes[row.boundary :][:1]]
         cells = ["-"] * 4
         if row.read is not None:
             cells = [
@@ -27,7 +28,7 @@ def boundary_table(plan: PlanReport) -> Table:
                 _pays_from(row),
             ]
         seconds = f"{row.computed.train_seconds:.1f}"
-        table.add_row(f"{row.boundary} of {plan.num_blocks}", seconds, *cells)
+        table.add_row(f"{row.boundary} of {plan.num_blocks}", seconds, *cells, *memory)
     return table
 
 

@@ -66,6 +66,13 @@ def test_seconds_and_megabytes_of_each_boundary(plan: PlanReport) -> None:
     assert "│ 3 of 4 │ 26.7 │ 16.7 │ 0.0 │ 6.4 │ 1 epoch │" in out
 
 
+def test_memory_of_each_boundary(plan: PlanReport) -> None:
+    taken = [1_240_000_000, 10**9, 10**9, 800_000_000]
+    out = printed(boundary_table(plan.model_copy(update={"memory_bytes": taken})))
+    assert "│ 0 of 4 │ 70.2 │ - │ - │ - │ - │ 1.2 │" in out
+    assert "│ 1 epoch │ 0.8 │" in out
+
+
 def test_the_figure_marks_what_is_chosen(plan: PlanReport, tmp_path: Path) -> None:
     figure = pareto_figure(plan)
     figure.savefig(tmp_path / "plan.png")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "INFERENCE_TOKENS",
     "Batching",
     "epoch_batches",
     "group_lengths",
@@ -22,7 +23,8 @@ __all__ = [
 Batching = Literal["grouped", "random"]
 
 _WINDOW_BATCHES = 50
-_INFERENCE_TOKENS = 4096
+INFERENCE_TOKENS = 4096
+"""Of a batch without gradients, at most."""
 
 
 def epoch_batches(
@@ -114,7 +116,7 @@ def _batched(
 
 
 def inference_batches(
-    lengths: npt.NDArray[np.int64], *, max_tokens: int = _INFERENCE_TOKENS
+    lengths: npt.NDArray[np.int64], *, max_tokens: int = INFERENCE_TOKENS
 ) -> list[npt.NDArray[np.int64]]:
     """Batches for a pass without gradients: sorted by length, longest first.
 

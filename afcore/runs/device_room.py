@@ -1,6 +1,7 @@
 """What a run's activations and its training have of memory, and where its sets are held."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from afcore.activations.layout import SHARD_BYTES
 from afcore.activations.residency import measure_budgets
 from afcore.activations.tiers import choose_window, place
 from afcore.config import CHOOSING_MODES
+from afcore.data.order import INFERENCE_TOKENS
 from afcore.model.pretrained import build_model
 from afcore.planning.choose_workers import MemoryModel, activation_bytes
 from afcore.planning.profile import Reading
@@ -16,12 +18,18 @@ from afcore.runs.run import Run
 
 __all__ = [
     "device_memory",
+    "memory_by_boundary",
     "place_set",
     "training_bytes",
 ]
 
 _INPUT_BYTES = 2.0  # of a number that goes into a block, under 16-bit autocast
 _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
+
+_PROCESS_BYTES = 600 * 2**20
+"""Of a process on a CPU: Python, PyTorch and Transformers, and what kernels work in."""
+_TRAINED_LOGIT_BYTES, _SCORED_LOGIT_BYTES = 12, 8
+"""Of a word of the vocabulary at a position: logits, their softmax, their gradients."""
 
 
 def place_set(run: Run, num_bytes: int) -> Reading:
@@ -74,14 +82,47 @@ def training_bytes(run: Run) -> int:
     """
     if run.compute.device.type != "cuda":
         return 0
-    config, model = run.config, _without_weights(run)
+    model = _without_weights(run)
+    memory = _memory(run, model, 0)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    by_boundary = [num_parameters] * run.record.num_blocks
+    return memory.needed_bytes(by_boundary, 0, _tokens_of_a_pass(run, memory))
+
+
+def memory_by_boundary(run: Run, num_parameters: Sequence[int], scored_tokens: int) -> list[int]:
+    """Bytes that a worker takes while it trains at each boundary, but for sets held in memory.
+
+    On a GPU, of its memory. On a CPU, of the machine's: the process itself too, and the copy of
+    what has trained that an epoch commits (docs/decisions/0047).
+
+    Args:
+        run: begun or not.
+        num_parameters: [L], that train at each boundary.
+        scored_tokens: of the validation split.
+    """
+    model = _without_weights(run)
+    memory = _memory(run, model, 0)
+    tokens = _tokens_of_a_pass(run, memory)
+    on_cpu = run.compute.device.type == "cpu"
+    logits = 0
+    if not run.record.task.head_is_new:  # a word of the vocabulary at each position
+        scored = min(scored_tokens, INFERENCE_TOKENS) * _SCORED_LOGIT_BYTES
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        logits = vocabulary * max(tokens * _TRAINED_LOGIT_BYTES, scored)
+    found = []
+    for boundary, trained in enumerate(num_parameters):
+        needed = memory.needed_bytes(num_parameters, boundary, tokens) + logits
+        copied = trained * (memory.weight_bytes + memory.moments_bytes)
+        found.append(needed + (_PROCESS_BYTES + copied if on_cpu else 0))
+    return found
+
+
+def _tokens_of_a_pass(run: Run, memory: MemoryModel) -> int:
+    """The most that a worker trains on at once, if no batch is cut by a plan."""
+    config = run.config
     fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
     examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
-    examples *= run.record.task.group_size
-    memory = _memory(run, model, 0)
-    by_boundary = [num_parameters] * run.record.num_blocks
-    return memory.needed_bytes(by_boundary, 0, examples * memory.example_tokens)
+    return examples * run.record.task.group_size * memory.example_tokens
 
 
 def _without_weights(run: Run) -> Any:

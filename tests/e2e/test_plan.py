@@ -40,11 +40,13 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
     two = ("--set", "training.epochs=2")
     assert autofreeze("plan", config, "--report", report, "--trace", trace, *two) == 0
     out = capsys.readouterr().out
-    for shown in ("3 of 4", "all freezes at once", "as recorded", "US$"):
+    for shown in ("GB memory", "3 of 4", "all freezes at once", "as recorded", "US$"):
         assert shown in out
     plan = PlanReport.model_validate_json(report.read_text())
     assert plan.num_blocks == 4
     assert [row.boundary for row in plan.boundaries] == [0, 1, 2, 3]
+    assert plan.memory_bytes == sorted(plan.memory_bytes, reverse=True)
+    assert 0.6e9 < plan.memory_bytes[3] < plan.memory_bytes[0] < 0.7e9
     assert plan.boundaries[1].read.activation_bytes_written > 1000
     assert [(run.mode, run.case) for run in plan.runs] == [
         ("full", "nothing freezes"),

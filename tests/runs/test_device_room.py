@@ -50,6 +50,24 @@ def test_training_takes_all_parameters_and_the_largest_share_of_a_batch(
     assert device_room.training_bytes(with_changes(run, **changes)) == expected
 
 
+def test_memory_falls_with_what_trains_and_has_the_process_on_a_cpu(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = [1000, 800, 500, 100]
+    process, tokens, block = 600 * 2**20, 8 * 32, 34 * 32
+    expected = [
+        # Weights of all, gradients and moments of what trains; 4 - k blocks keep a token's states.
+        4 * 1000 + 12 * count + (4 - k) * tokens * block + process + 12 * count
+        for k, count in enumerate(trained)
+    ]
+    assert device_room.memory_by_boundary(run, trained, 10**6) == expected
+    monkeypatch.setattr(Run, "compute", Compute(CUDA, "bf16"))
+    on_gpu = [
+        needed - process - 12 * count for needed, count in zip(expected, trained, strict=True)
+    ]
+    assert device_room.memory_by_boundary(run, trained, 10**6) == on_gpu
+
+
 def test_the_device_tier_leaves_what_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10)  # by this process

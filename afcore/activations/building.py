@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.sets import ActivationSet, kept_by_others, open_set
 from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage
@@ -143,12 +143,21 @@ def _evict(storage: Storage, folder: str, in_use: Callable[[], bool]) -> bool:
 
 
 def delete_parts(storage: Storage, folder: str) -> None:
-    """Delete shards, indices and manifest: of an evicted set, a dead builder, a damaged set."""
+    """Delete shards, indices and manifest: of an evicted set, a dead builder, a damaged set.
+
+    Shards that another set keeps stay.
+    """
     storage.delete(_manifest(folder))
-    parts = {key.removeprefix(f"{folder}/").partition("/")[0] for key in storage.list(folder)}
-    for part in parts:
-        if part == "shards" or part.startswith("index-"):
-            storage.delete_folder(f"{folder}/{part}")
+    kept = kept_by_others(storage, folder)
+    parts = set()
+    for key in storage.list(folder):
+        part = key.removeprefix(f"{folder}/").split("/")
+        if part[0] == "shards":
+            parts.add("/".join(part[:2]))
+        elif part[0].startswith(("index-", "examples-")):
+            parts.add(part[0])
+    for name in parts - kept:
+        storage.delete_folder(f"{folder}/{name}")
 
 
 def _lease_folder(folder: str) -> str:

@@ -15,6 +15,7 @@ is deleted by mistake costs time, not results: a run builds a set that is gone a
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -65,9 +66,9 @@ def collect_garbage(
     storage.check_there()
     sets = list_sets(storage)
     removed = []
-    for found, why in _choose_sets(storage, sets, max_idle_seconds, max_bytes):
+    for found, why, freed in _choose_sets(storage, sets, max_idle_seconds, max_bytes):
         if dry_run or evict(storage, found.folder, partial(_is_live, storage, found)):
-            removed.append(Removal(found.folder, why, found.manifest.num_bytes))
+            removed.append(Removal(found.folder, why, freed))
     for removal in _leftovers(storage, sets):
         removed.append(removal)
         if not dry_run and removal.folder.endswith(".draft"):
@@ -83,9 +84,9 @@ def _is_live(storage: Storage, found: ActivationSet) -> bool:
 
 def _choose_sets(
     storage: Storage, sets: list[ActivationSet], max_idle_seconds: float, max_bytes: int | None
-) -> Iterator[tuple[ActivationSet, str]]:
+) -> Iterator[tuple[ActivationSet, str, int]]:
     now = time.time()
-    left, kept = 0, []
+    shards, kept = _SharedShards(sets), []
     for found in sorted(sets, key=last_use):
         held = _is_live(storage, found) or is_being_built(storage, found.folder)
         idle = now - last_use(found)
@@ -93,15 +94,36 @@ def _choose_sets(
         if why is None and idle >= max_idle_seconds:
             why = f"not used for {duration(idle)}"
         if why is not None and not held:
-            yield found, why
-            continue
-        left += found.manifest.num_bytes
-        if not held:
+            yield found, why, shards.let_go(found)
+        elif not held:
             kept.append(found)
     for found in kept:
-        if max_bytes is not None and left > max_bytes:
-            left -= found.manifest.num_bytes
-            yield found, f"least recently used, {duration(now - last_use(found))} ago"
+        if max_bytes is not None and shards.num_bytes > max_bytes:
+            why = f"least recently used, {duration(now - last_use(found))} ago"
+            yield found, why, shards.let_go(found)
+
+
+class _SharedShards:
+    """Bytes of shards, several sets of which may have one in common."""
+
+    def __init__(self, sets: list[ActivationSet]) -> None:
+        self._bytes = {key: size for found in sets for key, size in _shards_of(found).items()}
+        self._users = Counter(key for found in sets for key in _shards_of(found))
+        self.num_bytes = sum(self._bytes.values())
+
+    def let_go(self, found: ActivationSet) -> int:
+        """A set goes; bytes that no other one keeps."""
+        freed = 0
+        for key in _shards_of(found):
+            self._users[key] -= 1
+            freed += 0 if self._users[key] else self._bytes[key]
+        self.num_bytes -= freed
+        return freed
+
+
+def _shards_of(found: ActivationSet) -> dict[tuple[str, str], int]:
+    size = found.manifest.format.row_bytes
+    return {(s.folder or found.folder, s.name): s.num_rows * size for s in found.manifest.shards}
 
 
 def _unreachable(storage: Storage, found: ActivationSet) -> str | None:
@@ -187,9 +209,12 @@ class _Leftovers:
         self._storage = storage
         self._committed = {found.folder for found in sets}
         self._named = {
-            f"{found.folder}/{name}"
+            f"{entry.folder or found.folder}/{entry.name}"
             for found in sets
-            for name in (found.manifest.index, *(shard.name for shard in found.manifest.shards))
+            for entry in found.manifest.entries
+        }
+        self._kept_folders = {
+            shard.folder for found in sets for shard in found.manifest.shards if shard.folder
         }
         self._training_ids: dict[str, str | None] = {}
         self._damaged: set[str] = set()
@@ -214,13 +239,23 @@ class _Leftovers:
         name, _, part = below.partition("/")
         folder = f"{above}activations/{name}"
         lease = f"{folder}/build"
-        if folder not in self._committed:
-            return self._put(folder, stored, "never finished", lease)
         depth = 2 if part.startswith("shards/") else 1
         part = "/".join(part.split("/")[:depth])
-        if part.startswith(("shards/", "index-")) and f"{folder}/{part}" not in self._named:
+        if f"{folder}/{part}" in self._named:
+            return None  # of a set that is gone too, where another one keeps it
+        if folder not in self._committed:
+            return self._put_unfinished(folder, part, stored, lease)
+        if part.startswith(("shards/", "index-", "examples-")):
             why = "not part of the set any more"
             return self._put(f"{folder}/{part}", stored, why, lease)
+        return None
+
+    def _put_unfinished(self, folder: str, part: str, stored: Stored, lease: str) -> None:
+        """A whole folder at once, unless shards in it are another set's."""
+        if folder not in self._kept_folders:
+            return self._put(folder, stored, "never finished", lease)
+        if part.startswith(("shards/", "index-", "examples-")):
+            return self._put(f"{folder}/{part}", stored, "kept by no other set any more", lease)
         return None
 
     def _put(self, folder: str, stored: Stored, why: str, lease: str) -> None:

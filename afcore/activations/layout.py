@@ -24,11 +24,14 @@ class RaggedLayout:
         shard: [n] int64, the shard of each example.
         start: [n] int64, its first row there.
         lengths: [n] int64, its tokens.
+        shard_rows: [s] int64, rows of each shard, where shards hold rows of no example (of one
+            that has left) or rows of several (of equal ones); None: neither.
     """
 
     shard: npt.NDArray[np.int64]
     start: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
+    shard_rows: npt.NDArray[np.int64] | None = None
 
     @property
     def num_shards(self) -> int:
@@ -40,9 +43,34 @@ class RaggedLayout:
         ids = np.flatnonzero(self.shard == shard)
         return ids[np.argsort(self.start[ids], kind="stable")]
 
+    @property
+    def rows_by_shard(self) -> npt.NDArray[np.int64]:
+        """[s] int64, rows of each shard."""
+        if self.shard_rows is not None:
+            return self.shard_rows
+        return np.bincount(self.shard, weights=self.lengths).astype(np.int64)
+
     def num_rows(self, shard: int) -> int:
-        """Tokens in a shard."""
-        return int(self.lengths[self.shard == shard].sum())
+        """Of a shard."""
+        return int(self.rows_by_shard[shard])
+
+    def rows_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Rows of some examples of one shard, one after the other."""
+        lengths = self.lengths[ids]
+        first = np.repeat(self.start[ids] - np.cumsum(lengths) + lengths, lengths)
+        return first + np.arange(int(lengths.sum()))
+
+    def compact(self) -> "RaggedLayout":
+        """The same examples in the same shards, which hold nothing else, and each its own rows."""
+        if self.shard_rows is None:
+            return self
+        order = np.lexsort((np.arange(len(self.shard)), self.start, self.shard))
+        lengths, shard = self.lengths[order], self.shard[order]
+        before = np.cumsum(lengths) - lengths
+        _, first, inverse = np.unique(shard, return_index=True, return_inverse=True)
+        start = np.empty_like(self.start)
+        start[order] = before - before[first][inverse]
+        return RaggedLayout(self.shard, start, self.lengths)
 
 
 def plan_layout(

@@ -9,7 +9,7 @@ the set at any moment.
 import time
 from datetime import timedelta
 
-from afcore.activations.sets import ActivationSet, list_sets
+from afcore.activations.sets import ActivationManifest, ActivationSet, list_sets
 from afcore.storage.lease import is_held
 from afcore.storage.objects import Storage
 
@@ -35,13 +35,19 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
                 ">".join(map(str, manifest.lineage)),
                 manifest.dtype,
                 str(manifest.num_examples),
-                f"{manifest.num_bytes / 1e6:.1f}",
+                _size(manifest),
                 duration(now - manifest.created),
                 f"{duration(now - last_use(found))} ago",
                 f"{len(found.users())}, {live_users(storage, found)} live",
             )
         )
     return rows
+
+
+def _size(manifest: ActivationManifest) -> str:
+    """In MB; of one that keeps shards of others, also of those that it wrote."""
+    own = "" if manifest.own_bytes == manifest.num_bytes else f"{manifest.own_bytes / 1e6:.1f} of "
+    return f"{own}{manifest.num_bytes / 1e6:.1f}"
 
 
 def verify_sets(store: str) -> tuple[int, list[str]]:

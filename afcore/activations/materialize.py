@@ -29,6 +29,7 @@ from afcore.activations.sets import (
     ActivationSet,
     ActivationWriter,
     NewSet,
+    SetPlan,
     new_generation,
     open_set,
 )
@@ -124,10 +125,12 @@ def materialize(
     check: Callable[[], None] = lambda: None,
     resident: ResidentShards | None = None,
     group: WorkerGroup = ALONE,
+    plan: SetPlan | None = None,
 ) -> ActivationSet:
     """Write a set, from the set below (``source``) when there is one, else from tokens.
 
-    Every worker writes whole shards of its own; the first commits once all have.
+    Every worker writes whole shards of its own; the first commits once all have. Shards that
+    ``plan`` keeps of another set are not written; with a source, the new set is laid out as it is.
 
     Shards of the set below come from ``resident`` where they are; there, too, each new one is kept,
     so that the epoch that follows need not read what was just written. ``check`` is called before
@@ -139,22 +142,25 @@ def materialize(
 
     Whatever is raised, nothing is left behind.
     """
+    if source is not None:
+        plan = SetPlan(source.layout.compact())
     writer = ActivationWriter(
-        storage, new, runner.lengths, runner.format, generation=group.tell(new_generation())
+        storage, new, runner.lengths, runner.format, group.tell(new_generation()), plan
     )
     num_shards = writer.layout.num_shards
+    to_write = [number for number in range(num_shards) if number not in writer.shards]
     _log.info(
         "activations@%d: writing %.1f MB in %d shards, from %s",
         new.boundary,
-        runner.num_bytes / 1e6,
-        num_shards,
+        sum(writer.layout.num_rows(n) for n in to_write) * runner.format.row_bytes / 1e6,
+        len(to_write),
         f"activations@{source.manifest.boundary}" if source else "tokens",
     )
     if resident is not None:
         resident.fit(writer.layout, runner.format.row_bytes)
     shown = time.monotonic()
     with writer.cleaned_up():
-        for shard in range(group.rank, num_shards, group.count):
+        for shard in to_write[group.rank :: group.count]:
             if group.count == 1:
                 check()
             ids = writer.layout.examples(shard)
@@ -162,6 +168,7 @@ def materialize(
                 rows = runner.rows(ids, new.lineage)
             else:
                 below = read_resident(source, shard, runner, resident)
+                below = below[source.layout.rows_of(ids)]
                 rows = runner.rows(ids, new.lineage, source.manifest.boundary, below)
             label = writer.write_shard(shard, rows)
             if resident is not None:
@@ -174,7 +181,7 @@ def materialize(
         group.checked_by_first(check)
     committed = None
     if group.is_first:
-        committed = writer.commit()
+        committed = writer.commit(runner.examples.example_digests)
     group.wait()
     committed = committed or open_set(storage, new.folder)
     assert committed is not None
@@ -201,8 +208,13 @@ def read_or_repair(
         return activation_set.read_shard(shard)
     except IntegrityError as error:
         _log.warning("%s; computing it again", error)
-    ids = activation_set.layout.examples(shard)
-    activation_set.replace_shard(shard, runner.rows(ids, activation_set.manifest.lineage))
+    layout = activation_set.layout
+    ids = layout.examples(shard)
+    found = runner.rows(ids, activation_set.manifest.lineage)
+    # Of examples that have left, rows of zeros, which nobody reads.
+    rows = np.zeros((layout.num_rows(shard), found.shape[1]), dtype=found.dtype)
+    rows[layout.rows_of(ids)] = found
+    activation_set.replace_shard(shard, rows)
     return activation_set.read_shard(shard)
 
 

@@ -84,7 +84,7 @@ class ResidentShards:
             return
         self._clear()
         self._layout, self._row_bytes, self.random_access = layout, row_bytes, random_access
-        self._num_rows = np.bincount(layout.shard, weights=layout.lengths).astype(np.int64)
+        self._num_rows = layout.rows_by_shard
         sizes = self._shard_bytes
         self.window = choose_window(sizes, self.budgets)
         self.tiers = place(sizes, self.budgets, self._streamed)
@@ -179,6 +179,7 @@ class ResidentShards:
         return known is not None and (
             np.array_equal(layout.shard, known.shard)
             and np.array_equal(layout.lengths, known.lengths)
+            and np.array_equal(layout.rows_by_shard, known.rows_by_shard)
         )
 
     def _clear(self) -> None:

@@ -3,11 +3,13 @@
 Under the set's folder::
 
     index-<generation>/          [n, 3] int64: shard, first row, rows of each example
+    examples-<generation>/       [n, 2] uint64: a digest of each example
     shards/00000-<generation>/   [t, w] of one shard: one chunk, one object, uncompressed
     manifest.json                last; without it there is no set
     users/<run>.json             who opened it, and when
     build/                       lease of who builds or evicts it
     repair/                      lease of who replaces a shard
+    kept_by/<set>.json           another set whose manifest names shards of this one
 
 What one of the ``t`` rows is: :mod:`afcore.activations.codec`. Writers never share an object: each
 has its own generation, and the first manifest wins (:meth:`Storage.put_new`).
@@ -18,7 +20,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -42,6 +44,9 @@ __all__ = [
     "ActivationSet",
     "ActivationWriter",
     "NewSet",
+    "SetPlan",
+    "Shard",
+    "kept_by_others",
     "list_sets",
     "new_generation",
     "open_set",
@@ -49,6 +54,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _INDEX_COLUMNS = 3
+_DIGEST_COLUMNS = 2
 _until_repaired = Retrying(
     retry=retry_if_exception_type(LeaseHeldError),
     stop=stop_after_delay(EXPIRY_SECONDS + 10),  # who has died by then is succeeded
@@ -59,11 +65,15 @@ _until_repaired = Retrying(
 
 @dataclass(frozen=True)
 class Shard:
-    """One committed shard: its array's name below the set, its rows, its xxh3-64."""
+    """One committed shard: its array's name below the set, its rows, its xxh3-64.
+
+    ``folder`` is that of the set that wrote it, where it is another one.
+    """
 
     name: str
     num_rows: int
     checksum: str
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class ActivationManifest:
     producer: str
     created: float = field(default_factory=time.time)
     widths: dict[str, int] = field(default_factory=dict)
+    examples: Shard | None = None
 
     @property
     def format(self) -> RowFormat:
@@ -120,9 +131,21 @@ class ActivationManifest:
         return RowFormat(self.dtype, self.widths or {HIDDEN_STATES: self.hidden_size})
 
     @property
+    def entries(self) -> list[Shard]:
+        """All arrays that the set is made of."""
+        index = Shard(self.index, self.num_examples, self.index_checksum)
+        return [index, *([self.examples] if self.examples else []), *self.shards]
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all shards."""
-        return self.num_rows * self.format.row_bytes
+        return sum(shard.num_rows for shard in self.shards) * self.format.row_bytes
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of the shards that were written for this set."""
+        own = sum(shard.num_rows for shard in self.shards if shard.folder is None)
+        return own * self.format.row_bytes
 
     def to_json(self) -> bytes:
         """As stored."""
@@ -132,7 +155,14 @@ class ActivationManifest:
     def from_json(cls, data: bytes) -> "ActivationManifest":
         """The inverse of :meth:`to_json`."""
         tree = json.loads(data)
-        return cls(**{**tree, "shards": [Shard(**shard) for shard in tree["shards"]]})
+        examples = tree.get("examples")
+        return cls(
+            **{
+                **tree,
+                "shards": [Shard(**shard) for shard in tree["shards"]],
+                "examples": Shard(**examples) if examples else None,
+            }
+        )
 
 
 class ActivationSet:
@@ -150,8 +180,24 @@ class ActivationSet:
         Raises:
             IntegrityError: when the index is missing or damaged.
         """
-        index = self._checked(self._index)
-        return RaggedLayout(*np.ascontiguousarray(index.T))
+        index = self._checked(self.manifest.entries[0])
+        layout = RaggedLayout(*np.ascontiguousarray(index.T))
+        rows = np.asarray([shard.num_rows for shard in self.manifest.shards], dtype=np.int64)
+        return (
+            layout
+            if np.array_equal(layout.rows_by_shard, rows)
+            else replace(layout, shard_rows=rows)
+        )
+
+    @property
+    def example_digests(self) -> npt.NDArray[np.uint64] | None:
+        """[n, 2], a digest of what the model gets of each example; None of an older release.
+
+        Raises:
+            IntegrityError: when they are missing or damaged.
+        """
+        entry = self.manifest.examples
+        return self._checked(entry) if entry is not None else None
 
     def read_shard(self, shard: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Read one shard whole.
@@ -185,7 +231,8 @@ class ActivationSet:
             self.manifest = replace(self.manifest, shards=shards)
             if newest is not None:  # one that was evicted stays so
                 self._storage.put(f"{self.folder}/manifest.json", self.manifest.to_json())
-        self._storage.delete_folder(f"{self.folder}/{old.name}")
+        if old.folder is None:  # else it is not this set's to delete
+            self._storage.delete_folder(f"{self.folder}/{old.name}")
 
     @contextlib.contextmanager
     def _repair_lease(self) -> Iterator[None]:
@@ -239,27 +286,25 @@ class ActivationSet:
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
         problems = []
-        for entry in (self._index, *self.manifest.shards):
+        for entry in self.manifest.entries:
             try:
                 self._checked(entry, metadata=True)
             except IntegrityError as error:
                 problems.append(str(error))
         return problems
 
-    @property
-    def _index(self) -> Shard:
-        return Shard(self.manifest.index, self.manifest.num_examples, self.manifest.index_checksum)
-
     def _checked(
         self, entry: Shard, out: npt.NDArray[Any] | None = None, metadata: bool = False
     ) -> npt.NDArray[Any]:
-        folder = f"{self.folder}/{entry.name}"
+        folder = f"{entry.folder or self.folder}/{entry.name}"
         where = self._storage.uri(folder)
         manifest = self.manifest
-        is_index = entry.name == manifest.index
-        width = _INDEX_COLUMNS if is_index else manifest.format.width
+        dtype, width = STORED_AS[manifest.dtype], manifest.format.width
+        if entry.name == manifest.index:
+            dtype, width = np.int64, _INDEX_COLUMNS
+        elif entry == manifest.examples:
+            dtype, width = np.uint64, _DIGEST_COLUMNS
         shape = (entry.num_rows, width)
-        dtype = np.int64 if is_index else STORED_AS[manifest.dtype]
         try:
             rows, found = read_array(self._storage, folder, shape, dtype, out)
             if metadata:
@@ -276,6 +321,19 @@ class ActivationSet:
         return rows
 
 
+@dataclass(frozen=True)
+class SetPlan:
+    """Where each example of a new set goes.
+
+    Attributes:
+        layout: of the whole set.
+        kept: shards that another set has written, by number.
+    """
+
+    layout: RaggedLayout
+    kept: Mapping[int, Shard] = field(default_factory=dict)
+
+
 class ActivationWriter:
     """Write the shards of a new set, then :meth:`commit`.
 
@@ -285,9 +343,10 @@ class ActivationWriter:
         lengths: [n] rows of each example.
         row_format: of its rows.
         generation: of all its objects; workers that write a set together have the same.
+        plan: where each example goes, and which shards are there already.
 
     Attributes:
-        shards: written so far, by number.
+        shards: written so far, by number, or there before.
     """
 
     def __init__(
@@ -297,14 +356,17 @@ class ActivationWriter:
         lengths: npt.NDArray[np.int64],
         row_format: RowFormat,
         generation: str | None = None,
+        plan: SetPlan | None = None,
     ) -> None:
         self._storage = storage
         self._new = new
         self._folder = new.folder
         self._format = row_format
         self._generation = generation or new_generation()
-        self.shards: dict[int, Shard] = {}
-        self.layout = plan_layout(lengths, row_bytes=row_format.row_bytes)
+        plan = plan or SetPlan(plan_layout(lengths, row_bytes=row_format.row_bytes))
+        self.layout = plan.layout
+        self.shards: dict[int, Shard] = dict(plan.kept)
+        self._kept = plan.kept
 
     def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> str:
         """Write one shard whole.
@@ -328,8 +390,11 @@ class ActivationWriter:
             )
         return self.shards[shard].checksum
 
-    def commit(self) -> ActivationSet:
+    def commit(self, digests: npt.NDArray[np.uint64] | None = None) -> ActivationSet:
         """Write the index and the manifest; if another writer was first, use theirs.
+
+        Args:
+            digests: [n, 2] of the examples, so that a later set can keep their rows.
 
         Raises:
             ValueError: when a shard has not been written.
@@ -341,6 +406,10 @@ class ActivationWriter:
         name = f"index-{self._generation}"
         with self.cleaned_up():
             index_checksum = write_array(self._storage, f"{self._folder}/{name}", index)
+            examples = None
+            if digests is not None:
+                examples = self._write_examples(digests)
+            self._note_kept()
             manifest = ActivationManifest(
                 schema=1,
                 key=self._new.key,
@@ -356,6 +425,7 @@ class ActivationWriter:
                 shards=[self.shards[i] for i in range(layout.num_shards)],
                 recipe=self._new.recipe,
                 producer=self._new.producer,
+                examples=examples,
             )
             self._storage.put_new(f"{self._folder}/manifest.json", manifest.to_json())
             committed = open_set(self._storage, self._folder)
@@ -365,12 +435,25 @@ class ActivationWriter:
                 self.discard()
         return committed
 
+    def _write_examples(self, digests: npt.NDArray[np.uint64]) -> Shard:
+        name = f"examples-{self._generation}"
+        checksum = write_array(self._storage, f"{self._folder}/{name}", digests)
+        return Shard(name, len(digests), checksum)
+
+    def _note_kept(self) -> None:
+        """Before the manifest that names them: who evicts the other set looks for these notes."""
+        name = self._folder.rpartition("/")[2]
+        note = json.dumps({"folder": self._folder}).encode()
+        for folder in {shard.folder for shard in self._kept.values() if shard.folder}:
+            self._storage.put(f"{folder}/kept_by/{name}.json", note)
+
     def discard(self) -> None:
         """Delete what this writer wrote."""
         for shard in range(self.layout.num_shards):
             name = _shard_name(shard, self._generation)
             self._storage.delete_folder(f"{self._folder}/{name}")
-        self._storage.delete_folder(f"{self._folder}/index-{self._generation}")
+        for kind in ("index", "examples"):
+            self._storage.delete_folder(f"{self._folder}/{kind}-{self._generation}")
 
     @contextlib.contextmanager
     def cleaned_up(self) -> Iterator[None]:
@@ -397,6 +480,17 @@ def open_set(storage: Storage, folder: str) -> ActivationSet | None:
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{storage.uri(folder)}/manifest.json is damaged: {error}") from error
     return ActivationSet(storage, folder, manifest)
+
+
+def kept_by_others(storage: Storage, folder: str) -> set[str]:
+    """Names of the shards of a set, committed or not, that manifests of other sets name."""
+    names: set[str] = set()
+    for key in storage.list(f"{folder}/kept_by"):
+        with contextlib.suppress(KeyError, ValueError, TypeError, IntegrityError):
+            other = open_set(storage, str(json.loads(storage.get(key))["folder"]))
+            if other is not None:
+                names |= {shard.name for shard in other.manifest.shards if shard.folder == folder}
+    return names
 
 
 def list_sets(storage: Storage) -> list[ActivationSet]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
 from afcore.activations.codec import canonical_lineage, lineages_below
+from afcore.activations.extending import Extension, find_extension
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, NewSet
+from afcore.activations.sets import ActivationSet, NewSet, SetPlan, open_set
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings
@@ -27,6 +28,7 @@ from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunCache"]
 
+_SOON_BUILT = 10  # a tenth of the set
 _log = logging.getLogger(__name__)
 
 
@@ -63,10 +65,10 @@ class RunCache:
         return self.planner.allowed.sets != "off"
 
     def has(self, boundary: int, weights: Mapping[str, ContentDigest]) -> bool:
-        """Whether the store has the set at ``boundary``, built from tokens."""
+        """Whether the store has the set at ``boundary``, or most of its rows."""
         if not boundary or not self.allowed:
             return False
-        return self._open_sound(self._reference([boundary], weights).folder) is not None
+        return self._is_at_hand(self._reference([boundary], weights), weights)
 
     def first_epoch(self, boundary: int) -> EpochPlan:
         """How epoch 1 is to be trained."""
@@ -107,8 +109,7 @@ class RunCache:
         if allowed.sets == "auto":
             scale = self.planner.scale(epoch, read_boundary, trained, self._group.count)
         if allowed.measures and self.allowed and boundary > read_boundary:
-            folder = self.next_source(boundary, weights, current).folder
-            exists = self._open_sound(folder) is not None
+            exists = self._is_at_hand(self.next_source(boundary, weights, current), weights)
         at = Standing(
             epoch=epoch + 1,
             num_epochs=self._run.config.training.num_epochs,
@@ -173,7 +174,7 @@ class RunCache:
         room = self._room_bytes()
         if room is None or self.runner.num_bytes <= room:
             return None
-        if self._open_sound(reference.folder) is not None:
+        if self._is_at_hand(reference, weights):
             return None
         limit = self._run.config.cache.max_bytes or 0
         text = (
@@ -208,17 +209,30 @@ class RunCache:
         whenever it says so, all of them write their shards.
         """
         if not self._group.is_first:
-            while (lineage_below := self._group.tell()) is not None:
+            while (told := self._group.tell()) is not None:
+                lineage_below, plan = told
                 with contextlib.suppress(LeaseLostError):  # then the first one waits, or asks again
-                    self._build(reference, weights, self._open_below(lineage_below, weights))
+                    below = self._open_below(lineage_below, weights)
+                    self._build(reference, weights, below, plan)
             found = self._open_sound(reference.folder)
             assert found is not None
             return found
 
         def build(check: Callable[[], None]) -> ActivationSet:
-            below = self._nearest_below(reference, weights)
-            self._group.tell(below.manifest.lineage if below else [])
-            return self._build(reference, weights, below, check)
+            found, plan, below = self._extension(reference, weights), None, None
+            if found is None:
+                below = self._nearest_below(reference, weights)
+            else:
+                plan = found.plan
+                _log.info(
+                    "activations@%d: the rows of %d of %d examples are in the store; the others "
+                    "are computed",
+                    reference.boundary,
+                    found.num_kept,
+                    len(self._examples),
+                )
+            self._group.tell((below.manifest.lineage if below else [], plan))
+            return self._build(reference, weights, below, plan, check)
 
         opened = open_or_build(
             self._run.storage,
@@ -231,7 +245,7 @@ class RunCache:
         self._group.tell(None)
         self.seconds += opened.seconds
         if opened.built:
-            self.bytes_written += opened.activation_set.manifest.num_bytes
+            self.bytes_written += opened.activation_set.manifest.own_bytes
         else:
             _log.info("activations@%d: found in the store", reference.boundary)
         return opened.activation_set
@@ -241,6 +255,7 @@ class RunCache:
         reference: SetReference,
         weights: Mapping[str, ContentDigest],
         below: ActivationSet | None,
+        plan: SetPlan | None,
         check: Callable[[], None] = lambda: None,
     ) -> ActivationSet:
         new = NewSet(
@@ -258,7 +273,35 @@ class RunCache:
             check=check,
             resident=self.held,
             group=self._group,
+            plan=plan,
         )
+
+    def _is_at_hand(self, reference: SetReference, weights: Mapping[str, ContentDigest]) -> bool:
+        """Whether the set is there; or so much of it that the rest is soon built, and has room."""
+        if self._open_sound(reference.folder) is not None:
+            return True
+        found, room = self._extension(reference, weights), self._room_bytes()
+        if found is None:
+            return False
+        missing = found.num_new_rows * self.runner.format.row_bytes
+        return missing * _SOON_BUILT <= self.runner.num_bytes and (room is None or missing <= room)
+
+    def _extension(
+        self, reference: SetReference, weights: Mapping[str, ContentDigest]
+    ) -> Extension | None:
+        """What is kept of a set of other rows, an earlier night's say; None where none has most."""
+        found = find_extension(
+            self._run.storage,
+            reference.folder,
+            self._recipe(reference.lineage, weights),
+            self.runner.lengths,
+            self._examples.example_digests,
+        )
+        if found is None:
+            return None
+        self._note_use(found.found)
+        # Who evicts looks for users last of all; see open_or_build.
+        return found if open_set(self._run.storage, found.found.folder) is not None else None
 
     def _open_below(
         self, lineage: list[int], weights: Mapping[str, ContentDigest]

@@ -101,9 +101,7 @@ def check_whole(storage: Storage) -> ActivationSet:
     assert found is not None
     assert found.verify() == []
     assert len(found.manifest.shards) > 3
-    assert written(storage) == sorted(
-        [found.manifest.index, *(shard.name for shard in found.manifest.shards)]
-    )
+    assert written(storage) == sorted(entry.name for entry in found.manifest.entries)
     assert not storage.list(f"{FOLDER}/build")
     return found
 

@@ -1,6 +1,8 @@
 """Which sets runs find, build, share, and do not write."""
 
+import csv
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.records import plan_of
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.storage.objects import Storage
+from tests.conftest import write_csv
 
 
 @pytest.fixture
@@ -72,6 +75,32 @@ def test_labels_do_not_matter(config: Config, tmp_path: Any) -> None:
         relabelled.write_text(file.read().replace(",random\n", ",argparse\n"), encoding="utf-8")
     other = train(config.replace(**{"data.train": str(relabelled), "data.test": None}))[1]
     assert other[0].activation_bytes_written == 0
+
+
+def test_rows_that_come_cost_only_themselves(
+    config: Config, tmp_path: Path, text_files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with text_files["train"].open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    some = write_csv(tmp_path / "rows.csv", rows[:-3])
+    config = config.replace(**{"data.train": str(some), "cache.dtype": "fp32"})
+    before = train(config)[1]
+    write_csv(some, [*rows[1:][::-1]])
+    with caplog.at_level(logging.INFO, logger="afcore"):
+        extended = train(config)[1]
+    assert "the others are computed" in caplog.text
+    written = extended[0].activation_bytes_written
+    assert 0 < written < before[0].activation_bytes_written / 10
+    # The next night, with room for what comes only.
+    write_csv(some, [*rows[1:][::-1], {"text": "One more row.", "label": "random"}])
+    there = sum(Storage(config.store).list("activations").values())
+    more = train(config.replace(**{"cache.max_bytes": there + 3000}))[1]
+    assert more[0].read_from == "activations@2"
+    assert 0 < more[0].activation_bytes_written < 3000
+    write_csv(some, [*rows[1:][::-1]])
+    anew = train(config.replace(store=f"{config.store}-2"))[1]
+    assert losses(extended) == pytest.approx(losses(anew), abs=1e-5)
+    assert anew[0].activation_bytes_written > 10 * written
 
 
 def test_any_lower_set_is_built_upon_and_changes_nothing(

@@ -1,7 +1,7 @@
 """The exceptions that users see: each message says what, where, and what to do.
 
-``exit_code`` is what the command line returns: 2 for a user's mistake, 143 (128 + SIGTERM) for a
-run that was told to stop, 1 for anything else.
+``exit_code`` is what the command line returns: 2 for a user's mistake, 143 (128 + SIGTERM) or 130
+(128 + SIGINT) for a run that was told to stop, 1 for anything else.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ __all__ = [
     "StoreError",
     "StoreLostError",
     "StoreUnreachableError",
+    "TrackingAbsentError",
     "TrackingError",
     "TrackingUnreachableError",
     "UserError",
@@ -80,19 +81,28 @@ class LeaseLostError(AutoFreezeError):
 
 
 class StoppedError(AutoFreezeError):
-    """Asked to stop (SIGTERM), and did, after committing what was done.
+    """Asked to stop (SIGTERM, Ctrl-C), and did, after committing what was done.
 
     Its argument, if it has one, says where: ``after epoch 3``.
+
+    Attributes:
+        by_ctrl_c: it was SIGINT that asked.
     """
 
-    exit_code = 143
+    by_ctrl_c = False
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """128 and the signal's number, as shells have it."""
+        return 130 if self.by_ctrl_c else 143
 
     def __str__(self) -> str:
         """All that a user should know."""
         stopped = " ".join(["stopped", *self.args])
+        asked_by = "Ctrl-C" if self.by_ctrl_c else "SIGTERM"
         return (
-            f"{stopped}, as asked by SIGTERM; what is committed stands. The same command goes on "
-            "from there."
+            f"{stopped}, as asked by {asked_by}; what is committed stands. The same command goes "
+            "on from there."
         )
 
 
@@ -102,6 +112,12 @@ class TrackingError(AutoFreezeError):
 
 class TrackingUnreachableError(TrackingError):
     """An MLflow server that does not answer; later it may."""
+
+
+class TrackingAbsentError(TrackingUnreachableError):
+    """An MLflow server that does not answer before anything was done."""
+
+    exit_code = 2
 
 
 class WorkerLostError(AutoFreezeError):

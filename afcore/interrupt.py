@@ -4,6 +4,7 @@ Nothing is interrupted: the training loop asks :func:`stop_requested` between st
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -88,6 +89,8 @@ def catch_sigint() -> Iterator[list[int]]:
         request_stop()
         if len(seen) > 1:
             raise KeyboardInterrupt
+        # Not through a logger, whose lock the interrupted code may hold.
+        os.write(2, b"\nStopping after this step; Ctrl-C again to stop at once.\n")
 
     with catch_sigterm():
         if threading.current_thread() is not threading.main_thread():

@@ -1,6 +1,7 @@
 """The command line ``autofreeze``.
 
-Exit codes: 0; 2 for a user's mistake; 143 when told to stop (SIGTERM); 1 for anything else.
+Exit codes: 0; 2 for a user's mistake; 143 or 130 when told to stop (SIGTERM, Ctrl-C); 1 for
+anything else.
 """
 
 import contextlib
@@ -42,6 +43,8 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(no_args_is_help=True, help="Look at, check and clean the activation cache.")
 app.add_typer(cache_app, name="cache")
+runs_app = typer.Typer(no_args_is_help=True, help="Look at runs, and delete what is old.")
+app.add_typer(runs_app, name="runs")
 app.add_typer(stack_app, name="stack")
 _console = Console()
 _errors = Console(stderr=True, soft_wrap=True)
@@ -557,6 +560,41 @@ def cache_gc(
         _console.print(f"{len(removals)} {done[0]}, {freed:.1f} MB {done[1]}")
 
 
+@runs_app.command("ls")
+def runs_ls(store: StoreUri = DEFAULT_STORE) -> None:
+    """List runs: whether they are done, and the bytes that they take."""
+    with exit_codes():
+        set_defaults()
+        from pipelines.cli_runs import print_runs
+
+        print_runs(store, _wide())
+
+
+@runs_app.command("gc")
+def runs_gc(
+    store: StoreUri = DEFAULT_STORE,
+    older_than_days: Annotated[
+        float, typer.Option(min=0, help="Delete runs that nobody worked on for so many days")
+    ] = 30.0,
+    published_days: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Delete checkpoints of runs whose model is in MLflow for so many days"
+        ),
+    ] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, but delete nothing")] = False,
+) -> None:
+    """Delete old runs, and checkpoints that a published run no longer needs.
+
+    Models in MLflow stay, and so does what a live run needs. Activation sets: cache gc.
+    """
+    with exit_codes():
+        set_defaults()
+        from pipelines.cli_runs import print_removals
+
+        print_removals(store, _console, older_than_days, published_days, dry_run)
+
+
 def main() -> None:
     """Entry point of the console script."""
     set_defaults()
@@ -635,15 +673,21 @@ def exit_codes() -> Iterator[None]:
     # Training stops by itself, between steps. Prefect's flows mark themselves as crashed first, and
     # then send the signal on.
     signal.signal(signal.SIGTERM, _stop)
+    former = signal.signal(signal.SIGINT, _stop)
     try:
         yield
     except AutoFreezeError as error:
-        _errors.print(f"[bold red]Error:[/] {escape(str(error))}")
+        what = "Stopped" if isinstance(error, StoppedError) else "Error"
+        _errors.print(f"[bold red]{what}:[/] {escape(str(error))}")
         raise typer.Exit(error.exit_code) from None
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
-def _stop(_number: int, _frame: Any) -> None:
-    raise StoppedError
+def _stop(number: int, _frame: Any) -> None:
+    stopped = StoppedError()
+    stopped.by_ctrl_c = number == signal.SIGINT
+    raise stopped
 
 
 def _parse_modes(modes: str, known: Sequence[str] = MODES) -> list[str]:

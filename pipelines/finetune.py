@@ -18,7 +18,7 @@ from prefect.tasks import Task
 from afcore.config import PEER_MODES, Config, check_extras
 from afcore.digest import recipe_digest
 from afcore.errors import StoppedError, StoreLostError, may_pass
-from afcore.interrupt import catch_sigterm, stop_requested
+from afcore.interrupt import catch_sigint, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.tracking import Tracker
 from afcore.runs.identify import identify_run
@@ -27,6 +27,7 @@ from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, RunRecord, begin_run, open_run, run_lease
+from afcore.runs.tracked_epochs import log_epochs
 from afcore.runs.tracked_rows import log_rows
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
@@ -78,19 +79,16 @@ def train_epoch(
     mlflow_run_id: str,
     attempt: int,
 ) -> dict[str, Any]:
-    """Train one epoch from a checkpoint to the next, and log it.
+    """Train one epoch from a checkpoint to the next.
 
     Returns:
         ``checkpoint_uri`` of the new checkpoint, whether it was the ``last`` epoch, and headline
         figures.
     """
     run = open_run(store, run_id)
-    # First: that MLflow does not answer had better be known before an epoch is computed.
-    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
     report = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
     checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
-    tracker.log_epoch(mlflow_run_id, report, checkpoint.metrics())
     return {
         "checkpoint_uri": run.storage.uri(run.epoch_key(epoch, "checkpoint")),
         "boundary": report.boundary_end,
@@ -103,7 +101,7 @@ def train_epoch(
 def publish(store: str, run_id: str, mlflow_run_id: str, wall_seconds: float) -> dict[str, Any]:
     """Test the best model and publish model, figures and report."""
     run = open_run(store, run_id)
-    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
+    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment, waits=True)
     report = publish_run(run, tracker, mlflow_run_id, wall_seconds)
     return report.model_dump(mode="json", by_alias=True)
 
@@ -116,7 +114,7 @@ def train_with_hf_trainer(
     from afcore.peer.trainer_run import run_hf_trainer
 
     run = open_run(store, run_id)
-    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment)
+    tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment, waits=True)
     report = run_hf_trainer(run, tracker, mlflow_run_id, attempt, wall_seconds)
     return report.model_dump(mode="json", by_alias=True)
 
@@ -178,8 +176,7 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
                     config.store, record.run_id, mlflow_run_id, lease.number, lease.seconds()
                 )
             else:
-                with catch_sigterm():  # between epochs too
-                    _train_epochs(run, lease, mlflow_run_id)
+                _train_epochs(run, lease, mlflow_run_id)
                 published = publish(config.store, record.run_id, mlflow_run_id, lease.seconds())
         except BaseException as error:
             tracker.finish(mlflow_run_id, error)
@@ -188,9 +185,20 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
 
 
 def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
+    with catch_sigint() as signals:  # and SIGTERM; between epochs too
+        try:
+            unlogged = _train_each(run, lease, mlflow_run_id)
+        except StoppedError as stopped:
+            stopped.by_ctrl_c = bool(signals)
+            raise
+    log_epochs(run, mlflow_run_id, unlogged, waits=True)
+
+
+def _train_each(run: Run, lease: Lease, mlflow_run_id: str) -> list[int]:
+    """All epochs; those that MLflow, which was away, lacks."""
     config, record = run.config, run.record
     checkpoint_uri = f"pretrained:{config.model.name}"
-    epoch, last = 0, False
+    epoch, last, unlogged = 0, False, list[int]()
     while not last:
         epoch += 1
         lease.check()
@@ -203,6 +211,8 @@ def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
             mlflow_run_id,
             lease.number,
         )
+        unlogged = log_epochs(run, mlflow_run_id, [*unlogged, epoch])
         checkpoint_uri, last = done["checkpoint_uri"], done["last"]
-        if stop_requested():
+        if stop_requested() and not last:
             raise StoppedError(f"after epoch {epoch}")
+    return unlogged

@@ -24,12 +24,14 @@ from matplotlib.figure import Figure
 from afcore.errors import (
     AutoFreezeError,
     StoppedError,
+    TrackingAbsentError,
     TrackingError,
     TrackingUnreachableError,
     UserError,
     causes,
 )
 from afcore.model.truncating_tokenizer import truncating
+from afcore.outage import Outage
 from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking_database import make_database, sqlite_path
 from afcore.tasks.task import Task
@@ -48,9 +50,9 @@ _ACTIVE = "active"
 _TEXT_PIPELINES = ("text-classification", "token-classification")
 _LIBRARIES = ("mlflow", "requests", "urllib3", "sqlalchemy", "botocore", "boto3")
 _PATIENCE = {
-    # 20 seconds for a server that is down, enough to start it again; MLflow's own are minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "3",
+    # Two seconds for a server that is down; MLflow's own are minutes. Who waits, waits here.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
 _UPLOAD_TIMEOUT_SECONDS = 300
@@ -63,6 +65,8 @@ _QUIET = {
     "urllib3.connectionpool": logging.ERROR,
 }
 _log = logging.getLogger(__name__)
+_outages: dict[str, Outage] = {}
+"""By URI: of all trackers that this process has opened."""
 Metric: TypeAlias = tuple[str, float, float, int]
 """Name, value, when it was measured (seconds since the epoch, UTC), and the step."""
 P = ParamSpec("P")
@@ -72,10 +76,12 @@ R = TypeVar("R")
 def _about_a_run(
     method: Callable[Concatenate["Tracker", str, P], R],
 ) -> Callable[Concatenate["Tracker", str, P], R]:
-    """Explain what MLflow raises; a run that was deleted is restored, and written to again."""
+    """Explain what MLflow raises; a run that was deleted is restored, and written to again.
 
-    @functools.wraps(method)
-    def call(tracker: "Tracker", run_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    A server that does not answer is waited for by a tracker that waits.
+    """
+
+    def once(tracker: "Tracker", run_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with tracker._explained():
             try:
                 return method(tracker, run_id, *args, **kwargs)
@@ -83,6 +89,10 @@ def _about_a_run(
                 if _cause_of_outage(error) is not None or not tracker._restore_run(run_id):
                     raise
             return method(tracker, run_id, *args, **kwargs)
+
+    @functools.wraps(method)
+    def call(tracker: "Tracker", run_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return tracker._ask(once, tracker, run_id, *args, **kwargs)
 
     return call
 
@@ -94,15 +104,18 @@ class Tracker:
         uri: tracking URI.
         experiment: name; made by :meth:`begin` when there is none. With a SQLite file, artifacts
             go to a folder beside it.
+        waits: a server that does not answer is waited for (:mod:`afcore.outage`), as is right
+            once something was trained.
 
     Raises:
         UserError: when the tracking store cannot be used.
-        TrackingUnreachableError: when the server does not answer.
+        TrackingAbsentError: when the server does not answer, to who does not wait.
+        TrackingUnreachableError: when it was waited for in vain.
 
     Methods that write raise a :class:`TrackingError` when MLflow refuses, or does not answer.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, *, waits: bool = False) -> None:
         # The import alone takes seconds; nothing but a tracker needs it.
         import mlflow
 
@@ -114,13 +127,28 @@ class Tracker:
         self._uri = uri
         self._experiment = experiment
         self._committed = "what is committed stands"
+        self._waits = waits
+        self._client = self._ask(self._connect)
+
+    def _connect(self) -> Any:
         try:
-            if (path := sqlite_path(uri)) is not None:
+            if (path := sqlite_path(self._uri)) is not None:
                 make_database(path)
-            self._client = mlflow.MlflowClient(uri)
-            self._client.get_experiment_by_name(experiment)  # does it answer?
+            client = self._mlflow.MlflowClient(self._uri)
+            client.get_experiment_by_name(self._experiment)  # does it answer?
         except Exception as error:
-            raise self._error(error, UserError) from error
+            explained = self._error(error, UserError)
+            if isinstance(explained, TrackingUnreachableError) and not self._waits:
+                explained = TrackingAbsentError(*explained.args)
+            raise explained from error
+        return client
+
+    def _ask(self, question: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if not self._waits:
+            return question(*args, **kwargs)
+        name = f"MLflow at {_without_password(self._uri)}"
+        outage = _outages.setdefault(self._uri, Outage(name))
+        return outage.wait_out(TrackingUnreachableError, question, *args, **kwargs)
 
     def begin(
         self,

@@ -10,7 +10,7 @@ finding it and the manifest naming it.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -25,6 +25,7 @@ from afcore.training.optimizer import SuffixOptimizer
 
 __all__ = [
     "collect_parts",
+    "encode_checkpoint",
     "load_moments",
     "load_sums",
     "load_weights",
@@ -43,21 +44,34 @@ def weight_digests(split: SplitModel) -> dict[str, ContentDigest]:
     return {part: content_digest(_encode_weights(split, part)) for part in split.parts}
 
 
+def encode_checkpoint(
+    split: SplitModel, optimizer: SuffixOptimizer, unchanged: Collection[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Parts by name, as they are now.
+
+    Args:
+        split: the model.
+        optimizer: its moments are kept for what it still optimizes.
+        unchanged: parts that are known to be stored and frozen since: left out.
+    """
+    moments = _group_moments(split, optimizer.moments())
+    for part in split.parts:
+        if part in unchanged:
+            continue
+        yield part, _encode_weights(split, part)
+        if part in moments:
+            yield _MOMENTS + part, save_tensors(moments[part])
+
+
 def save_checkpoint(
-    storage: Storage,
-    folder: str,
-    split: SplitModel,
-    optimizer: SuffixOptimizer,
-    unchanged: Mapping[str, ContentDigest],
+    storage: Storage, folder: str, encoded: Iterable[tuple[str, bytes]]
 ) -> dict[str, ContentDigest]:
     """Write the parts whose digest is new.
 
     Args:
         storage: where.
         folder: holds the parts.
-        split: the model.
-        optimizer: its moments are kept for what it still optimizes.
-        unchanged: digests of parts that are known to be stored and frozen since.
+        encoded: as :func:`encode_checkpoint` gives them.
 
     Returns:
         Digests by part: ``embeddings``, ``block.000``, ..., ``optimizer.block.000``, ...; with
@@ -65,19 +79,11 @@ def save_checkpoint(
     """
     digests: dict[str, ContentDigest] = {}
     written = 0
-    moments = _group_moments(split, optimizer.moments())
-    for part in split.parts:
-        if part in unchanged:
-            digests[part] = unchanged[part]
-            continue
-        encoded = {part: _encode_weights(split, part)}
-        if part in moments:
-            encoded[_MOMENTS + part] = save_tensors(moments[part])
-        for name, data in encoded.items():
-            digests[name] = content_digest(data)
-            if not storage.exists(part_key(folder, digests[name])):
-                storage.put(part_key(folder, digests[name]), data)
-                written += len(data)
+    for name, data in encoded:
+        digests[name] = content_digest(data)
+        if not storage.exists(part_key(folder, digests[name])):
+            storage.put(part_key(folder, digests[name]), data)
+            written += len(data)
     _log.info("checkpoint: %.1f MB written", written / 1e6)
     return digests
 

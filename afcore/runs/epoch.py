@@ -12,6 +12,7 @@ An epoch that is stopped within its training commits ``partial.json``, the state
 and goes on from it. The calls are every worker's; the first alone commits.
 """
 
+import contextlib
 import copy
 import logging
 import time
@@ -36,7 +37,8 @@ from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.batches import batches_of, run_schedule
 from afcore.runs.cache import RunCache
-from afcore.runs.checkpoint import collect_parts, load_weights
+from afcore.runs.checkpoint import load_weights
+from afcore.runs.checkpoints_within import CheckpointsWithin, collect_checkpoints
 from afcore.runs.decide import lacks_profile
 from afcore.runs.device_room import training_bytes
 from afcore.runs.epoch_report import epoch_report, show_epoch
@@ -45,7 +47,6 @@ from afcore.runs.records import (
     EpochPlan,
     EpochStart,
     SetReference,
-    best_epoch,
     commit_record,
     done_reports,
     plan_of,
@@ -186,7 +187,7 @@ class _Epoch:
         attempt = {"attempt": self._attempt, "resumed": resumed, "finished": time.time()}
         report = self._by_first(epoch, EpochReport, partial(make, **attempt))
         if group.is_first:
-            _collect(run, epoch)
+            collect_checkpoints(run, epoch)
             show_epoch(run, report)
         return report
 
@@ -230,33 +231,24 @@ class _Epoch:
             )
             open_seconds = time.perf_counter() - clock
         self._group.wait()  # with patience: within a step, who is silent is taken to be dead
-        before = done_reports(run, self._epoch - 1)
-        trained = train_epoch(
-            cache.trainee,
-            state.training,
-            _order(run, start, data.train, activation_set),
-            Course(
-                epoch=self._epoch,
-                schedule=self._schedule,
-                policy=state.policy,
-                intervals_per_epoch=config.freezing.intervals_per_epoch,
-                validations=tuple(report.validation for report in before),
-                score=config.main_score,
-                validate=partial(self._evaluate, cache.trainee, plan.read_from),
-                solve_head=config.freezes and config.freezing.solves_head,
-            ),
-            StepSettings(
-                seed=config.training.seed,
-                max_grad_norm=config.training.max_grad_norm,
-                micro_batch=plan.micro_batch,
-                augmentation=config.training.augmentation,
-                checkpoints=config.training.gradient_checkpointing,
-                compile_backend="inductor" if config.training.compile else None,
-            ),
-            feed=feed,
-            stop=self._stop,
-            done=copy.deepcopy(state.partial.trained) if state.partial else None,
-        )
+        with self._checkpoints_within(state) as within:
+            trained = train_epoch(
+                cache.trainee,
+                state.training,
+                _order(run, start, data.train, activation_set),
+                self._course(plan, state, cache, within),
+                StepSettings(
+                    seed=config.training.seed,
+                    max_grad_norm=config.training.max_grad_norm,
+                    micro_batch=plan.micro_batch,
+                    augmentation=config.training.augmentation,
+                    checkpoints=config.training.gradient_checkpointing,
+                    compile_backend="inductor" if config.training.compile else None,
+                ),
+                feed=feed,
+                stop=self._stop,
+                done=copy.deepcopy(state.partial.trained) if state.partial else None,
+            )
         trained.train_seconds += open_seconds
         trained.read_seconds += open_seconds
         if feed is not None:
@@ -264,6 +256,33 @@ class _Epoch:
             trained.store_bytes_read += sum(self._group.gather(read))
             trained.tier_bytes = feed.tier_bytes
         return trained
+
+    def _checkpoints_within(
+        self, state: OpenState
+    ) -> contextlib.AbstractContextManager[CheckpointsWithin | None]:
+        if not self._group.is_first:
+            return contextlib.nullcontext()
+        within = CheckpointsWithin(self._run, self._epoch, self._attempt, state)
+        intervals = self._run.config.freezing.intervals_per_epoch
+        within.tell(self._schedule.steps_in(self._epoch), intervals)
+        return within
+
+    def _course(
+        self, plan: EpochPlan, state: OpenState, cache: RunCache, within: CheckpointsWithin | None
+    ) -> Course:
+        run, config = self._run, self._run.config
+        before = done_reports(run, self._epoch - 1)
+        return Course(
+            epoch=self._epoch,
+            schedule=self._schedule,
+            policy=state.policy,
+            intervals_per_epoch=config.freezing.intervals_per_epoch,
+            validations=tuple(report.validation for report in before),
+            score=config.main_score,
+            validate=partial(self._evaluate, cache.trainee, plan.read_from),
+            solve_head=config.freezes and config.freezing.solves_head,
+            keep=within.keep if within is not None else None,
+        )
 
     def _checkpoint(
         self, plan: EpochPlan, state: OpenState, cache: RunCache, trained: TrainedEpoch
@@ -346,13 +365,3 @@ def _order(
         assert activation_set is not None
         windows = activation_set.layout.shard, start.window_shards
     return batches_of(run, examples, start.epoch, windows)
-
-
-def _collect(run: Run, epoch: int) -> None:
-    """Keep the checkpoints that a restart (the last) or publishing (the best) will open."""
-    best = best_epoch(done_reports(run, epoch), run.config.main_score)
-    kept = [record_of(run, e, CheckpointRecord) for e in {best.epoch, epoch}]
-    freed = collect_parts(
-        run.storage, run.parts_folder, [record.parts for record in kept if record is not None]
-    )
-    _log.info("kept checkpoints %s, freed %.1f MB", sorted({best.epoch, epoch}), freed / 1e6)

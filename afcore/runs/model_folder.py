@@ -3,12 +3,13 @@
 Adapters are merged into it, and lie in its folder ``adapter`` as PEFT saves them.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from afcore.config import PEER_MODES, Config
-from afcore.errors import ConfigError, StoreError
+from afcore.errors import ConfigError, IntegrityError, StoreError
 from afcore.model.processors import processor_of
 from afcore.results.model_card import model_card
 from afcore.results.report import RunReport
@@ -18,6 +19,8 @@ from afcore.runs.run import Run, open_run
 from afcore.storage.outputs import check_folder, new_folder
 
 __all__ = ["check_output", "write_model_folder"]
+
+_log = logging.getLogger(__name__)
 
 _ADAPTERS = "adapter"
 
@@ -76,9 +79,16 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
 
 
 def _best_model(run: Run, report: RunReport) -> Any:
-    """On the CPU. The Trainer's modes leave no checkpoints: MLflow has their model."""
+    """On the CPU, of the run's checkpoints; where there are none any more, from MLflow.
+
+    The Trainer's modes leave no checkpoints, and `runs gc` deletes those of published runs.
+    """
     if run.config.mode not in PEER_MODES:
-        return published_model(run, report.totals.best_epoch).model.cpu()
+        try:
+            return published_model(run, report.totals.best_epoch).model.cpu()
+        except IntegrityError:
+            if report.mlflow_run_id is None or run.storage.list(run.parts_folder):
+                raise
     assert report.mlflow_run_id is not None
     tracking, auto_class = run.config.tracking, run.record.task.auto_class
     return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)

@@ -2,13 +2,21 @@
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from afcore.digest import ContentDigest
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.split_model import SplitModel
-from afcore.runs.checkpoint import load_moments, load_sums, load_weights, save_checkpoint, save_sums
+from afcore.runs.checkpoint import (
+    encode_checkpoint,
+    load_moments,
+    load_sums,
+    load_weights,
+    save_checkpoint,
+    save_sums,
+)
 from afcore.runs.records import CheckpointRecord, PartialRecord, commit_record, record_of
 from afcore.runs.run import Run
 from afcore.training.gradients import GradientSums
@@ -50,6 +58,15 @@ class OpenState:
     partial: PartialRecord | None
     num_workers: int = 1
 
+    def encoded(self) -> Iterator[tuple[str, bytes]]:
+        """The parts that changed, as they are now; what is frozen since the epoch began did not."""
+        return encode_checkpoint(self.split, self.training.optimizer, self._unchanged)
+
+    @property
+    def _unchanged(self) -> dict[str, ContentDigest]:
+        frozen = {*self.split.frozen_parts(self.boundary_start), *self.split.base_parts}
+        return {part: self.parts[part] for part in frozen if part in self.parts}
+
     def save(
         self,
         run: Run,
@@ -58,8 +75,9 @@ class OpenState:
         trained: TrainedEpoch,
         since: float,
         further_seconds: float = 0.0,
+        encoded: Iterable[tuple[str, bytes]] | None = None,
     ) -> dict[str, Any]:
-        """Write the parts that changed; what is frozen since the epoch began did not.
+        """Write the parts that changed.
 
         Args:
             run: open.
@@ -68,19 +86,14 @@ class OpenState:
             trained: of the epoch up to here.
             since: when saving began, by :func:`time.perf_counter`.
             further_seconds: of this attempt in the epoch, besides training and saving.
+            encoded: what :meth:`encoded` gave; None: as it is now.
 
         Returns:
             The fields of a :class:`StateRecord`.
         """
         training, earlier = self.training, self.partial
-        frozen = {*self.split.frozen_parts(self.boundary_start), *self.split.base_parts}
-        parts = save_checkpoint(
-            run.storage,
-            run.parts_folder,
-            self.split,
-            training.optimizer,
-            unchanged={part: self.parts[part] for part in frozen if part in self.parts},
-        )
+        written = self.encoded() if encoded is None else encoded
+        parts = self._unchanged | save_checkpoint(run.storage, run.parts_folder, written)
         saving = time.perf_counter() - since
         seconds = dict(earlier.seconds) if earlier else {}
         trained_before = earlier.trained.train_seconds if earlier else 0.0

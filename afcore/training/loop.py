@@ -61,6 +61,7 @@ class Course:
         score: the main one, which may have a say in when training has settled.
         validate: called after the last step; its scores are the policy's for the last decision.
         solve_head: before the first step of all; else the head begins as it is.
+        keep: told after each decision but the last how to get what was trained until then.
     """
 
     epoch: int
@@ -71,6 +72,7 @@ class Course:
     score: Score = LOG_LOSS
     validate: Callable[[], dict[str, float]] | None = None
     solve_head: bool = False
+    keep: Callable[[Callable[[], TrainedEpoch]], None] | None = None
 
 
 def train_epoch(
@@ -108,6 +110,7 @@ def train_epoch(
     decide = partial(_decide, trainee, state, course, loop.done, chance)
     adds_up = policy is not None and policy.keeps_statistics
     ends = interval_ends(len(batches), course.intervals_per_epoch if adds_up else 1)
+    points = interval_ends(len(batches), course.intervals_per_epoch)[:-1]
     sums = _sums(trainee, state, ends, len(loop.done.steps))
     losses = Losses(loop.done, group)
     if course.solve_head and not state.step:
@@ -127,7 +130,7 @@ def train_epoch(
         rate = state.optimizer.step(schedule.factor(state.step) * state.freeze.rate)
         state.step += 1
         losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
-        if number in ends or number % _STEPS_PER_READING == 0:
+        if number in ends or number in points or number % _STEPS_PER_READING == 0:
             losses.read()
         if number in ends:
             _check_finite(norms)
@@ -138,6 +141,8 @@ def train_epoch(
             if state.freeze.boundary != boundary:
                 loop.change_boundary()
         loop.watch.lap("suffix")
+        if course.keep is not None and number in points:
+            course.keep(loop.so_far)
         stopping = group.wants_to_stop(stop()) and number < len(batches)
         if stopping or number == len(batches) or progress.is_due():
             # Workers read together or not at all, and their clocks differ.

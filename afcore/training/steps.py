@@ -58,6 +58,9 @@ class StepSettings:
     compile_backend: Backend | None = None
 
 
+_LAPS = ("read", "prefix", "suffix")
+
+
 class Steps:
     """Batches in, gradients out: everything of a step but what is done with its gradients."""
 
@@ -220,16 +223,26 @@ class Steps:
         self._state.optimizer.drop_frozen()
         self._compute.release_memory()
 
+    def so_far(self) -> TrainedEpoch:
+        """What was trained until now, which later steps do not change; waits for the device."""
+        seconds = {name: self.watch.seconds().get(name, 0.0) for name in _LAPS}
+        before = {name: getattr(self.done, f"{name}_seconds") for name in _LAPS}
+        return replace(
+            self.done,
+            **{f"{name}_seconds": before[name] + seconds[name] for name in _LAPS},
+            train_seconds=sum(before.values()) + sum(seconds.values()),
+            bytes_reduced=self.done.bytes_reduced + self._suffix.bytes_reduced,
+            steps=list(self.done.steps),
+            intervals=list(self.done.intervals),
+        )
+
     def finish(self) -> TrainedEpoch:
-        """Release what is compiled; add up the seconds."""
+        """Release what is compiled; add up the seconds. The last decision is still to come."""
         self._compiler.release()
-        seconds, done = self.watch.seconds(), self.done
-        done.read_seconds += seconds.get("read", 0.0)
-        done.prefix_seconds += seconds.get("prefix", 0.0)
-        done.suffix_seconds += seconds.get("suffix", 0.0)
-        done.train_seconds = done.read_seconds + done.prefix_seconds + done.suffix_seconds
-        done.bytes_reduced += self._suffix.bytes_reduced
-        return done
+        found = self.so_far()
+        found.steps, found.intervals = self.done.steps, self.done.intervals
+        self.done = found
+        return found
 
 
 def _together(parts: list[Targets]) -> Targets:

@@ -15,8 +15,10 @@ import httpx
 import mlflow
 import pytest
 
+from afcore.outage import OUTAGE_VARIABLE
 from tests.conftest import environment, free_port, write_config
 from tests.e2e.test_cli import _expect_one_message, autofreeze
+from tests.faulty_proxy import faulty_proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -51,42 +53,58 @@ def mlflow_server(database: str, folder: Path) -> Iterator[tuple[str, int]]:
         server.wait()
 
 
-def test_it_is_said_in_one_message_and_the_same_command_goes_on(
+def test_training_goes_on_and_nothing_is_lost(
     tiny_config: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """It is away in epoch 1, answers after epoch 2, and dies before epoch 3 ends."""
     from pipelines import finetune
 
     database = tiny_config["tracking"]["uri"]
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # no need to wait for it here
-    train = finetune.launch_epoch
-    with mlflow_server(database, tmp_path) as (uri, group), monkeypatch.context() as patched:
+    monkeypatch.setenv(OUTAGE_VARIABLE, "2")
+    train, reached = finetune.launch_epoch, list[list[int]]()
+    with (
+        mlflow_server(database, tmp_path) as (uri, group),
+        faulty_proxy(uri, 0.0, seed=0) as proxy,
+        monkeypatch.context() as patched,
+    ):
 
         def outlive(run: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
             record = train(run, epoch, *args, **kwargs)
+            proxy.share = {1: 1.0, 2: 0.0}.get(epoch, 0.0)
             if epoch == 2:
+                capfd.readouterr()
+            if epoch == 3:
+                client = mlflow.MlflowClient(database)
+                (one,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+                history = client.get_metric_history(one.info.run_id, "epoch/train_seconds")
+                reached.append([metric.step for metric in history])
                 os.killpg(group, signal.SIGKILL)
             return record
 
         patched.setattr(finetune, "launch_epoch", outlive)
-        tiny_config["tracking"]["uri"] = uri
+        tiny_config["tracking"]["uri"] = proxy.url
         config = write_config(tmp_path / "c.yaml", tiny_config)
         assert autofreeze("run", config) == 1
-    _expect_one_message(
-        capfd,
-        f"MLflow at tracking.uri '{uri}' does not answer (Connection refused). See that "
-        "it runs; epoch 2 is committed, and the same command goes on from there.",
-    )
-    assert autofreeze("run", config) == 1
-    _expect_one_message(capfd, "See that it runs; what is committed stands")
+        assert reached == [[1, 2]]
+        said = [r.message for r in caplog.records if r.name.endswith("tracked_epochs")]
+        assert len(said) == 3, said
+        assert said[0].endswith(". Training goes on; MLflow gets what it lacks later")
+        assert said[1] == "MLflow answers again: epochs 1, 2 are logged"
+        start = f"MLflow at tracking.uri '{proxy.url}' does not answer"
+        _expect_one_message(capfd, start)
+        assert autofreeze("run", config) == 2
+        _expect_one_message(capfd, "See that it runs; what is committed stands")
 
     report = tmp_path / "report.json"
     again = ["--set", f"tracking.uri={database}", "--report", report]  # the same one, without it
     assert autofreeze("run", config, *again) == 0
     tree = json.loads(report.read_text())
-    assert [epoch["attempt"] for epoch in tree["epochs"]] == [1, 1, 2]
+    assert [epoch["attempt"] for epoch in tree["epochs"]] == [1, 1, 1]
     client = mlflow.MlflowClient(database)
     (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert (run.info.run_id, run.info.status) == (tree["mlflow_run_id"], "FINISHED")

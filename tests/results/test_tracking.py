@@ -248,7 +248,7 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         "MLflow at tracking.uri 'http://127.0.0.1:9' does not answer (Connection refused). See "
         "that it runs; what is committed stands, and the same command goes on from there."
     )
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == 2
 
 
 def test_a_second_problem_does_not_hide_the_first(

@@ -1,0 +1,52 @@
+"""``autofreeze runs``: what a store has of runs, and what of it can go."""
+
+from rich.console import Console
+from rich.table import Table
+
+from afcore.activations.maintenance import duration
+from afcore.runs.retention import collect_runs, list_runs
+from afcore.storage.objects import Storage
+
+__all__ = ["print_removals", "print_runs"]
+
+
+def print_runs(store: str, console: Console) -> None:
+    """A line a run, the one that was worked on last first."""
+    storage = Storage(store)
+    storage.check_there()
+    table = Table(
+        "run", "state", "mode", "model", "score", "last worked on", "checkpoints MB", "MB"
+    )
+    runs = list_runs(storage)
+    for one in runs:
+        config = one.run.config if one.run is not None else None
+        table.add_row(
+            one.run_id,
+            one.state,
+            config.mode if config else "",
+            config.model.name if config else "",
+            one.report.main.shown(one.report.main_score) if one.report else "",
+            f"{duration(one.idle_seconds)} ago",
+            f"{sum(stored.num_bytes for stored in one.checkpoints.values()) / 1e6:.1f}",
+            f"{one.num_bytes / 1e6:.1f}",
+        )
+    console.print(table)
+    console.print(f"runs in {store}: {len(runs)}", markup=False, soft_wrap=True)
+
+
+def print_removals(
+    store: str, console: Console, older_than_days: float, published_days: float, dry_run: bool
+) -> None:
+    """Delete, or say what would be deleted."""
+    removals = collect_runs(
+        store,
+        max_idle_seconds=older_than_days * 86400,
+        published_idle_seconds=published_days * 86400,
+        dry_run=dry_run,
+    )
+    for removal in removals:
+        line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
+        console.print(line, markup=False, soft_wrap=True)
+    freed = sum(removal.num_bytes for removal in removals) / 1e6
+    done = ("would be deleted", "would be freed") if dry_run else ("deleted", "freed")
+    console.print(f"{len(removals)} {done[0]}, {freed:.1f} MB {done[1]}")

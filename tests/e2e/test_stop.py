@@ -1,0 +1,55 @@
+"""Ctrl-C and SIGTERM stop a run cleanly, and the same command goes on."""
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import write_config
+from tests.e2e.test_cli import autofreeze
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "asked"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")],
+)
+def test_one_line_says_how_to_go_on(
+    number: signal.Signals,
+    code: int,
+    asked: str,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from afcore.training import loop
+
+    config, report = write_config(tmp_path / "c.yaml", tiny_config), tmp_path / "report.json"
+    before = signal.getsignal(signal.SIGINT)
+    norms, steps = loop.norms_of_gradients, itertools.count(1)
+    with monkeypatch.context() as patched:
+
+        def signalled(parameters: Any) -> Any:
+            if next(steps) == 3:
+                os.kill(os.getpid(), number)
+            return norms(parameters)
+
+        patched.setattr(loop, "norms_of_gradients", signalled)
+        assert autofreeze("run", config) == code
+    assert signal.getsignal(signal.SIGINT) is before
+    output = "".join(capfd.readouterr())
+    said = " ".join(output.split())
+    assert f"as asked by {asked}; what is committed stands. The same command goes on from" in said
+    assert "Stopped: stopped in epoch 1 after step 3" in said
+    assert "Crash detected" not in output
+    assert "Traceback" not in output
+    assert autofreeze("run", config, "--report", report) == 0
+    tree = json.loads(report.read_text())
+    assert [epoch["attempt"] for epoch in tree["epochs"]] == [2, 2, 2]
+    assert tree["epochs"][0]["resumed"]

@@ -1,0 +1,89 @@
+"""What ``runs gc`` deletes, and what it must not."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afcore.config import Config, parse_config
+from afcore.results.tracking import Tracker
+from afcore.runs.model_folder import write_model_folder
+from afcore.runs.publish import publish
+from afcore.runs.retention import collect_runs, list_runs
+from afcore.runs.run import Run, open_run, run_lease
+from afcore.runs.state import load_checkpoint
+from afcore.storage.objects import Storage
+from tests.test_stopping import train
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any]) -> Config:
+    tiny_config["training"] |= {"epochs": 2}
+    tiny_config["freezing"] = {"policy": "frozen_start", "depth": 2}
+    return parse_config(tiny_config, source="test")
+
+
+@pytest.fixture
+def runs(config: Config) -> tuple[Run, Run]:
+    """One that is published, and one of another seed that is not; both read one set."""
+    published, _ = train(config, Path(config.store), [])
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    publish(published, tracker, tracker.begin("t", "n"), 1.0)
+    other, _ = train(config.replace(**{"training.seed": 1}), Path(config.store), [])
+    return published, other
+
+
+def test_a_published_run_keeps_its_records_and_another_run_all_of_it(
+    config: Config, runs: tuple[Run, Run], tmp_path: Path
+) -> None:
+    published, other = runs
+    storage = Storage(config.store)
+    assert {one.run_id: one.state for one in list_runs(storage)} == {
+        published.record.run_id: "published",
+        other.record.run_id: "unfinished",
+    }
+    write_model_folder(config, published.record.run_id, tmp_path / "before")
+    before = storage.list("")
+    told = collect_runs(config.store, max_idle_seconds=DAY, dry_run=True)
+    assert storage.list("") == before
+    done = collect_runs(config.store, max_idle_seconds=DAY)
+    assert done == told
+    parts = {key for key in before if key.startswith(f"{published.parts_folder}/")}
+    assert parts
+    assert set(before) - set(storage.list("")) == parts
+    assert done[0].num_bytes == sum(before[key] for key in parts)
+    load_checkpoint(other, 2)
+    assert collect_runs(config.store, max_idle_seconds=DAY) == []
+
+    write_model_folder(config, published.record.run_id, tmp_path / "after")
+    weights = "model.safetensors"
+    assert (tmp_path / "after" / weights).read_bytes() == (
+        tmp_path / "before" / weights
+    ).read_bytes(), "from MLflow"
+
+
+def test_old_runs_go_without_orphans_and_live_ones_stay(
+    config: Config, runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, other = runs
+    storage = Storage(config.store)
+    sets = {key for key in storage.list("activations")}
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 31 * DAY)
+    with run_lease(storage, other.record.run_id):
+        removed = collect_runs(config.store, max_idle_seconds=30 * DAY)
+    assert [one.folder for one in removed] == [f"runs/{published.record.run_id}"]
+    assert "published, not worked on for 31 days" in removed[0].why
+    assert not storage.list(f"runs/{published.record.run_id}")
+    load_checkpoint(open_run(config.store, other.record.run_id), 2)
+    assert {key for key in storage.list("activations")} == sets
+    assert storage.list("data"), "the other run's"
+
+    monkeypatch.setattr(time, "time", lambda: now() + 62 * DAY)
+    removed = collect_runs(config.store, max_idle_seconds=30 * DAY)
+    assert [one.folder.partition("/")[0] for one in removed] == ["runs", "data"]
+    left = storage.list("")
+    assert {key.partition("/")[0] for key in left} <= {"activations", "hub"}

@@ -61,7 +61,7 @@ EXAMPLES = {
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """Built in a copy, as a build leaves files behind."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("afcore", "bench", "infra", "pipelines", "tests"):
+    for name in ("afcore", "bench", "pipelines", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)

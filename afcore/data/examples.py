@@ -64,21 +64,6 @@ class Column:
         ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         return [self.values[start:end].tobytes().decode() for start, end in ends]
 
-    @classmethod
-    def joined(cls, parts: list["Column"]) -> "Column":
-        """Ragged ones below each other; the list is emptied."""
-        ends = [0]
-        offsets = [np.zeros(1, dtype=np.int64)]
-        for part in parts:
-            assert part.offsets is not None
-            offsets.append(part.offsets[1:] + ends[-1])
-            ends.append(ends[-1] + len(part.values))
-        values = np.empty(ends[-1], dtype=parts[0].values.dtype)
-        for start in reversed(ends[:-1]):
-            piece = parts.pop().values
-            values[start : start + len(piece)] = piece
-        return cls(values, np.concatenate(offsets))
-
 
 @dataclass(frozen=True)
 class Examples:

@@ -25,6 +25,7 @@ Columns = Sequence[str] | None
 
 _END = "\0end of the file"
 _SPACE = re.compile(r"\s*")
+_SHORT, _MOST_SHARED = 40, 1000  # characters; texts
 
 
 class Number(str):
@@ -93,6 +94,7 @@ class _Part:
     def __init__(self, columns: Iterable[str] = ()) -> None:
         self._values: dict[str, list[Any]] = {column: [] for column in columns}
         self._numbers = array("q")
+        self._shared: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -102,8 +104,16 @@ class _Part:
         for column, value in values:
             known = self._values.setdefault(column, [])
             known += [None] * (len(self) - len(known))
-            known.append(value)
+            known.append(self._one_of(value) if type(value) is str else value)
         self._numbers.append(number)
+
+    def _one_of(self, value: str) -> str:
+        """The same object for equal short texts, as labels are: they take more than a pointer."""
+        if len(value) > _SHORT:
+            return value
+        if len(self._shared) < _MOST_SHARED:
+            return self._shared.setdefault(value, value)
+        return self._shared.get(value, value)
 
     def table(self, names: Iterable[str]) -> Table:
         """The rows; ``names`` of all columns that the source has."""

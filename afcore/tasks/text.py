@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
+from afcore.data.column_file import ColumnFile
 from afcore.data.examples import Column, Examples
 from afcore.data.sources import Field, Rows, read_labels, read_texts
 from afcore.data.table import Table
@@ -51,15 +52,15 @@ class TextTask(Task):
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``, and for pairs ``token_type_ids`` where the model knows them."""
         texts, pairs = rows.inputs["text"], rows.inputs.get("text_pair")
-        found: dict[str, list[Column]] = {}  # in pieces: lists of numbers take ten times the room
+        found: dict[str, ColumnFile] = {}  # lists of numbers take ten times the room
         given = (texts,) if pairs is None else (texts, pairs)
         options = {"truncation": True, "max_length": max_length}
         for start, encoded in encodings(processor, rows.source, given, **options):
             for name, values in encoded.items():
                 if name == "input_ids" or (name == "token_type_ids" and pairs is not None):
-                    found.setdefault(name, []).append(Column.of(values))
+                    found.setdefault(name, ColumnFile()).add(values)
             check_tokens_of(rows, start, encoded["input_ids"])
-        inputs = {name: Column.joined(parts) for name, parts in sorted(found.items())}
+        inputs = {name: found[name].column() for name in sorted(found)}
         targets = {}
         if "label" in rows.targets:
             targets["labels"] = Column(self.encode_labels(rows.targets["label"]))

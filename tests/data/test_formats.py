@@ -36,6 +36,18 @@ def test_a_file_is_read_as_far_as_its_tables_are_asked_for(
     assert len(taken) == len(lines)
 
 
+def test_equal_short_texts_are_one_object() -> None:
+    """A label of a million rows takes a pointer in each."""
+    label, text = "one of the labels", "longer than that: " * 3
+    lines = ["text,label\n", *[f"{text},{label}\n" for _ in range(1200)]]
+    (table,) = read_csv("x", iter(lines), ",", None)
+    assert len({id(value) for value in table.columns["label"]}) == 1
+    assert len({id(value) for value in table.columns["text"]}) == 1200
+    different = ["label\n", *[f"{i}\n" for i in range(3000)]]
+    (table,) = read_csv("x", iter(different), ",", None)
+    assert table.columns["label"] == [str(i) for i in range(3000)]
+
+
 def stream(path: Path, num_rows: int = 2) -> list[tuple[dict[str, list[Any]], list[str]]]:
     tables = stream_file(str(path), "utf-8", num_rows)
     return [(t.columns, [t.places.name(row) for row in range(len(t))]) for t in tables]

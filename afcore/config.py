@@ -257,13 +257,20 @@ class TrainingConfig(_Section):
     )
     batch_size: int = Field(16, ge=1, description="examples per step, over all workers")
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate")
-    schedule: Literal["linear", "constant", "steps"] = Field(
-        "linear", description="how the learning rate goes on after the warm-up"
+    schedule: Literal["linear", "constant", "steps", "wsd"] = Field(
+        "linear",
+        description="how the learning rate goes on after the warm-up; `wsd` (warm-up, stable, "
+        "decay) stays at the peak and falls in the last `decay_ratio` of the steps, so that "
+        "trainings of different lengths have their first epochs in common, which a search trains "
+        "once",
     )
     steps: Annotated[list[tuple[float, float]], AfterValidator(_ordered_steps)] = Field(
         [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)],
         description="for `schedule: steps`: pairs (share of all steps, factor); the default is "
         "the paper's",
+    )
+    decay_ratio: float = Field(
+        0.2, gt=0, le=1, description="for `schedule: wsd`: share of all steps in which it falls"
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
     warmup_ratio: float = Field(

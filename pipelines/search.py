@@ -159,6 +159,7 @@ def _publish(
     if best_file is not None:
         said = f"trial {best.number} of study {report.study_id}: {report.shown(best.score)}"
         write_config(winner, Path(best_file), f"The best of a search, {said} on validation")
+    conductor.clean_up()
     values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
     test = result["totals"]["test"] or {}
     values |= {f"test/{name}": value for name, value in test.items()}

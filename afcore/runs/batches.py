@@ -74,4 +74,5 @@ def training_schedule(
         warmup_ratio=training.warmup_ratio,
         steps=training.steps,
         cycle_epochs=cycle_epochs,
+        decay_ratio=training.decay_ratio,
     )

@@ -39,7 +39,7 @@ from afcore.tasks.known_tasks import task_class
 from afcore.tasks.prepare import DataSources, PreparedData, prepare
 from afcore.tasks.task import Task
 
-__all__ = ["data_sources", "decisive_settings", "identify_run"]
+__all__ = ["data_sources", "decisive_numerics", "decisive_settings", "identify_run"]
 
 _SPLIT_TOLERANCE = 1e-4
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
@@ -104,7 +104,7 @@ def identify_run(
     run_id = recipe_digest(
         {
             "schema": 3,
-            "numerics": _numerics(config),
+            "numerics": decisive_numerics(config),
             "config": decisive_settings(config),
             "architecture": forward_settings(architecture),
             "data": data.digest,
@@ -152,7 +152,9 @@ def decisive_settings(config: Config) -> dict[str, Any]:
     if config.adapter is not None and config.mode not in _WITHOUT_ADAPTERS:
         sections |= {"adapter"}
     if config.mode in PEER_MODES:
-        return config.model_dump(include=sections)
+        decisive = config.model_dump(include=sections)
+        _leave_out_decay(config, decisive)
+        return decisive
     if config.mode in FREEZING_MODES:
         sections |= {"freezing"}
     if config.caches:
@@ -160,7 +162,14 @@ def decisive_settings(config: Config) -> dict[str, Any]:
     decisive = config.model_dump(
         include=sections | {"workers"}, exclude={"cache": _BUDGETS, "workers": _WHERE}
     )
+    _leave_out_decay(config, decisive)
     return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
+
+
+def _leave_out_decay(config: Config, decisive: dict[str, Any]) -> None:
+    """It decides nothing with another schedule, and runs from before it was there keep names."""
+    if config.training.schedule != "wsd":
+        del decisive["training"]["decay_ratio"]
 
 
 def _check_adapters(config: Config, split: SplitModel, batch: Batch, num_pretrained: int) -> None:
@@ -224,7 +233,7 @@ def _versions(config: Config) -> dict[str, str]:
     return versions
 
 
-def _numerics(config: Config) -> dict[str, int]:
+def decisive_numerics(config: Config) -> dict[str, int]:
     """Of the rooms whose numbers decide the run's result."""
     if config.mode in PEER_MODES:
         return numerics_of("data", "model", "peer")

@@ -24,11 +24,12 @@ from afcore.errors import ConfigError, UserError
 from afcore.launch.launcher import check_devices
 from afcore.runs.identify import identify_run
 from afcore.runs.run import RunRecord
+from afcore.search.common_epochs import LATE_KEYS, CommonEpochs
 from afcore.search.sampling import asks_beforehand, make_pruner
 from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_number
 from afcore.search.sharing_order import sharing_of
 from afcore.search.space import Space, check_space, search_of, trial_config
-from afcore.search.study import SharedStudy, TrialHandle
+from afcore.search.study import SharedStudy, TrialHandle, study_folder
 from afcore.search.trial_run import failure_line, member_configs, train_member
 from afcore.search_config import SearchConfig
 from afcore.storage.objects import Storage
@@ -145,6 +146,9 @@ class StudyConductor:
             pruner=make_pruner(search, self._num_epochs),
             fresh=fresh,
         )
+        self._common = None
+        if {f"training.{key}" for key in LATE_KEYS} & set(search.vary):
+            self._common = CommonEpochs(self._storage, study_folder(prepared.study_id))
         self._stopped: str | None = None
 
     @contextlib.contextmanager
@@ -176,10 +180,15 @@ class StudyConductor:
         """
         row = handle.row
         if row.state == "running":
-            row = _TrialTraining(self.prepared, self._storage, handle).run()
+            row = _TrialTraining(self.prepared, self._storage, handle, self._common).run()
         self._study.end(handle, row)
         self._tell_progress(row)
         return row
+
+    def clean_up(self) -> None:
+        """Delete what only trials that are still to come would have used."""
+        if all(row.state != "running" for row in self.rows()):
+            self._storage.delete_folder(study_folder(self.prepared.study_id))
 
     def rows(self) -> list[TrialRow]:
         """Of all trials that were begun."""
@@ -250,8 +259,15 @@ class StudyConductor:
 class _TrialTraining:
     """One trial at work in this process."""
 
-    def __init__(self, prepared: PreparedStudy, storage: Storage, handle: TrialHandle) -> None:
+    def __init__(
+        self,
+        prepared: PreparedStudy,
+        storage: Storage,
+        handle: TrialHandle,
+        common: CommonEpochs | None,
+    ) -> None:
         self._prepared = prepared
+        self._common = common
         self._storage = storage
         self._handle = handle
         self._known = {member.seed: member for member in handle.row.members}
@@ -268,7 +284,8 @@ class _TrialTraining:
             for config in member_configs(trial, self._prepared.search.seeds):
                 known = self._known.get(config.training.seed)
                 self._members.append(known or MemberRow(seed=config.training.seed, run_id=""))
-                train_member(config, self._storage, self._prepared.score, known, self._after_epoch)
+                score = self._prepared.score
+                train_member(config, self._storage, score, known, self._common, self._after_epoch)
                 if self._pruned:
                     break
         scores = [member.score for member in self._members if member.score is not None]

@@ -49,6 +49,7 @@ class MemberRow(_Row):
         seed: of it.
         run_id: of it.
         num_found: epochs that were trained before the trial began.
+        num_copied: epochs after these that were taken over from a trial with the same beginning.
         score: of the epoch that would be published; None while it is not done.
         epochs: so far.
         done: whether all of it is trained.
@@ -57,6 +58,7 @@ class MemberRow(_Row):
     seed: int
     run_id: str
     num_found: int = 0
+    num_copied: int = 0
     score: float | None = None
     epochs: list[EpochRow] = []
     done: bool = False

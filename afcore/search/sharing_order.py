@@ -7,14 +7,13 @@ from afcore.config import Config
 from afcore.digest import canonical_json
 from afcore.errors import ConfigError
 from afcore.runs.identify import decisive_settings
+from afcore.search.common_epochs import LATE_KEYS
 from afcore.search.space import trial_config
 
 __all__ = ["Sharing", "in_sharing_order", "sharing_of"]
 
 Sharing = Callable[[Mapping[str, Any]], tuple[bytes, int, bytes, float]]
 """Of the values of a trial: names of data and model, boundary, name of the settings, epochs."""
-_LATE = ("epochs", "schedule", "steps", "warmup_ratio", "stop", "decay_ratio")
-"""Of ``training``: what may decide nothing in the first epochs."""
 
 
 def sharing_of(config: Config, num_blocks: int, num_pretrained: int) -> Sharing:
@@ -39,7 +38,7 @@ def sharing_of(config: Config, num_blocks: int, num_pretrained: int) -> Sharing:
             boundary = trial.freezing.begin(num_blocks, num_pretrained).boundary
         decisive = decisive_settings(trial)
         decisive["training"] = {
-            name: value for name, value in decisive["training"].items() if name not in _LATE
+            name: value for name, value in decisive["training"].items() if name not in LATE_KEYS
         }
         return tokens, boundary, canonical_json(decisive), trial.training.epochs
 

@@ -32,7 +32,7 @@ from afcore.search_config import SearchConfig
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 
-__all__ = ["SharedStudy", "TrialHandle", "open_database", "waited_for"]
+__all__ = ["SharedStudy", "TrialHandle", "open_database", "study_folder", "waited_for"]
 
 _SQLITE = "sqlite:///"
 _ROW = "autofreeze"
@@ -72,6 +72,11 @@ class TrialHandle:
         return self.trial.should_prune()
 
 
+def study_folder(study_id: str) -> str:
+    """Of what the processes of a study tell each other, and what its trials have in common."""
+    return f"searches/{study_id}"
+
+
 class SharedStudy:
     """A study of this name; made when there is none.
 
@@ -99,7 +104,7 @@ class SharedStudy:
         self._search = search
         self._storage = storage
         self._space = space
-        self._folder = f"searches/{study_id}"
+        self._folder = study_folder(study_id)
         kind = search.sampler if search.sampler in ("tpe", "gp") else "random"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database, name = open_database(search.storage), f"autofreeze-{study_id}"

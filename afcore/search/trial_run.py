@@ -23,6 +23,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import CheckpointRecord, best_epoch, done_reports, plan_of, record_of
 from afcore.runs.run import Run, begin_run, find_run, run_lease
+from afcore.search.common_epochs import CommonEpochs
 from afcore.search.search_report import EpochRow, MemberRow
 from afcore.search.shared_profile import adopt_profile, offer_profile
 from afcore.search.study import waited_for
@@ -54,6 +55,7 @@ def train_member(
     storage: Storage,
     score: Score,
     known: MemberRow | None,
+    common: CommonEpochs | None,
     after_epoch: Callable[[MemberRow], bool],
 ) -> MemberRow:
     """Train a run to its end, without test and publication.
@@ -63,6 +65,7 @@ def train_member(
         storage: where.
         score: that is sought to be best.
         known: what was recorded of it before a kill.
+        common: epochs of other trials, and for them.
         after_epoch: told how far it is; says whether it should go on.
 
     Returns:
@@ -82,12 +85,16 @@ def train_member(
         )
         run = begin_run(storage, record)
         adopt_profile(run)
-        member = member.model_copy(update={"epochs": []})
+        copied = common.adopt(run, lease.number) if common is not None else 0
+        copied += member.num_copied
+        member = member.model_copy(update={"epochs": [], "num_copied": copied})
         while not member.done:
             epoch = len(member.epochs) + 1
             lease.check()
             report = launch_epoch(run, epoch, lease.number)
             offer_profile(run)
+            if common is not None:
+                common.offer(run, epoch)
             member = _with_epoch(run, member, report, score)
             if not after_epoch(member):
                 break
@@ -110,6 +117,8 @@ def _with_epoch(run: Run, member: MemberRow, report: EpochReport, score: Score) 
     source = "continued" if report.resumed else "trained"
     if report.epoch <= member.num_found:
         source = "found"
+    elif report.epoch <= member.num_found + member.num_copied:
+        source = "copied"
     row = EpochRow(
         epoch=report.epoch,
         source=source,

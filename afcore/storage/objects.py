@@ -292,6 +292,27 @@ class Storage:
             self._fs.rm_file(self._full(key))
 
     @_patient
+    def copy(self, source: str, target: str) -> None:
+        """Give an object another name as well, where it lies: the bytes are not read here.
+
+        On this machine both names are of one file, which nobody changes: a write replaces a name.
+
+        Raises:
+            KeyError: when there is none.
+        """
+        with self._explained("write", target):
+            try:
+                if self._is_local:
+                    Path(self._full(target)).parent.mkdir(parents=True, exist_ok=True)
+                    with contextlib.suppress(FileExistsError):
+                        self._link(Path(self._full(source)), Path(self._full(target)))
+                else:
+                    self._fs.cp_file(self._full(source), self._full(target))
+            except FileNotFoundError:
+                raise KeyError(source) from None
+        self.count(puts=1)
+
+    @_patient
     def delete_folder(self, prefix: str) -> None:
         """Delete everything below ``prefix``; none there is no error."""
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):

@@ -11,7 +11,7 @@ Each worker runs this loop over the same batches, on its share of each
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,7 +30,13 @@ from afcore.training.schedule import Schedule
 from afcore.training.steps import Losses, Steps, StepSettings, diverged
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
-__all__ = ["Course", "interval_around", "interval_ends", "train_epoch"]
+__all__ = [
+    "Course",
+    "interval_around",
+    "interval_ends",
+    "settled_by_scores",
+    "train_epoch",
+]
 
 _PROGRESS_SECONDS = 5.0
 _STEPS_PER_READING = 50
@@ -166,10 +172,15 @@ def train_epoch(
         decide(policy, sums, validations)
         loop.drop_frozen()
     if (policy is None or not policy.stops) and schedule.ends_cycle(epoch) and validations:
-        losses_seen = [scores["loss"] for scores in validations]
-        settled = has_settled(losses_seen, errors=remaining_errors(course.score, validations))
+        settled = settled_by_scores(course.score, validations)
         state.freeze = replace(state.freeze, settled=settled)
     return done
+
+
+def settled_by_scores(score: Score, validations: Sequence[Mapping[str, float]]) -> bool:
+    """Whether training has settled after a cycle, where no policy says it."""
+    losses = [scores["loss"] for scores in validations]
+    return has_settled(losses, errors=remaining_errors(score, validations))
 
 
 class _Progress:

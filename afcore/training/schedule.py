@@ -7,6 +7,9 @@ Where training may stop early it runs in **cycles** of some epochs. Each has the
 that at the end of every cycle the rate has fallen to 0 and the model is as good as it will be for
 what was spent; another cycle begins at the peak again (warm restarts: SGDR, arXiv 1608.03983). So
 whether to go on is asked where the answer means something.
+
+``wsd`` (warm-up, stable, decay: arXiv 2404.06395) stays at the peak until its last share. So its
+first epochs are those of a longer training, and a search trains them once for both.
 """
 
 import math
@@ -28,14 +31,16 @@ class Schedule:
         warmup_ratio: share of all steps with a rising learning rate.
         steps: for ``kind="steps"``: pairs (share of all steps, factor).
         cycle_epochs: epochs of a cycle, at least 1; None: one cycle is all.
+        decay_ratio: for ``kind="wsd"``: share of all steps with a falling learning rate.
     """
 
     epochs: float
     steps_per_epoch: int
-    kind: Literal["linear", "constant", "steps"] = "linear"
+    kind: Literal["linear", "constant", "steps", "wsd"] = "linear"
     warmup_ratio: float = 0.0
     steps: Sequence[tuple[float, float]] = ()
     cycle_epochs: int | None = None
+    decay_ratio: float = 0.2
 
     @property
     def num_epochs(self) -> int:
@@ -69,6 +74,7 @@ class Schedule:
             schedule=self.kind,
             warmup_ratio=self.warmup_ratio,
             steps=self.steps,
+            decay_ratio=self.decay_ratio,
         )
 
 
@@ -76,15 +82,17 @@ def learning_rate_factor(
     step: int,
     total_steps: int,
     *,
-    schedule: Literal["linear", "constant", "steps"],
+    schedule: Literal["linear", "constant", "steps", "wsd"],
     warmup_ratio: float,
     steps: Sequence[tuple[float, float]],
+    decay_ratio: float = 0.2,
 ) -> float:
     """Factor on the peak learning rate for a step, counted from 0.
 
     Rises linearly over ``warmup_ratio * total_steps`` steps; then ``linear`` falls to 0 at the
-    end, ``constant`` stays, and ``steps`` takes the factor of the last pair (share of all steps,
-    factor) reached.
+    end, ``constant`` stays, ``steps`` takes the factor of the last pair (share of all steps,
+    factor) reached, and ``wsd`` stays until the last ``decay_ratio * total_steps`` steps, in which
+    it falls linearly to 0 at the end.
     """
     warmup = round(warmup_ratio * total_steps)
     if step < warmup:
@@ -93,4 +101,7 @@ def learning_rate_factor(
         return (total_steps - step) / max(1, total_steps - warmup)
     if schedule == "steps":
         return [factor for share, factor in steps if step >= share * total_steps][-1]
+    if schedule == "wsd":
+        decay = max(1, round(decay_ratio * total_steps))
+        return min(1.0, (total_steps - step) / decay)
     return 1.0

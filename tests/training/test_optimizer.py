@@ -16,6 +16,8 @@ PAPER = [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)]
         ("constant", 0.0, [1.0] * 10),
         ("constant", 0.3, [1 / 3, 2 / 3, 1.0] + [1.0] * 7),
         ("steps", 0.0, [1.0] * 3 + [0.7] * 3 + [0.4] * 4),
+        ("wsd", 0.0, [1.0] * 9 + [0.5]),
+        ("wsd", 0.2, [0.5] + [1.0] * 8 + [0.5]),
     ],
 )
 def test_schedules(schedule: str, warmup: float, expected: list[float]) -> None:

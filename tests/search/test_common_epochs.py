@@ -1,0 +1,116 @@
+"""Trials that begin alike train their first epochs once, and end as if each had been alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afcore.config import Config, parse_config
+from afcore.runs.epoch import run_epoch
+from afcore.runs.identify import identify_run
+from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.run import Run, begin_run, find_run, run_lease
+from afcore.runs.whole_run import complete_run
+from afcore.search.conduct_study import StudyConductor, prepare_study
+from afcore.search.search_report import SearchReport
+from afcore.search.space import trial_config
+from afcore.storage.objects import Storage
+
+CASES = {
+    # (settings, lengths, sources of the epochs)
+    "wsd": (
+        {"training.schedule": "wsd", "training.decay_ratio": 0.5, "freezing.policy": "static"},
+        [2, 4],
+        [["trained"] * 2, ["copied"] + ["trained"] * 3],
+    ),
+    "cycles": (
+        {"freezing.policy": "frozen_start", "freezing.tolerance": 0},
+        [3, 4],
+        [["trained"] * 3, ["copied"] * 3 + ["trained"]],
+    ),
+    "statistics": (
+        {"training.schedule": "constant", "freezing.policy": "gradient_norm"},
+        [1, 2, 3],
+        # The boundary grew in what was the last epoch of the first: nobody knows how it goes on.
+        [["trained"], ["trained"] * 2, ["copied"] * 2 + ["trained"]],
+    ),
+    "depends on the length": (
+        {"training.schedule": "constant", "freezing.policy": "linear"},
+        [1, 2],
+        [["trained"], ["trained"] * 2],
+    ),
+}
+
+
+@pytest.fixture
+def config(tiny_config: dict[str, Any], tmp_path: Path) -> Config:
+    tree = {**tiny_config, "freezing": {}}
+    tree["training"] = {**tree["training"], "learning_rate": 3e-3}
+    tree["search"] = {"sampler": "grid", "storage": f"sqlite:///{tmp_path}/optuna.db"}
+    return parse_config(tree, source="test")
+
+
+def conduct(config: Config) -> SearchReport:
+    conductor = StudyConductor(prepare_study(config))
+    while True:
+        with conductor.next_trial() as handle:
+            if handle is None:
+                report = conductor.report()
+                conductor.clean_up()
+                return report
+            conductor.train(handle)
+
+
+def opened(config: Config) -> Run:
+    storage = Storage(config.store)
+    run = find_run(storage, identify_run(config, storage).run_id)
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_first_epochs_are_trained_once(config: Config, tmp_path: Path, case: str) -> None:
+    settings, lengths, sources = CASES[case]
+    config = config.replace(**settings)
+    report = conduct(config.replace(**{"search.vary": {"training.epochs": lengths}}))
+    assert [row.why for row in report.trials] == [None] * len(lengths)
+    assert [row.values["training.epochs"] for row in report.trials] == lengths
+    assert [[e.source for e in row.epochs] for row in report.trials] == sources
+    assert list(Storage(config.store).list("searches")) == []
+    _check_as_if_alone(trial_config(config, report.trials[-1].values), tmp_path)
+
+
+def _check_as_if_alone(shared: Config, tmp_path: Path) -> None:
+    alone = shared.replace(store=str(tmp_path / "alone"))
+    _, finished = complete_run(alone)
+    ours, theirs = opened(shared), opened(alone)
+    for epoch in range(1, len(finished.epochs) + 1):
+        one, other = (record_of(run, epoch, CheckpointRecord) for run in (ours, theirs))
+        assert one is not None
+        assert other is not None
+        assert one.parts == other.parts
+        assert (one.freeze, one.candidate) == (other.freeze, other.candidate)
+        assert one.trained.validation == other.trained.validation
+    _, ours_finished = complete_run(shared)  # tests it: its best epoch's parts are there
+    assert ours_finished.totals.test == finished.totals.test
+
+
+def test_a_copied_run_goes_on_where_it_was_stopped(config: Config) -> None:
+    settings, lengths, _ = CASES["wsd"]
+    config = config.replace(**settings)
+    vary = {"search.vary": {"training.epochs": lengths}}
+    conductor = StudyConductor(prepare_study(config.replace(**vary)))
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        conductor.train(handle)
+    common = conductor._common
+    assert common is not None
+    longer = config.model_copy(update={"search": None}).replace(**{"training.epochs": 4})
+    storage = Storage(longer.store)
+    record = identify_run(longer, storage)
+    with run_lease(storage, record.run_id) as lease:
+        run = begin_run(storage, record)
+        assert common.adopt(run, lease.number) == 1
+        assert common.adopt(run, lease.number) == 0
+        run_epoch(run, 2, lease.number)
+        assert common.adopt(run, lease.number) == 0

@@ -14,6 +14,8 @@ __all__ = ["resolve_settings"]
 
 _SPLITS = ("train", "validation", "test")
 _PATHS = {key_path for key_path in map(".".join, key_paths(Config))}
+# Sections of other commands have keys of the same last part, as a seed.
+_SHORT_PATHS = {path for path in _PATHS if path.partition(".")[0] not in ("search", "retrain")}
 
 
 def resolve_settings(
@@ -65,7 +67,7 @@ def _path(name: str, source: str) -> str:
     """The whole key; an unknown one that has dots is refused with the others."""
     if "." in name or name in _PATHS:
         return name
-    found = sorted(path for path in _PATHS if path.rpartition(".")[2] == name)
+    found = sorted(path for path in _SHORT_PATHS if path.rpartition(".")[2] == name)
     if len(found) == 1:
         return found[0]
     if found:
@@ -73,7 +75,7 @@ def _path(name: str, source: str) -> str:
         raise ConfigError(
             f"{source}: {name!r} may be {' or '.join(found)}. Give the whole key: {whole}"
         )
-    names = {path.rpartition(".")[2]: path for path in sorted(_PATHS)}
+    names = {path.rpartition(".")[2]: path for path in sorted(_SHORT_PATHS)}
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     said = f"did you mean {near[0]!r} ({names[near[0]]})?" if near else "see docs/configuration.md"
     raise ConfigError(f"{source}: unknown key {name!r}; {said}")

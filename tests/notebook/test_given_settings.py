@@ -11,10 +11,16 @@ BASE: dict[str, Any] = {"model": "some-model", "train": "train.csv"}
 
 
 def test_keys_by_their_last_part_dotted_and_as_sections_are_the_same() -> None:
-    short = {"epochs": 2, "tolerance": 2.0, "mode": "freeze", "max": 2}
-    dotted = {"training.epochs": 2, "freezing.tolerance": 2.0, "mode": "freeze", "workers.max": 2}
+    short = {"epochs": 2, "seed": 3, "tolerance": 2.0, "mode": "freeze", "max": 2}
+    dotted = {
+        "training.epochs": 2,
+        "training.seed": 3,
+        "freezing.tolerance": 2.0,
+        "mode": "freeze",
+        "workers.max": 2,
+    }
     nested = {
-        "training": {"epochs": 2},
+        "training": {"epochs": 2, "seed": 3},
         "freezing": {"tolerance": 2.0},
         "mode": "freeze",
         "workers": {"max": 2},

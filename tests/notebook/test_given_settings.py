@@ -80,7 +80,7 @@ def test_a_part_that_several_keys_end_in_needs_the_whole_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "afcore.notebook.given_settings._PATHS", {"training.same", "cache.same", "model.name"}
+        "afcore.notebook.given_settings._SHORT_PATHS", {"training.same", "cache.same", "model.name"}
     )
     with pytest.raises(ConfigError, match=r"'same' may be cache\.same or training\.same\."):
         resolve_settings(None, {"same": 1}, "fit")

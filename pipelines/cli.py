@@ -407,6 +407,35 @@ def show_command(
             print_status(status, _wide(), why)
 
 
+@app.command("report")
+def report_command(
+    wanted: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="JSON that --report wrote, YAML file of a run, or how a run's id begins",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write")] = Path(
+        "report.html"
+    ),
+    store: Annotated[
+        str | None,
+        typer.Option(help=f"Root of the store. Default: CONFIG's; of a run's id {DEFAULT_STORE}"),
+    ] = None,
+) -> None:
+    """Write runs as one page: scores, seconds, dollars, what froze and why, what was predicted.
+
+    The page needs nothing beside it: it can be mailed, or kept for years.
+    """
+    with exit_codes():
+        from pipelines.cli_report import write_report_page
+
+        count = write_report_page(wanted, output, store, DEFAULT_STORE)
+        runs = "1 run" if count == 1 else f"{count} runs"
+        _console.print(f"{output}: {runs}", markup=False, soft_wrap=True)
+
+
 @app.command("check-model")
 def check_model_command(
     name: Annotated[
@@ -770,7 +799,12 @@ def _wide() -> Console:
 
 def _show_uis(config: Config) -> None:
     uri = config.tracking.uri
-    _console.print(f"MLflow, experiment {config.tracking.experiment!r}: {uri}", markup=False)
+    if uri.startswith("http"):
+        from afcore.results.tracking import Tracker
+
+        uri = Tracker(uri, config.tracking.experiment).experiment_address() or uri
+    name = config.tracking.experiment
+    _console.print(f"MLflow, experiment {name!r}: {uri}", markup=False, soft_wrap=True)
     if uri.startswith("sqlite:"):
         _console.print(
             f"Look at it with: mlflow ui --backend-store-uri {uri}\n"

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from afcore.config import Config, check_extras
 from afcore.digest import recipe_digest
@@ -15,12 +16,19 @@ from afcore.results.report import CompareReport, RunReport
 from afcore.results.tracking import Tracker
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
-from pipelines.finetune import finetune
+from pipelines.finetune import finetune, run_source
+from pipelines.run_titles import data_name, model_name
 
 __all__ = ["compare"]
 
 
-@flow(name="compare", flow_run_name="compare-{config.tracking.experiment}")
+def _flow_run_name() -> str:
+    given, modes = flow_run.parameters["config"], flow_run.parameters["modes"]
+    config = given if isinstance(given, Config) else Config.model_validate(given)
+    return f"{model_name(config)} on {data_name(config)}: {', '.join(modes)}"
+
+
+@flow(name="compare", flow_run_name=_flow_run_name)
 def compare(
     config: Config, modes: list[str], seeds: int = 1, share: bool = False, fresh: bool = False
 ) -> dict[str, Any]:
@@ -49,6 +57,7 @@ def compare(
         f"compare {' '.join(modes)}",
         mode="compare",
         parameters=config.model_dump(mode="json", exclude={"mode"}) | {"modes": ",".join(modes)},
+        source=run_source(),
     )
     reports, recorded = [], []
     try:
@@ -84,6 +93,28 @@ def _log(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
         values[f"{mode}/{score}_difference_low"] = difference.low
         values[f"{mode}/{score}_difference_high"] = difference.high
     tracker.log_summary(parent, values, time.time())
+    _log_headlines(tracker, parent, comparison)
+    tracker.describe(parent, comparison_markdown(comparison))
     tracker.log_text(parent, comparison_markdown(comparison), "comparison.md")
     tracker.log_text(parent, comparison.model_dump_json(by_alias=True, indent=1), "comparison.json")
     tracker.log_figure(parent, accuracy_cost_figure(comparison), "figures/accuracy_cost.png")
+
+
+def _log_headlines(tracker: Tracker, parent: str, comparison: CompareReport) -> None:
+    """The parent's are of the best mode, its seconds and dollars of all; each run gets its gain."""
+    now, score, runs = time.time(), comparison.score, comparison.runs
+    best = [run for run in runs if run.mode == (comparison.best_mode or runs[0].mode)]
+    headline = {
+        score: statistics.mean(run.main_score for run in best),
+        "seconds": sum(run.totals.wall_seconds for run in runs),
+        "cost_usd": sum(run.totals.cost_usd for run in runs),
+    }
+    gains = [gain for mode, gain in comparison.speedup.items() if mode != "full"]
+    if gains:
+        headline["speedup"] = max(gains)
+    tracker.log_headline(parent, score, headline, now)
+    full = {run.seed: run for run in runs if run.mode == "full"}
+    for run in runs:
+        if run.mode != "full" and run.seed in full and run.mlflow_run_id is not None:
+            gain = full[run.seed].paid_seconds / run.paid_seconds
+            tracker.log_summary(run.mlflow_run_id, {"speedup": gain}, now)

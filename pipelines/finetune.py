@@ -6,12 +6,13 @@ known by the records in the store, not by Prefect's states: a task that runs aga
 
 import importlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow, task
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
-from prefect.runtime import task_run
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import State
 from prefect.tasks import Task
 
@@ -20,20 +21,33 @@ from afcore.digest import recipe_digest
 from afcore.errors import StoppedError, StoreLostError, may_pass
 from afcore.interrupt import catch_sigint, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
+from afcore.results.figures import course_figure
+from afcore.results.report import CompareReport, RunReport
 from afcore.results.tracking import Tracker
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finished_report
 from afcore.runs.publish import publish as publish_run
-from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.records import CheckpointRecord, done_reports, plan_of, record_of
 from afcore.runs.run import Run, RunRecord, begin_run, open_run, run_lease
 from afcore.runs.tracked_epochs import log_epochs
 from afcore.runs.tracked_rows import log_rows
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
+from afcore.training.progress import Progress
+from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
+from pipelines.prefect_artifacts import (
+    flow_run_address,
+    link_tracking,
+    name_task,
+    show_epoch_table,
+    show_result,
+    showing_progress,
+)
+from pipelines.run_titles import epoch_title, finished_epoch_title, mlflow_run_name, run_title
 
-__all__ = ["finetune"]
+__all__ = ["finetune", "run_source"]
 
 EPOCH_RETRIES = 2
 
@@ -62,7 +76,7 @@ def prepare(config: Config) -> dict[str, Any]:
 
 @task(
     name="epoch",
-    task_run_name="epoch-{epoch}",
+    task_run_name="{title}",
     retries=EPOCH_RETRIES,
     retry_delay_seconds=5,
     retry_condition_fn=_may_help,
@@ -78,6 +92,7 @@ def train_epoch(
     checkpoint_uri: str,
     mlflow_run_id: str,
     attempt: int,
+    title: str,
 ) -> dict[str, Any]:
     """Train one epoch from a checkpoint to the next.
 
@@ -86,9 +101,12 @@ def train_epoch(
         figures.
     """
     run = open_run(store, run_id)
-    report = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
+    with showing_progress(title, _live_logger(run, mlflow_run_id)):
+        report = launch_epoch(run, epoch, attempt, tries=task_run.run_count or 1)
     checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
+    name_task(finished_epoch_title(report, run.config.training.num_epochs))
+    show_epoch_table(done_reports(run, epoch), run.config.main_score)
     return {
         "checkpoint_uri": run.storage.uri(run.epoch_key(epoch, "checkpoint")),
         "boundary": report.boundary_end,
@@ -103,6 +121,7 @@ def publish(store: str, run_id: str, mlflow_run_id: str, wall_seconds: float) ->
     run = open_run(store, run_id)
     tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment, waits=True)
     report = publish_run(run, tracker, mlflow_run_id, wall_seconds)
+    _show(report)
     return report.model_dump(mode="json", by_alias=True)
 
 
@@ -116,10 +135,49 @@ def train_with_hf_trainer(
     run = open_run(store, run_id)
     tracker = Tracker(run.config.tracking.uri, run.config.tracking.experiment, waits=True)
     report = run_hf_trainer(run, tracker, mlflow_run_id, attempt, wall_seconds)
+    _show(report)
     return report.model_dump(mode="json", by_alias=True)
 
 
-@flow(name="finetune", flow_run_name="finetune-{config.mode}", validate_parameters=True)
+def _show(report: RunReport) -> None:
+    alone = CompareReport.model_validate(
+        {"runs": [report], "score": report.score, "speedup": {}, "wall_speedup": {}}
+    )
+    show_result(report, comparison_markdown(alone), course_figure(report))
+
+
+def _live_logger(run: Run, mlflow_run_id: str) -> Callable[[Progress], None]:
+    """Opened when it is first called: MLflow may be away, and an epoch does not wait for it."""
+    opened: list[Tracker] = []
+
+    def log(progress: Progress) -> None:
+        if not opened:
+            opened.append(Tracker(run.config.tracking.uri, run.config.tracking.experiment))
+        values = {
+            "loss": progress.loss,
+            "boundary": float(progress.boundary),
+            "epochs": progress.epoch - 1 + progress.step / progress.num_steps,
+        }
+        opened[0].log_live(mlflow_run_id, values, progress.time, progress.total_step)
+
+    return log
+
+
+def _flow_run_name() -> str:
+    given = flow_run.parameters["config"]
+    return run_title(given if isinstance(given, Config) else Config.model_validate(given))
+
+
+def run_source() -> dict[str, str]:
+    """Tags of an MLflow run: what started it, and where Prefect shows that."""
+    deployed = deployment.id is not None
+    name = f"Prefect: {flow_run.flow_name}" if deployed else f"autofreeze {flow_run.flow_name}"
+    tags = {"mlflow.source.name": name, "mlflow.source.type": "JOB" if deployed else "LOCAL"}
+    address = flow_run_address()
+    return tags | ({"prefect.flow_run": address} if address else {})
+
+
+@flow(name="finetune", flow_run_name=_flow_run_name, validate_parameters=True)
 def finetune(
     config: Config, fresh: bool = False, parent_mlflow_run_id: str | None = None
 ) -> dict[str, Any]:
@@ -162,13 +220,15 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
             lease.forget_earlier()
         mlflow_run_id = tracker.begin(
             run.record.training_id,
-            f"{config.mode}-seed{config.training.seed}-{record.run_id[:6]}",
+            mlflow_run_name(config, record.run_id),
             mode=config.mode,
             parent=parent_mlflow_run_id,
             parameters=config.model_dump(mode="json")
             | {"run_id": record.run_id, "revisions": record.revisions},
+            source=run_source(),
         )
         run.note_tracking(mlflow_run_id)
+        link_tracking(tracker.run_address(mlflow_run_id), mlflow_run_id, config.tracking.uri)
         log_rows(run, tracker, mlflow_run_id)
         try:
             if config.mode in PEER_MODES:
@@ -210,6 +270,7 @@ def _train_each(run: Run, lease: Lease, mlflow_run_id: str) -> list[int]:
             checkpoint_uri,
             mlflow_run_id,
             lease.number,
+            epoch_title(epoch, config.training.num_epochs, plan_of(run, epoch)),
         )
         unlogged = log_epochs(run, mlflow_run_id, [*unlogged, epoch])
         checkpoint_uri, last = done["checkpoint_uri"], done["last"]

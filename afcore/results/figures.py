@@ -12,6 +12,7 @@ from afcore.results.report import ClassesReport, CompareReport, RunReport
 
 __all__ = [
     "MODE_COLORS",
+    "TIME_PARTS",
     "accuracy_cost_figure",
     "confusion_figure",
     "course_figure",
@@ -32,7 +33,7 @@ MODE_COLORS = {
 }
 _CONFUSION_CLASSES = 20
 _NAME_CHARACTERS = 24
-_TIME_PARTS = {
+TIME_PARTS = {
     "prefix_seconds": ("frozen prefix", "#88c0d0"),
     "suffix_seconds": ("suffix (trained)", "#5e81ac"),
     "read_seconds": ("reading", "#a3be8c"),
@@ -118,7 +119,7 @@ def epoch_time_figure(report: RunReport) -> Figure:
     axes = figure.subplots()
     names = [f"{epoch.epoch}\n{epoch.read_from}" for epoch in report.epochs]
     bottom = np.zeros(len(names))
-    for field, (label, color) in _TIME_PARTS.items():
+    for field, (label, color) in TIME_PARTS.items():
         seconds = np.array([getattr(epoch, field) for epoch in report.epochs])
         axes.bar(names, seconds, bottom=bottom, label=label, color=color)
         bottom += seconds

@@ -8,6 +8,7 @@ somebody deleted is taken out of MLflow's trash, with a warning; nothing else is
 
 import contextlib
 import functools
+import getpass
 import json
 import logging
 import math
@@ -40,6 +41,13 @@ __all__ = ["MODEL_TAG", "Metric", "Tracker", "flat_parameters", "transfer_settin
 
 _TRAINING_TAG = "autofreeze.training_id"
 MODEL_TAG = "autofreeze.model_uri"
+_KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Of an experiment: its pages are those of trainings, not those of language models' traces."""
+_VIEW = "autofreeze"
+_VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
+"""Of an experiment: a view of its table that has the headline figures as columns."""
+_FOR_TRAININGS = "workflowType=machine_learning"
+"""In an address: which of its two faces MLflow shows; else that is a setting of the browser."""
 _METRICS_PER_BATCH = 1000
 _PARAMETERS_PER_BATCH = 100
 _VALUE_CHARACTERS = 6000
@@ -158,6 +166,7 @@ class Tracker:
         mode: str | None = None,
         parent: str | None = None,
         parameters: Mapping[str, Any] | None = None,
+        source: Mapping[str, str] | None = None,
     ) -> str:
         """Find the MLflow run of a training, or make it.
 
@@ -167,11 +176,12 @@ class Tracker:
             mode: the tag ``execution_mode``.
             parent: MLflow run id of the comparison this belongs to.
             parameters: the resolved configuration, nested.
+            source: tags that say from where it was started.
 
         Returns:
             The MLflow run id.
         """
-        tags = {_TRAINING_TAG: training_id}
+        tags = {_TRAINING_TAG: training_id, "mlflow.user": _user_name(), **(source or {})}
         if mode is not None:
             tags["execution_mode"] = mode
         if parent is not None:
@@ -250,14 +260,68 @@ class Tracker:
         self._log_metrics(run_id, [(name, value, time, 0) for name, value in values.items()])
 
     @_about_a_run
+    def log_live(self, run_id: str, values: Mapping[str, float], time: float, step: int) -> None:
+        """Log how an epoch is doing; after a kill steps may come twice, so under names apart."""
+        named = [(f"live/{name}", value, time, step) for name, value in values.items()]
+        self._log_metrics(run_id, named)
+
+    @_about_a_run
+    def log_headline(
+        self, run_id: str, score: str, values: Mapping[str, float], time: float
+    ) -> None:
+        """Log the figures to compare runs by, and give the experiment a view that has them."""
+        # As many digits as a column has room for.
+        self.log_summary(run_id, {n: float(f"{v:.4g}") for n, v in values.items()}, time)
+        columns = [f"metrics.`{name}`" for name in (score, "seconds", "speedup", "cost_usd")]
+        view = json.dumps({"selectedColumns": [*columns, "attributes.`Source`"]})
+        experiment_id = self._client.get_run(run_id).info.experiment_id
+        self._client.set_experiment_tag(experiment_id, _VIEW_TAG, view)
+
+    @_about_a_run
+    def describe(self, run_id: str, text: str) -> None:
+        """Say in Markdown what the run was; shown on top of its page."""
+        self._client.set_tag(run_id, "mlflow.note.content", text)
+
+    def run_address(self, run_id: str) -> str | None:
+        """Its page; None where the tracking store is no server."""
+        if not self._uri.startswith("http"):
+            return None
+        with self._explained():
+            experiment = self._client.get_run(run_id).info.experiment_id
+        server = _without_password(self._uri).rstrip("/")
+        return f"{server}/#/experiments/{experiment}/runs/{run_id}?{_FOR_TRAININGS}"
+
+    def experiment_address(self) -> str | None:
+        """The page with its runs and their headline figures; None where there is no server."""
+        if not self._uri.startswith("http"):
+            return None
+        with self._explained():
+            found = self._client.get_experiment_by_name(self._experiment)
+        if found is None:
+            return None
+        server = _without_password(self._uri).rstrip("/")
+        shared = f"&viewStateShareKey={_VIEW}" if _VIEW_TAG in found.tags else ""
+        return f"{server}/#/experiments/{found.experiment_id}/runs?{_FOR_TRAININGS}{shared}"
+
+    @_about_a_run
     def log_report(self, run_id: str, report: RunReport, time: float) -> None:
-        """Log the totals and ``report.json``."""
+        """Log the totals and ``report.json``.
+
+        The headline figures have names without a group.
+        """
         totals = report.totals.model_dump()
+        headline = {
+            "cost_usd": report.totals.cost_usd,
+            "frozen_blocks": report.epochs[-1].boundary_end,
+            "seconds": report.totals.wall_seconds,
+        }
         summary = {f"test/{k}": v for k, v in (totals.pop("test") or {}).items()}
         summary |= {f"best/validation_{k}": v for k, v in totals.pop("validation").items()}
         del totals["test_rows"]
         summary |= {f"total/{name}": value for name, value in totals.items()}
         self.log_summary(run_id, summary, time)
+        self.log_headline(run_id, report.score, {report.score: report.main_score, **headline}, time)
+        self.describe(run_id, _description(report))
         self.log_text(run_id, report.model_dump_json(by_alias=True, indent=1), "report.json")
 
     @_about_a_run
@@ -416,12 +480,17 @@ class Tracker:
         found = self._client.get_experiment_by_name(self._experiment)
         if found is None:
             try:
-                return str(self._client.create_experiment(self._experiment, artifacts))
+                made = self._client.create_experiment(
+                    self._experiment, artifacts, tags=dict([_KIND])
+                )
+                return str(made)
             except self._mlflow.exceptions.MlflowException:
                 found = self._client.get_experiment_by_name(self._experiment)
                 if found is None:  # it is not that another process has just made it
                     raise
         self._restore_experiment(found.experiment_id)
+        if _KIND[0] not in found.tags:
+            self._client.set_experiment_tag(found.experiment_id, *_KIND)
         return str(found.experiment_id)
 
     def _find_run(self, experiment_id: str, training_id: str) -> Any:
@@ -521,6 +590,29 @@ def _cause_of_outage(error: BaseException) -> str | None:
 
 def _without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number that has no name, as in some containers
+        return "unknown"
+
+
+def _description(report: RunReport) -> str:
+    """A line of figures, and what happened."""
+    totals, data = report.totals, report.data
+    split = "test" if totals.test else "validation"
+    figures = (
+        f"**{split} {report.main.title} {report.main.shown(report.main_score)}**, "
+        f"{totals.wall_seconds:.1f} s, ${totals.cost_usd:.4f}"
+    )
+    rows = (
+        f"{report.model}, {data.train_examples:,} rows to train on, "
+        f"{data.validation_examples:,} to validate, {data.test_examples:,} to test"
+    )
+    happened = f"{report.happened[:1].upper()}{report.happened[1:]}.\n\n" if report.happened else ""
+    return f"{figures}\n\n{happened}{rows}"
 
 
 def flat_parameters(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -26,6 +26,7 @@ from afcore.freezing.settling import has_settled
 from afcore.tasks.scores import LOG_LOSS, Score, remaining_errors
 from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
+from afcore.training.progress import EpochProgress
 from afcore.training.schedule import Schedule
 from afcore.training.steps import Losses, Steps, StepSettings, diverged
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
@@ -38,7 +39,6 @@ __all__ = [
     "train_epoch",
 ]
 
-_PROGRESS_SECONDS = 5.0
 _STEPS_PER_READING = 50
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def train_epoch(
     losses = Losses(loop.done, group)
     if course.solve_head and not state.step:
         loop.solve_head()
-    progress = _Progress(epoch, schedule.num_epochs, len(batches), len(loop.done.steps))
+    progress = EpochProgress(epoch, schedule.num_epochs, len(batches), len(loop.done.steps))
     for number, ids, hidden in loop.shares():
         trainee.compute.seed(settings.seed, epoch, number, group.rank)
         boundary = state.freeze.boundary
@@ -181,32 +181,6 @@ def settled_by_scores(score: Score, validations: Sequence[Mapping[str, float]]) 
     """Whether training has settled after a cycle, where no policy says it."""
     losses = [scores["loss"] for scores in validations]
     return has_settled(losses, errors=remaining_errors(score, validations))
-
-
-class _Progress:
-    """A line in the log every few seconds."""
-
-    def __init__(self, epoch: int, num_epochs: int, num_steps: int, first: int) -> None:
-        self._epochs = (epoch, num_epochs)
-        self._num_steps = num_steps
-        self._first = first
-        self._began = self._shown = time.monotonic()
-
-    def is_due(self) -> bool:
-        return time.monotonic() - self._shown > _PROGRESS_SECONDS
-
-    def show(
-        self, number: int, steps: list[StepLog], state: TrainingState, num_blocks: int
-    ) -> None:
-        self._shown = time.monotonic()
-        seconds = self._shown - self._began
-        losses = [step.loss for step in steps[-20:]]
-        _log.info(
-            "epoch %d/%d  step %d/%d  loss %.3f  boundary %d of %d  %.0f s left",
-            *(*self._epochs, number, self._num_steps, np.mean(losses) if losses else math.nan),
-            *(state.freeze.boundary, num_blocks),
-            seconds / (number - self._first) * (self._num_steps - number),
-        )
 
 
 def _sums(trainee: Trainee, state: TrainingState, ends: list[int], num_done: int) -> GradientSums:

@@ -148,7 +148,7 @@ class LocalStack:
                 ServiceState(
                     service.name,
                     state,
-                    service.address,
+                    service.page,
                     process.pid if process else None,
                     self.services_folder.log(service.name),
                 )

@@ -36,6 +36,7 @@ class Service:
         is_healthy: asks it whether it works.
         start_seconds: that it may take to become healthy.
         stop_seconds: that it may take to end before it is killed.
+        path: of the page to look at first.
     """
 
     name: str
@@ -45,11 +46,17 @@ class Service:
     is_healthy: Callable[[], bool]
     start_seconds: float = 180.0
     stop_seconds: float = 20.0
+    path: str = ""
 
     @property
     def address(self) -> str:
         """Where it is reached."""
         return f"http://{LOOPBACK}:{self.port}" if self.port is not None else ""
+
+    @property
+    def page(self) -> str:
+        """Where to look at it."""
+        return f"{self.address}{self.path}"
 
 
 class ServiceFolder:

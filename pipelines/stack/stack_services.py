@@ -113,6 +113,8 @@ def _mlflow(settings: StackSettings, folder: Path) -> Service:
         {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         settings.mlflow_port,
         lambda: answers(f"{settings.mlflow_address}/health"),
+        # Without it MLflow shows a new browser its pages for language models.
+        path="/#/experiments?workflowType=machine_learning",
     )
 
 

@@ -297,3 +297,18 @@ def test_a_model_without_a_pipeline_is_saved_and_read_again(tiny_bert: Path, uri
     read = tracker.load_model(run_id, "AutoModelForSequenceClassification").state_dict()
     for name, tensor in model.state_dict().items():
         assert tensor.equal(read[name]), name
+
+
+def test_addresses_have_no_password_and_there_are_none_without_a_server(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(uri, "x")
+    run_id = tracker.begin("t", "n")
+    assert tracker.run_address(run_id) is tracker.experiment_address() is None
+    tracker.log_report(run_id, make_report(), 1.0)
+    # As if a server stood before that database.
+    monkeypatch.setattr(tracker, "_uri", "http://me:secret@127.0.0.1:5000/")
+    page = "http://127.0.0.1:5000/#/experiments/1/runs"
+    assert tracker.run_address(run_id) == f"{page}/{run_id}?workflowType=machine_learning"
+    shared = "workflowType=machine_learning&viewStateShareKey=autofreeze"
+    assert tracker.experiment_address() == f"{page}?{shared}"

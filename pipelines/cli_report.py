@@ -1,0 +1,51 @@
+"""``autofreeze report``: runs as one page, from files or from a store."""
+
+from pathlib import Path
+
+from afcore.errors import ConfigError, UserError
+from afcore.results.page import report_page
+from afcore.results.report import RunReport
+from afcore.results.traces import read_reports
+from pipelines.cli_show import find_run_status
+
+__all__ = ["write_report_page"]
+
+
+def write_report_page(wanted: list[str], output: Path, store: str | None, default: str) -> int:
+    """Write the page; the number of runs on it.
+
+    Args:
+        wanted: reports as JSON, configurations, or how runs' ids begin.
+        output: of the page.
+        store: root of the store that runs are looked for in.
+        default: the same, of ids, where none is given.
+
+    Raises:
+        UserError: when a run is not there or not finished, or the file cannot be written.
+    """
+    reports = [report for one in wanted for report in _reports(one, store, default)]
+    known = {(report.run_id, report.mlflow_run_id): report for report in reports}
+    page = report_page(list(known.values()))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from error
+    return len(known)
+
+
+def _reports(wanted: str, store: str | None, default: str) -> list[RunReport]:
+    if wanted.endswith(".json"):
+        try:
+            return read_reports(Path(wanted))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{wanted}: cannot be read: {error}") from error
+        except ValueError as error:
+            raise ConfigError(f"{wanted}: is no report of autofreeze run or compare") from error
+    status = find_run_status(wanted, [], store, default)
+    if status.report is None:
+        raise UserError(
+            f"run {status.run_id} is {status.state}, and has no report before it is finished. "
+            f"`autofreeze show {wanted}` tells how far it is"
+        )
+    return [status.report]

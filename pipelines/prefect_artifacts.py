@@ -1,0 +1,201 @@
+"""What Prefect shows of a training: names, progress, tables, a picture, and the way to MLflow.
+
+Prefect only watches: what it refuses is logged, and the training goes on.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from matplotlib.figure import Figure
+from prefect.artifacts import ArtifactRequest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.runtime import flow_run
+
+from afcore.results.report import EpochReport, RunReport
+from afcore.tasks.scores import Score
+from afcore.training.progress import Progress, watch_progress
+
+__all__ = [
+    "flow_run_address",
+    "link_tracking",
+    "name_task",
+    "show_epoch_table",
+    "show_result",
+    "showing_progress",
+]
+
+_log = logging.getLogger("afcore.prefect")
+_LAST_SECONDS = 5.0
+_PICTURE_DPI = 80
+
+
+def flow_run_address() -> str | None:
+    """Where Prefect shows this run; None on a temporary server, which has no pages."""
+    return flow_run.ui_url or None
+
+
+def name_task(title: str) -> None:
+    """Call this task run so, from its end on: Prefect takes the name from the last event."""
+    context = TaskRunContext.get()
+    if context is not None:
+        context.task_run.name = title
+
+
+@contextlib.contextmanager
+def showing_progress(title: str, log_live: Callable[[Progress], None]) -> Iterator[None]:
+    """While an epoch is trained: a bar in Prefect, and what ``log_live`` makes of it.
+
+    Both talk to servers, from a thread of their own: a step never waits for them.
+
+    Args:
+        title: of the bar.
+        log_live: called with the newest moment; once it has failed it is left alone.
+    """
+    artifact = None
+    with _only_shown():
+        artifact = _create("progress", "epoch-progress", 0.0, title)
+    newest = _Newest()
+
+    def talk() -> None:
+        shows_bar, logs = True, True
+        while (progress := newest.take()) is not None:
+            if artifact is not None and shows_bar:
+                shows_bar = False
+                with _only_shown():
+                    percent = 100.0 * progress.step / progress.num_steps
+                    _update(artifact, percent, f"{title}: {_moment(progress)}")
+                    shows_bar = True
+            if logs:
+                logs = False
+                with _only_shown():
+                    log_live(progress)
+                    logs = True
+        if artifact is not None and shows_bar and newest.finished:
+            with _only_shown():
+                _update(artifact, 100.0, title)
+
+    thread = threading.Thread(target=talk, name="progress", daemon=True)
+    thread.start()
+    try:
+        with watch_progress(newest.put):
+            yield
+        newest.finished = True
+    finally:
+        newest.close()
+        thread.join(_LAST_SECONDS)
+
+
+class _Newest:
+    """The last moment that was put; older ones that nobody took are dropped."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._changed = threading.Condition()
+        self._progress: Progress | None = None
+        self._closed = False
+
+    def put(self, progress: Progress) -> None:
+        with self._changed:
+            self._progress = progress
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def take(self) -> Progress | None:
+        """Wait for one; None once it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._progress is not None)
+            progress, self._progress = self._progress, None
+            return None if self._closed else progress
+
+
+def show_epoch_table(reports: list[EpochReport], score: Score) -> None:
+    """A row an epoch, until now."""
+    rows = [
+        {
+            "epoch": one.epoch,
+            "read from": one.read_from,
+            "frozen blocks": f"{one.boundary_start} -> {one.boundary_end}",
+            "train s": round(one.train_seconds, 1),
+            "cache s": round(one.materialize_seconds, 1),
+            "evaluate s": round(one.evaluate_seconds, 1),
+            "train loss": round(one.train_loss, 4),
+            f"validation {score.title}": score.shown(one.validation[score.name]),
+            "US$": round(one.cost_usd, 4),
+        }
+        for one in reports
+    ]
+    with _only_shown():
+        _create("table", "epochs", json.dumps(rows), "Epochs until now")
+
+
+def show_result(report: RunReport, table: str, picture: Figure) -> None:
+    """The run in words and as a table, and its course as a picture."""
+    text = f"**{report.happened}.**\n\n{table}" if report.happened else table
+    content = io.BytesIO()
+    picture.savefig(content, format="png", dpi=_PICTURE_DPI)
+    address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    with _only_shown():
+        _create("markdown", "result", text, "What was trained")
+        _create("image", "course", address, "Score and boundary by seconds")
+
+
+def link_tracking(address: str | None, mlflow_run_id: str, uri: str) -> None:
+    """The way to the run in MLflow; without a server that has pages, what to start."""
+    text = f"Run `{mlflow_run_id}`. Pages for it: `mlflow ui --backend-store-uri {uri}`"
+    if address is not None:
+        text = f"[The run in MLflow]({address})"
+    with _only_shown():
+        _create("markdown", "mlflow", text, "The run in MLflow")
+
+
+def _create(kind: str, key: str, data: Any, description: str) -> uuid.UUID:
+    """Prefect's own functions for this leave their client open."""
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    of_task = task.task_run if task is not None else None
+    of_flow = flow.flow_run.id if flow is not None and flow.flow_run is not None else None
+    request = ArtifactRequest(
+        type=kind,
+        key=key,
+        data=data,
+        description=description,
+        task_run_id=of_task.id if of_task is not None else None,
+        flow_run_id=of_task.flow_run_id if of_task is not None else of_flow,
+    )
+    with get_client(sync_client=True) as client:
+        return client.create_artifact(request).id
+
+
+def _update(artifact_id: uuid.UUID, percent: float, description: str) -> None:
+    update = ArtifactUpdate(data=percent, description=description)
+    with get_client(sync_client=True) as client:
+        client.update_artifact(artifact_id, update)
+
+
+def _moment(progress: Progress) -> str:
+    return (
+        f"step {progress.step} of {progress.num_steps}, loss {progress.loss:.3f}, "
+        f"{progress.boundary} of {progress.num_blocks} blocks frozen, "
+        f"{progress.seconds_left:.0f} s left of this epoch"
+    )
+
+
+@contextlib.contextmanager
+def _only_shown() -> Iterator[Any]:
+    try:
+        yield
+    except Exception as error:  # of a server of Prefect's or of MLflow's, which only show
+        text = " ".join(str(error).split())[:200]
+        _log.warning("not shown (%s: %s); the training goes on", type(error).__name__, text)

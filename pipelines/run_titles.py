@@ -1,0 +1,70 @@
+"""What runs and their epochs are called, in Prefect and in MLflow."""
+
+from typing import Any
+
+from afcore.config import Config
+from afcore.results.report import EpochReport
+from afcore.runs.records import EpochPlan
+
+__all__ = [
+    "data_name",
+    "epoch_title",
+    "finished_epoch_title",
+    "mlflow_run_name",
+    "model_name",
+    "run_title",
+]
+
+_CHARACTERS = 40
+_NOT_NAMES = ("model", "models", "")
+
+
+def run_title(config: Config) -> str:
+    """Model, data, and how it is trained."""
+    how = config.mode
+    if config.freezes:
+        how = f"{how}, {config.freezing.policy}"
+    return f"{model_name(config)} on {data_name(config)}: {how}, seed {config.training.seed}"
+
+
+def mlflow_run_name(config: Config, run_id: str) -> str:
+    """Short, as runs of an experiment mostly share model and data; unlike for unlike policies."""
+    policy = f"-{config.freezing.policy}" if config.freezes else ""
+    return f"{config.mode}{policy}-seed{config.training.seed}-{run_id[:6]}"
+
+
+def model_name(config: Config) -> str:
+    """The last part of its name or path that says something."""
+    parts = config.model.name.removeprefix("package:").split("/")
+    return _short(next((part for part in reversed(parts) if part not in _NOT_NAMES), parts[-1]))
+
+
+def data_name(config: Config) -> str:
+    """Of the training set: a file's name without its ending, or the data set's."""
+    train: Any = config.data.train
+    first = train if isinstance(train, str) else train[0]
+    more = "" if isinstance(train, str) or len(train) == 1 else f" and {len(train) - 1} more"
+    return _short(first.rstrip("/").rpartition("/")[2].partition(".")[0] or first) + more
+
+
+def epoch_title(epoch: int, num_epochs: int, plan: EpochPlan | None) -> str:
+    """Before it is trained; what it reads is known from the end of the epoch before."""
+    title = f"epoch {epoch} of {num_epochs}"
+    if plan is None:
+        return title
+    return f"{title}: reads {_source(plan.source)}"
+
+
+def finished_epoch_title(report: EpochReport, num_epochs: int) -> str:
+    """When it is done."""
+    frozen = report.boundary_start
+    blocks = {0: "nothing frozen", 1: "block 0 frozen"}.get(frozen, f"blocks 0-{frozen - 1} frozen")
+    return f"epoch {report.epoch} of {num_epochs}: {blocks}, read from {_source(report.read_from)}"
+
+
+def _source(source: str) -> str:
+    return "the cache" if source.startswith("activations") else source
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _CHARACTERS else f"{name[: _CHARACTERS - 1]}…"

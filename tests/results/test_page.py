@@ -1,0 +1,94 @@
+"""The page of a report."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import pytest
+
+from afcore.errors import ConfigError, UserError
+from afcore.results.page import report_page
+from pipelines.cli_report import write_report_page
+from tests.reports import make_report
+
+
+class Elements(html.parser.HTMLParser):
+    """Names of elements, and attributes that could fetch something."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        fetching = ("src", "href", "xlink:href", "data", "action", "srcset")
+        self.fetched += [value or "" for name, value in attrs if name in fetching]
+
+
+def test_a_page_needs_nothing_from_anywhere() -> None:
+    page = report_page([make_report("full", seconds=20.0), make_report()])
+    found = Elements(page)
+    assert found.names.count("svg") == 1 + 2 * 2
+    assert not set(found.names) & {"script", "link", "img", "iframe", "object"}
+    # Glyphs of the pictures, which lie in the page.
+    assert found.fetched
+    assert all(one.startswith("#") for one in found.fetched)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", page)
+
+
+def test_figures_of_the_runs_and_what_they_are_worth() -> None:
+    page = report_page([make_report("full", seconds=20.0), make_report()])
+    assert "1.9x" in page  # 42 s of training and building over 22
+    assert "faster than full" in page
+    assert "70.00 %" in page
+    assert "65.00 %" in page
+    assert "the statistic that decides" in page
+    assert "Nothing was predicted" in page
+    alone = report_page([make_report()])
+    assert "faster than" not in alone
+
+
+def test_predictions_and_tiers_are_drawn_where_there_are_any() -> None:
+    report = make_report()
+    epochs = [
+        one.model_copy(
+            update={
+                "predicted_train_seconds": 9.0,
+                "predicted_materialize_seconds": 1.0,
+                "tier_bytes": {"host memory": 5_000_000, "object store": 1_000_000},
+            }
+        )
+        for one in report.epochs
+    ]
+    page = report_page([report.model_copy(update={"epochs": epochs})])
+    assert "Nothing was predicted" not in page
+    assert Elements(page).names.count("svg") == 4
+
+
+def test_names_are_text_whatever_is_in_them() -> None:
+    report = make_report().model_copy(
+        update={"model": "<script>alert(1)</script>", "notes": ["<img src=x>"]}
+    )
+    names = Elements(report_page([report])).names
+    assert "script" not in names
+    assert "img" not in names
+
+
+def test_runs_of_unlike_scores_have_no_common_page() -> None:
+    other = make_report().model_copy(update={"score": "f1_macro"})
+    with pytest.raises(UserError, match=r"accuracy, .* by f1_macro. Give a page to each"):
+        report_page([make_report(), other])
+
+
+def test_pages_of_files(tmp_path: Path) -> None:
+    file, page = tmp_path / "report.json", tmp_path / "new" / "page.html"
+    file.write_text(make_report().model_dump_json(by_alias=True))
+    assert write_report_page([str(file), str(file)], page, None, "") == 1
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    file.write_text("{}")
+    with pytest.raises(ConfigError, match=r"report.json: is no report of autofreeze run"):
+        write_report_page([str(file)], page, None, "")
+    with pytest.raises(UserError, match="no run 'abc' in"):
+        write_report_page(["abc"], page, str(tmp_path / "store"), "")

@@ -22,6 +22,7 @@ import fsspec
 
 from afcore.errors import (
     AutoFreezeError,
+    IntegrityError,
     StorageFullError,
     StoreError,
     StoreLostError,
@@ -371,6 +372,12 @@ class Storage:
         return self.protocol == "file"
 
     def _full(self, key: str) -> str:
+        """Below the root, whatever a record that somebody changed says."""
+        if key.startswith("/") or ".." in key.split("/"):
+            raise IntegrityError(
+                f"{self.root}: {key!r} names something outside of the store, so nothing was done. "
+                "Only a record that was tampered with says so: see who may write to the store"
+            )
         return f"{self._path}/{key}"
 
     def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:

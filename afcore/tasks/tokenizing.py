@@ -9,7 +9,9 @@ from afcore.errors import DataError
 
 __all__ = ["check_offsets", "check_tokens_of", "encodings"]
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 1000
+"""What a tokenizer gives of a row takes a hundred times the room of its tokens."""
+_ROWS_PER_MESSAGE = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -28,8 +30,9 @@ def encodings(
     for start in range(0, count, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         yield start, processor(*(column[part] for column in texts), **options)
-        if count > _ROWS_AT_ONCE:
-            _log.info("tokenized %d of %d rows of %s", min(part.stop, count), count, source)
+        done = min(part.stop, count)
+        if count > _ROWS_PER_MESSAGE and (done % _ROWS_PER_MESSAGE == 0 or done == count):
+            _log.info("tokenized %d of %d rows of %s", done, count, source)
 
 
 def check_tokens_of(rows: Rows, first: int, tokens: list[list[int]], what: str = "text") -> None:

@@ -159,7 +159,7 @@ def test_the_policy_is_enough_for_a_store_and_for_nothing_else(
         assert not store.put_new("runs/a/lease.json", b"2")
         assert store.get("runs/a/record.json") == b"1"
         assert set(store.list("runs")) == {"runs/a/record.json", "runs/a/lease.json"}
-        # One by one: moto asks whether a bulk deletion may delete the bucket, AWS asks for each key.
+        # One by one: of many at once moto asks about the bucket, AWS about each key.
         for key in store.list("runs"):
             store.delete(key)
         assert store.list("") == {}

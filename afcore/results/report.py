@@ -17,6 +17,7 @@ from afcore.freezing.policy import Interval, IntervalStatistics
 from afcore.tasks.scores import Score
 
 __all__ = [
+    "REPORT_SCHEMA",
     "ClassReport",
     "ClassesReport",
     "CompareReport",
@@ -30,6 +31,10 @@ __all__ = [
     "pack_array",
     "unpack_array",
 ]
+
+
+REPORT_SCHEMA = 1
+"""Fields may be added, with a default; what is renamed or removed makes it 2."""
 
 
 def _finite(value: Any) -> Any:

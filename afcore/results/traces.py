@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from afcore.errors import ConfigError
-from afcore.results.report import RunReport
+from afcore.results.report import REPORT_SCHEMA, RunReport
 
 __all__ = ["load_recorded", "read_reports", "recorded_trace"]
 
@@ -15,9 +15,16 @@ def read_reports(path: Path) -> list[RunReport]:
     Raises:
         OSError: when it cannot be read.
         ValueError: when it is no such report.
+        ConfigError: when a later version wrote it.
     """
     tree = json.loads(path.read_text(encoding="utf-8"))
     try:
+        schema = tree.get("schema", REPORT_SCHEMA)
+        if isinstance(schema, int) and schema > REPORT_SCHEMA:
+            raise ConfigError(
+                f"{path}: is of schema {schema}, which a later version of AutoFreeze wrote; this "
+                f"one reads up to {REPORT_SCHEMA}. Upgrade it: pip install --upgrade autofreeze"
+            )
         runs = tree.get("runs", [tree])
         return [RunReport.model_validate(run) for run in runs]
     except (AttributeError, KeyError, TypeError) as error:

@@ -27,7 +27,7 @@ DEPLOYMENT = "finetune/nightly"
 
 @pytest.fixture(scope="module")
 def deployed(prefect_server: str) -> dict[str, Any]:
-    """The deployment, made by the commands that docs/deployment.md gives."""
+    """The deployment, made by the commands that docs/operations.md gives."""
     prefect("work-pool", "create", "autofreeze", "--type", "process")
     prefect("deploy", "--all", "--prefect-file", "pipelines/configs/prefect.yaml")
     answer = httpx.get(f"{prefect_server}/deployments/name/{DEPLOYMENT}")

@@ -54,3 +54,10 @@ def test_the_trace_of_a_recorded_run() -> None:
     assert recorded_trace(changed) == [[0, 0], [1, 2]]
     bare = report.model_copy(update={"intervals": [], "decisions": []})
     assert recorded_trace(bare) == [[0], [1]]
+
+
+def test_a_report_of_a_later_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text('{"schema": 2, "runs": [], "of": "the future"}')
+    with pytest.raises(ConfigError, match=r"of schema 2, .* reads up to 1. Upgrade it"):
+        load_recorded(path)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from afcore.data.examples import Column
+from afcore.data.tensor_file import bytes_of
 
 __all__ = ["ColumnFile"]
 
@@ -26,7 +27,7 @@ class ColumnFile:
         """The values of the examples that come next."""
         part = Column.of(rows)
         assert part.offsets is not None
-        self._file.write(memoryview(part.values))
+        self._file.write(bytes_of(part.values))
         self._ends.frombytes((part.offsets[1:] + self._ends[-1]).tobytes())
 
     def column(self) -> Column:

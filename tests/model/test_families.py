@@ -160,7 +160,8 @@ class OneColumnTask:
 
 def prefix_runner(split: SplitModel, given: dict[str, Tensor], lengths: np.ndarray) -> PrefixRunner:
     task: Any = OneColumnTask(given)
-    examples: Any = SimpleNamespace(lengths=lengths)
+    digests = np.arange(2 * len(lengths), dtype=np.uint64).reshape(-1, 2)
+    examples: Any = SimpleNamespace(lengths=lengths, example_digests=digests)
     return PrefixRunner(Trainee(split, task, examples, CPU_FP32, "fp32"))
 
 

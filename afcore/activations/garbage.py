@@ -26,6 +26,7 @@ from afcore.activations.maintenance import duration, last_use, live_users
 from afcore.activations.sets import ActivationSet, list_sets
 from afcore.storage.lease import is_held
 from afcore.storage.objects import Storage, Stored
+from afcore.storage.store_version import check_store_version
 
 __all__ = ["UNFINISHED_SECONDS", "Removal", "collect_garbage"]
 
@@ -63,6 +64,7 @@ def collect_garbage(
         StoreError: when there is no such store, or it cannot be used.
     """
     storage = Storage(store)
+    check_store_version(storage)
     storage.check_there()
     sets = list_sets(storage)
     removed = []

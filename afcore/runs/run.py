@@ -46,6 +46,7 @@ from afcore.model.stacks import ModelStructure
 from afcore.runs.checkpoint import weight_digests
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
+from afcore.storage.store_version import mark_store_version
 from afcore.tasks.known_tasks import parse_task
 from afcore.tasks.prepare import PreparedData, open_prepared
 from afcore.tasks.task import Task
@@ -275,6 +276,7 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
         record: as identified now.
         fresh: leave an earlier training behind and delete what it stored.
     """
+    mark_store_version(storage)
     known = _known_trainings(storage, record.run_id)
     if len(known) == 1 and not fresh:
         record = record.model_copy(

@@ -86,4 +86,4 @@ def test_old_runs_go_without_orphans_and_live_ones_stay(
     removed = collect_runs(config.store, max_idle_seconds=30 * DAY)
     assert [one.folder.partition("/")[0] for one in removed] == ["runs", "data"]
     left = storage.list("")
-    assert {key.partition("/")[0] for key in left} <= {"activations", "hub"}
+    assert {key.partition("/")[0] for key in left} <= {"activations", "hub", "store.json"}

@@ -1,0 +1,49 @@
+"""Which layout a store has, written at its root, so that no version spoils what another wrote.
+
+Names of runs and sets hold the version of their own format, and one of another format is not found.
+This is for the layout itself: where things lie, and what may be deleted.
+"""
+
+import json
+
+from afcore.errors import StoreError
+from afcore.storage.objects import Storage
+
+__all__ = ["STORE_SCHEMA", "check_store_version", "mark_store_version"]
+
+STORE_SCHEMA = 1
+_KEY = "store.json"
+
+
+def mark_store_version(storage: Storage) -> None:
+    """Write it where there is none, as in stores of before; else see that it is known.
+
+    Raises:
+        StoreError: as :func:`check_store_version`.
+    """
+    if not storage.put_new(_KEY, json.dumps({"schema": STORE_SCHEMA}).encode()):
+        check_store_version(storage)
+
+
+def check_store_version(storage: Storage) -> None:
+    """See that this version knows the layout; a store without a mark is of the first.
+
+    Raises:
+        StoreError: when it is of a later version, or nobody can tell.
+    """
+    try:
+        schema = json.loads(storage.get(_KEY))["schema"]
+        known = 1 <= schema <= STORE_SCHEMA
+    except KeyError:
+        return
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{storage.uri(_KEY)} is damaged, so nobody can tell which version of AutoFreeze wrote "
+            "this store. If it was this one, delete that file."
+        ) from error
+    if not known:
+        raise StoreError(
+            f"the store {storage.root} has the layout {schema}, of a later version of AutoFreeze; "
+            f"this one knows up to {STORE_SCHEMA}, and leaves it alone. Upgrade: pip install "
+            "--upgrade autofreeze; or give another store."
+        )

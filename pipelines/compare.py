@@ -17,6 +17,7 @@ from afcore.results.tracking import Tracker
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune, run_source
+from pipelines.given_config import given_config
 from pipelines.run_titles import data_name, model_name
 
 __all__ = ["compare"]
@@ -30,7 +31,13 @@ def _flow_run_name() -> str:
 
 @flow(name="compare", flow_run_name=_flow_run_name)
 def compare(
-    config: Config, modes: list[str], seeds: int = 1, share: bool = False, fresh: bool = False
+    config: Config,
+    modes: list[str],
+    seeds: int = 1,
+    share: bool = False,
+    fresh: bool = False,
+    config_path: str | None = None,
+    overrides: list[str] | None = None,
 ) -> dict[str, Any]:
     """Run every mode with every seed and put the reports side by side.
 
@@ -40,8 +47,11 @@ def compare(
         seeds: Number of seeds, counted up from training.seed.
         share: Use activation sets of other runs, instead of paying anew.
         fresh: Train anew, even where results are recorded.
+        config_path: YAML file to read instead of config, as seen from the worker's folder.
+        overrides: Values that differ, key.path=value each, e.g. training.learning_rate=5e-4.
     """
     configure_logging()
+    config = given_config(config, config_path, overrides)
     configs = [
         config.replace(
             **{"mode": mode, "training.seed": config.training.seed + number, "cache.share": share}

@@ -37,6 +37,7 @@ from afcore.storage.objects import Storage
 from afcore.training.progress import Progress
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
+from pipelines.given_config import given_config
 from pipelines.prefect_artifacts import (
     flow_run_address,
     link_tracking,
@@ -179,7 +180,11 @@ def run_source() -> dict[str, str]:
 
 @flow(name="finetune", flow_run_name=_flow_run_name, validate_parameters=True)
 def finetune(
-    config: Config, fresh: bool = False, parent_mlflow_run_id: str | None = None
+    config: Config,
+    fresh: bool = False,
+    config_path: str | None = None,
+    overrides: list[str] | None = None,
+    parent_mlflow_run_id: str | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a pre-trained transformer, freezing what has converged.
 
@@ -190,9 +195,13 @@ def finetune(
     Args:
         config: The training, completely described.
         fresh: Train anew, even where a result is recorded.
+        config_path: YAML file to read instead, as seen from the folder in which the worker was
+            started; where it names no store and no tracking server, those of config stay.
+        overrides: Values that differ, key.path=value each, e.g. training.learning_rate=5e-4.
         parent_mlflow_run_id: MLflow run of the comparison that this belongs to.
     """
     configure_logging()
+    config = given_config(config, config_path, overrides)
     if config.mode in PEER_MODES:
         # Takes seconds, so only when needed; and before the clock starts, as all other imports are.
         importlib.import_module("afcore.peer.trainer_run")

@@ -11,12 +11,14 @@
 Interrupted, the same command goes on: the training where it was, the rest anew.
 """
 
+import logging
 from datetime import datetime
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment
 
 from afcore.config import Config
 from afcore.results.report import RunReport
@@ -28,14 +30,17 @@ from afcore.retraining.registering import Registered, champion_on_added, registe
 from afcore.storage.objects import Storage
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
+from pipelines.given_config import given_config
 
 __all__ = ["retrain"]
+
+_log = logging.getLogger("afcore.retraining")
 
 
 @task(name="look", task_run_name="look", cache_policy=NO_CACHE, persist_result=False)
 def look_at_rows(config: Config) -> RowsTonight:
     """Read the rows, and what is recorded of the last retraining."""
-    return look(config, Storage(config.store))
+    return look(config, Storage(config.store, waits=True))
 
 
 @task(name="drift", task_run_name="drift", cache_policy=NO_CACHE, persist_result=False)
@@ -59,7 +64,12 @@ def register(
 
 
 @flow(name="retrain", flow_run_name="retrain", validate_parameters=True)
-def retrain(config: Config, fresh: bool = False) -> dict[str, Any]:
+def retrain(
+    config: Config,
+    fresh: bool = False,
+    config_path: str | None = None,
+    overrides: list[str] | None = None,
+) -> dict[str, Any]:
     """Train again if the rows have changed since the last time, and keep the better model.
 
     Unchanged rows end it in seconds. The new model becomes a version in MLflow's registry; the
@@ -69,10 +79,13 @@ def retrain(config: Config, fresh: bool = False) -> dict[str, Any]:
     Args:
         config: The training, completely described.
         fresh: Train anew, even where the rows are unchanged.
+        config_path: YAML file to read instead of config, as seen from the worker's folder.
+        overrides: Values that differ, key.path=value each, e.g. retrain.margin=0.02.
     """
     configure_logging()
-    storage = Storage(config.store)
-    storage.check()
+    config = given_config(config, config_path, overrides)
+    Storage(config.store).check()
+    storage = Storage(config.store, waits=True)
     with retrain_lease(storage, config.registered_model):
         return _retrain(config, storage, fresh)
 
@@ -80,7 +93,9 @@ def retrain(config: Config, fresh: bool = False) -> dict[str, Any]:
 def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
     tonight = look_at_rows(config)
     if tonight.unchanged and not fresh:
-        return {"trained": False, "lines": _unchanged_lines(config, tonight)}
+        lines = _unchanged_lines(config, tonight)
+        _say(lines)
+        return {"trained": False, "lines": lines}
     registry = _registry(config)
     champion = registry.champion(config.registered_model)
     drift, asked = look_for_drift(config, tonight, champion)
@@ -94,6 +109,7 @@ def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
     lines = _lines(config, tonight, report, registered, [*drift.sentences(), *asked])
     _show(registry, report, drift.markdown(asked), lines)
     note_retraining(storage, tonight, report.run_id, registered.version.version, drift.tonight)
+    _say(lines)
     now = registered.version if registered.verdict.moves else champion
     if now is not None:
         forget_others(config, now)
@@ -105,6 +121,13 @@ def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
         "version": registered.version.version,
         "champion": now.version if now is not None else None,
     }
+
+
+def _say(lines: list[str]) -> None:
+    """In the log of a deployment's run; the command line prints them at its end."""
+    if deployment.id is not None:
+        for line in lines:
+            _log.info("%s", line)
 
 
 def _registry(config: Config) -> ModelRegistry:

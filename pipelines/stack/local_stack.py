@@ -191,7 +191,10 @@ class LocalStack:
         """Make the deployments, unless they are there as they should be."""
         tree = yaml.safe_load(DEPLOYMENTS_FILE.read_text(encoding="utf-8"))
         for one in tree["deployments"]:
-            config = one["parameters"]["config"]
+            config = one["parameters"].get("config")
+            if config is None:
+                one["parameters"]["store"] = self.store
+                continue
             config["store"] = self.store
             config["tracking"] = {**config.get("tracking", {}), "uri": self.settings.mlflow_address}
         names = [_full_name(one) for one in tree["deployments"]]

@@ -140,7 +140,8 @@ def _worker(settings: StackSettings, started: ServiceFolder) -> Service:
         "worker",
         (
             *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process"),
-            *("--pool", WORK_POOL, "--name", _WORKER),
+            # One run at a time has this machine's device; others wait.
+            *("--pool", WORK_POOL, "--name", _WORKER, "--limit", "1"),
         ),
         {
             "PREFECT_API_URL": settings.prefect_api,

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
 CHECKOUT = Path(__file__).parents[2]
 DEPLOYMENT = "finetune/nightly"
+RETRAINING = "retrain/nightly"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,11 @@ def deployed(prefect_server: str) -> dict[str, Any]:
     """The deployment, made by the commands that docs/operations.md gives."""
     prefect("work-pool", "create", "autofreeze", "--type", "process")
     prefect("deploy", "--all", "--prefect-file", "pipelines/configs/prefect.yaml")
-    answer = httpx.get(f"{prefect_server}/deployments/name/{DEPLOYMENT}")
+    return deployment(prefect_server, DEPLOYMENT)
+
+
+def deployment(server: str, name: str) -> dict[str, Any]:
+    answer = httpx.get(f"{server}/deployments/name/{name}")
     found: dict[str, Any] = answer.raise_for_status().json()
     return found
 
@@ -65,8 +70,9 @@ def worker_log(
         stop(worker)
 
 
-def test_a_worker_runs_the_deployment_with_its_store_on_s3(
-    prefect_server: str, deployed: dict[str, Any], worker_log: Path, worker_folder: Path
+@pytest.mark.usefixtures("deployed")
+def test_a_worker_retrains_with_the_store_on_s3_and_one_value_changed(
+    prefect_server: str, worker_log: Path, worker_folder: Path
 ) -> None:
     config = {
         "mode": "cached",
@@ -80,8 +86,9 @@ def test_a_worker_runs_the_deployment_with_its_store_on_s3(
     }
 
     parameters = ["--param", f"config={json.dumps(config)}"]
+    parameters += ["--param", 'overrides=["training.learning_rate=5e-4"]']
     try:
-        prefect("deployment", "run", DEPLOYMENT, *parameters, "--watch", "--watch-timeout", "280")
+        prefect("deployment", "run", RETRAINING, *parameters, "--watch", "--watch-timeout", "280")
     except AssertionError as error:
         pytest.fail(f"{error}\nThe worker's log ends with:\n{tail(worker_log)}")
 
@@ -91,13 +98,16 @@ def test_a_worker_runs_the_deployment_with_its_store_on_s3(
     assert [epoch.read_from for epoch in report.epochs] == ["activations@1", "activations@1"]
     manifests = [key for key in storage.list("activations") if key.endswith("/manifest.json")]
     assert len(manifests) == 1
-    tracked = mlflow.MlflowClient(f"sqlite:///{worker_folder}/mlflow.db").get_run(
-        report.mlflow_run_id
-    )
+    client = mlflow.MlflowClient(f"sqlite:///{worker_folder}/mlflow.db")
+    tracked = client.get_run(report.mlflow_run_id)
     assert tracked.info.status == "FINISHED"
-    (run,) = flow_runs(prefect_server, deployed, "COMPLETED")
+    assert tracked.data.params["training.learning_rate"] == "0.0005"
+    (version,) = client.search_model_versions("name = 'deployment'")
+    assert version.run_id == report.mlflow_run_id
+    (run,) = flow_runs(prefect_server, deployment(prefect_server, RETRAINING), "COMPLETED")
     logs = post(f"{prefect_server}/logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}})
-    assert any(line["name"].startswith("afcore.") for line in logs), "the core's lines are missing"
+    said = [line["message"] for line in logs if line["name"].startswith("afcore.")]
+    assert any("without data.test there is nothing to compare" in line for line in said)
 
 
 def test_a_schedule_that_is_switched_on_yields_runs(
@@ -137,6 +147,22 @@ def test_parameters_are_typed_and_described(deployed: dict[str, Any]) -> None:
     epochs = schema["definitions"]["TrainingConfig"]["properties"]["epochs"]
     assert epochs["exclusiveMinimum"] == 0
     assert epochs["description"]
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("name", [DEPLOYMENT, RETRAINING, "compare/by-hand", "maintain/weekly"])
+def test_every_deployment_has_described_parameters_and_a_schedule_that_is_off(
+    prefect_server: str, name: str
+) -> None:
+    found = deployment(prefect_server, name)
+    properties = found["parameter_openapi_schema"]["properties"]
+    assert all(one["description"] for one in properties.values())
+    assert found["description"]
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert {schedule["schedule"]["timezone"] for schedule in found["schedules"]} <= {"UTC"}
+    assert not any(schedule["active"] for schedule in found["schedules"])
+    if "config" in properties:
+        assert properties["overrides"]["anyOf"][0]["items"] == {"type": "string"}
 
 
 def test_parameters_that_are_not_allowed_are_refused(

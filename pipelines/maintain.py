@@ -1,0 +1,42 @@
+"""The flow ``maintain``: what a nightly job leaves behind is cleaned up, on a schedule too."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from afcore.activations.garbage import collect_garbage
+from pipelines.environment import configure_logging
+
+__all__ = ["maintain"]
+
+_DAY_SECONDS = 86400.0
+
+
+@flow(name="maintain", flow_run_name="maintain {store}", validate_parameters=True)
+def maintain(
+    store: str,
+    older_than_days: float = 30.0,
+    max_gb: float | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Delete activation sets that nobody used for long, or can use again, and what writers left.
+
+    What a live run may read is never deleted. The same as `autofreeze cache gc`.
+
+    Args:
+        store: Root of the store: a folder, or s3://BUCKET/PREFIX.
+        older_than_days: Delete sets that were not used for so many days.
+        max_gb: Then delete the least recently used until so many GB are left.
+        dry_run: Say what would be deleted, but delete nothing.
+    """
+    configure_logging()
+    removals = collect_garbage(
+        store,
+        max_idle_seconds=older_than_days * _DAY_SECONDS,
+        max_bytes=None if max_gb is None else int(max_gb * 1e9),
+        dry_run=dry_run,
+    )
+    rows = [{"what": r.folder, "why": r.why, "MB": f"{r.num_bytes / 1e6:.1f}"} for r in removals]
+    create_table_artifact(rows or [{"what": "nothing", "why": "all is in use", "MB": "0.0"}])
+    return {"deleted": rows, "freed_bytes": sum(r.num_bytes for r in removals), "dry_run": dry_run}

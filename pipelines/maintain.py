@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from afcore.activations.garbage import collect_garbage
+from afcore.runs.retention import collect_runs
 from pipelines.environment import configure_logging
 
 __all__ = ["maintain"]
@@ -17,21 +18,30 @@ _DAY_SECONDS = 86400.0
 def maintain(
     store: str,
     older_than_days: float = 30.0,
+    published_days: float = 1.0,
     max_gb: float | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Delete activation sets that nobody used for long, or can use again, and what writers left.
+    """Delete old runs, checkpoints of published ones, and activation sets that nobody needs.
 
-    What a live run may read is never deleted. The same as `autofreeze cache gc`.
+    What a live run may read is never deleted. The same as `autofreeze runs gc` and then
+    `autofreeze cache gc`.
 
     Args:
         store: Root of the store: a folder, or s3://BUCKET/PREFIX.
-        older_than_days: Delete sets that were not used for so many days.
+        older_than_days: Delete runs, and sets, that were not worked on or used for so many days.
+        published_days: After so many days, delete checkpoints of runs whose model is in MLflow.
         max_gb: Then delete the least recently used until so many GB are left.
         dry_run: Say what would be deleted, but delete nothing.
     """
     configure_logging()
-    removals = collect_garbage(
+    removals = collect_runs(
+        store,
+        max_idle_seconds=older_than_days * _DAY_SECONDS,
+        published_idle_seconds=published_days * _DAY_SECONDS,
+        dry_run=dry_run,
+    )
+    removals += collect_garbage(
         store,
         max_idle_seconds=older_than_days * _DAY_SECONDS,
         max_bytes=None if max_gb is None else int(max_gb * 1e9),

@@ -17,15 +17,14 @@ from afcore.results.tracking import Tracker
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune, run_source
-from pipelines.given_config import given_config
+from pipelines.given_config import config_of, given_config
 from pipelines.run_titles import data_name, model_name
 
 __all__ = ["compare"]
 
 
 def _flow_run_name() -> str:
-    given, modes = flow_run.parameters["config"], flow_run.parameters["modes"]
-    config = given if isinstance(given, Config) else Config.model_validate(given)
+    config, modes = config_of(flow_run.parameters), flow_run.parameters["modes"]
     return f"{model_name(config)} on {data_name(config)}: {', '.join(modes)}"
 
 

@@ -37,7 +37,7 @@ from afcore.storage.objects import Storage
 from afcore.training.progress import Progress
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
-from pipelines.given_config import given_config
+from pipelines.given_config import config_of, given_config
 from pipelines.prefect_artifacts import (
     flow_run_address,
     link_tracking,
@@ -165,8 +165,7 @@ def _live_logger(run: Run, mlflow_run_id: str) -> Callable[[Progress], None]:
 
 
 def _flow_run_name() -> str:
-    given = flow_run.parameters["config"]
-    return run_title(given if isinstance(given, Config) else Config.model_validate(given))
+    return run_title(config_of(flow_run.parameters))
 
 
 def run_source() -> dict[str, str]:

@@ -1,12 +1,14 @@
 """The configuration of a run that was started elsewhere, of which one value may be another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from afcore.config import Config, change_keys, parse_config, parse_overrides
+from afcore.errors import ConfigError
 from afcore.yaml_files import read_mapping
 
-__all__ = ["given_config"]
+__all__ = ["config_of", "given_config"]
 
 
 def given_config(
@@ -35,3 +37,13 @@ def given_config(
             tracking.setdefault("uri", own["tracking"]["uri"])
     change_keys(tree, parse_overrides(overrides or ()), source="overrides")
     return parse_config(tree, source=source)
+
+
+def config_of(parameters: Mapping[str, Any]) -> Config:
+    """What a flow run is named after: as :func:`given_config`, of the parameters that it has."""
+    given = parameters["config"]
+    config = given if isinstance(given, Config) else Config.model_validate(given)
+    try:
+        return given_config(config, parameters.get("config_path"), parameters.get("overrides"))
+    except ConfigError:  # which the run then ends with
+        return config

@@ -18,7 +18,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 
 from afcore.config import Config
 from afcore.results.report import RunReport
@@ -30,7 +30,8 @@ from afcore.retraining.registering import Registered, champion_on_added, registe
 from afcore.storage.objects import Storage
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
-from pipelines.given_config import given_config
+from pipelines.given_config import config_of, given_config
+from pipelines.run_titles import data_name, model_name
 
 __all__ = ["retrain"]
 
@@ -63,7 +64,12 @@ def register(
     return register_and_judge(config, report, tonight, _registry(config), champion)
 
 
-@flow(name="retrain", flow_run_name="retrain", validate_parameters=True)
+def _flow_run_name() -> str:
+    config = config_of(flow_run.parameters)
+    return f"{config.registered_model}: {model_name(config)} on {data_name(config)}, again"
+
+
+@flow(name="retrain", flow_run_name=_flow_run_name, validate_parameters=True)
 def retrain(
     config: Config,
     fresh: bool = False,

@@ -114,5 +114,5 @@ def _beside(program: str) -> str:
 
 def _console() -> tuple[Console, Say]:
     console = Console()
-    console = Console(width=max(console.width, 120))
+    console = Console(width=max(console.width, 150))
     return console, lambda line: console.print(line, markup=False, soft_wrap=True, highlight=False)

@@ -189,14 +189,7 @@ class LocalStack:
 
     def _deploy(self, say: Callable[[str], None]) -> list[str]:
         """Make the deployments, unless they are there as they should be."""
-        tree = yaml.safe_load(DEPLOYMENTS_FILE.read_text(encoding="utf-8"))
-        for one in tree["deployments"]:
-            config = one["parameters"].get("config")
-            if config is None:
-                one["parameters"]["store"] = self.store
-                continue
-            config["store"] = self.store
-            config["tracking"] = {**config.get("tracking", {}), "uri": self.settings.mlflow_address}
+        tree = self._deployments()
         names = [_full_name(one) for one in tree["deployments"]]
         mark = self.services_folder.path / "deployed"
         digest = recipe_digest(tree)
@@ -225,6 +218,18 @@ class LocalStack:
         mark.write_text(digest)
         say("deployments: made")
         return names
+
+    def _deployments(self) -> dict[str, Any]:
+        """Those of the package, on this stack's store and server."""
+        mlflow = self.settings.mlflow_address
+        tree: dict[str, Any] = yaml.safe_load(DEPLOYMENTS_FILE.read_text(encoding="utf-8"))
+        for parameters in (one["parameters"] for one in tree["deployments"]):
+            if "config" in parameters:
+                tracking = {**parameters["config"].get("tracking", {}), "uri": mlflow}
+                parameters["config"] |= {"store": self.store, "tracking": tracking}
+            if "store" in parameters:
+                parameters["store"] = self.store
+        return tree
 
     def _make_mlflow_database(self) -> None:
         """Not by the server, which a kill, or a run that starts now, would stop half-way."""

@@ -58,6 +58,17 @@ def test_a_stack_that_runs_is_not_started_with_other_settings(tmp_path: Path) ->
         sleeper.wait()
 
 
+def test_all_deployments_are_on_the_stack(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, {"mlflow_port": 5555})
+    parameters = [one["parameters"] for one in stack._deployments()["deployments"]]
+    configs = [one["config"] for one in parameters if "config" in one]
+    stores = [one["store"] for one in [*configs, *parameters] if "store" in one]
+    assert len(configs) >= 3
+    assert set(stores) == {str(tmp_path / "store")}
+    assert {one["tracking"]["uri"] for one in configs} == {"http://127.0.0.1:5555"}
+    assert all(one["tracking"]["experiment"] for one in configs)
+
+
 @pytest.mark.faults
 def test_a_stack_outlives_its_command_and_a_power_cut(
     tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path]

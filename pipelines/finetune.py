@@ -24,6 +24,7 @@ from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.figures import course_figure
 from afcore.results.report import CompareReport, RunReport
 from afcore.results.tracking import Tracker
+from afcore.runs.abandoned_runs import clear_abandoned_runs
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.publish import finished_report
@@ -35,6 +36,7 @@ from afcore.runs.tracked_rows import log_rows
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from afcore.training.progress import Progress
+from pipelines.abandoned_flow_runs import clear_abandoned_flow_runs, own_flow_run_ids
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
 from pipelines.given_config import config_of, given_config
@@ -226,6 +228,7 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
         run = begin_run(storage, record, fresh=fresh)
         if fresh:
             lease.forget_earlier()
+        dead = clear_abandoned_runs(storage, tracker, run)
         mlflow_run_id = tracker.begin(
             run.record.training_id,
             mlflow_run_name(config, record.run_id),
@@ -235,7 +238,8 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
             | {"run_id": record.run_id, "revisions": record.revisions},
             source=run_source(),
         )
-        run.note_tracking(mlflow_run_id)
+        run.note_tracking(mlflow_run_id, own_flow_run_ids())
+        clear_abandoned_flow_runs(dead)
         link_tracking(tracker.run_address(mlflow_run_id), mlflow_run_id, config.tracking.uri)
         log_rows(run, tracker, mlflow_run_id)
         try:

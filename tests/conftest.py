@@ -65,6 +65,23 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
             file.write(f"{item.nodeid}\n")
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many runs survived what was done to them, and how much they did twice."""
+    tried = [
+        (kind, dict(report.user_properties))
+        for kind in ("passed", "failed")
+        for report in terminalreporter.stats.get(kind, [])
+        if report.when == "call" and "test_killed_at" in report.nodeid
+    ]
+    if tried:
+        seconds = [float(found.get("repeated_seconds", 0.0)) for _, found in tried]
+        survived = sum(kind == "passed" for kind, _ in tried)
+        terminalreporter.write_line(
+            f"killed runs: {survived} of {len(tried)} survived; repeated {sum(seconds):.1f} s in "
+            f"all, at most {max(seconds):.1f} s in one"
+        )
+
+
 def stdlib_rows() -> list[dict[str, str]]:
     """Real text that every machine has: docstrings of three standard modules, labelled by them."""
     import argparse

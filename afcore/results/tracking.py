@@ -212,6 +212,19 @@ class Tracker:
         """The tracking URI, without a password."""
         return _without_password(self._uri)
 
+    def runs_at_work(self) -> dict[str, str]:
+        """Ids of our runs by those that MLflow has at work for them in the experiment."""
+        with self._explained():
+            experiment = self._client.get_experiment_by_name(self._experiment)
+            if experiment is None:
+                return {}
+            found = self._client.search_runs(
+                [experiment.experiment_id],
+                f"attributes.status = 'RUNNING' and tags.`{_TRAINING_TAG}` != ''",
+            )
+            pairs = ((run.info.run_id, run.data.params.get("run_id")) for run in found)
+            return {mlflow_run_id: run_id for mlflow_run_id, run_id in pairs if run_id}
+
     @_about_a_run
     def log_rows(self, run_id: str, context: str, name: str, digest: str, num_rows: int) -> None:
         """Log what a run reads as a dataset of MLflow; once or again, with the same effect.

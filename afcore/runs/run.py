@@ -24,7 +24,7 @@ the same run. Training anew is one write: ``run.json`` then names another traini
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, TypeVar
@@ -106,13 +106,14 @@ class RunRecord(BaseModel):
 
 
 class TrackedAs(BaseModel):
-    """``tracked.json``: where MLflow has a training."""
+    """``tracked.json``: where MLflow has a training; and the flow runs that worked on it last."""
 
     model_config = ConfigDict(frozen=True)
 
     uri: str
     experiment: str
     mlflow_run_id: str
+    flow_run_ids: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,14 @@ class Run:
         """Key of :class:`TrackedAs`."""
         return f"{self.folder}/tracked.json"
 
-    def note_tracking(self, mlflow_run_id: str) -> None:
-        """Record where MLflow has this training; the caller holds the lease."""
+    def note_tracking(self, mlflow_run_id: str, flow_run_ids: Sequence[str] = ()) -> None:
+        """Record where MLflow has this training, and who works on it; who holds the lease calls."""
         tracking = self.config.tracking
         tracked = TrackedAs(
-            uri=tracking.uri, experiment=tracking.experiment, mlflow_run_id=mlflow_run_id
+            uri=tracking.uri,
+            experiment=tracking.experiment,
+            mlflow_run_id=mlflow_run_id,
+            flow_run_ids=list(flow_run_ids),
         )
         self.storage.put(self.tracked_key, tracked.model_dump_json().encode())
 

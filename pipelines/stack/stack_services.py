@@ -92,8 +92,12 @@ def _prefect(settings: StackSettings) -> Service:
             *(sys.executable, "-m", "prefect", "server", "start"),
             *("--host", LOOPBACK, "--port", str(settings.prefect_port)),
         ),
-        # The page asks the API itself, and would ask the default port.
-        {"PREFECT_SERVER_UI_API_URL": settings.prefect_api},
+        {
+            # The page asks the API itself, and would ask the default port.
+            "PREFECT_SERVER_UI_API_URL": settings.prefect_api,
+            # A run whose process died keeps the place of the one that trains for so long.
+            "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
+        },
         settings.prefect_port,
         lambda: answers(f"{settings.prefect_api}/health"),
     )

@@ -80,7 +80,7 @@ def test_the_wheel_holds_the_two_packages_with_their_files_and_nothing_else(
         path.relative_to(ROOT).as_posix()
         for package in ("afcore", "pipelines")
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".yaml", ".json")
+        if path.suffix in (".py", ".yaml", ".json", ".html")
     }
     assert names == expected
     assert {f"afcore/shipped/{name}" for name in ("prices.yaml", "clusters/h100-8x8.yaml")} < names

@@ -24,7 +24,7 @@ from afcore.results.report import RunReport
 
 __all__ = ["report_page"]
 
-_TEMPLATE = Path(__file__).parents[1] / "shipped" / "report.html"
+_TEMPLATE = Path(__file__).with_name("report.html")
 _BASELINES = ("full", "hf_trainer")
 
 

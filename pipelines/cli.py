@@ -350,6 +350,13 @@ def plan(
         if found.weighs_workers:
             _wide().print(workers_table(found))
         _wide().print(run_table(found))
+        if resolved.search is not None:
+            from afcore.search.study_forecast import forecast_study
+            from pipelines.search_table import forecast_table
+
+            with _console.status("Predicting the trials of its search"):
+                study = forecast_study(resolved)
+            _wide().print(forecast_table(study))
         if figure is not None:
             _draw_plan(figure, found)
         for note in found.notes:

@@ -4,8 +4,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from afcore.search.search_report import SearchReport, TrialRow
+from afcore.search.study_forecast import StudyForecast
 
-__all__ = ["search_markdown", "search_notes", "search_table", "seeds_table"]
+__all__ = ["forecast_table", "search_markdown", "search_notes", "search_table", "seeds_table"]
 
 
 def search_table(report: SearchReport) -> Table:
@@ -65,6 +66,32 @@ def search_notes(report: SearchReport) -> list[str]:
     if report.winner is not None:
         notes.append(_tested(report))
     return notes
+
+
+def forecast_table(forecast: StudyForecast) -> Table:
+    """What ``plan`` says of a study: its totals, with sharing and without."""
+    table = Table(title="Predicted study", title_justify="left")
+    for column in ("if", "trials", "epochs", "s shared", "s alone", "MB shared", "MB alone"):
+        table.add_column(column, justify="left" if column == "if" else "right")
+    table.add_column("US$ shared", justify="right")
+    table.add_column("US$ alone", justify="right")
+    ends = {"each stops early": forecast.shortest, "none stops": forecast.longest}
+    for case, rows in ends.items():
+        table.add_row(
+            case,
+            str(len(rows)),
+            str(sum(row.epochs for row in rows)),
+            f"{sum(row.seconds for row in rows):.0f}",
+            f"{sum(row.seconds_alone for row in rows):.0f}",
+            f"{sum(row.set_bytes for row in rows) / 1e6:.0f}",
+            f"{sum(row.set_bytes_alone for row in rows) / 1e6:.0f}",
+            f"{sum(row.cost_usd for row in rows):.4f}",
+            f"{sum(row.cost_usd_alone for row in rows):.4f}",
+        )
+    if forecast.are_stand_ins:
+        table.caption = "The sampler looks at scores; random trials stand in for its own."
+        table.caption_justify = "left"
+    return table
 
 
 def _tested(report: SearchReport) -> str:

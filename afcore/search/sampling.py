@@ -79,6 +79,7 @@ def listed_proposals(search: SearchConfig, space: Space, count: int) -> list[dic
     """The first ``count`` proposals of a sampler that looks at no score."""
     if search.sampler == "grid":
         return space.grid(search.seed)[:count]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler: BaseSampler = PerTrialSampler("random", search.seed)

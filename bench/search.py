@@ -6,8 +6,9 @@ Pieces, for each data set, in this order:
   tokens, grouped by length, its linear schedule, all epochs; a depth in the space freezes the
   embeddings and the lowest blocks there too;
 * ``cold``: ``autofreeze search`` on an empty store;
-* ``alone``: the trials of ``cold``, each with a store of its own, so that nothing is shared;
-* ``warm``: the same store, with another seed of the sampler, so that no trial was trained before.
+* ``warm``: the same again, on a store that has the tokens, the sets and the measurements of
+  ``cold``, but none of its runs;
+* ``alone``: the trials of ``cold``, each with a store of its own, so that nothing is shared.
 
 Timed is the search: loading, training, sets, evaluation, pruning; not the test of the winner, which
 follows for ``trainer`` and ``cold``. The last set has no depth in its space. Every piece is a file
@@ -52,7 +53,7 @@ from bench.frontier_parts.sets import make_sets, with_changes
 from bench.recipes.sets import Sources
 
 SETS = ("docstrings-package", "docstrings-kind", "wordnet-glosses")
-PIECES = ("trainer", "cold", "alone", "warm")
+PIECES = ("trainer", "cold", "warm", "alone")
 BASE = Path(__file__).parent / "frontier.yaml"
 QUICK = {"data.limit": 500, "data.test_limit": 500}
 RATE = {"low": 3e-5, "high": 3e-4, "log": True}
@@ -141,13 +142,10 @@ def _measure(config: Config, folder: Path, piece: str, console: Console) -> None
 
 
 def _measure_ours(config: Config, folder: Path, piece: str) -> dict[str, Any]:
-    if piece == "cold":
-        shutil.rmtree(folder / "store", ignore_errors=True)
-        (folder / "optuna.db").unlink(missing_ok=True)
+    shutil.rmtree(folder / ("store" if piece == "cold" else "store/runs"), ignore_errors=True)
+    (folder / "optuna.db").unlink(missing_ok=True)
     config = _stored(config, folder)
-    if piece == "warm":
-        config = config.replace(**{"search.seed": 1})
-    clock = time.perf_counter()
+    clock = _Clock()
     conductor = StudyConductor(prepare_study(config))
     more = True
     while more:
@@ -155,13 +153,13 @@ def _measure_ours(config: Config, folder: Path, piece: str) -> dict[str, Any]:
             more = handle is not None
             if handle is not None:
                 conductor.train(handle)
-    seconds = time.perf_counter() - clock
+    taken = clock.read()
     report = conductor.report()
     _, winner = complete_run(conductor.winner())
     best = report.best_row
     assert best is not None
     return {
-        "seconds": seconds,
+        **taken,
         "validation": best.score,
         "test": winner.main_score,
         "values": best.values,
@@ -174,24 +172,24 @@ def _measure_alone(config: Config, folder: Path, piece: str) -> dict[str, Any]:
     """The trials of the cold search, to the epoch to which they came there, nothing shared."""
     cold = json.loads((folder / "cold.json").read_text())
     report = SearchReport.model_validate(cold["report"])
-    seconds, scores = 0.0, []
+    taken, scores = {"seconds": 0.0, "processor_seconds": 0.0}, []
     for row in report.trials:
         shutil.rmtree(folder / "alone", ignore_errors=True)
         one = trial_config(_stored(config, folder / "alone"), row.values)
         one = one.replace(**{"cache.share": False})
         storage = Storage(one.store)
         epochs = len(row.epochs)
-        clock = time.perf_counter()
+        clock = _Clock()
         member = train_member(
             one, storage, one.main_score, None, None, lambda m, most=epochs: len(m.epochs) < most
         )
-        seconds += time.perf_counter() - clock
+        taken = {name: taken[name] + value for name, value in clock.read().items()}
         scores.append(member.score)
-    return {"seconds": seconds, "validation": max(filter(None, scores)), "scores": scores}
+    return {**taken, "validation": max(filter(None, scores)), "scores": scores}
 
 
 def _measure_trainer(config: Config, folder: Path, piece: str) -> dict[str, Any]:
-    clock = time.perf_counter()
+    clock = _Clock()
     with _opened(config, folder / "trainer") as (run, data):
         trainer = _trainer(run, data, lambda trial: _frozen_model(run, _depth(trial)))
         search = config.search
@@ -212,14 +210,27 @@ def _measure_trainer(config: Config, folder: Path, piece: str) -> dict[str, Any]
             sampler=optuna.samplers.TPESampler(seed=search.seed),
             pruner=make_pruner(search, run.config.training.num_epochs),
         )
-        seconds = time.perf_counter() - clock
+        taken = clock.read()
         assert best.hyperparameters is not None
         values = dict(best.hyperparameters)
         again = _trainer(run, data, lambda trial: _frozen_model(run, values.get("depth", 0)))
         again.args.learning_rate = values["learning_rate"]
         again.train()
         test = again.evaluate(_rows(data.test))["eval_accuracy"]
-    return {"seconds": seconds, "validation": best.objective, "test": test, "values": values}
+    return {**taken, "validation": best.objective, "test": test, "values": values}
+
+
+class _Clock:
+    """Seconds since it was made; those of this process's cores say more on a busy machine."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {
+            "seconds": time.perf_counter() - self._began[0],
+            "processor_seconds": time.process_time() - self._began[1],
+        }
 
 
 def _depth(trial: Any) -> int:
@@ -309,19 +320,24 @@ def _table(name: str, folder: Path) -> Table:
     table = Table(
         title=f"Search on {name}, {torch.get_num_threads()} threads", title_justify="left"
     )
-    for column in ("search", "seconds", "over trainer", "over alone", "validation", "test", "best"):
+    numbers = ("seconds", "over trainer", "over alone", "processor s", "over trainer", "over alone")
+    for column in ("search", *numbers, "validation", "test", "best"):
         table.add_column(column, justify="left" if column in ("search", "best") else "right")
     for piece, one in found.items():
         table.add_row(
             piece,
-            f"{one['seconds']:.1f}",
-            f"{found['trainer']['seconds'] / one['seconds']:.2f}x",
-            f"{found['alone']['seconds'] / one['seconds']:.2f}x",
+            *_compared(found, one, "seconds"),
+            *_compared(found, one, "processor_seconds"),
             f"{100 * one['validation']:.2f} %",
             f"{100 * one['test']:.2f} %" if "test" in one else "-",
             ", ".join(f"{key}={value:.3g}" for key, value in one.get("values", {}).items()),
         )
     return table
+
+
+def _compared(found: dict[str, Any], one: dict[str, Any], name: str) -> list[str]:
+    over = [f"{found[other][name] / one[name]:.2f}x" for other in ("trainer", "alone")]
+    return [f"{one[name]:.1f}", *over]
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def run(
             )
         if folder is not None:
             _console.print(f"Model: {folder}", markup=False, soft_wrap=True)
-        _show_uis(resolved)
+        _show_uis(resolved, recorded)
 
 
 @app.command("predict")
@@ -208,7 +208,7 @@ def compare(
                 f"{sum(recorded)} of {len(recorded)} runs were finished before; their results are "
                 "the recorded ones. --fresh trains anew."
             )
-        _show_uis(resolved)
+        _show_uis(resolved, all(recorded))
 
 
 @app.command("search")
@@ -804,12 +804,13 @@ def _wide() -> Console:
     return Console(width=max(_console.width, 210))
 
 
-def _show_uis(config: Config) -> None:
+def _show_uis(config: Config, recorded: bool = False) -> None:
     uri = config.tracking.uri
-    if uri.startswith("http"):
+    if uri.startswith("http") and not recorded:  # what was finished before needs no MLflow
         from afcore.results.tracking import Tracker
 
-        uri = Tracker(uri, config.tracking.experiment).experiment_address() or uri
+        with contextlib.suppress(AutoFreezeError):
+            uri = Tracker(uri, config.tracking.experiment).experiment_address() or uri
     name = config.tracking.experiment
     _console.print(f"MLflow, experiment {name!r}: {uri}", markup=False, soft_wrap=True)
     if uri.startswith("sqlite:"):

@@ -152,12 +152,18 @@ def show_result(report: RunReport, table: str, picture: Figure) -> None:
         _create("image", "course", address, "Score and boundary by seconds")
 
 
-def link_tracking(address: str | None, mlflow_run_id: str, uri: str) -> None:
-    """The way to the run in MLflow; without a server that has pages, what to start."""
-    text = f"Run `{mlflow_run_id}`. Pages for it: `mlflow ui --backend-store-uri {uri}`"
-    if address is not None:
-        text = f"[The run in MLflow]({address})"
+def link_tracking(find: Callable[[str], str | None], mlflow_run_id: str, uri: str) -> None:
+    """The way to the run in MLflow; without a server that has pages, what to start.
+
+    Args:
+        find: the address of a run; asks MLflow.
+        mlflow_run_id: of the run.
+        uri: of the tracking store.
+    """
     with _only_shown():
+        text = f"Run `{mlflow_run_id}`. Pages for it: `mlflow ui --backend-store-uri {uri}`"
+        if (address := find(mlflow_run_id)) is not None:
+            text = f"[The run in MLflow]({address})"
         _create("markdown", "mlflow", text, "The run in MLflow")
 
 

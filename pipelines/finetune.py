@@ -241,8 +241,8 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
         run.note_tracking(mlflow_run_id, own_flow_run_ids())
         clear_abandoned_flow_runs(dead)
         link_tracking(tracker.run_address, mlflow_run_id, config.tracking.uri)
-        log_rows(run, tracker, mlflow_run_id)
         try:
+            log_rows(run, tracker, mlflow_run_id)
             if config.mode in PEER_MODES:
                 published = train_with_hf_trainer(
                     config.store, record.run_id, mlflow_run_id, lease.number, lease.seconds()

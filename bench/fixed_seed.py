@@ -4,8 +4,8 @@
 
 CHECKOUT is the code that trains: the same command on two of them shows whether a change of the code
 changed numbers. The model (four blocks, weights drawn at random) and the text (docstrings of the
-standard library) are made in the folder WORK, once. Reads the records of this release and those
-before 0039.
+standard library) are made in the folder WORK, once: give both the same one, as a tokenizer that is
+trained again is another. Reads the records of this release and those before 0039.
 """
 
 import json

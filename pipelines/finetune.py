@@ -286,6 +286,6 @@ def _train_each(run: Run, lease: Lease, mlflow_run_id: str) -> list[int]:
         )
         unlogged = log_epochs(run, mlflow_run_id, [*unlogged, epoch])
         checkpoint_uri, last = done["checkpoint_uri"], done["last"]
-        if stop_requested() and not last:
+        if stop_requested():
             raise StoppedError(f"after epoch {epoch}")
     return unlogged

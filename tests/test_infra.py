@@ -123,6 +123,7 @@ def test_what_the_manifests_name_is_in_them() -> None:
 def limited_user(s3_endpoint: str) -> Iterator[dict[str, str]]:
     """Credentials that may do what infra/s3/policy.json says, on a server that looks."""
     import boto3
+    import s3fs
     from moto import settings
     from moto.core.authorization import ActionAuthenticatorMixin
 
@@ -137,6 +138,7 @@ def limited_user(s3_endpoint: str) -> Iterator[dict[str, str]]:
     before = settings.INITIAL_NO_AUTH_ACTION_COUNT
     settings.INITIAL_NO_AUTH_ACTION_COUNT = 0.0
     count, ActionAuthenticatorMixin.request_count = ActionAuthenticatorMixin.request_count, 1
+    s3fs.S3FileSystem.clear_instance_cache()  # those of other tests have other credentials
     try:
         yield {
             "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
@@ -145,6 +147,7 @@ def limited_user(s3_endpoint: str) -> Iterator[dict[str, str]]:
     finally:
         settings.INITIAL_NO_AUTH_ACTION_COUNT = before
         ActionAuthenticatorMixin.request_count = count
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.s3

@@ -39,3 +39,7 @@ class ColumnFile:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                 values = np.frombuffer(mapped, dtype=np.int32)
         return Column(values, np.frombuffer(self._ends, dtype=np.int64))
+
+    def __del__(self) -> None:
+        """Rows that are refused leave it behind."""
+        self._file.close()

@@ -120,5 +120,5 @@ def _train_epochs(run: Run, lease: Lease, onlooker: Onlooker) -> None:
         checkpoint = record_of(run, epoch, CheckpointRecord)
         assert checkpoint is not None
         last = checkpoint.next is None
-        if stop_requested() and not last:
+        if stop_requested():
             raise StoppedError(f"after epoch {epoch}")

@@ -1,6 +1,7 @@
 """What tasks on a text, or on a pair of texts, have in common: all but what is answered."""
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -52,13 +53,13 @@ class TextTask(Task):
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``, and for pairs ``token_type_ids`` where the model knows them."""
         texts, pairs = rows.inputs["text"], rows.inputs.get("text_pair")
-        found: dict[str, ColumnFile] = {}  # lists of numbers take ten times the room
+        found = defaultdict[str, ColumnFile](ColumnFile)  # lists of numbers take ten times the room
         given = (texts,) if pairs is None else (texts, pairs)
         options = {"truncation": True, "max_length": max_length}
         for start, encoded in encodings(processor, rows.source, given, **options):
             for name, values in encoded.items():
                 if name == "input_ids" or (name == "token_type_ids" and pairs is not None):
-                    found.setdefault(name, ColumnFile()).add(values)
+                    found[name].add(values)
             check_tokens_of(rows, start, encoded["input_ids"])
         inputs = {name: found[name].column() for name in sorted(found)}
         targets = {}

@@ -247,7 +247,7 @@ def stop_outside_training(command: Command, now: Callable[[Started], bool]) -> N
         run.process.terminate()
         assert run.end() == 143, run.output
     assert "Traceback" not in run.output
-    (message,) = [line for line in run.output.splitlines() if line.startswith("Error:")]
+    (message,) = [line for line in run.output.splitlines() if line.startswith("Stopped:")]
     assert "The same command goes on from there" in message
 
 
@@ -264,7 +264,7 @@ def stop(command: Command, told: Callable[[Started], psutil.Process]) -> None:
         began = time.time()
         assert run.end() == 143, run.output
     assert "Traceback" not in run.output
-    (message,) = [line for line in run.output.splitlines() if line.startswith("Error:")]
+    (message,) = [line for line in run.output.splitlines() if line.startswith("Stopped:")]
     (path,) = command.epoch("partial")
     assert path.stat().st_mtime - began < 10
     step = json.loads(path.read_text())["step"]

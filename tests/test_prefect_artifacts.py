@@ -33,7 +33,9 @@ def test_what_is_shown_of_a_training(
 ) -> None:
     result, tree = trained
     cached = result["runs"][1]
-    names = {run["name"]: run["id"] for run in post(f"{prefect_server}/flow_runs/filter")}
+    newest = post(f"{prefect_server}/flow_runs/filter", sort="START_TIME_DESC")
+    # Other tests had runs of the same name.
+    names = {run["name"]: run["id"] for run in reversed(newest)}
     model = model_name(parse_config(tree, source="test"))
     assert f"{model} on train: full, cached" in names
     flow_run_id = names[f"{model} on train: cached, static, seed 0"]

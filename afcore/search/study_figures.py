@@ -34,7 +34,7 @@ def seconds_figure(report: SearchReport) -> Figure:
             [epoch_seconds(row) for row in rows],
             list(map(_score, rows)),
             color=_COLORS[state],
-            label=state,
+            label=state if rows else None,
         )
     front = pareto_rows(report)
     axes.plot(
@@ -42,6 +42,9 @@ def seconds_figure(report: SearchReport) -> Figure:
         list(map(_score, front)),
         color="#bf616a",
         drawstyle="steps-post",
+        marker="o",
+        markerfacecolor="none",
+        markersize=10,
         label="Pareto front",
     )
     for row in front:
@@ -59,7 +62,8 @@ def history_figure(report: SearchReport) -> Figure:
     figure, axes = _axes(report)
     for state, rows in _by_state(report).items():
         numbers = [row.number for row in rows]
-        axes.scatter(numbers, list(map(_score, rows)), color=_COLORS[state], label=state)
+        label = state if rows else None
+        axes.scatter(numbers, list(map(_score, rows)), color=_COLORS[state], label=label)
     done = _by_state(report)["finished"]
     best = np.maximum if report.higher_is_better else np.minimum
     if done:

@@ -6,6 +6,7 @@ names it. What its examples are is told by a digest of each (:attr:`.Examples.ex
 Examples that left are not in the new index, and their rows stay in the shard.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +49,11 @@ class Extension:
 
 
 def find_extension(
-    storage: Storage, folder: str, recipe: dict[str, Any], lengths: Any, digests: _Digests
+    storage: Storage,
+    folder: str,
+    recipe: dict[str, Any],
+    lengths: Any,
+    digests: Callable[[], _Digests],
 ) -> Extension | None:
     """The set that has most of the rows, of the newest hundred in the store; None: none has half.
 
@@ -57,7 +62,7 @@ def find_extension(
         folder: of the new set; others lie beside it.
         recipe: of the new set.
         lengths: [n] rows of each of its examples.
-        digests: [n, 2] of these.
+        digests: gives [n, 2] of these; asked where there is a set under the same prefix.
     """
     above = folder.rpartition("/")[0]
     listed = storage.listing(above).items()
@@ -72,7 +77,7 @@ def find_extension(
             found = open_set(storage, other)
             if found is None or _prefix(found.manifest.recipe) != _prefix(recipe):
                 continue
-            extension = extension_of(found, lengths, digests, folder)
+            extension = extension_of(found, lengths, digests(), folder)
         except IntegrityError:
             continue
         if extension is not None and (best is None or extension.num_kept > best.num_kept):

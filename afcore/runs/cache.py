@@ -58,6 +58,7 @@ class RunCache:
         self.bytes_written = 0
         self.runner = PrefixRunner(trainee)
         self.planner = RunPlanner(run, self.runner)
+        self._extensions: dict[str, Extension | None] = {}
 
     @property
     def allowed(self) -> bool:
@@ -289,19 +290,26 @@ class RunCache:
     def _extension(
         self, reference: SetReference, weights: Mapping[str, ContentDigest]
     ) -> Extension | None:
-        """What is kept of a set of other rows, an earlier night's say; None where none has most."""
-        found = find_extension(
-            self._run.storage,
-            reference.folder,
-            self._recipe(reference.lineage, weights),
-            self.runner.lengths,
-            self._examples.example_digests,
-        )
+        """What is kept of a set of other rows, an earlier night's say; None where none has most.
+
+        Looked for once: that lists all sets of the store.
+        """
+        folder = reference.folder
+        if folder not in self._extensions:
+            self._extensions[folder] = find_extension(
+                self._run.storage,
+                folder,
+                self._recipe(reference.lineage, weights),
+                self.runner.lengths,
+                lambda: self._examples.example_digests,
+            )
+        found = self._extensions[folder]
         if found is None:
             return None
         self._note_use(found.found)
         # Who evicts looks for users last of all; see open_or_build.
-        return found if open_set(self._run.storage, found.found.folder) is not None else None
+        now = open_set(self._run.storage, found.found.folder)
+        return found if now is not None and now.manifest == found.found.manifest else None
 
     def _open_below(
         self, lineage: list[int], weights: Mapping[str, ContentDigest]

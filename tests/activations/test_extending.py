@@ -50,7 +50,7 @@ def some(ids: IDS) -> Examples:
 
 def extension(storage: Storage, runner: PrefixRunner, folder: str) -> Extension | None:
     digests = runner.examples.example_digests
-    return find_extension(storage, folder, recipe(runner), runner.lengths, digests)
+    return find_extension(storage, folder, recipe(runner), runner.lengths, lambda: digests)
 
 
 def recipe(runner: PrefixRunner) -> dict[str, Any]:
@@ -113,7 +113,9 @@ def test_what_has_another_prefix_or_few_of_the_rows_is_not_extended(storage: Sto
     build(storage, "a", first)
     other = new_set("activations/x", recipe={"weights": {"block.000": "other"}})
     digests = first.examples.example_digests
-    assert find_extension(storage, other.folder, other.recipe, first.lengths, digests) is None
+    assert (
+        find_extension(storage, other.folder, other.recipe, first.lengths, lambda: digests) is None
+    )
     few = CountingRunner(np.concatenate([np.arange(10), np.arange(50, 60), np.arange(50, 60)]))
     assert extension(storage, few, "activations/x") is None
 

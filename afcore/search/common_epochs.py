@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
-from afcore.data.examples import Examples
 from afcore.digest import recipe_digest
 from afcore.freezing.policy import FreezeState, Interval
 from afcore.model.pretrained import forward_settings
@@ -69,6 +68,7 @@ class CommonEpochs:
         self._storage = storage
         self._folder = f"{folder}/beginnings"
         self._parts = f"{folder}/parts"
+        self._schedules: dict[str, Schedule] = {}
 
     def offer(self, run: Run, epoch: int) -> None:
         """Keep an epoch that was just done, for trials that begin like this one."""
@@ -104,7 +104,7 @@ class CommonEpochs:
                 from there on.
             attempt: the lease's number.
         """
-        taken, course = 0, _Course(run)
+        taken, course = 0, _Course(run, self._schedule(run))
         for epoch in range(1, run.config.training.num_epochs + 1):
             found = self._find(run, epoch)
             known = record_of(run, epoch, EpochReport)
@@ -151,16 +151,23 @@ class CommonEpochs:
         return read_record(self._storage, key, _Beginning, replaceable=True)
 
     def _key(self, run: Run, epoch: int) -> str | None:
-        digest = _beginning(run, _train_split(run), epoch)
+        digest = _beginning(run, self._schedule(run), epoch)
         return None if digest is None else f"{self._folder}/{digest[:32]}.json"
+
+    def _schedule(self, run: Run) -> Schedule:
+        """Of a run, made once: it takes all tokens of its data."""
+        known = self._schedules.get(run.record.run_id)
+        if known is None:
+            known = self._schedules[run.record.run_id] = run_schedule(run, run.data().train)
+        return known
 
 
 class _Course:
     """A training whose epochs are those of another one, as long as it decides the same."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, schedule: Schedule) -> None:
         self._run = run
-        self._schedule = run_schedule(run, _train_split(run))
+        self._schedule = schedule
         self._policy, self._freeze = initial_policy(run)
         self._validations: list[Mapping[str, float]] = []
 
@@ -235,13 +242,9 @@ def _plain(plan: EpochPlan) -> EpochPlan:
     return plan.model_copy(update={"build": False, "choice": None, "notes": []})
 
 
-def _train_split(run: Run) -> Examples:
-    return run.data().train
-
-
-def _beginning(run: Run, examples: Examples, epoch: int) -> str | None:
+def _beginning(run: Run, schedule: Schedule, epoch: int) -> str | None:
     """Digest of all that decides epoch ``epoch``; None where that is not known beforehand."""
-    record, config, schedule = run.record, run.config, run_schedule(run, examples)
+    record, config = run.record, run.config
     if config.workers.max > 1 or epoch > schedule.num_epochs:
         return None
     if schedule.steps_in(epoch) < schedule.steps_per_epoch:

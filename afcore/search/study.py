@@ -132,8 +132,6 @@ class SharedStudy:
             count: of all trials.
             sharing: says what two of them have in common.
         """
-        if not asks_beforehand(self._search):
-            return
         with self._listing():
             listed = list(self._study.user_attrs.get(_LISTED, []))
             if len(listed) < count:

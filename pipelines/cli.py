@@ -588,12 +588,9 @@ def cache_gc(
             max_bytes=max_bytes if max_gb is None else int(max_gb * 1e9),
             dry_run=dry_run,
         )
-        for removal in removals:
-            line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
-            _console.print(line, markup=False, soft_wrap=True)
-        freed = sum(removal.num_bytes for removal in removals) / 1e6
-        done = ("would be deleted", "would be freed") if dry_run else ("deleted", "freed")
-        _console.print(f"{len(removals)} {done[0]}, {freed:.1f} MB {done[1]}")
+        from pipelines.cli_runs import print_removals
+
+        print_removals(removals, _console, dry_run)
 
 
 @runs_app.command("ls")
@@ -626,9 +623,16 @@ def runs_gc(
     """
     with exit_codes():
         set_defaults()
+        from afcore.runs.retention import collect_runs
         from pipelines.cli_runs import print_removals
 
-        print_removals(store, _console, older_than_days, published_days, dry_run)
+        removals = collect_runs(
+            store,
+            max_idle_seconds=older_than_days * 86400,
+            published_idle_seconds=published_days * 86400,
+            dry_run=dry_run,
+        )
+        print_removals(removals, _console, dry_run)
 
 
 def main() -> None:

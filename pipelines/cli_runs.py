@@ -1,10 +1,13 @@
-"""``autofreeze runs``: what a store has of runs, and what of it can go."""
+"""``autofreeze runs``: what a store has of runs; and what ``runs gc`` and ``cache gc`` deleted."""
+
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
-from afcore.runs.retention import collect_runs, list_runs
+from afcore.runs.retention import list_runs
 from afcore.storage.objects import Storage
 
 __all__ = ["print_removals", "print_runs"]
@@ -34,16 +37,8 @@ def print_runs(store: str, console: Console) -> None:
     console.print(f"runs in {store}: {len(runs)}", markup=False, soft_wrap=True)
 
 
-def print_removals(
-    store: str, console: Console, older_than_days: float, published_days: float, dry_run: bool
-) -> None:
-    """Delete, or say what would be deleted."""
-    removals = collect_runs(
-        store,
-        max_idle_seconds=older_than_days * 86400,
-        published_idle_seconds=published_days * 86400,
-        dry_run=dry_run,
-    )
+def print_removals(removals: Sequence[Removal], console: Console, dry_run: bool) -> None:
+    """A line each, and their sum."""
     for removal in removals:
         line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
         console.print(line, markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from afcore.errors import ConfigError, UserError
 from afcore.results.page import report_page
 from afcore.results.report import RunReport
 from afcore.results.traces import read_reports
+from afcore.storage.outputs import check_file, new_file
 from pipelines.cli_show import find_run_status
 
 __all__ = ["write_report_page"]
@@ -26,11 +27,8 @@ def write_report_page(wanted: list[str], output: Path, store: str | None, defaul
     reports = [report for one in wanted for report in _reports(one, store, default)]
     known = {(report.run_id, report.mlflow_run_id): report for report in reports}
     page = report_page(list(known.values()))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from error
+    with new_file(check_file(str(output))) as draft:
+        draft.write_text(page, encoding="utf-8")
     return len(known)
 
 

@@ -10,7 +10,8 @@ from afcore.errors import ConfigError
 from afcore.search.search_report import SearchReport
 from afcore.search.space import check_space, parse_over
 from afcore.search.study_figures import study_figures
-from afcore.search.winner_file import check_writable
+from afcore.search.winner_file import BEST_OPTION
+from afcore.storage.outputs import check_file
 from pipelines.search_table import search_notes, search_table, seeds_table
 
 __all__ = ["best_path", "resolve_search", "show_search", "write_figures"]
@@ -43,7 +44,7 @@ def best_path(config_file: str, given: Path | None) -> Path:
     path = given or Path(f"{Path(config_file).stem}.best.yaml")
     if path.exists() and path.resolve() == Path(config_file).resolve():
         raise ConfigError(f"--best {path}: is the configuration itself. Give another file")
-    check_writable(path)
+    check_file(str(path), BEST_OPTION)
     return path
 
 

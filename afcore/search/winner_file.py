@@ -6,9 +6,11 @@ from typing import Any
 import yaml
 
 from afcore.config import Config, parse_config
-from afcore.errors import ConfigError
+from afcore.storage.outputs import new_file
 
-__all__ = ["check_writable", "config_text", "write_config"]
+__all__ = ["BEST_OPTION", "config_text", "write_config"]
+
+BEST_OPTION = "--best"
 
 
 def config_text(config: Config) -> str:
@@ -29,24 +31,8 @@ def write_config(config: Config, path: Path, comment: str) -> None:
         path: of the file; replaced.
         comment: its first line.
     """
-    half = path.with_name(path.name + ".half")
-    half.write_text(f"# {comment}\n{config_text(config)}", encoding="utf-8")
-    half.replace(path)
-
-
-def check_writable(path: Path) -> None:
-    """Before hours of work, not after.
-
-    Raises:
-        ConfigError: when no file can be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(path.name + ".half")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--best {path}: cannot be written: {error.strerror}") from error
+    with new_file(path, BEST_OPTION) as draft:
+        draft.write_text(f"# {comment}\n{config_text(config)}", encoding="utf-8")
 
 
 def _in_order(tree: dict[str, Any]) -> dict[str, Any]:

@@ -17,16 +17,20 @@ from afcore.model_settings import MODEL_MARK
 __all__ = ["check_file", "check_folder", "new_file", "new_folder"]
 
 
-def check_file(output: str) -> Path:
+def check_file(output: str, option: str = "--output") -> Path:
     """The file's path, if it can be written; asked before any work.
+
+    Args:
+        output: as the user gave it.
+        option: by which.
 
     Raises:
         ConfigError: when it cannot.
     """
-    path = _local(output)
+    path = _local(output, option)
     if path.exists() and not path.is_file():
-        raise ConfigError(f"--output {output}: is no file. Give the name of one")
-    with _explained(output):
+        raise ConfigError(f"{option} {output}: is no file. Give the name of one")
+    with _explained(output, option):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = _beside(path)
         draft.touch()
@@ -59,7 +63,7 @@ def check_folder(output: str) -> Path:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, option: str = "--output") -> Iterator[Path]:
     """Where to write what becomes the file, in place of an earlier one, if all goes well.
 
     Raises:
@@ -67,7 +71,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     draft = _beside(path)
     try:
-        with _explained(path):
+        with _explained(path, option):
             yield draft
             os.replace(draft, path)
     finally:
@@ -113,10 +117,10 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _local(output: str) -> Path:
+def _local(output: str, option: str = "--output") -> Path:
     """Links are followed: what they point at is written, not they."""
     if "://" in output:
-        raise ConfigError(f"--output {output}: is not a path of this machine. Write here and copy")
+        raise ConfigError(f"{option} {output}: is not a path of this machine. Write here and copy")
     return Path(os.path.realpath(Path(output).expanduser()))
 
 
@@ -125,8 +129,8 @@ def _beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _explained(output: object) -> Iterator[None]:
+def _explained(output: object, option: str = "--output") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{option} {output}: cannot be written: {error.strerror}") from error

@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from afcore.interrupt import stop_requested
 
-__all__ = ["OUTAGE_VARIABLE", "Outage", "outage_seconds"]
+__all__ = ["OUTAGE_VARIABLE", "Outage", "outage_of", "outage_seconds"]
 
 OUTAGE_VARIABLE = "AUTOFREEZE_OUTAGE_SECONDS"
 _DEFAULT_SECONDS = 300.0
@@ -103,6 +103,14 @@ class Outage:
             self._began, self._said = None, False
         if said:
             _log.warning("%s answers again, after %.0f s", self._server, seconds)
+
+
+_outages: dict[str, Outage] = {}
+
+
+def outage_of(server: str) -> Outage:
+    """That of a server by its name, the same one for all who ask in this process."""
+    return _outages.setdefault(server, Outage(server))
 
 
 def _sleep_unless_stopped(seconds: float) -> None:

@@ -32,7 +32,7 @@ from afcore.errors import (
     causes,
 )
 from afcore.model.truncating_tokenizer import truncating
-from afcore.outage import Outage
+from afcore.outage import outage_of
 from afcore.results.report import EpochReport, RunReport
 from afcore.results.tracking_database import make_database, sqlite_path
 from afcore.tasks.task import Task
@@ -73,8 +73,6 @@ _QUIET = {
     "urllib3.connectionpool": logging.ERROR,
 }
 _log = logging.getLogger(__name__)
-_outages: dict[str, Outage] = {}
-"""By URI: of all trackers that this process has opened."""
 Metric: TypeAlias = tuple[str, float, float, int]
 """Name, value, when it was measured (seconds since the epoch, UTC), and the step."""
 P = ParamSpec("P")
@@ -154,9 +152,9 @@ class Tracker:
     def _ask(self, question: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if not self._waits:
             return question(*args, **kwargs)
-        name = f"MLflow at {_without_password(self._uri)}"
-        outage = _outages.setdefault(self._uri, Outage(name))
-        return outage.wait_out(TrackingUnreachableError, question, *args, **kwargs)
+        return outage_of(f"MLflow at {self.shown_uri}").wait_out(
+            TrackingUnreachableError, question, *args, **kwargs
+        )
 
     def begin(
         self,

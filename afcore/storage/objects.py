@@ -29,7 +29,7 @@ from afcore.errors import (
     StoreUnreachableError,
     causes,
 )
-from afcore.outage import Outage
+from afcore.outage import outage_of
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
@@ -43,8 +43,6 @@ _PIECE_BYTES = 2**20
 _BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What ``link`` says where a file system has no hard links (FAT and many network shares)."""
-_outages: dict[str, Outage] = {}
-"""By root: of all storages that this process has opened."""
 
 
 def _patient(
@@ -121,7 +119,7 @@ class Storage:
         """
         if not self._waits:
             return question(*args, **kwargs)
-        outage = _outages.setdefault(self.root, Outage(f"the store {self.root}"))
+        outage = outage_of(f"the store {self.root}")
         try:
             return outage.wait_out(StoreUnreachableError, question, *args, **kwargs)
         except StoreLostError:

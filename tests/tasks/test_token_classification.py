@@ -19,7 +19,6 @@ from afcore.errors import DataError
 from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
-from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
@@ -183,10 +182,6 @@ def test_the_default_policy_learns_which_words_are_parameters(
     for epoch in (1, 2, 3):
         with run_lease(storage, run.record.run_id) as lease:
             report = run_epoch(run, epoch, lease.number)
-    record = record_of(run, 1, CheckpointRecord)
-    assert record is not None
-    chance = run.record.task.chance_loss(run.data().train)
-    assert record.trained.steps[0].loss < 0.9 * chance, "the head begins solved"
     assert report.validation["f1"] > 0.3
 
 

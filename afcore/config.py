@@ -27,6 +27,7 @@ from afcore.errors import ConfigError
 from afcore.extras import require_package
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.settling import CYCLE_EPOCHS
+from afcore.number_texts import numbers_as_texts
 from afcore.search_config import SearchConfig
 from afcore.tasks.scores import Score
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO, parse, read_mapping
@@ -152,7 +153,12 @@ Sources = Annotated[Source | tuple[Source, ...], AfterValidator(_at_least_one)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        json_schema_extra=numbers_as_texts,
+    )
 
 
 class ModelConfig(_Section):
@@ -681,12 +687,16 @@ def load_config(path: str, overrides: Iterable[str] = ()) -> Config:
         "the configuration",
         "Give the path of a YAML file; `autofreeze examples` writes some.",
     )
-    change_keys(tree, parse_overrides(overrides), source="--set")
+    change_keys(tree, parse_overrides(overrides, "--set"), source="--set")
     return parse_config(tree, source=path)
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Iterable[str], source: str) -> dict[str, Any]:
     """``key.path=value`` each, as values by their keys; values are YAML.
+
+    Args:
+        overrides: of the user.
+        source: what the user wrote them behind, in messages.
 
     Raises:
         ConfigError: for one of another form.
@@ -695,11 +705,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise ConfigError(f"--set {override!r} is not of the form key.path=value")
+            raise ConfigError(f"{source} {override!r} is not of the form key.path=value")
         try:
             changes[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+            raise ConfigError(f"{source} {override!r}: the value is not YAML") from error
     return changes
 
 

@@ -3,17 +3,16 @@
 Nothing of it decides what a single training is: a trial's configuration has no such section.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from afcore.number_texts import number_of, numbers_as_texts
 from afcore.yaml_files import SECRET_MESSAGE, USERINFO
 
 __all__ = ["Range", "SearchConfig"]
 
-_SCIENTIFIC = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 _SQLITE = "sqlite:///"
 _PICKLING = ("cmaes", "cma_es")
 
@@ -34,19 +33,12 @@ class Range(BaseModel):
         return all(isinstance(n, int) for n in (self.low, self.high, self.step or 1))
 
 
-def _number(value: object) -> object:
-    """YAML takes ``1e-5`` for text."""
-    if isinstance(value, str) and _SCIENTIFIC.fullmatch(value.strip()):
-        return float(value)
-    return value
-
-
 def _varied(value: object) -> Any:
     """A list of values, or a :class:`Range`."""
     if isinstance(value, Range):
         return value
     if isinstance(value, list):
-        values = [_number(one) for one in value]
+        values = [number_of(one) for one in value]
         if not values:
             raise ValueError("an empty list leaves nothing to try. Give values, or leave it out")
         if any(values.count(one) > 1 for one in values):
@@ -64,7 +56,7 @@ def _range(given: dict[Any, Any]) -> Range:
     unknown = set(given) - set(Range.model_fields)
     if unknown or not {"low", "high"} <= set(given):
         raise ValueError(f"a range has low, high, log and step; got {', '.join(map(str, given))}")
-    numbers = {name: _number(value) for name, value in given.items()}
+    numbers = {name: number_of(value) for name, value in given.items()}
     for name in ("low", "high", "step"):
         value = numbers.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
@@ -107,7 +99,12 @@ class SearchConfig(BaseModel):
     Each trial is an ordinary run in the same store.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        json_schema_extra=numbers_as_texts,
+    )
 
     vary: dict[str, Varied] = Field(
         default_factory=dict,

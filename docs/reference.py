@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from afcore.config import Config
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
 from afcore.freezing.policy import FreezePolicy
+from afcore.number_texts import NUMBER_TEXT
 from afcore.results.report import CompareReport, RunReport
 from afcore.tasks.known_tasks import TASKS
 from afcore.tasks.task import Task
@@ -248,7 +249,11 @@ def _value(field: dict[str, Any], schema: dict[str, Any], unit: str = "") -> str
         title = _TITLES[field["$ref"].rpartition("/")[2]]
         return f"[{title.lower()}](#{title.lower()})"
     if "anyOf" in field:
-        options = [_value(option, schema, unit) for option in field["anyOf"]]
+        options = [
+            _value(option, schema, unit)
+            for option in field["anyOf"]
+            if option.get("pattern") != NUMBER_TEXT  # a number all the same
+        ]
         return ("; or " if any("," in option for option in options[:-1]) else " or ").join(options)
     if "const" in field:
         return f"`{field['const']}`"

@@ -35,7 +35,7 @@ def given_config(
         tree.setdefault("store", own["store"])
         if isinstance(tracking := tree.setdefault("tracking", {}), dict):
             tracking.setdefault("uri", own["tracking"]["uri"])
-    change_keys(tree, parse_overrides(overrides or ()), source="overrides")
+    change_keys(tree, parse_overrides(overrides or (), "overrides"), source="overrides")
     return parse_config(tree, source=source)
 
 

@@ -5,10 +5,13 @@ import time
 import torch
 
 from afcore import distributed
+from afcore.activations.materialize import materialize
 from afcore.distributed import join_group
 from afcore.errors import ConfigError, LeaseLostError
+from afcore.storage.objects import Storage
+from tests.training_setup import new_set
 
-__all__ = ["another_data", "late_for_a_step", "lost_lease", "same_data"]
+__all__ = ["another_data", "extend_a_set", "late_for_a_step", "lost_lease", "same_data"]
 
 
 def another_data() -> None:
@@ -53,3 +56,25 @@ def late_for_a_step(step_seconds: float) -> None:
             time.sleep(8.0)
         if group.mean(torch.tensor([float(group.rank)])).item() != 0.5:
             raise ConfigError("another mean")
+
+
+def extend_a_set(root: str) -> None:
+    """Build a set of small shards, then one that keeps them, with shards of new rows for each."""
+    from tests.activations import test_extending as extending
+
+    for module in (extending.extending, extending.sets_module):
+        module.plan_layout = extending.small_layout
+    storage = Storage(root)
+    with join_group(torch.device("cpu")) as group:
+        for name, ids in (("a", extending.FIRST), ("b", extending.MANY)):
+            plan, runner = None, extending.CountingRunner(ids)
+            if group.is_first:
+                found = extending.extension(storage, runner, f"activations/{name}")
+                plan = found.plan if found is not None else None
+            new = new_set(f"activations/{name}", [2], recipe=extending.recipe(runner))
+            made = materialize(storage, new, runner, group=group, plan=group.tell(plan))
+            extending.check_rows(made, runner)
+            num_run = group.gather(runner.num_run)
+    wanted = len(set(extending.MANY) - set(extending.FIRST))
+    if sum(num_run) != wanted or not all(num_run):
+        raise ConfigError(f"the workers computed {num_run} of {wanted} new examples")

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from afcore.activations import arrays
+from afcore.activations.sets import list_sets
 from afcore.distributed import ALONE, STEP_SECONDS, WorkerGroup
 from afcore.errors import ConfigError
 from afcore.launch.job import Job
 from afcore.launch.local import LaunchLocally
+from afcore.storage.objects import Storage
 from afcore.storage.s3 import S3Reader
 from tests import distributed_workers as workers
 
@@ -49,6 +51,14 @@ def test_a_step_is_given_the_time_of_the_longest_read() -> None:
 
 def test_workers_that_are_alike_go_on() -> None:
     LaunchLocally().run(job(workers.same_data))
+
+
+def test_workers_extend_a_set_together(local_storage: Storage) -> None:
+    LaunchLocally().run(
+        Job(workers.extend_a_set, (local_storage.root,), 2, "in epoch 1", threads=1)
+    )
+    for found in list_sets(local_storage):
+        assert found.verify() == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -41,7 +41,12 @@ def test_a_file_takes_its_place_with_the_store_and_server_of_the_deployment(
     [
         ("missing.yaml", None, "missing.yaml"),
         (None, ["training.epoch=3"], "training.epoch"),
-        (None, ["training.epochs"], "key.path=value"),
+        (
+            None,
+            ["training.epochs"],
+            r"^overrides 'training.epochs' is not of the form key.path=val",
+        ),
+        (None, ["training.epochs={"], "^overrides 'training.epochs={': the value is not YAML"),
     ],
 )
 def test_what_is_not_allowed_is_one_message(

@@ -92,15 +92,15 @@ def test_what_cannot_be_shown_does_not_end_a_training(
         raise httpx.ConnectError("MLflow is away")
 
     moment = progress.Progress(1, 2, 3, 10, 3, 0.5, 1, 4, 7.0, time.time())
+    caplog.set_level("INFO", "afcore.training.progress")
     with shown.showing_progress("epoch 1 of 2", log_live):
         for _ in range(2):
-            for watch in list(progress._watchers):
-                watch(moment)
+            progress._log.info("a moment", extra={"progress": moment})
             time.sleep(0.3)
     shown.show_epoch_table(make_report().epochs, make_report().main)
     assert calls == [moment]
     assert caplog.text.count("the training goes on") == 3
-    assert progress._watchers == []
+    assert not any(isinstance(one, progress._Watching) for one in progress._log.handlers)
 
 
 @pytest.mark.parametrize(

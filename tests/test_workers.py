@@ -22,6 +22,7 @@ from afcore.runs.records import CheckpointRecord, done_reports, plan_of, record_
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.spent import wall_seconds
 from afcore.storage.objects import Storage
+from afcore.training.progress import Progress, watch_progress
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,6 +80,39 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.faults
+def test_workers_extend_a_set_and_train_on_it(
+    config: Config, text_files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    header, *rows = text_files["train"].read_text().splitlines(keepends=True)
+    file = tmp_path / "rows.csv"
+    settings = {
+        "data.train": str(file),
+        "freezing": {"policy": "static", "depth": 1},
+        "cache": {"mode": "on", "dtype": "fp32"},
+        "training.epochs": 1,
+    }
+    caplog.set_level("INFO", "afcore")
+    runs = []
+    for name, counts in (("alone", (1, 1)), ("together", (1, 2))):
+        for count, num_rows in zip(counts, (len(rows) * 9 // 10, len(rows)), strict=True):
+            file.write_text(header + "".join(rows[:num_rows]))
+            runs.append(train(config, tmp_path / name, [count], **settings))
+    assert caplog.text.count("examples are in the store; the others are computed") == 2
+    alone, together = (
+        {one.manifest.producer: one for one in list_sets(run.storage)}[run.record.run_id]
+        for run in (runs[1], runs[3])
+    )
+    assert 0 < together.manifest.own_bytes == alone.manifest.own_bytes
+    assert together.manifest.own_bytes < 0.2 * alone.layout.rows_by_shard.sum() * 128
+    for number in range(len(alone.manifest.shards)):
+        np.testing.assert_allclose(
+            *(one.read_shard(number).view(np.float32) for one in (alone, together)), atol=1e-5
+        )
+    losses = [[s.loss for s in checkpoints(run)[0].trained.steps] for run in (runs[1], runs[3])]
+    np.testing.assert_allclose(*losses, atol=2e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_what_this_process_held_is_let_go_before_workers_start(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,10 +130,17 @@ def test_what_this_process_held_is_let_go_before_workers_start(
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_nothing_but_the_time(config: Config, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_nothing_but_the_time(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     alone = train(config, tmp_path / "alone", [1, 1, 1])
     elastic = train(config, tmp_path / "elastic", [1, 2, 1])
-    together = train(config, tmp_path / "together", [2, 2, 2])
+    moments: list[Progress] = []
+    caplog.set_level("INFO", "afcore")
+    with watch_progress(moments.append):
+        together = train(config, tmp_path / "together", [2, 2, 2])
+    assert [one.epoch for one in moments if one.step == one.num_steps] == [1, 2, 3]
+    assert all(np.isfinite(one.loss) for one in moments if one.step == one.num_steps)
     expected = checkpoints(alone)
     assert len(alone.data().train) % config.training.batch_size not in (0, 1)
     assert any(len({step.boundary for step in record.trained.steps}) > 1 for record in expected)

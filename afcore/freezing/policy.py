@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from afcore.freezing.settling import CYCLE_EPOCHS
+from afcore.number_texts import numbers_as_texts
 
 __all__ = [
     "PER_BLOCK",
@@ -165,7 +166,7 @@ class FreezePolicy(BaseModel, ABC):
     # A section of the configuration is the policy itself. In a subclass: ``policy`` with its name,
     # its keys with ranges and descriptions, and the methods below.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=numbers_as_texts)
 
     keeps_statistics: ClassVar[bool] = True
     """Whether gradients are added up.

@@ -16,7 +16,6 @@ __all__ = ["EpochProgress", "Progress", "watch_progress"]
 _SECONDS = 5.0
 _AVERAGED_STEPS = 20
 _log = logging.getLogger(__name__)
-_watchers: list[Callable[["Progress"], None]] = []
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,26 @@ class Progress:
 
 @contextlib.contextmanager
 def watch_progress(watch: Callable[[Progress], None]) -> Iterator[None]:
-    """Have ``watch`` called while an epoch is trained in this process; it must return at once.
+    """Have ``watch`` called while an epoch is trained; it must return at once.
 
-    What workers in processes of their own do is not seen.
+    A moment travels with its log record (level INFO), so that those of the first worker, whose
+    records come from another process, are seen too.
     """
-    _watchers.append(watch)
+    handler = _Watching(watch)
+    _log.addHandler(handler)
     try:
         yield
     finally:
-        _watchers.remove(watch)
+        _log.removeHandler(handler)
+
+
+class _Watching(logging.Handler):
+    def __init__(self, watch: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._watch(record.progress)  # type: ignore[attr-defined]
 
 
 class EpochProgress:
@@ -105,6 +115,5 @@ class EpochProgress:
             "epoch %d/%d  step %d/%d  loss %.3f  boundary %d of %d  %.0f s left of this epoch",
             *(progress.epoch, progress.num_epochs, number, self._num_steps, progress.loss),
             *(progress.boundary, num_blocks, progress.seconds_left),
+            extra={"progress": progress},
         )
-        for watch in _watchers:
-            watch(progress)

@@ -22,7 +22,7 @@ from tests.activations.test_garbage import make_old
 from tests.activations.test_materialize import recompute
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_trainee, new_set
 
-EVERYTHING = make_examples(60)
+EVERYTHING = make_examples(80)
 IDS = npt.NDArray[np.int64]
 
 
@@ -75,20 +75,21 @@ def check_rows(found: ActivationSet, runner: PrefixRunner, boundary: int = 2) ->
     assert float(difference.abs().max()) < 1e-5
 
 
+def small_layout(lengths: IDS, *, row_bytes: int) -> RaggedLayout:
+    """Shards of about ten examples each."""
+    return plan_layout(lengths, row_bytes=row_bytes, shard_bytes=100 * row_bytes)
+
+
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """About ten examples each."""
-
-    def plan(lengths: IDS, *, row_bytes: int) -> RaggedLayout:
-        return plan_layout(lengths, row_bytes=row_bytes, shard_bytes=100 * row_bytes)
-
-    monkeypatch.setattr(extending, "plan_layout", plan)
-    monkeypatch.setattr(sets_module, "plan_layout", plan)
+    monkeypatch.setattr(extending, "plan_layout", small_layout)
+    monkeypatch.setattr(sets_module, "plan_layout", small_layout)
 
 
 FIRST = np.arange(50)
 # Of the fifty, three leave; three come, in another order; one stands there twice.
 SECOND = np.concatenate([[55, 7], np.arange(3, 50)[::-1], [51, 52]])
+MANY = np.arange(80)[::-1]
 
 
 def test_new_rows_cost_only_themselves(storage: Storage) -> None:

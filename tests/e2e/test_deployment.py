@@ -78,7 +78,7 @@ def test_a_worker_retrains_with_the_store_on_s3_and_one_value_changed(
         "mode": "cached",
         "model": {"name": "./model"},
         "data": {"train": "rows.csv", "max_length": 32},
-        "training": {"epochs": 2, "batch_size": 8},
+        "training": {"epochs": 2, "batch_size": 8, "learning_rate": "2e-4", "weight_decay": "1e-2"},
         "freezing": {"policy": "static", "depth": 1},
         "cache": {"mode": "on"},
         "store": f"s3://{BUCKET}/deployment",
@@ -102,6 +102,7 @@ def test_a_worker_retrains_with_the_store_on_s3_and_one_value_changed(
     tracked = client.get_run(report.mlflow_run_id)
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["training.learning_rate"] == "0.0005"
+    assert tracked.data.params["training.weight_decay"] == "0.01"  # a text, as PyYAML reads 1e-2
     (version,) = client.search_model_versions("name = 'deployment'")
     assert version.run_id == report.mlflow_run_id
     (run,) = flow_runs(prefect_server, deployment(prefect_server, RETRAINING), "COMPLETED")
@@ -145,7 +146,8 @@ def test_parameters_are_typed_and_described(deployed: dict[str, Any]) -> None:
     assert schema["properties"]["fresh"]["type"] == "boolean"
     assert schema["properties"]["fresh"]["description"]
     epochs = schema["definitions"]["TrainingConfig"]["properties"]["epochs"]
-    assert epochs["exclusiveMinimum"] == 0
+    number, text = epochs["anyOf"]
+    assert (number, text["type"]) == ({"exclusiveMinimum": 0, "type": "number"}, "string")
     assert epochs["description"]
 
 

@@ -54,6 +54,7 @@ def test_decisions_are_pure() -> None:
         ROOT / f"{name}.py"
         for name in (
             "cost",
+            "number_texts",
             "activations/tiers",
             "results/paired",
             "tasks/scores",

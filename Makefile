@@ -1,7 +1,7 @@
 # make run    the main job, on a fresh machine          make test   the tests
 # make setup  the environment alone                     make check  lint, types, tests
 # make stack  Prefect, a worker, MLflow, deployments, on loopback; stack-status, stack-down
-#             PREFECT_PORT=4200 MLFLOW_PORT=5000 S3=folder|moto|ENDPOINT
+#             PREFECT_PORT=4200 MLFLOW_PORT=5000 S3=folder|moto|ENDPOINT S3_PORT=9000
 # make test-faults  the tests that pull plugs at many more instants; hours
 # make bench  speed; bench-frontier, bench-store, ...
 # make gpu    what is owed a CUDA device: parity, memory, tiers, a row of the frontier
@@ -43,7 +43,8 @@ check: setup
 
 stack: setup
 	@$(BIN)/autofreeze stack up $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) \
-		$(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) $(if $(S3),--s3 $(S3))
+		$(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) $(if $(S3),--s3 $(S3)) \
+		$(if $(S3_PORT),--s3-port $(S3_PORT))
 
 stack-status stack-down: stack-%: setup
 	@$(BIN)/autofreeze stack $*

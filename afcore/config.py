@@ -483,6 +483,12 @@ class RetrainConfig(_Section):
         "its difference on the test rows is above minus this, in the unit of the score (0.01 is "
         "one point of accuracy)",
     )
+    keep_versions: int | None = Field(
+        None,
+        ge=1,
+        description="`autofreeze runs gc` deletes older versions than so many newest ones from "
+        "MLflow's registry, but for those with an alias, as the champion; default: none",
+    )
 
 
 class PricesConfig(_Section):

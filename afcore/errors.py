@@ -26,6 +26,7 @@ __all__ = [
     "UserError",
     "WorkerLostError",
     "causes",
+    "in_one_line",
     "may_pass",
 ]
 
@@ -139,6 +140,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def in_one_line(error: BaseException, length: int | None = None) -> str:
+    """What an exception says, cut to ``length`` characters; its class where it says nothing."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
 
 
 def may_pass(error: object) -> bool:

@@ -26,6 +26,7 @@ from afcore.errors import (
     OrchestrationError,
     StoppedError,
     UserError,
+    in_one_line,
 )
 from pipelines.cli_stack import stack_app
 from pipelines.environment import from_prefect, proxy_for, set_defaults
@@ -619,10 +620,12 @@ def runs_gc(
 ) -> None:
     """Delete old runs, and checkpoints that a published run no longer needs.
 
-    Models in MLflow stay, and so does what a live run needs. Activation sets: cache gc.
+    Models in MLflow stay, and so does what a live run needs. Of registered models, versions go
+    where `retrain.keep_versions` says how many to keep. Activation sets: cache gc.
     """
     with exit_codes():
         set_defaults()
+        from afcore.retraining.version_retention import collect_versions
         from afcore.runs.retention import collect_runs
         from pipelines.cli_runs import print_removals
 
@@ -632,6 +635,7 @@ def runs_gc(
             published_idle_seconds=published_days * 86400,
             dry_run=dry_run,
         )
+        removals += collect_versions(store, dry_run=dry_run)
         print_removals(removals, _console, dry_run)
 
 
@@ -656,11 +660,11 @@ def _run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
     except (Exception, PrefectSignal) as error:
         if not from_prefect(error):
             raise
-        problem = f"Prefect ended this flow run: {_one_line(error)}."
+        problem = f"Prefect ended this flow run: {in_one_line(error)}."
         if isinstance(error, ObjectNotFound):
             problem = "Prefect does not know this flow run any more; was it deleted there?"
         elif isinstance(error, TransportError):
-            problem = f"the Prefect server does not answer any more: {_one_line(error)}."
+            problem = f"the Prefect server does not answer any more: {in_one_line(error)}."
         raise OrchestrationError(
             f"{problem} What is committed stands; the same command goes on from there, or returns "
             "the result."
@@ -696,15 +700,11 @@ def _check_server(ours: bool) -> None:
         )
     if ours:
         raise UserError(
-            f"{what}, though this process has just started it ({_one_line(problem)}). Does "
+            f"{what}, though this process has just started it ({in_one_line(problem)}). Does "
             "something keep processes of this machine from connecting to 127.0.0.1? Or set "
             "PREFECT_API_URL to a server that can be reached."
         )
     raise UserError(f"{what}. Start it, or unset PREFECT_API_URL to use a temporary one.")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextlib.contextmanager

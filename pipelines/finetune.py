@@ -38,6 +38,7 @@ from afcore.storage.objects import Storage
 from afcore.training.progress import Progress
 from pipelines.abandoned_flow_runs import clear_abandoned_flow_runs, own_flow_run_ids
 from pipelines.comparison_table import comparison_markdown
+from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.given_config import config_of, given_config
 from pipelines.prefect_artifacts import (
@@ -73,8 +74,7 @@ def prepare(config: Config) -> dict[str, Any]:
     check_devices(config.workers, config.store)
     if config.mode not in PEER_MODES:
         open_launcher(config.workers)
-    Storage(config.store).check()
-    return identify_run(config, Storage(config.store, waits=True)).model_dump(mode="json")
+    return identify_run(config, Storage.of_run(config.store)).model_dump(mode="json")
 
 
 @task(
@@ -224,7 +224,10 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
             tracker.set_parent(report.mlflow_run_id, parent_mlflow_run_id)
         return {**report.model_dump(mode="json", by_alias=True), "recorded": True}
     tracker = Tracker(config.tracking.uri, config.tracking.experiment)
-    with run_lease(storage, record.run_id, since=began) as lease:
+    with (
+        one_run_a_device(config.workers) as waited,
+        run_lease(storage, record.run_id, since=began + waited) as lease,
+    ):
         run = begin_run(storage, record, fresh=fresh)
         if fresh:
             lease.forget_earlier()

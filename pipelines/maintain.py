@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from afcore.activations.garbage import collect_garbage
+from afcore.retraining.version_retention import collect_versions
 from afcore.runs.retention import collect_runs
 from pipelines.environment import configure_logging
 
@@ -22,10 +23,10 @@ def maintain(
     max_gb: float | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Delete old runs, checkpoints of published ones, and activation sets that nobody needs.
+    """Delete old runs and versions, checkpoints of published runs, and sets that nobody needs.
 
-    What a live run may read is never deleted. The same as `autofreeze runs gc` and then
-    `autofreeze cache gc`.
+    Of a registered model as many versions stay as `retrain.keep_versions` says. What a live run may
+    read is never deleted. The same as `autofreeze runs gc` and then `autofreeze cache gc`.
 
     Args:
         store: Root of the store: a folder, or s3://BUCKET/PREFIX.
@@ -41,6 +42,7 @@ def maintain(
         published_idle_seconds=published_days * _DAY_SECONDS,
         dry_run=dry_run,
     )
+    removals += collect_versions(store, dry_run=dry_run)
     removals += collect_garbage(
         store,
         max_idle_seconds=older_than_days * _DAY_SECONDS,

@@ -20,6 +20,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
 
+from afcore.errors import in_one_line
 from afcore.results.report import EpochReport, RunReport
 from afcore.tasks.scores import Score
 from afcore.training.progress import Progress, watch_progress
@@ -203,5 +204,5 @@ def _only_shown() -> Iterator[Any]:
     try:
         yield
     except Exception as error:  # of a server of Prefect's or of MLflow's, which only show
-        text = " ".join(str(error).split())[:200]
+        text = in_one_line(error, 200)
         _log.warning("not shown (%s: %s); the training goes on", type(error).__name__, text)

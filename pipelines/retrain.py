@@ -27,6 +27,7 @@ from afcore.retraining.champion_files import forget_others, start_folder
 from afcore.retraining.drift import Drift, drift_of
 from afcore.retraining.looking import RowsTonight, look, note_retraining, retrain_lease
 from afcore.retraining.registering import Registered, champion_on_added, register_and_judge
+from afcore.retraining.version_retention import note_kept_versions
 from afcore.storage.objects import Storage
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
@@ -90,9 +91,9 @@ def retrain(
     """
     configure_logging()
     config = given_config(config, config_path, overrides)
-    Storage(config.store).check()
-    storage = Storage(config.store, waits=True)
+    storage = Storage.of_run(config.store)
     with retrain_lease(storage, config.registered_model):
+        note_kept_versions(storage, config)
         return _retrain(config, storage, fresh)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from afcore.config import Config
+from afcore.results.model_title import model_title
 from afcore.results.report import EpochReport
 from afcore.runs.records import EpochPlan
 
@@ -16,7 +17,6 @@ __all__ = [
 ]
 
 _CHARACTERS = 40
-_NOT_NAMES = ("model", "models", "")
 
 
 def run_title(config: Config) -> str:
@@ -34,9 +34,8 @@ def mlflow_run_name(config: Config, run_id: str) -> str:
 
 
 def model_name(config: Config) -> str:
-    """The last part of its name or path that says something."""
-    parts = config.model.name.removeprefix("package:").split("/")
-    return _short(next((part for part in reversed(parts) if part not in _NOT_NAMES), parts[-1]))
+    """Of the model, short."""
+    return _short(model_title(config.model.name))
 
 
 def data_name(config: Config) -> str:

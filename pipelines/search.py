@@ -23,6 +23,7 @@ from afcore.search.space import search_of
 from afcore.search.study import TrialHandle
 from afcore.search.study_figures import study_figures
 from afcore.search.winner_file import config_text, write_config
+from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.search_table import search_markdown
@@ -84,7 +85,7 @@ def search(config: Config, best_file: str | None = None, fresh: bool = False) ->
 
 def _train_trials(conductor: StudyConductor, tracker: Tracker, parent: str) -> None:
     while True:
-        with conductor.next_trial() as handle:
+        with one_run_a_device(conductor.prepared.config.workers), conductor.next_trial() as handle:
             if handle is None:
                 return
             logged = _TrialLog(conductor, handle, tracker, parent)

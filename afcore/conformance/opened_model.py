@@ -14,7 +14,7 @@ import transformers
 from transformers import AutoConfig
 
 from afcore.conformance.heads import Head, find_head
-from afcore.errors import ModelError
+from afcore.errors import ModelError, in_one_line
 from afcore.model.decoder_start import set_decoder_start
 from afcore.model.pretrained import damaged_file, locate, read_model, why_not_loaded
 
@@ -118,8 +118,7 @@ def build_random(config: Any, head: Head, seed: int = 0) -> OpenedModel:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, short, with a full stop."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"{said[:_MOST_CHARACTERS].rstrip('.')}."
+    return f"{in_one_line(error, _MOST_CHARACTERS).rstrip('.')}."
 
 
 def _read_config(name: str, path: str) -> Any:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from afcore.errors import ConfigError, StoppedError, WorkerLostError
+from afcore.errors import ConfigError, StoppedError, WorkerLostError, in_one_line
 from afcore.extras import require_package
 from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.connection import GRACE_SECONDS, ParentAddress, WorkerConnections
@@ -103,7 +103,7 @@ class LaunchWithRay:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             what = "no cluster could be started here" if self._local else f"{address!r} fails"
-            reason = " ".join(str(error).split())
+            reason = in_one_line(error)
             raise ConfigError(
                 f"Ray: {what}: {reason}. Run this on a machine of the cluster, with the same Ray."
             ) from error

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from afcore.errors import UserError
 from afcore.results.comparison import row_difference
 from afcore.results.figures import MODE_COLORS
+from afcore.results.model_title import model_title
 from afcore.results.page_figures import (
     boundary_svg,
     epoch_seconds_svg,
@@ -69,14 +70,9 @@ def _template() -> jinja2.Template:
 
 
 def _title(reports: Sequence[RunReport]) -> str:
-    models = list(dict.fromkeys(_model_name(report) for report in reports))
+    models = list(dict.fromkeys(model_title(report.model) for report in reports))
     modes = list(dict.fromkeys(report.mode for report in reports))
     return f"{', '.join(models)}: {', '.join(modes)}"
-
-
-def _model_name(report: RunReport) -> str:
-    parts = [part for part in report.model.removeprefix("package:").split("/") if part]
-    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
 
 
 def _cards(reports: Sequence[RunReport]) -> list[dict[str, str]]:

@@ -30,6 +30,7 @@ from afcore.errors import (
     TrackingUnreachableError,
     UserError,
     causes,
+    in_one_line,
 )
 from afcore.model.truncating_tokenizer import truncating
 from afcore.outage import outage_of
@@ -565,7 +566,7 @@ class Tracker:
                 f"MLflow at tracking.uri {uri!r} does not answer ({outage}). See that it runs; "
                 f"{then}."
             )
-        text = _without_password(" ".join(str(error).split()))[:300]
+        text = _without_password(in_one_line(error))[:300]
         problem = f"tracking.uri {uri!r} cannot be used: {text}"
         if refused is UserError:
             return refused(f"{problem}. Mend that, or give another.")
@@ -594,7 +595,7 @@ def _cause_of_outage(error: BaseException) -> str | None:
         else:
             continue
         reasons = [c.strerror for c in chain if isinstance(c, OSError) and c.strerror]
-        text = reasons[0] if reasons else " ".join(_without_password(str(chain[-1])).split())[:200]
+        text = reasons[0] if reasons else _without_password(in_one_line(chain[-1]))[:200]
         return text if out else None
     return None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afcore.errors import UserError
+from afcore.errors import UserError, in_one_line
 from afcore.results.report import RunReport
 from afcore.results.tracking import MODEL_TAG, Tracker, transfer_settings
 
@@ -47,6 +47,29 @@ class ModelRegistry(Tracker):
                     return None
                 raise
         return _version(found)
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All of a model, the newest first; none where there is no such model."""
+        found: list[ModelVersion] = []
+        with self._explained():
+            page: Any = None
+            while page is None or page.token:
+                page = self._client.search_model_versions(
+                    f"name = '{name}'", page_token=page.token if page is not None else None
+                )
+                found += map(_version, page)
+        return sorted(found, key=lambda version: -int(version.version))
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """The version that each alias of a model names."""
+        with self._explained():
+            aliases = self._client.get_registered_model(name).aliases
+        return {alias: str(version) for alias, version in aliases.items()}
+
+    def delete(self, version: ModelVersion) -> None:
+        """Take it out of the registry; the files are the run's, and stay."""
+        with self._explained():
+            self._client.delete_model_version(version.name, version.version)
 
     def register(
         self, name: str, mlflow_run_id: str, tags: Mapping[str, str], description: str
@@ -117,8 +140,8 @@ class ModelRegistry(Tracker):
             (draft / "whole").rename(folder)
         except Exception as error:  # of any artifact store
             raise UserError(
-                f"{version.uri} in {self.shown_uri} cannot be read: {_one_line(error)}. Mend it, "
-                f"or move the alias {CHAMPION!r} to another version in MLflow"
+                f"{version.uri} in {self.shown_uri} cannot be read: {in_one_line(error, 300)}. "
+                f"Mend it, or move the alias {CHAMPION!r} to another version in MLflow"
             ) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -127,7 +150,3 @@ class ModelRegistry(Tracker):
 
 def _version(found: Any) -> ModelVersion:
     return ModelVersion(found.name, str(found.version), str(found.run_id), dict(found.tags))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

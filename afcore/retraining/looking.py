@@ -34,7 +34,14 @@ from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from afcore.tasks.prepare import load_splits
 
-__all__ = ["LastRetraining", "RowsTonight", "look", "note_retraining", "retrain_lease"]
+__all__ = [
+    "LastRetraining",
+    "RowsTonight",
+    "look",
+    "model_folder",
+    "note_retraining",
+    "retrain_lease",
+]
 
 
 class LastRetraining(BaseModel):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from afcore.data.examples import Examples
-from afcore.errors import ConfigError, DataError, ModelError
+from afcore.errors import ConfigError, DataError, ModelError, in_one_line
 from afcore.model.forwards import evaluating
 from afcore.tasks.prepare import PreparedData
 from afcore.tasks.task import Task
@@ -116,7 +116,7 @@ def _compute_longest(name: str, model: Any, task: Task, split: str, examples: Ex
         with evaluating(model), torch.no_grad():
             model(**batch)
     except (IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:_ONE_LINE]
+        reason = in_one_line(error, _ONE_LINE)
         raise ModelError(
             f"{name!r} cannot compute the longest example ({int(examples.lengths.max())} tokens, "
             f"in {split}): {type(error).__name__}: {reason}. Lower data.max_length, or give "

@@ -69,8 +69,7 @@ def complete_run(
     began, onlooker = time.time(), onlooker or Onlooker()
     check_extras(config)
     check_devices(config.workers, config.store)
-    Storage(config.store).check()
-    storage = Storage(config.store, waits=True)
+    storage = Storage.of_run(config.store)
     record = identify_run(config, storage, held)
     if not fresh and (report := finished_report(storage, record.run_id)) is not None:
         return open_run(config.store, record.run_id), report

@@ -16,6 +16,7 @@ from afcore.errors import (
     StorageFullError,
     StoreError,
     TrackingError,
+    in_one_line,
 )
 from afcore.interrupt import stop_requested
 from afcore.results.report import EpochReport
@@ -163,14 +164,10 @@ def failure_line(failed: list[str]) -> Iterator[None]:
     except _NOT_OF_THE_TRIAL:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
-        failed.append(f"out of memory: {_one_line(error)}")
+        failed.append(f"out of memory: {in_one_line(error, 500)}")
     except AutoFreezeError as error:
-        failed.append(_one_line(error))
+        failed.append(in_one_line(error, 500))
     except RuntimeError as error:
         if "memory" not in str(error):  # as torch says it of the CPU's
             raise
-        failed.append(f"out of memory: {_one_line(error)}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
+        failed.append(f"out of memory: {in_one_line(error, 500)}")

@@ -28,6 +28,7 @@ from afcore.errors import (
     StoreLostError,
     StoreUnreachableError,
     causes,
+    in_one_line,
 )
 from afcore.outage import outage_of
 
@@ -108,6 +109,16 @@ class Storage:
         protocol = self._fs.protocol
         self.protocol: str = protocol if isinstance(protocol, str) else protocol[0]
 
+    @classmethod
+    def of_run(cls, root: str) -> "Storage":
+        """One for work that takes long: tried at once, and waited for once it is known to work.
+
+        Raises:
+            StoreError: when it cannot be used.
+        """
+        cls(root).check()
+        return cls(root, waits=True)
+
     def __repr__(self) -> str:
         return f"Storage({self.root!r})"
 
@@ -125,7 +136,7 @@ class Storage:
         except StoreLostError:
             raise
         except StoreUnreachableError as error:
-            why = " ".join(str(list(causes(error))[-1]).split())[:200]
+            why = in_one_line(list(causes(error))[-1], 200)
             raise StoreLostError(
                 f"the store {self.root} does not answer, for {outage.seconds:.0f} s now ({why}). "
                 "See that it runs; what is committed stands, and the same command goes on from "
@@ -461,7 +472,7 @@ def raise_explained(error: Exception, what: str) -> NoReturn:
 def explain(error: Exception, what: str) -> Exception:
     """The exception a user should see for ``error``; itself when it is not about storage."""
     for cause in causes(error):
-        name, text = type(cause).__name__, " ".join(str(cause).split())
+        name, text = type(cause).__name__, in_one_line(cause)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return StorageFullError(
                 f"{what}: no space left. Free some, or point `store` elsewhere; what was "

@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock
 
 from afcore.digest import recipe_digest
-from afcore.errors import AutoFreezeError, UserError
+from afcore.errors import AutoFreezeError, UserError, in_one_line
 from pipelines.example_configs import DEPLOYMENTS_FILE
 from pipelines.stack.dead_runs import mark_dead_runs
 from pipelines.stack.services import Service, ServiceFolder
@@ -182,7 +182,7 @@ class LocalStack:
                 say(f"s3: made the bucket {_BUCKET!r}")
         except (BotoCoreError, ClientError, ValueError) as error:
             raise UserError(
-                f"S3 at {self.settings.s3} cannot be used: {' '.join(str(error).split())}. See "
+                f"S3 at {self.settings.s3} cannot be used: {in_one_line(error)}. See "
                 "that it runs, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set to "
                 f"what may read and write the bucket {_BUCKET!r}"
             ) from error

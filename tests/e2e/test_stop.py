@@ -53,3 +53,48 @@ def test_one_line_says_how_to_go_on(
     tree = json.loads(report.read_text())
     assert [epoch["attempt"] for epoch in tree["epochs"]] == [2, 2, 2]
     assert tree["epochs"][0]["resumed"]
+
+
+def test_stopped_behind_the_last_epoch_it_goes_straight_to_the_test(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First when all epochs are committed, then while it is tested."""
+    import pipelines.finetune
+    from afcore.runs import publish
+    from afcore.training import loop
+
+    tiny_config["training"]["epochs"] = 2
+    config, report = write_config(tmp_path / "c.yaml", tiny_config), tmp_path / "report.json"
+    log_epochs, evaluate, norms = pipelines.finetune.log_epochs, publish.evaluate, []
+    with monkeypatch.context() as patched:
+
+        def logged(run: Any, mlflow_run_id: str, epochs: list[int], **options: Any) -> Any:
+            if 2 in epochs:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return log_epochs(run, mlflow_run_id, epochs, **options)
+
+        patched.setattr(pipelines.finetune, "log_epochs", logged)
+        assert autofreeze("run", config) == 143
+    with monkeypatch.context() as patched:
+
+        def tested(*arguments: Any, **options: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*arguments, **options)
+
+        patched.setattr(publish, "evaluate", tested)
+        assert autofreeze("run", config) == 143
+    with monkeypatch.context() as patched:
+        of_gradients = loop.norms_of_gradients
+        patched.setattr(loop, "norms_of_gradients", lambda p: norms.append(p) or of_gradients(p))
+        assert autofreeze("run", config, "--report", report) == 0
+    assert norms == []
+    stopped = json.loads(report.read_text())
+    tiny_config["store"] = str(tmp_path / "undisturbed")
+    config = write_config(tmp_path / "undisturbed.yaml", tiny_config)
+    assert autofreeze("run", config, "--report", report) == 0
+    whole = json.loads(report.read_text())
+    assert [epoch["attempt"] for epoch in stopped["epochs"]] == [1, 1]
+    for key in ("test", "validation"):
+        assert stopped["totals"][key] == whole["totals"][key]
+    losses = [[epoch["train_loss"] for epoch in one["epochs"]] for one in (stopped, whole)]
+    assert losses[0] == losses[1]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from afcore.errors import UserError
+from afcore.storage.objects import Storage
 from pipelines.stack.local_stack import LocalStack
 from pipelines.stack.stack_services import StackSettings, stack_services
 from tests.conftest import environment, free_port
@@ -118,3 +119,41 @@ def stack(*arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.s3
+def test_a_bucket_is_made_once_on_a_server_that_is_given(s3_endpoint: str, tmp_path: Path) -> None:
+    stack, said = LocalStack(tmp_path, {"s3": s3_endpoint}), list[str]()
+    for _ in range(2):
+        stack._make_bucket(said.append)
+    assert said == ["s3: made the bucket 'autofreeze'"]
+    Storage(stack.store).check()
+    assert not stack.is_volatile
+    assert [one.name for one in stack.states()] == ["prefect", "mlflow", "worker"]
+
+
+@pytest.mark.s3
+def test_the_volatile_server_holds_a_store(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, {"s3": "moto", "s3_port": free_port()})
+    server = next(one for one in stack._services() if one.name == "s3")
+    try:
+        assert stack.services_folder.start(server)
+        stack.services_folder.wait_until_healthy(server)
+        stack._make_bucket(lambda _: None)
+        with environment(stack.settings.s3_environment()):
+            Storage(stack.store).check()
+    finally:
+        stack.services_folder.stop(server)
+
+
+def test_a_server_that_does_not_answer_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    stack = LocalStack(tmp_path, {"s3": f"http://127.0.0.1:{free_port()}"})
+    with pytest.raises(
+        UserError, match=r"S3 at http://127.0.0.1:\d+ cannot be used: .*See that it"
+    ):
+        stack._make_bucket(lambda _: None)

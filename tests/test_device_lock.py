@@ -1,5 +1,6 @@
 """Two workers on a machine: the second one's run waits until the first one's has ended."""
 
+import contextvars
 import subprocess
 import sys
 import threading
@@ -63,7 +64,8 @@ def test_a_training_waits_for_the_device_and_counts_none_of_it(
     config, done = parse_config(tiny_config, source="test"), list[dict[str, Any]]()
     caplog.set_level("INFO", "afcore")
     began = time.time()
-    waits = threading.Thread(target=lambda: done.append(finetune(config)))
+    in_context = contextvars.copy_context().run  # which knows the server
+    waits = threading.Thread(target=in_context, args=(lambda: done.append(finetune(config)),))
     waits.start()
     wait_for(WAITING, caplog)
     assert not [key for key in Storage(config.store).list("runs") if "/epochs/" in key]

@@ -22,15 +22,14 @@ def print_runs(store: str, console: Console) -> None:
     )
     runs = list_runs(storage)
     for one in runs:
-        config = one.run.config if one.run is not None else None
         table.add_row(
             one.run_id,
             one.state,
-            config.mode if config else "",
-            config.model.name if config else "",
-            one.report.main.shown(one.report.main_score) if one.report else "",
+            one.known.mode if one.known else "",
+            one.known.model if one.known else "",
+            one.known.score if one.known else "",
             f"{duration(one.idle_seconds)} ago",
-            f"{sum(stored.num_bytes for stored in one.checkpoints.values()) / 1e6:.1f}",
+            f"{one.checkpoint_bytes / 1e6:.1f}",
             f"{one.num_bytes / 1e6:.1f}",
         )
     console.print(table)

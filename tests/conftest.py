@@ -313,6 +313,26 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture
+def s3_requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each request is sent to S3 through s3fs, as botocore names them."""
+    import s3fs
+
+    counts: Counter[str] = Counter()
+
+    def counting(send: Any) -> Any:
+        def call(file_system: Any, method: str, *arguments: Any, **options: Any) -> Any:
+            counts[method] += 1
+            return send(file_system, method, *arguments, **options)
+
+        return call
+
+    # Its own methods send by the first, who asks from outside by the second.
+    for name in ("_call_s3", "call_s3"):
+        monkeypatch.setattr(s3fs.S3FileSystem, name, counting(getattr(s3fs.S3FileSystem, name)))
+    return counts
+
+
 @pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.s3)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """An empty store of each kind."""

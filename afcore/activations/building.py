@@ -5,12 +5,20 @@ folder. It saves work; it is not what keeps a set whole: writers never share an 
 first manifest wins, whoever holds the lease.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from afcore.activations.sets import ActivationSet, kept_by_others, open_set
+from afcore.activations.sets import (
+    ActivationManifest,
+    ActivationSet,
+    kept_by_others,
+    open_set,
+    prefix_key,
+)
+from afcore.activations.stored_sets import ARRAYS, array_name
 from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage
@@ -137,6 +145,9 @@ def _evict(storage: Storage, folder: str, in_use: Callable[[], bool]) -> bool:
     if in_use():
         storage.put_new(_manifest(folder), content)
         return False
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged one has no note
+        manifest = ActivationManifest.from_json(content)
+        storage.delete(prefix_key(folder, manifest.recipe))
     delete_parts(storage, folder)
     storage.delete_folder(f"{folder}/users")
     return True
@@ -148,16 +159,13 @@ def delete_parts(storage: Storage, folder: str) -> None:
     Shards that another set keeps stay.
     """
     storage.delete(_manifest(folder))
-    kept = kept_by_others(storage, folder)
-    parts = set()
-    for key in storage.list(folder):
-        part = key.removeprefix(f"{folder}/").split("/")
-        if part[0] == "shards":
-            parts.add("/".join(part[:2]))
-        elif part[0].startswith(("index-", "examples-")):
-            parts.add(part[0])
-    for name in parts - kept:
-        storage.delete_folder(f"{folder}/{name}")
+    kept, start = kept_by_others(storage, folder), len(folder) + 1
+    parts = (key[start:] for key, _ in storage.walk(folder))
+    storage.delete_all(
+        f"{folder}/{part}"
+        for part in parts
+        if part.startswith(ARRAYS) and array_name(part) not in kept
+    )
 
 
 def _lease_folder(folder: str) -> str:

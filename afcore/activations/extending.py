@@ -3,9 +3,11 @@
 Rows are those of the same examples under the same prefix: of sets whose recipes differ in the data
 alone. A kept shard stays where it is, in the folder of the set that wrote it; the new manifest
 names it. What its examples are is told by a digest of each (:attr:`.Examples.example_digests`).
+A note of each set in a folder of its prefix lets it be found by one listing of that folder.
 Examples that left are not in the new index, and their rows stay in the shard.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,13 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.activations.layout import SHARD_BYTES, RaggedLayout, plan_layout
-from afcore.activations.sets import ActivationSet, SetPlan, Shard, open_set
+from afcore.activations.sets import (
+    ActivationSet,
+    SetPlan,
+    Shard,
+    open_set,
+    prefix_folder,
+    prefix_key,
+)
 from afcore.errors import IntegrityError
 from afcore.storage.objects import Storage
 
-__all__ = ["Extension", "extension_of", "find_extension"]
+__all__ = ["Extension", "extension_of", "find_extension", "note_extendable"]
 
 _NEWEST = 100
+_ENOUGH = 0.9
 _LEAST_USED = 0.5
 _SMALL_BYTES = SHARD_BYTES // 32
 _MOST_SMALL = 32
@@ -55,7 +65,9 @@ def find_extension(
     lengths: Any,
     digests: Callable[[], _Digests],
 ) -> Extension | None:
-    """The set that has most of the rows, of the newest hundred in the store; None: none has half.
+    """The set with most of the rows, of the newest hundred under one prefix; None: none has half.
+
+    One that lacks a tenth at most is taken without looking at older ones.
 
     Args:
         storage: where.
@@ -65,12 +77,11 @@ def find_extension(
         digests: gives [n, 2] of these; asked where there is a set under the same prefix.
     """
     above = folder.rpartition("/")[0]
-    listed = storage.listing(above).items()
-    manifests = {key: stored for key, stored in listed if key.endswith("/manifest.json")}
-    newest = sorted(manifests, key=lambda key: -manifests[key].modified)[:_NEWEST]
+    notes = storage.listing(prefix_folder(folder, recipe))
+    newest = sorted(notes, key=lambda key: -notes[key].modified)[:_NEWEST]
     best: Extension | None = None
     for key in newest:
-        other = key.removesuffix("/manifest.json")
+        other = f"{above}/{key.rpartition('/')[2].removesuffix('.json')}"
         if other == folder:
             continue
         try:
@@ -82,7 +93,15 @@ def find_extension(
             continue
         if extension is not None and (best is None or extension.num_kept > best.num_kept):
             best = extension
+        if best is not None and best.num_kept >= _ENOUGH * len(lengths):
+            break
     return best
+
+
+def note_extendable(storage: Storage, found: ActivationSet) -> None:
+    """Let a committed set be found by :func:`find_extension`; its eviction deletes the note."""
+    note = json.dumps({"folder": found.folder}).encode()
+    storage.put(prefix_key(found.folder, found.manifest.recipe), note)
 
 
 def extension_of(

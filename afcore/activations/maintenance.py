@@ -9,11 +9,11 @@ the set at any moment.
 import time
 from datetime import timedelta
 
-from afcore.activations.sets import ActivationManifest, ActivationSet, list_sets
-from afcore.storage.lease import is_held
+from afcore.activations.known_runs import KnownRuns
+from afcore.activations.sets import ActivationManifest, committed_sets
 from afcore.storage.objects import Storage
 
-__all__ = ["describe_sets", "duration", "last_use", "live_users", "verify_sets"]
+__all__ = ["describe_sets", "duration", "verify_sets"]
 
 
 def describe_sets(store: str) -> list[tuple[str, ...]]:
@@ -24,10 +24,11 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
     """
     storage = Storage(store)
     storage.check_there()
-    now = time.time()
+    now, runs = time.time(), KnownRuns(storage)
     rows: list[tuple[str, ...]] = []
-    for found in list_sets(storage):
+    for stored, found in committed_sets(storage):
         manifest = found.manifest
+        last_use = max([manifest.created, *stored.users.values()])
         rows.append(
             (
                 manifest.key[:12],
@@ -37,8 +38,8 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
                 str(manifest.num_examples),
                 _size(manifest),
                 duration(now - manifest.created),
-                f"{duration(now - last_use(found))} ago",
-                f"{len(found.users())}, {live_users(storage, found)} live",
+                f"{duration(now - last_use)} ago",
+                f"{len(stored.users)}, {sum(map(runs.is_live, stored.users))} live",
             )
         )
     return rows
@@ -58,18 +59,11 @@ def verify_sets(store: str) -> tuple[int, list[str]]:
     """
     storage = Storage(store)
     storage.check_there()
-    sets = list_sets(storage)
-    return len(sets), [problem for found in sets for problem in found.verify()]
-
-
-def last_use(found: ActivationSet) -> float:
-    """When a run last opened it, or it was written; seconds since the epoch."""
-    return max([found.manifest.created, *(float(user["time"]) for user in found.users())])
-
-
-def live_users(storage: Storage, found: ActivationSet) -> int:
-    """How many of its users are at work now."""
-    return sum(is_held(storage, f"{user['run']}/lease") for user in found.users())
+    num_sets, problems = 0, []
+    for _, found in committed_sets(storage):
+        num_sets += 1
+        problems += found.verify()
+    return num_sets, problems
 
 
 def duration(seconds: float) -> str:

@@ -32,12 +32,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from afcore.activations.arrays import check_metadata, read_array, write_array
 from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.activations.layout import RaggedLayout, plan_layout
+from afcore.activations.stored_sets import StoredSet, noted_use, stored_sets
 from afcore.compute import HiddenDtype
-from afcore.digest import RecipeDigest
+from afcore.digest import RecipeDigest, recipe_digest
 from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.model.stacks import HIDDEN_STATES
+from afcore.storage.explain import raise_explained
 from afcore.storage.lease import EXPIRY_SECONDS, Lease
-from afcore.storage.objects import Storage, raise_explained
+from afcore.storage.objects import Storage
 
 __all__ = [
     "ActivationManifest",
@@ -46,10 +48,14 @@ __all__ = [
     "NewSet",
     "SetPlan",
     "Shard",
+    "committed_sets",
     "kept_by_others",
     "list_sets",
     "new_generation",
     "open_set",
+    "prefix_folder",
+    "prefix_key",
+    "users_of",
 ]
 
 _log = logging.getLogger(__name__)
@@ -265,23 +271,9 @@ class ActivationSet:
         note = {"run": run_folder, "time": time.time()}
         self._storage.put(f"{self.folder}/users/{run_id}.json", json.dumps(note).encode())
 
-    def users(self) -> list[dict[str, Any]]:
-        """Notes of :meth:`record_use`: ``run`` folder and ``time``."""
-        notes = []
-        for key, stored in self._storage.listing(f"{self.folder}/users").items():
-            with contextlib.suppress(KeyError):  # deleted meanwhile, with the set
-                notes.append(self._note(key, stored.modified))
-        return notes
-
-    def _note(self, key: str, written: float) -> dict[str, Any]:
-        """One of a damaged file is what its name and age say: who reads a set must keep it."""
-        data = self._storage.get(key)
-        try:
-            note = json.loads(data)
-            return {"run": str(note["run"]), "time": float(note["time"])}
-        except (ValueError, TypeError, LookupError):
-            run_id = key.rpartition("/")[2].removesuffix(".json")
-            return {"run": f"runs/{run_id}", "time": written}
+    def users(self) -> dict[str, float]:
+        """Who noted that by :meth:`record_use`: run folders, and seconds since the epoch."""
+        return users_of(self._storage, self.folder)
 
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
@@ -482,6 +474,22 @@ def open_set(storage: Storage, folder: str) -> ActivationSet | None:
     return ActivationSet(storage, folder, manifest)
 
 
+def prefix_folder(folder: str, recipe: dict[str, Any]) -> str:
+    """Of notes of the sets beside ``folder`` whose recipes differ from this one in the data alone.
+
+    Args:
+        folder: of a set.
+        recipe: of it.
+    """
+    prefix = {key: value for key, value in recipe.items() if key != "data"}
+    return f"{folder.rpartition('/')[0]}_by_prefix/{recipe_digest(prefix)[:32]}"
+
+
+def prefix_key(folder: str, recipe: dict[str, Any]) -> str:
+    """Of the note of a set in :func:`prefix_folder`."""
+    return f"{prefix_folder(folder, recipe)}/{folder.rpartition('/')[2]}.json"
+
+
 def kept_by_others(storage: Storage, folder: str) -> set[str]:
     """Names of the shards of a set, committed or not, that manifests of other sets name."""
     names: set[str] = set()
@@ -493,24 +501,34 @@ def kept_by_others(storage: Storage, folder: str) -> set[str]:
     return names
 
 
-def list_sets(storage: Storage) -> list[ActivationSet]:
-    """Every committed set in the store, shared ones and those of single runs.
+def users_of(storage: Storage, folder: str) -> dict[str, float]:
+    """Runs that noted themselves for a set, by their folder, and when they last did.
+
+    By the names of the notes and their age: a thousand notes are one question to the store, and a
+    damaged one counts too.
+    """
+    notes = storage.walk(f"{folder}/users")
+    return dict(noted_use(key.rpartition("/")[2], stored.modified) for key, stored in notes)
+
+
+def committed_sets(storage: Storage) -> Iterator[tuple[StoredSet, ActivationSet]]:
+    """Every committed set in the store, one after the other, with what the listing tells of it.
 
     One with a damaged manifest is warned of and left out.
     """
-    manifests = [
-        key
-        for root in ("activations", "runs")
-        for key in storage.list(root)
-        if key.endswith("/manifest.json") and "activations/" in key
-    ]
-    found = []
-    for key in manifests:
+    for stored in stored_sets(storage):
         try:
-            found.append(open_set(storage, key.removesuffix("/manifest.json")))
+            found = open_set(storage, stored.folder) if stored.is_committed else None
         except IntegrityError as error:
             _log.warning("%s", error)
-    return [activation_set for activation_set in found if activation_set is not None]
+            continue
+        if found is not None:
+            yield stored, found
+
+
+def list_sets(storage: Storage) -> list[ActivationSet]:
+    """All of :func:`committed_sets`, at once."""
+    return [found for _, found in committed_sets(storage)]
 
 
 def _write_shard(

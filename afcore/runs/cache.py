@@ -8,7 +8,7 @@ from typing import Any
 
 from afcore.activations.building import open_or_build, open_sound
 from afcore.activations.codec import canonical_lineage, lineages_below
-from afcore.activations.extending import Extension, find_extension
+from afcore.activations.extending import Extension, find_extension, note_extendable
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
@@ -247,6 +247,8 @@ class RunCache:
         self.seconds += opened.seconds
         if opened.built:
             self.bytes_written += opened.activation_set.manifest.own_bytes
+            if self._run.config.cache.share:
+                note_extendable(self._run.storage, opened.activation_set)
         else:
             _log.info("activations@%d: found in the store", reference.boundary)
         return opened.activation_set
@@ -292,9 +294,11 @@ class RunCache:
     ) -> Extension | None:
         """What is kept of a set of other rows, an earlier night's say; None where none has most.
 
-        Looked for once: that lists all sets of the store.
+        Looked for once. A run that shares no sets has no others beside its own.
         """
         folder = reference.folder
+        if not self._run.config.cache.share:
+            return None
         if folder not in self._extensions:
             self._extensions[folder] = find_extension(
                 self._run.storage,

@@ -8,10 +8,12 @@ Deleted, in this order:
 3. checkpoints of runs whose model is in MLflow: ``run --output`` then takes it from there.
 
 Activation sets that runs share are not touched: ``cache gc`` sees which of them nobody can read
-again. What a live run may need is never deleted.
+again. What a live run may need is never deleted. Requests grow with pages of the listing and with
+runs, memory with runs.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -20,7 +22,7 @@ from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
 from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.results.report import RunReport
-from afcore.runs.run import Run, find_run, lease_folder, read_record, record_key, result_key
+from afcore.runs.run import find_run, lease_folder, read_record, record_key, result_key
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage, Stored
 from afcore.storage.store_version import check_store_version
@@ -30,43 +32,67 @@ __all__ = ["State", "StoredRun", "collect_runs", "list_runs"]
 State: TypeAlias = Literal["at work", "published", "finished", "unfinished", "damaged"]
 
 
+@dataclass(frozen=True)
+class KnownRecord:
+    """Of a run's record and its result, what is shown or decides; ``score``: of a finished run."""
+
+    training_id: str
+    parts_folder: str
+    data: str
+    mode: str
+    model: str
+    score: str = ""
+
+
 @dataclass
-class StoredRun:
-    """A run, as it lies in the store.
+class _Objects:
+    """What some objects add up to: bytes, and when one was last written (since the epoch)."""
 
-    Attributes:
-        run_id: its folder.
-        objects: of it, by key.
-        state: ``published`` is finished, with its model in MLflow.
-        run: its record; None where that is gone or damaged.
-        report: of a finished run.
-    """
+    num_bytes: int = 0
+    modified: float = 0.0
 
-    run_id: str
-    objects: dict[str, Stored] = field(default_factory=dict)
-    state: State = "unfinished"
-    run: Run | None = None
-    report: RunReport | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Of all of it."""
-        return sum(stored.num_bytes for stored in self.objects.values())
-
-    @property
-    def checkpoints(self) -> dict[str, Stored]:
-        """Parts of the training that counts."""
-        folder = f"{self.run.parts_folder}/" if self.run is not None else None
-        return {
-            key: stored
-            for key, stored in self.objects.items()
-            if folder is not None and key.startswith(folder)
-        }
+    def add(self, stored: Stored) -> None:
+        """One more."""
+        self.num_bytes += stored.num_bytes
+        self.modified = max(self.modified, stored.modified)
 
     @property
     def idle_seconds(self) -> float:
         """Since something was last written."""
-        return time.time() - max(stored.modified for stored in self.objects.values())
+        return time.time() - self.modified
+
+
+@dataclass
+class StoredRun(_Objects):
+    """A run, as it lies in the store; of its objects only what they add up to.
+
+    Attributes:
+        run_id: its folder.
+        state: ``published`` is finished, with its model in MLflow.
+        known: of its record; None where that is gone or damaged.
+        part_bytes: of checkpoint parts, by training.
+        has_lease: somebody worked on it.
+    """
+
+    run_id: str = ""
+    state: State = "unfinished"
+    known: KnownRecord | None = None
+    part_bytes: Counter[str] = field(default_factory=Counter)
+    has_lease: bool = False
+
+    def add_object(self, below: str, stored: Stored) -> None:
+        """One more, by its path in the run's folder."""
+        self.add(stored)
+        training_id, _, rest = below.partition("/")
+        if training_id == "lease":
+            self.has_lease = True
+        elif rest.startswith("parts/"):
+            self.part_bytes[training_id] += stored.num_bytes
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Of the parts of the training that counts."""
+        return self.part_bytes[self.known.training_id] if self.known is not None else 0
 
 
 def list_runs(storage: Storage) -> list[StoredRun]:
@@ -76,25 +102,34 @@ def list_runs(storage: Storage) -> list[StoredRun]:
         StoreError: when the store cannot be listed.
     """
     found: dict[str, StoredRun] = {}
-    for key, stored in storage.listing("runs").items():
+    for key, stored in storage.walk("runs"):
         if key.count("/") >= 2:
-            run_id = key.split("/")[1]
-            found.setdefault(run_id, StoredRun(run_id)).objects[key] = stored
+            _, run_id, below = key.split("/", 2)
+            found.setdefault(run_id, StoredRun(run_id=run_id)).add_object(below, stored)
     for one in found.values():
         _look(storage, one)
     return sorted(found.values(), key=lambda one: one.idle_seconds)
 
 
 def _look(storage: Storage, found: StoredRun) -> None:
+    run, report = None, None
     try:
-        found.run = find_run(storage, found.run_id)
+        run = find_run(storage, found.run_id)
     except IntegrityError:
         found.state = "damaged"
-    if found.run is not None:
-        found.report = read_record(storage, result_key(found.run), RunReport, replaceable=True)
-    if found.report is not None:
-        found.state = "published" if found.report.mlflow_run_id else "finished"
-    if is_held(storage, lease_folder(found.run_id)):
+    if run is not None:
+        report = read_record(storage, result_key(run), RunReport, replaceable=True)
+        found.known = KnownRecord(
+            training_id=run.record.training_id,
+            parts_folder=run.parts_folder,
+            data=run.record.data[:32],
+            mode=run.config.mode,
+            model=run.config.model.name,
+            score=report.main.shown(report.main_score) if report is not None else "",
+        )
+    if report is not None:
+        found.state = "published" if report.mlflow_run_id else "finished"
+    if found.has_lease and is_held(storage, lease_folder(found.run_id)):
         found.state = "at work"
 
 
@@ -137,13 +172,12 @@ def collect_runs(
     left = [run for run in runs if f"runs/{run.run_id}" not in gone]
     removed += _unnamed_tokens(storage, left, max_idle_seconds, dry_run)
     for run in left:
-        checkpoints = run.checkpoints
-        if run.state == "published" and checkpoints and run.idle_seconds >= published_idle_seconds:
-            assert run.run is not None
-            size = sum(stored.num_bytes for stored in checkpoints.values())
-            removed.append(Removal(run.run.parts_folder, "its model is in MLflow", size))
+        size = run.checkpoint_bytes
+        if run.state == "published" and size and run.idle_seconds >= published_idle_seconds:
+            assert run.known is not None
+            removed.append(Removal(run.known.parts_folder, "its model is in MLflow", size))
             if not dry_run:
-                storage.delete_folder(run.run.parts_folder)
+                storage.delete_folder(run.known.parts_folder)
     return removed
 
 
@@ -154,9 +188,8 @@ def _delete(storage: Storage, run_id: str) -> bool:
         with Lease(storage, lease, f"run {run_id}", logged=False):
             # First: what a kill then leaves behind, `cache gc` takes for what it is.
             storage.delete(record_key(run_id))
-            for key in storage.list(f"runs/{run_id}"):
-                if not key.startswith(f"{lease}/"):
-                    storage.delete(key)
+            keys = (key for key, _ in storage.walk(f"runs/{run_id}"))
+            storage.delete_all(key for key in keys if not key.startswith(f"{lease}/"))
     except LeaseHeldError:
         return False
     return True
@@ -168,15 +201,14 @@ def _unnamed_tokens(
     """Prepared data of no run; not where a run's record is damaged, which may name any."""
     if any(run.state == "damaged" for run in runs):
         return
-    named = {run.run.record.data[:32] for run in runs if run.run is not None}
-    folders: dict[str, list[Stored]] = {}
-    for key, stored in storage.listing("data").items():
+    named = {run.known.data for run in runs if run.known is not None}
+    folders: dict[str, _Objects] = {}
+    for key, stored in storage.walk("data"):
         if key.count("/") >= 2:
-            folders.setdefault(key.split("/")[1], []).append(stored)
-    for digest, objects in folders.items():
-        idle = time.time() - max(stored.modified for stored in objects)
-        if digest in named or idle < max_idle_seconds:
+            folders.setdefault(key.split("/")[1], _Objects()).add(stored)
+    for digest, found in folders.items():
+        if digest in named or found.idle_seconds < max_idle_seconds:
             continue
-        yield Removal(f"data/{digest}", "tokens of no run", sum(one.num_bytes for one in objects))
+        yield Removal(f"data/{digest}", "tokens of no run", found.num_bytes)
         if not dry_run:
             storage.delete_folder(f"data/{digest}")

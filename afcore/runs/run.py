@@ -5,6 +5,7 @@
     hub/<name>                      commit that a hub data set's name stands for in this store
     data/<digest>/                  tokens (shared by all runs)
     activations/<key>/              activation sets (shared by all runs)
+    activations_by_prefix/<digest>/ notes of those whose recipes differ in the data alone
     runs/<run id>/lease/            who works or worked on it
                   run.json          what it is; which training counts
                   <training id>/epochs/001/started.json     in which order

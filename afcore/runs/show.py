@@ -121,7 +121,7 @@ def find_status(storage: Storage, wanted: str | Config) -> RunStatus:
     Raises:
         UserError: when there is none, or several begin alike.
     """
-    known = _run_ids(storage)
+    known = storage.folders("runs")
     if isinstance(wanted, Config):
         found = [run_id for run_id in known if _is_of(storage, run_id, wanted)]
         found = sorted(found, key=lambda run_id: _last_begun(storage, run_id))[-1:]
@@ -135,11 +135,6 @@ def find_status(storage: Storage, wanted: str | Config) -> RunStatus:
         others = f"it has {', '.join(known)}" if known else "it has no runs"
         raise UserError(f"no {what} in {storage.root}; {others}")
     return _Reader(storage, found[0]).status()
-
-
-def _run_ids(storage: Storage) -> list[str]:
-    keys = storage.list("runs")
-    return sorted({key.split("/")[1] for key in keys if key.count("/") > 1})
 
 
 def _is_of(storage: Storage, run_id: str, config: Config) -> bool:

@@ -21,7 +21,7 @@ from types import TracebackType
 import psutil
 
 from afcore.errors import LeaseHeldError, LeaseLostError, StoreUnreachableError
-from afcore.storage.objects import Storage
+from afcore.storage.objects import Storage, Stored
 
 __all__ = [
     "BEAT_SECONDS",
@@ -214,19 +214,29 @@ def check_holder(storage: Storage, folder: str, number: int) -> None:
 def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
     """Every holder so far by number, oldest first."""
     rows = {}
-    for key, stored in storage.listing(folder).items():
-        name = key.rpartition("/")[2].removesuffix(".json")
-        if not name.isdecimal():  # not ours
-            continue
+    for number, stored in _numbers(storage, folder).items():
         with contextlib.suppress(KeyError):  # its holder has just ended and left no log
-            rows[int(name)] = _read(storage, key, stored.modified)
+            rows[number] = _read(storage, _key(folder, number), stored.modified)
     return rows
 
 
 def is_held(storage: Storage, folder: str) -> bool:
-    """Whether a live process holds the lease."""
-    rows = attempts(storage, folder)
-    return bool(rows) and rows[max(rows)].is_alive(time.time())
+    """Whether a live process holds the lease; the newest row says so, and it alone is read."""
+    numbers = _numbers(storage, folder)
+    while numbers:
+        newest = max(numbers)
+        stored = numbers.pop(newest)
+        with contextlib.suppress(KeyError):  # its holder has just ended and left no log
+            row = _read(storage, _key(folder, newest), stored.modified)
+            return row.is_alive(time.time())
+    return False
+
+
+def _numbers(storage: Storage, folder: str) -> dict[int, Stored]:
+    """Of the rows that are there."""
+    names = ((key.rpartition("/")[2], stored) for key, stored in storage.walk(folder))
+    found = ((name.removesuffix(".json"), stored) for name, stored in names)
+    return {int(name): stored for name, stored in found if name.isdecimal()}  # others: not ours
 
 
 def _key(folder: str, number: int) -> str:

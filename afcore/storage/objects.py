@@ -12,18 +12,17 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import fsspec
 
 from afcore.errors import (
     AutoFreezeError,
     IntegrityError,
-    StorageFullError,
     StoreError,
     StoreLostError,
     StoreUnreachableError,
@@ -31,6 +30,15 @@ from afcore.errors import (
     in_one_line,
 )
 from afcore.outage import outage_of
+from afcore.storage.explain import raise_explained
+from afcore.storage.listing import (
+    Found,
+    S3Listing,
+    Stored,
+    check_refusals,
+    local_objects,
+    other_objects,
+)
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
@@ -41,7 +49,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Seen = Callable[[memoryview], object]
 _PIECE_BYTES = 2**20
-_BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What ``link`` says where a file system has no hard links (FAT and many network shares)."""
 
@@ -56,14 +63,6 @@ def _patient(
         return storage.ask(method, storage, *args, **kwargs)
 
     return call
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An object as a listing tells it: bytes, and when it was written, seconds since the epoch."""
-
-    num_bytes: int
-    modified: float
 
 
 @dataclass
@@ -197,9 +196,12 @@ class Storage:
             KeyError: when there is none.
             StoreError: when the store cannot be read.
         """
+        # s3fs asks for the size first, to read several parts at once: not worth it for a record.
+        is_record = self.protocol == "s3" and key.endswith(".json")
+        options = {"max_concurrency": 1} if is_record else {}
         with self._explained("read", key):
             try:
-                data: bytes = self._fs.cat_file(self._full(key))
+                data: bytes = self._fs.cat_file(self._full(key), **options)
             except FileNotFoundError:
                 raise KeyError(key) from None
         self.count(gets=1, read=len(data))
@@ -270,18 +272,47 @@ class Storage:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
         return {key: stored.num_bytes for key, stored in self.listing(prefix).items()}
 
-    @_patient
     def listing(self, prefix: str) -> dict[str, Stored]:
         """As :meth:`list`, with the times too; one question to the store, not one an object."""
+        return dict(self.walk(prefix))
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """As :meth:`listing`, one after the other: a million take no more memory than a page.
+
+        Raises:
+            StoreError: when the store cannot be listed.
+        """
+        folder = self._full(prefix).rstrip("/")
         with self._explained("list", prefix):
-            found = self._fs.find(self._full(prefix), detail=True)
-        start, below = len(self._path) + 1, f"{self._full(prefix).rstrip('/')}/"
-        # s3fs gives the folder itself when the first object comes while it is listing.
-        return {
-            path[start:]: Stored(int(info["size"]), _time_of(info))
-            for path, info in sorted(found.items())
-            if path.startswith(below) and not path.endswith(".draft")
-        }
+            if self._is_local:
+                found = local_objects(folder)
+            elif self.protocol == "s3":
+                found = self._s3_listing.objects(folder)
+            else:
+                found = other_objects(self._fs, folder)
+            for path, stored in found:
+                if not path.endswith(".draft"):
+                    yield path[len(self._path) + 1 :], stored
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names of the folders right below the folder ``prefix``, sorted; nothing in them is read.
+
+        Raises:
+            StoreError: when the store cannot be listed.
+        """
+        folder = self._full(prefix).rstrip("/")
+        with self._explained("list", prefix):
+            if self.protocol == "s3":
+                return tuple(sorted(self._s3_listing.folders(folder)))
+            try:
+                entries = self._fs.ls(folder, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+        names = [
+            entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory"
+        ]
+        # On a disk a folder may be left of which all files were deleted.
+        return tuple(n for n in sorted(names) if next(self.walk(f"{prefix}/{n}".lstrip("/")), None))
 
     def drafts(self) -> dict[str, Stored]:
         """The drafts that killed writers left on local disk, or that live ones use."""
@@ -322,11 +353,41 @@ class Storage:
                 raise KeyError(source) from None
         self.count(puts=1)
 
-    @_patient
     def delete_folder(self, prefix: str) -> None:
-        """Delete everything below ``prefix``; none there is no error."""
+        """Delete everything below ``prefix``; none there is no error.
+
+        Raises:
+            StoreError: as :meth:`delete_all`.
+        """
+        if self.protocol == "s3":
+            self.delete_all(key for key, _ in self.walk(prefix))
+            return
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._full(prefix), recursive=True)
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Delete objects by as few requests as the store has; none of a name is no error.
+
+        Raises:
+            StoreError: when the store refuses one; others may be gone by then.
+        """
+        paths = (self._full(key) for key in keys)
+        with self._explained("delete", ""):
+            if self.protocol == "s3":
+                self._s3_listing.delete(paths)
+                return
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(path)
+                if self._is_local:
+                    self._remove_empty(Path(path).parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """A folder and those above it, as far as nothing else is in them."""
+        with contextlib.suppress(OSError):
+            while folder != Path(self._path):
+                folder.rmdir()
+                folder = folder.parent
 
     def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
         """Add requests and bytes; several threads may read."""
@@ -409,15 +470,30 @@ class Storage:
 
         return S3Reader(self._fs)
 
+    @cached_property
+    def _s3_listing(self) -> S3Listing:
+        return S3Listing(self._fs, self._ask_s3)
+
+    @_patient
+    def _ask_s3(self, method: str, /, **arguments: Any) -> dict[str, Any]:
+        with self._explained(method.partition("_")[0], ""):
+            answer: dict[str, Any] = self._fs.call_s3(method, **arguments)
+            check_refusals(answer)
+        return answer
+
     @contextlib.contextmanager
     def _local_draft(
         self, key: str, data: bytes | memoryview, seen: Seen | None = None
     ) -> Iterator[tuple[Path, Path]]:
         target = Path(self._full(key))
-        target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.draft")
         try:
-            _write_file(draft, memoryview(data), seen or _unseen)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _write_file(draft, memoryview(data), seen or _unseen)
+            except FileNotFoundError:  # who deleted the last file in it took the folder away
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _write_file(draft, memoryview(data), seen or _unseen)
             yield draft, target
         finally:
             draft.unlink(missing_ok=True)
@@ -431,12 +507,6 @@ class Storage:
             raise
         except Exception as error:
             raise_explained(error, f"cannot {verb} {self.uri(key)}")
-
-
-def _time_of(info: dict[str, Any]) -> float:
-    """When an object was written, by what the file systems of fsspec call it."""
-    moment: Any = info.get("mtime", info.get("LastModified", info.get("created")))
-    return float(moment if isinstance(moment, int | float) else moment.timestamp())
 
 
 def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:
@@ -459,57 +529,3 @@ def _write_file(path: Path, data: memoryview, seen: Seen) -> None:
 
 def _unseen(_piece: memoryview) -> None:
     pass
-
-
-def raise_explained(error: Exception, what: str) -> NoReturn:
-    """Raise what :func:`explain` makes of an exception that is being handled."""
-    explained = explain(error, what)
-    if explained is error:  # as its own cause it would have no end
-        raise error
-    raise explained from error
-
-
-def explain(error: Exception, what: str) -> Exception:
-    """The exception a user should see for ``error``; itself when it is not about storage."""
-    for cause in causes(error):
-        name, text = type(cause).__name__, in_one_line(cause)
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return StorageFullError(
-                f"{what}: no space left. Free some, or point `store` elsewhere; what was "
-                "committed is kept, and the same command goes on from there."
-            )
-        if name in ("NoCredentialsError", "PartialCredentialsError"):
-            return StoreError(
-                f"{what}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "AWS_PROFILE, or run where a role gives them."
-            )
-        if isinstance(cause, PermissionError) or "AccessDenied" in text:
-            return StoreError(f"{what}: not allowed ({text}). Check the rights on the store.")
-        if isinstance(cause, FileNotFoundError) or "NoSuchBucket" in text:
-            return StoreError(f"{what}: {text or 'not found'}. Does the bucket or folder exist?")
-        if isinstance(cause, ConnectionError | TimeoutError) or "Connect" in name or _broke(cause):
-            return StoreUnreachableError(
-                f"{what}: cannot reach the store ({text}). Check the endpoint."
-            )
-        if name == "ClientError":
-            return _explain_s3(cause, f"{what}: {text}")
-    if isinstance(error, OSError):
-        return StoreError(f"{what}: {' '.join(str(error).split())}")
-    return error
-
-
-def _broke(error: BaseException) -> bool:
-    """Whether it is a word of botocore's, urllib3's or aiohttp's for a connection that broke."""
-    kinds = type(error).__mro__
-    names = {kind.__name__ for kind in kinds}
-    return not names.isdisjoint(_BROKE) or any(
-        kind.__module__.partition(".")[0] == "aiohttp" for kind in kinds
-    )
-
-
-def _explain_s3(error: Any, what: str) -> StoreError:
-    """An answer of botocore's that is none of the known ones: the server's trouble, or ours."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if status >= 500 or error.response["Error"]["Code"] == "SlowDown":
-        return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
-    return StoreError(f"{what}. Check the credentials, and the rights on the store.")

@@ -1,5 +1,7 @@
 """A set keeps the rows of another one: what is computed, what is read, mended, evicted."""
 
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from afcore.activations import extending
 from afcore.activations import sets as sets_module
-from afcore.activations.extending import Extension, find_extension
+from afcore.activations.extending import Extension, find_extension, note_extendable
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.garbage import collect_garbage
 from afcore.activations.layout import RaggedLayout, plan_layout
@@ -20,6 +22,7 @@ from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from tests.activations.test_garbage import make_old
 from tests.activations.test_materialize import recompute
+from tests.conftest import BUCKET
 from tests.training_setup import CPU_FP32, make_examples, make_split, make_trainee, new_set
 
 EVERYTHING = make_examples(80)
@@ -64,7 +67,15 @@ def build(
     found = extension(storage, runner, folder) if source is None else None
     new = new_set(folder, [2] if source is None else [3], recipe=recipe(runner))
     plan = found.plan if found is not None else None
-    return materialize(storage, new, runner, source, plan=plan)
+    made = materialize(storage, new, runner, source, plan=plan)
+    note_extendable(storage, made)
+    return made
+
+
+def build_alone(storage: Storage, name: str, runner: PrefixRunner) -> ActivationSet:
+    """A set that keeps nothing of others."""
+    new = new_set(f"activations/{name}", [2], recipe=recipe(runner))
+    return materialize(storage, new, runner, None)
 
 
 def check_rows(found: ActivationSet, runner: PrefixRunner, boundary: int = 2) -> None:
@@ -197,3 +208,32 @@ def test_shards_that_another_set_keeps_outlive_their_own(local_storage: Storage)
     make_old(local_storage)
     collect_garbage(local_storage.root, max_idle_seconds=1e6)
     assert not local_storage.list("activations")
+
+
+def test_an_evicted_set_is_not_looked_at_any_more(local_storage: Storage) -> None:
+    found = build(local_storage, "a", CountingRunner(FIRST))
+    assert len(local_storage.list("activations_by_prefix")) == 1
+    (gone,) = collect_garbage(local_storage.root, max_idle_seconds=0)
+    assert gone.folder == found.folder
+    assert local_storage.list("") == {}
+
+
+@pytest.mark.s3
+def test_sets_that_cannot_be_extended_are_not_asked_for(
+    s3_endpoint: str, tmp_path: Path, s3_requests: Counter[str]
+) -> None:
+    storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+    for number in range(30):
+        storage.put(f"activations/other-{number}/manifest.json", b"{}")
+    runner = CountingRunner(FIRST)
+    s3_requests.clear()
+    assert extension(storage, runner, "activations/new") is None
+    assert s3_requests == {"list_objects_v2": 1}
+    for name, ids in (("old", FIRST[:30]), ("new", FIRST)):
+        note_extendable(storage, build_alone(storage, name, CountingRunner(ids)))
+    s3_requests.clear()
+    found = extension(storage, CountingRunner(SECOND), "activations/newer")
+    assert found is not None
+    assert found.found.folder == "activations/new"
+    assert s3_requests["list_objects_v2"] == 1
+    assert s3_requests["get_object"] <= 5, "the newest has nearly all, so it alone is opened"

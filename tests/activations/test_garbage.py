@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from afcore.activations import garbage
 from afcore.activations.building import build_lease
 from afcore.activations.codec import RowFormat
 from afcore.activations.garbage import collect_garbage
-from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets
+from afcore.activations.layout import RaggedLayout
+from afcore.activations.maintenance import describe_sets
+from afcore.activations.sets import ActivationSet, ActivationWriter, SetPlan, list_sets
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
+from tests.conftest import BUCKET
 from tests.training_setup import new_set
 
 DAY = 86400.0
@@ -217,9 +221,9 @@ def test_a_damaged_note_keeps_its_set_for_who_wrote_it(
     found = write_set(local_storage, "activations/k1", "r1")
     assert found is not None
     local_storage.put("activations/k1/users/r1.json", damaged)
-    (note,) = found.users()
-    assert note["run"] == "runs/r1"
-    assert abs(note["time"] - time.time()) < 600
+    ((run, when),) = found.users().items()
+    assert run == "runs/r1"
+    assert abs(when - time.time()) < 600
     make_old(local_storage)
     with Lease(local_storage, "runs/r1/lease", "run r1"):
         assert collect(local_storage, idle_days=0) == {}
@@ -249,3 +253,53 @@ def test_the_store_is_not_asked_for_each_object(
     for question in ("exists", "get"):
         monkeypatch.setattr(Storage, question, asked)
     assert collect(storage) == {}
+
+
+def write_shards(storage: Storage, folder: str, num_shards: int) -> None:
+    """A set of shards of one example each, used by one run; and as many that were given up."""
+    row_format = RowFormat("bf16", {"h": 4})
+    for weights, commit in (({}, True), (PRETRAINED, False)):
+        new = new_set(folder, [1], "k" * 64, {"weights": weights}, "r")
+        ones = np.ones(num_shards, dtype=np.int64)
+        layout = RaggedLayout(np.arange(num_shards), np.zeros_like(ones), ones)
+        writer = ActivationWriter(storage, new, ones, row_format, plan=SetPlan(layout))
+        for shard in range(num_shards):
+            writer.write_shard(shard, np.zeros((1, 4), np.uint16))
+        if commit:
+            writer.commit().record_use("r1", "runs/r1")
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_requests_are_for_sets_and_pages_not_for_objects(
+    tmp_path: Path, s3_requests: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: dict[str, list[Counter[str]]] = {}
+
+    def count(what: str) -> None:
+        counts.setdefault(what, []).append(Counter(s3_requests))
+        s3_requests.clear()
+
+    now = time.time
+    for num_shards in (1, 6):
+        storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{num_shards}-{time.time_ns()}")
+        begin(storage, "r1")
+        for name in ("a", "b"):
+            write_shards(storage, f"activations/{name}", num_shards)
+        s3_requests.clear()
+        assert len(describe_sets(storage.root)) == 2
+        count("ls")
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: now() + 2 * DAY)
+            removed = collect_garbage(storage.root, max_idle_seconds=30 * DAY)
+        assert len(removed) == 2 * num_shards
+        count("leftovers")
+        removed = collect_garbage(storage.root, max_idle_seconds=0)
+        assert len(removed) == 2
+        count("sets")
+        assert list(storage.list("")) == ["runs/r1/run.json"]
+    for what, (few, many) in counts.items():
+        assert few == many, what
+    assert counts["ls"][0] == {"list_objects_v2": 4, "get_object": 2}
+    assert counts["leftovers"][0]["delete_objects"] == 2
+    assert counts["sets"][0]["delete_objects"] <= 6

@@ -338,4 +338,4 @@ def test_users_are_noted(local_storage: Storage) -> None:
     found.record_use("r1", "runs/r1")
     found.record_use("r1", "runs/r1")
     found.record_use("r2", "runs/r2")
-    assert [user["run"] for user in found.users()] == ["runs/r1", "runs/r2"]
+    assert list(found.users()) == ["runs/r1", "runs/r2"]

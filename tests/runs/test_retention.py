@@ -1,6 +1,7 @@
 """What ``runs gc`` deletes, and what it must not."""
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from afcore.runs.retention import collect_runs, list_runs
 from afcore.runs.run import Run, open_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from tests.conftest import BUCKET
 from tests.test_stopping import train
 
 DAY = 86400.0
@@ -86,4 +88,27 @@ def test_old_runs_go_without_orphans_and_live_ones_stay(
     removed = collect_runs(config.store, max_idle_seconds=30 * DAY)
     assert [one.folder.partition("/")[0] for one in removed] == ["runs", "data"]
     left = storage.list("")
-    assert {key.partition("/")[0] for key in left} <= {"activations", "hub", "store.json"}
+    shared = {"activations", "activations_by_prefix", "hub", "store.json"}
+    assert {key.partition("/")[0] for key in left} <= shared
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_requests_are_for_runs_not_for_objects(tmp_path: Path, s3_requests: Counter[str]) -> None:
+    listed, deleted = [], []
+    for num_parts in (1, 9):
+        storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{num_parts}-{time.time_ns()}")
+        for run in ("r1", "r2"):
+            storage.put(f"runs/{run}/run.json", b"{}")
+            for part in range(num_parts):
+                storage.put(f"runs/{run}/t1/parts/{part}.safetensors", b"1234")
+        s3_requests.clear()
+        assert [one.num_bytes for one in list_runs(storage)] == [2 + 4 * num_parts] * 2
+        listed.append(Counter(s3_requests))
+        s3_requests.clear()
+        assert len(collect_runs(storage.root, max_idle_seconds=0)) == 2
+        deleted.append(Counter(s3_requests))
+        assert storage.list("") == {}
+    assert listed[0] == listed[1] == {"list_objects_v2": 1, "get_object": 2}
+    assert deleted[0] == deleted[1]
+    assert deleted[0]["delete_objects"] == 2

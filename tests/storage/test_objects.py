@@ -11,7 +11,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from afcore.errors import StorageFullError, StoreError, StoreUnreachableError
-from afcore.storage.objects import Storage, explain, raise_explained
+from afcore.storage.explain import explain, raise_explained
+from afcore.storage.objects import Storage
 
 
 def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
@@ -169,8 +170,9 @@ def test_drafts_are_listed_apart(storage: Storage) -> None:
 
 
 def test_a_folder_that_comes_into_being_while_listed_is_no_key(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    storage = Storage(f"memory://{tmp_path.name}")
     storage.put("folder/a", b"1")
     find = storage._fs.find
 

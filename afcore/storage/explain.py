@@ -1,0 +1,70 @@
+"""What file systems and S3 raise, as one message that says what to do."""
+
+import errno
+from typing import Any, NoReturn
+
+from afcore.errors import (
+    StorageFullError,
+    StoreError,
+    StoreUnreachableError,
+    causes,
+    in_one_line,
+)
+
+__all__ = ["explain", "raise_explained"]
+
+_BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
+
+
+def raise_explained(error: Exception, what: str) -> NoReturn:
+    """Raise what :func:`explain` makes of an exception that is being handled."""
+    explained = explain(error, what)
+    if explained is error:  # as its own cause it would have no end
+        raise error
+    raise explained from error
+
+
+def explain(error: Exception, what: str) -> Exception:
+    """The exception a user should see for ``error``; itself when it is not about storage."""
+    for cause in causes(error):
+        name, text = type(cause).__name__, in_one_line(cause)
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageFullError(
+                f"{what}: no space left. Free some, or point `store` elsewhere; what was "
+                "committed is kept, and the same command goes on from there."
+            )
+        if name in ("NoCredentialsError", "PartialCredentialsError"):
+            return StoreError(
+                f"{what}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "AWS_PROFILE, or run where a role gives them."
+            )
+        if isinstance(cause, PermissionError) or "AccessDenied" in text:
+            return StoreError(f"{what}: not allowed ({text}). Check the rights on the store.")
+        if isinstance(cause, FileNotFoundError) or "NoSuchBucket" in text:
+            return StoreError(f"{what}: {text or 'not found'}. Does the bucket or folder exist?")
+        if isinstance(cause, ConnectionError | TimeoutError) or "Connect" in name or _broke(cause):
+            return StoreUnreachableError(
+                f"{what}: cannot reach the store ({text}). Check the endpoint."
+            )
+        if name == "ClientError":
+            return _explain_s3(cause, f"{what}: {text}")
+    if isinstance(error, OSError):
+        return StoreError(f"{what}: {' '.join(str(error).split())}")
+    return error
+
+
+def _broke(error: BaseException) -> bool:
+    """Whether it is a word of botocore's, urllib3's or aiohttp's for a connection that broke."""
+    kinds = type(error).__mro__
+    names = {kind.__name__ for kind in kinds}
+    return not names.isdisjoint(_BROKE) or any(
+        kind.__module__.partition(".")[0] == "aiohttp" for kind in kinds
+    )
+
+
+def _explain_s3(error: Any, what: str) -> StoreError:
+    """An answer of botocore's that is none of the known ones: the server's trouble, or ours."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status >= 500 or error.response["Error"]["Code"] in ("SlowDown", "InternalError"):
+        return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
+    return StoreError(f"{what}. Check the credentials, and the rights on the store.")

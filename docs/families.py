@@ -143,6 +143,23 @@ _GPT2: dict[str, Any] = {
 }
 _ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
+_XLM: dict[str, Any] = {"n_words": 64, "vocab_size": 64, "emb_dim": 32, "n_layers": 4, "n_heads": 4}
+_MAMBA2: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "state_size": 8,
+    "num_heads": 8,
+    "head_dim": 8,
+    "n_groups": 1,
+    "chunk_size": 8,
+} | _ENDS
+_PYRAMID: dict[str, Any] = {
+    "hidden_sizes": [8, 16, 32, 32],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 2, 4, 4],
+}
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     # Encoders of text.
     "BERT": ("bert", _TEXT),
@@ -199,10 +216,53 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"block_sizes": [2, 2], "num_decoder_layers": 1},
     ),
     "CANINE": ("canine", _TEXT | {"num_hash_buckets": 64, "local_transformer_stride": 16}),
+    "ERNIE": ("ernie", _TEXT),
+    "RoFormer": ("roformer", _TEXT),
+    "RemBERT": ("rembert", _TEXT | {"input_embedding_size": 16, "output_embedding_size": 16}),
+    "MegatronBERT": ("megatron-bert", _TEXT),
+    "I-BERT": ("ibert", _TEXT),
+    "MRA": ("mra", _TEXT),
+    "YOSO": ("yoso", _TEXT),
+    "SqueezeBERT": (
+        "squeezebert",
+        _TEXT
+        | {"embedding_size": 32}
+        | {f"{part}_groups": 1 for part in ("q", "k", "v", "post_attention")}
+        | {f"{part}_groups": 1 for part in ("intermediate", "output")},
+    ),
+    "XLM": ("xlm", _XLM),
+    "FlauBERT": ("flaubert", _XLM),
+    "Reformer": (
+        "reformer",
+        {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "attention_head_size": 8}
+        | {"feed_forward_size": 64, "attn_layers": ["local"] * 4, "local_attn_chunk_length": 4}
+        | {"axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "num_hidden_layers": 4}
+        | {"max_position_embeddings": 64},
+    ),
+    "Perceiver": (
+        "perceiver",
+        {"vocab_size": 64, "d_model": 32, "d_latents": 32, "num_latents": 8, "num_blocks": 1}
+        | {"num_self_attends_per_block": 4, "num_self_attention_heads": 4}
+        | {"num_cross_attention_heads": 4, "max_position_embeddings": 64},
+    ),
     # Decoders of text.
     "GPT-2": ("gpt2", _GPT2 | _ENDS),
     "GPT-J": ("gptj", _GPT2 | {"rotary_dim": 4} | _ENDS),
     "GPT-NeoX": ("gpt_neox", _TEXT | _ENDS),
+    "GPT-Neo": (
+        "gpt_neo",
+        {"vocab_size": 64, "hidden_size": 32, "num_layers": 4, "num_heads": 4, "window_size": 4}
+        | {"attention_types": [[["global", "local"], 2]], "max_position_embeddings": 64}
+        | _ENDS,
+    ),
+    "GPT-BigCode": ("gpt_bigcode", _GPT2 | _ENDS),
+    "CTRL": ("ctrl", _GPT2 | {"dff": 64} | _ENDS),
+    "BioGPT": ("biogpt", _TEXT | _ENDS),
+    "XGLM": (
+        "xglm",
+        {"vocab_size": 64, "d_model": 32, "num_layers": 4, "attention_heads": 4, "ffn_dim": 64}
+        | {"max_position_embeddings": 64, **_ENDS},
+    ),
     "OPT": (
         "opt",
         {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -218,6 +278,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("mistral", _HEADS | {"sliding_window": 4}),
     "Mixtral": ("mixtral", _EXPERTS | {"sliding_window": 4}),
     "Qwen2": ("qwen2", _DECODER | {"use_sliding_window": True, "sliding_window": 4}),
+    "Qwen2-MoE": ("qwen2_moe", _EXPERTS | {"shared_expert_intermediate_size": 32}),
     "Qwen3": ("qwen3", _HEADS),
     "Qwen3-MoE": ("qwen3_moe", _EXPERTS),
     "Qwen3-Next": (
@@ -232,20 +293,45 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Phi": ("phi", _DECODER),
     "Phi-3": ("phi3", _DECODER | {"sliding_window": 4}),
     "PhiMoE": ("phimoe", _EXPERTS | {"sliding_window": 4}),
+    "Persimmon": ("persimmon", _TEXT | _ENDS),
+    "Nemotron": ("nemotron", _DECODER),
+    "Ministral": ("ministral", _HEADS | {"sliding_window": 4}),
+    "Helium": ("helium", _HEADS),
+    "ERNIE 4.5": ("ernie4_5", _HEADS),
+    "OLMo": ("olmo", _DECODER),
     "OLMo 2": ("olmo2", _DECODER),
+    "OLMo 3": ("olmo3", _DECODER | {"sliding_window": 4}),
     "OLMoE": ("olmoe", _EXPERTS),
     "Cohere": ("cohere", _DECODER),
+    "Cohere 2": ("cohere2", _DECODER | {"sliding_window": 4}),
     "Granite": ("granite", _DECODER),
     "GraniteMoE": ("granitemoe", _EXPERTS),
     "StableLM": ("stablelm", _DECODER),
     "Starcoder2": ("starcoder2", _DECODER | {"sliding_window": 4}),
     "SmolLM3": ("smollm3", _DECODER),
+    "GLM": ("glm", _HEADS),
     "GLM-4": ("glm4", _HEADS),
     "gpt-oss": ("gpt_oss", _EXPERTS | {"sliding_window": 4}),
+    "DeepSeek-V2": ("deepseek_v2", _LATENT),
     "DeepSeek-V3": ("deepseek_v3", _LATENT),
     "Mamba": (
         "mamba",
         {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 4} | _ENDS,
+    ),
+    "Mamba 2": ("mamba2", _MAMBA2),
+    "Falcon-Mamba": (
+        "falcon_mamba",
+        {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 4} | _ENDS,
+    ),
+    "RecurrentGemma": (
+        "recurrent_gemma",
+        _HEADS | {"attention_window_size": 4, "lru_width": 32},
+    ),
+    "xLSTM": (
+        "xlstm",
+        {"vocab_size": 64, "hidden_size": 32, "embedding_dim": 32, "num_heads": 4}
+        | {"num_hidden_layers": 4, "num_blocks": 4}
+        | _ENDS,
     ),
     "Jamba": (
         "jamba",
@@ -269,6 +355,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mBART": ("mbart", _SEQ2SEQ),
     "Pegasus": ("pegasus", _SEQ2SEQ),
     "Marian": ("marian", _SEQ2SEQ),
+    "BlenderBot": ("blenderbot", _SEQ2SEQ),
+    "BlenderBot small": ("blenderbot-small", _SEQ2SEQ),
+    "M2M100": ("m2m_100", _SEQ2SEQ),
+    "PLBart": ("plbart", _SEQ2SEQ),
+    "MVP": ("mvp", _SEQ2SEQ),
+    "ProphetNet": (
+        "prophetnet",
+        {"vocab_size": 64, "hidden_size": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+        | {"num_encoder_layers": 4, "num_decoder_layers": 2, "max_position_embeddings": 64}
+        | {"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4}
+        | {"decoder_start_token_id": 2, **_ENDS},
+    ),
+    "BigBird-Pegasus": ("bigbird_pegasus", _SEQ2SEQ | {"block_size": 2, "num_random_blocks": 1}),
     "LED": ("led", _SEQ2SEQ | {"attention_window": 4, "max_encoder_position_embeddings": 64}),
     "FSMT": ("fsmt", _SEQ2SEQ | {"src_vocab_size": 64, "tgt_vocab_size": 64, "langs": ["a", "b"]}),
     # Models of pictures and films.
@@ -276,9 +375,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "DeiT": ("deit", _PICTURES),
     "BEiT": ("beit", _PICTURES | {"use_relative_position_bias": True}),
     "DINOv2": ("dinov2", _PICTURES),
+    "DINOv2 with registers": ("dinov2_with_registers", _PICTURES),
+    "ViT MSN": ("vit_msn", _PICTURES),
+    "Data2Vec, pictures": ("data2vec-vision", _PICTURES | {"use_relative_position_bias": True}),
     "SigLIP": ("siglip", {"vision_config": _PICTURES, "text_config": _TEXT}),
     "CLIP": ("clip", {"vision_config": _PICTURES, "text_config": _TEXT | _ENDS}),
     "Swin": ("swin", _STAGES),
+    "Swin 2": ("swinv2", _STAGES),
+    "SegFormer": ("segformer", _PYRAMID),
+    "PVT 2": ("pvt_v2", _PYRAMID),
     "ConvNeXt": (
         "convnext",
         {"image_size": 64, "hidden_sizes": [4, 8, 8, 16], "depths": [1, 1, 1, 1]},
@@ -291,6 +396,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "wav2vec 2.0, weighted sum": ("wav2vec2", _NORMED | {"use_weighted_layer_sum": True}),
     "HuBERT, layer norm": ("hubert", _NORMED),
     "WavLM, layer norm": ("wavlm", _NORMED),
+    "UniSpeech-SAT, layer norm": ("unispeech-sat", _NORMED),
+    "Data2Vec, sound": ("data2vec-audio", _SOUND),
+    "wav2vec 2.0 BERT": (
+        "wav2vec2-bert",
+        {"vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+        | {"intermediate_size": 64, "feature_projection_input_dim": 16},
+    ),
     "Whisper": ("whisper", _SEQ2SEQ | _SPECTRUM),
     "AST": ("audio-spectrogram-transformer", _PICTURES | {"max_length": 32, "num_mel_bins": 32}),
 }

@@ -288,7 +288,7 @@ class RunPlanner:
             read_boundary=read_boundary,
             num_workers=num_workers,
             accumulation=trained.num_passes / len(trained.steps),
-            solves_head=epoch == 1 and self.start(0).solves_head,
+            solves_head=epoch == 1 and self.start(0).solves_head and not trained.found_head,
         )
         return forecast_epoch(profile, self.work(epoch), setup)
 

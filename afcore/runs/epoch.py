@@ -23,13 +23,14 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.residency import hold_shards, release_shards
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.data.examples import Examples
-from afcore.digest import code_digest
+from afcore.digest import code_digest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
 from afcore.interrupt import committing
@@ -102,7 +103,7 @@ def run_epoch(
         needed_bytes=training_bytes(run),
     ) as held:
         report = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
-    if plan_of(run, epoch + 1) is None:
+    if plan_of(run, epoch + 1) is None and run.common is None:
         release_shards()
     return report
 
@@ -161,6 +162,7 @@ class _Epoch:
         group.wait()  # until everybody has seen what is there
         if group.count > 1:
             group.check_same("code or data", [code_digest(), self._data.train.digest])
+        state = None
         if checkpoint is None:
             state = open_state(run, epoch, self._schedule.steps_in(epoch))
             state.num_workers = group.count
@@ -189,6 +191,9 @@ class _Epoch:
         if group.is_first:
             collect_checkpoints(run, epoch)
             show_epoch(run, report)
+        if state is not None and run.common is not None and checkpoint.next is not None:
+            moments = state.training.optimizer.moments()
+            run.common.hand_over(checkpoint.parts, state.split, moments)
         return report
 
     def _start(self, cache: RunCache, plan: EpochPlan) -> EpochStart:
@@ -223,20 +228,21 @@ class _Epoch:
         read_before = run.storage.usage.bytes_read
         activation_set, feed, open_seconds = None, None, 0.0
         if plan.read_from is not None:
-            weights = state.parts or run.record.weights
+            weights = run.record.weights | state.parts
             activation_set = cache.open_or_build(plan.read_from, weights)
             clock = time.perf_counter()
             feed = HiddenFeed(
                 activation_set, cache.runner, cache.held, start.window_shards, run.compute.device
             )
             open_seconds = time.perf_counter() - clock
+        batches = _order(run, start, data.train, activation_set)
         self._group.wait()  # with patience: within a step, who is silent is taken to be dead
         with self._checkpoints_within(state) as within:
             trained = train_epoch(
                 cache.trainee,
                 state.training,
-                _order(run, start, data.train, activation_set),
-                self._course(plan, state, cache, within),
+                batches,
+                self._course(plan, state, cache, batches, within),
                 StepSettings(
                     seed=config.training.seed,
                     max_grad_norm=config.training.max_grad_norm,
@@ -268,7 +274,12 @@ class _Epoch:
         return within
 
     def _course(
-        self, plan: EpochPlan, state: OpenState, cache: RunCache, within: CheckpointsWithin | None
+        self,
+        plan: EpochPlan,
+        state: OpenState,
+        cache: RunCache,
+        batches: list[npt.NDArray[np.int64]],
+        within: CheckpointsWithin | None,
     ) -> Course:
         run, config = self._run, self._run.config
         before = done_reports(run, self._epoch - 1)
@@ -280,9 +291,36 @@ class _Epoch:
             validations=tuple(report.validation for report in before),
             score=config.main_score,
             validate=partial(self._evaluate, cache.trainee, plan.read_from),
-            solve_head=config.freezes and config.freezing.solves_head,
+            solved_head=self._solved_head(plan, state, batches),
             keep=within.keep if within is not None else None,
         )
+
+    def _solved_head(
+        self, plan: EpochPlan, state: OpenState, batches: list[npt.NDArray[np.int64]]
+    ) -> dict[str, Tensor] | None:
+        """For what the head is before the first step; None where it stays as it begins."""
+        run, config, training = self._run, self._run.config, self._run.config.training
+        if not (config.freezes and config.freezing.solves_head):
+            return None
+        if run.common is None or training.augmentation is not None:
+            return {}
+        record, read_from = run.record, plan.read_from
+        key = recipe_digest(
+            {
+                "weights": record.weights,
+                "architecture": record.architecture,
+                "pooled": training.pooled_last_block,
+                "adapter": None if config.adapter is None else config.adapter.model_dump(),
+                "data": record.data,
+                "task": record.task.model_dump(),
+                "precision": record.precision,
+                "dtype": config.cache.dtype,
+                "read_from": None if read_from is None else read_from.key,
+                "boundary": state.boundary_start,
+                "batches": [ids.tolist() for ids in batches],
+            }
+        )
+        return run.common.solved_head(key)
 
     def _checkpoint(
         self, plan: EpochPlan, state: OpenState, cache: RunCache, trained: TrainedEpoch

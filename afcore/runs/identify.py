@@ -6,15 +6,16 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from afcore.compute import choose_compute
+from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.held_rows import HeldRows
-from afcore.digest import recipe_digest
+from afcore.digest import RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError
 from afcore.model.adapters import add_adapters
 from afcore.model.checks import (
@@ -32,6 +33,7 @@ from afcore.model.split_model import Batch, SplitModel
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
 from afcore.runs.checkpoint import weight_digests
+from afcore.runs.common_inputs import CommonInputs, LookedAt, spare_copy
 from afcore.runs.fit import check_fit, check_length
 from afcore.runs.run import RunRecord, load_model_of, lora_settings
 from afcore.storage.objects import Storage
@@ -44,6 +46,19 @@ __all__ = ["data_sources", "decisive_numerics", "decisive_settings", "identify_r
 _SPLIT_TOLERANCE = 1e-4
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
 _BUDGETS = {"device_bytes", "host_bytes", "disk_bytes", "max_bytes"}
+# Of the training: how fast it learns and how long it lasts.
+_RATES = {
+    "batch_size",
+    "decay_ratio",
+    "epochs",
+    "learning_rate",
+    "max_grad_norm",
+    "schedule",
+    "steps",
+    "stop",
+    "warmup_ratio",
+    "weight_decay",
+}
 _WHERE = {"min", "launcher", "ray_address", "autoscaling"}
 _VERSIONED = ("torch", "transformers", "autofreeze")
 _WITHOUT_ADAPTERS = tuple(mode for mode in PEER_MODES if mode != "hf_trainer_lora")
@@ -52,7 +67,10 @@ _log = logging.getLogger(__name__)
 
 
 def identify_run(
-    config: Config, storage: Storage, held: Mapping[str, HeldRows] | None = None
+    config: Config,
+    storage: Storage,
+    held: Mapping[str, HeldRows] | None = None,
+    common: CommonInputs | None = None,
 ) -> RunRecord:
     """Prepare the data, look at the model, and name the run; nothing of the run is written yet.
 
@@ -61,6 +79,7 @@ def identify_run(
         storage: where.
         held: rows in memory, of the splits ``train``, ``validation`` and ``test`` that they are of,
             instead of what the configuration names.
+        common: what other runs of this process on this store have looked at; without ``held``.
 
     Raises:
         UserError: for data, a model or settings that cannot be used together.
@@ -69,25 +88,83 @@ def identify_run(
     compute = choose_compute(config.training.precision)
     if config.training.compile:
         check_compiler(compute.device)
+    if common is None:
+        looked = _look(config, storage, held, keeps_model=False)
+    else:
+        assert held is None, "rows in memory have no name"
+        look = partial(_look, config, storage, keeps_model=True)
+        looked = common.look(_looked_at(config), look)
+    _check_depth(config, looked.num_blocks)
+    return RunRecord(
+        run_id=_run_id(config, looked, compute),
+        training_id=uuid.uuid4().hex[:16],
+        # In dollars: workers elsewhere have no table of the user's.
+        config=config.model_copy(update={"prices": PricesConfig(**vars(prices))}),
+        data=looked.data.digest,
+        task=looked.task,
+        architecture=looked.architecture,
+        num_blocks=looked.num_blocks,
+        num_pretrained=looked.num_pretrained,
+        weights=looked.weights,
+        precision=compute.precision,
+        versions=_versions(config),
+        uncacheable=looked.uncacheable,
+        structure=looked.structure,
+        num_states=looked.data.train.fixed_length,
+        revisions=dict(looked.data.revisions),
+    )
+
+
+def _run_id(config: Config, looked: LookedAt, compute: Compute) -> str:
+    """Of all that decides the weights a run ends with."""
+    return recipe_digest(
+        {
+            "schema": 3,
+            "numerics": decisive_numerics(config),
+            "config": decisive_settings(config),
+            "architecture": forward_settings(looked.architecture),
+            "data": looked.data.digest,
+            "task": looked.task.model_dump(),
+            "weights": looked.weights,
+            "precision": compute.precision,
+            "device": compute.device.type,
+            "versions": _versions(config),
+        }
+    )[:16]
+
+
+def _looked_at(config: Config) -> RecipeDigest:
+    """Of the settings, all but those that say nothing of data and model."""
+    sections = {"cache", "prices", "tracking", "search"}
+    if config.adapter is None:
+        sections |= {"freezing"}
+    left_out: dict[str, Any] = {section: True for section in sections}
+    return recipe_digest(config.model_dump(mode="json", exclude=left_out | {"training": _RATES}))
+
+
+def _look(
+    config: Config,
+    storage: Storage,
+    held: Mapping[str, HeldRows] | None = None,
+    *,
+    keeps_model: bool,
+) -> LookedAt:
+    """At data and model: that they can be used together, and what they are."""
     processor = load_processor(task_class(config.task).processor, config.model.name)
     data = prepare(
         storage, processor, config.task, data_sources(config, held), config.data.max_length
     )
-    task = data.task
-    for warning in task.warnings(data.validation, config.main_score):
+    for warning in data.task.warnings(data.validation, config.main_score):
         _log.warning("%s.", warning)
-    model = _load_with_padding(config, task, processor)
-    task = task.fitted(model)
-    data = replace(data, task=task)
+    model = _load_with_padding(config, data.task, processor)
+    untouched = spare_copy(model) if keeps_model else None
+    data = replace(data, task=data.task.fitted(model))
     settings = own_settings(model)
-    if task.processor == "tokenizer":
+    if data.task.processor == "tokenizer":
         check_length(config.data.max_length, config.model.name, model, processor)
     check_fit(config.model.name, model, processor, data)
     split = SplitModel(model, pool=config.training.pooled_last_block)
-    try:
-        config.freezing.begin(split.num_blocks)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    _check_depth(config, split.num_blocks)
     data = data.of_length(_num_states(split, data))
     batch = _few_examples(split, data)
     _check_model(config, split, batch)
@@ -98,41 +175,24 @@ def identify_run(
         _check_averaging(split, batch)
     weights, num_pretrained = weight_digests(split), num_pretrained_blocks(split)
     _check_adapters(config, split, batch, num_pretrained)
-    versions = _versions(config)
     attention = model.config._attn_implementation
-    architecture = {**model.config.to_dict(), "attn_implementation": attention}
-    run_id = recipe_digest(
-        {
-            "schema": 3,
-            "numerics": decisive_numerics(config),
-            "config": decisive_settings(config),
-            "architecture": forward_settings(architecture),
-            "data": data.digest,
-            "task": task.model_dump(),
-            "weights": weights,
-            "precision": compute.precision,
-            "device": compute.device.type,
-            "versions": versions,
-        }
-    )[:16]
-    return RunRecord(
-        run_id=run_id,
-        training_id=uuid.uuid4().hex[:16],
-        # In dollars: workers elsewhere have no table of the user's.
-        config=config.model_copy(update={"prices": PricesConfig(**vars(prices))}),
-        data=data.digest,
-        task=task,
-        architecture=architecture,
+    return LookedAt(
+        data=data,
+        architecture={**model.config.to_dict(), "attn_implementation": attention},
+        structure=split.structure,
         num_blocks=split.num_blocks,
         num_pretrained=num_pretrained,
         weights=weights,
-        precision=compute.precision,
-        versions=versions,
         uncacheable=uncacheable,
-        structure=split.structure,
-        num_states=data.train.fixed_length,
-        revisions=dict(data.revisions),
+        model=untouched,
     )
+
+
+def _check_depth(config: Config, num_blocks: int) -> None:
+    try:
+        config.freezing.begin(num_blocks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def data_sources(config: Config, held: Mapping[str, HeldRows] | None = None) -> DataSources:

@@ -57,14 +57,16 @@ def launch_epoch(
     if count != planned:
         _log.warning("epoch %d: %d workers instead of the planned %d", epoch, count, planned)
     launcher = open_launcher(workers, count)
+    here = isinstance(launcher, LaunchHere)
+    which = (run,) if here else (run.storage.root, run.record.run_id)
     job = Job(
-        train_on_worker,
-        (run.storage.root, run.record.run_id, epoch, attempt, time.time()),
+        _train_here if here else train_on_worker,
+        (*which, epoch, attempt, time.time()),
         num_workers=count,
         what=f"in epoch {epoch}",
         threads=worker_threads(workers),
     )
-    if not isinstance(launcher, LaunchHere):  # the workers need the memory
+    if not here:  # the workers need the memory
         release_shards()
         run.compute.release_memory()
     began, kept = time.perf_counter(), seconds_kept(run, epoch, attempt)
@@ -95,7 +97,10 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
     Raises:
         AutoFreezeError: as :func:`afcore.runs.epoch.run_epoch`.
     """
-    run = open_run(store, run_id)
+    _train_here(open_run(store, run_id), epoch, attempt, launched)
+
+
+def _train_here(run: Run, epoch: int, attempt: int, launched: float) -> None:
     with join_group(run.compute.device) as group:
         run_epoch(run, epoch, attempt, group, stop_requested, launched)
 

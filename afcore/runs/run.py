@@ -45,6 +45,7 @@ from afcore.model.processors import load_processor
 from afcore.model.split_model import SplitModel, adapter_part
 from afcore.model.stacks import ModelStructure
 from afcore.runs.checkpoint import weight_digests
+from afcore.runs.common_inputs import CommonInputs
 from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
 from afcore.storage.store_version import mark_store_version
@@ -119,10 +120,11 @@ class TrackedAs(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """A run, open: its record and its store."""
+    """A run, open: its record, its store, and what others of this process have opened."""
 
     storage: Storage
     record: RunRecord
+    common: CommonInputs | None = None
 
     @property
     def config(self) -> Config:
@@ -183,8 +185,10 @@ class Run:
 
     def data(self) -> PreparedData:
         """The tokens."""
-        data = open_prepared(self.storage, self.record.data).of_length(self.record.num_states)
-        return replace(data, task=self.task)
+        digest = self.record.data
+        data = None if self.common is None else self.common.data(digest)
+        data = data or open_prepared(self.storage, digest)
+        return replace(data.of_length(self.record.num_states), task=self.task)
 
     def pretrained(self) -> SplitModel:
         """The model before the first step.
@@ -192,15 +196,19 @@ class Run:
         Raises:
             ModelError: when the pre-trained weights are no longer those the run began with.
         """
-        record = self.record
-        model = load_model_of(self.config, record.task)
-        split = self._split(model)
-        if weight_digests(split) != record.weights:
-            raise ModelError(
-                f"the weights of {self.config.model.name!r} have changed since run "
-                f"{record.run_id} began"
-            )
-        model.to(self.compute.device)
+        record, model = self.record, None
+        if self.common is not None:
+            model = self.common.model(record.weights, record.architecture, record.task)
+        if model is not None:
+            split = self._split(model)
+        else:
+            split = self._split(load_model_of(self.config, record.task))
+            if weight_digests(split) != record.weights:
+                raise ModelError(
+                    f"the weights of {self.config.model.name!r} have changed since run "
+                    f"{record.run_id} began"
+                )
+        split.model.to(self.compute.device)
         return self.adapted(split, self.first_freeze.boundary)
 
     def architecture(self, parts: Collection[str] = ()) -> SplitModel:
@@ -270,7 +278,13 @@ def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Leas
     return Lease(storage, lease_folder(run_id), f"run {run_id}", since)
 
 
-def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Run:
+def begin_run(
+    storage: Storage,
+    record: RunRecord,
+    *,
+    fresh: bool = False,
+    common: CommonInputs | None = None,
+) -> Run:
     """Begin the run, or go on with the training that was begun under this name.
 
     Where to log and at what price may differ between attempts; what was found by trying the model
@@ -280,6 +294,7 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
         storage: where.
         record: as identified now.
         fresh: leave an earlier training behind and delete what it stored.
+        common: what other runs of this process have opened.
     """
     mark_store_version(storage)
     known = _known_trainings(storage, record.run_id)
@@ -295,7 +310,7 @@ def begin_run(storage: Storage, record: RunRecord, *, fresh: bool = False) -> Ru
     storage.put(record_key(record.run_id), record.model_dump_json().encode())
     for training_id in known if fresh else []:
         storage.delete_folder(f"{run_folder(record.run_id)}/{training_id}")
-    return Run(storage, record)
+    return Run(storage, record, common)
 
 
 def _found_by_trying(storage: Storage, run_id: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from afcore.runs.checkpoint import (
     load_moments,
     load_sums,
     load_weights,
+    part_key,
     save_checkpoint,
     save_sums,
 )
@@ -44,7 +45,7 @@ class OpenState:
         split: the model.
         training: what the epoch changes.
         policy: None when it never decides.
-        parts: digests of what is stored of it; empty before the first step.
+        parts: digests of what is stored of it; before the first step, none or some of the frozen.
         boundary_start: of the epoch.
         partial: where the epoch goes on; None at its beginning.
         num_workers: that train it now.
@@ -94,6 +95,9 @@ class OpenState:
         training, earlier = self.training, self.partial
         written = self.encoded() if encoded is None else encoded
         parts = self._unchanged | save_checkpoint(run.storage, run.parts_folder, written)
+        if run.common is not None:
+            for digest in set(run.record.weights.values()) & set(parts.values()):
+                run.common.note_stored(digest, part_key(run.parts_folder, digest))
         saving = time.perf_counter() - since
         seconds = dict(earlier.seconds) if earlier else {}
         trained_before = earlier.trained.train_seconds if earlier else 0.0
@@ -123,25 +127,30 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     """
     config = run.config
     policy, freeze = initial_policy(run)
-    step, parts = 0, dict[str, ContentDigest]()
+    step, parts, moments = 0, dict[str, ContentDigest](), None
     # Without it the epoch begins anew.
     partial = record_of(run, epoch, PartialRecord, replaceable=True)
     if partial is not None:
-        split = run.architecture(partial.parts)
-        load_weights(run.storage, run.parts_folder, split, partial.parts)
+        split = _load_split(run, partial.parts)
         freeze, step, parts = partial.freeze, partial.step, partial.parts
     elif epoch == 1:
         split = run.pretrained()
+        parts = _stored_parts(run, split, freeze.boundary)
     else:
-        split, checkpoint = load_checkpoint(run, epoch - 1)
+        checkpoint = record_of(run, epoch - 1, CheckpointRecord)
+        assert checkpoint is not None
         freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
+        handed = None if run.common is None else run.common.take_over(parts)
+        split, moments = handed or (_load_split(run, parts), None)
     split = run.adapted(split, freeze.boundary)  # what has thawed has no adapters yet
     split.set_training(freeze.boundary)
+    if moments is None:
+        moments = load_moments(run.storage, run.parts_folder, parts)
     optimizer = SuffixOptimizer(
         split,
         learning_rate=config.training.learning_rate,
         weight_decay=config.training.weight_decay,
-        moments=load_moments(run.storage, run.parts_folder, parts),
+        moments=moments,
         step=step,
         thaw_steps=round(_THAW_SHARE * num_steps),
     )
@@ -163,9 +172,27 @@ def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]
     """
     checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
-    split = run.architecture(checkpoint.parts)
-    load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
-    return split, checkpoint
+    return _load_split(run, checkpoint.parts), checkpoint
+
+
+def _load_split(run: Run, parts: Mapping[str, ContentDigest]) -> SplitModel:
+    split = run.architecture(parts)
+    load_weights(run.storage, run.parts_folder, split, parts)
+    return split
+
+
+def _stored_parts(run: Run, split: SplitModel, boundary: int) -> dict[str, ContentDigest]:
+    """Of what is frozen from the first step, what another run of this process has stored."""
+    if run.common is None:
+        return {}
+    frozen, weights = {*split.frozen_parts(boundary), *split.base_parts}, run.record.weights
+    return {
+        part: weights[part]
+        for part in sorted(frozen & weights.keys())
+        if run.common.copy_stored(
+            run.storage, weights[part], part_key(run.parts_folder, weights[part])
+        )
+    }
 
 
 def commit_partial(

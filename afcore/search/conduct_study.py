@@ -18,10 +18,12 @@ import numpy as np
 import optuna
 from scipy import stats
 
+from afcore.activations.residency import release_shards
 from afcore.config import Config, check_extras
 from afcore.digest import recipe_digest
 from afcore.errors import ConfigError, UserError
 from afcore.launch.launcher import check_devices
+from afcore.runs.common_inputs import CommonInputs
 from afcore.runs.identify import identify_run
 from afcore.runs.run import RunRecord
 from afcore.search.common_epochs import LATE_KEYS, CommonEpochs
@@ -55,6 +57,7 @@ class PreparedStudy:
         score: what is sought to be best.
         num_trials: that are wanted.
         made_tokens: whether the data was tokenized just now.
+        inputs: what the trials of this process open together.
     """
 
     config: Config
@@ -63,6 +66,7 @@ class PreparedStudy:
     score: Score
     num_trials: int
     made_tokens: bool
+    inputs: CommonInputs
 
     @property
     def search(self) -> SearchConfig:
@@ -103,11 +107,11 @@ def prepare_study(config: Config) -> PreparedStudy:
     storage = Storage(config.store)
     storage.check()
     before = storage.usage.bytes_written
-    record = identify_run(plain, storage)
+    inputs = CommonInputs()
+    record = identify_run(plain, storage, common=inputs)
     _check_depths(config, space, record)
-    return PreparedStudy(
-        config, space, record, score, num_trials, storage.usage.bytes_written > before
-    )
+    made_tokens = storage.usage.bytes_written > before
+    return PreparedStudy(config, space, record, score, num_trials, made_tokens, inputs)
 
 
 def _check_depths(config: Config, space: Space, record: RunRecord) -> None:
@@ -170,7 +174,14 @@ class StudyConductor:
             sharing = sharing_of(prepared.config, record.num_blocks, record.num_pretrained)
             self._study.list_proposals(count, sharing)
         with self._study.next_trial(count) as handle:
+            if handle is None:
+                self._let_go()
             yield handle
+
+    def _let_go(self) -> None:
+        """Of what only further trials of this process would have used."""
+        self.prepared.inputs.clear()
+        release_shards()
 
     def train(self, handle: TrialHandle) -> TrialRow:
         """Train a trial to its end, and record it.
@@ -194,8 +205,8 @@ class StudyConductor:
         """Of all trials that were begun."""
         return self._study.rows()
 
-    def report(self) -> SearchReport:
-        """What is known now."""
+    def report(self, *, importance: bool = True) -> SearchReport:
+        """What is known now; without each key's importance, which takes a while, if not wanted."""
         rows, score = self.rows(), self.prepared.score
         return SearchReport(
             schema_version=1,
@@ -208,7 +219,7 @@ class StudyConductor:
             best=best_number(rows, score.higher_is_better),
             tokens="made" if self.prepared.made_tokens else "found",
             stopped=self._stopped,
-            importance=self._importance(),
+            importance=self._importance() if importance else {},
         )
 
     def winner(self) -> Config:
@@ -217,7 +228,7 @@ class StudyConductor:
         Raises:
             UserError: when no trial has finished.
         """
-        report = self.report()
+        report = self.report(importance=False)
         row = report.best_row
         if row is None:
             raise UserError("no trial has finished, so there is none to be published")
@@ -238,7 +249,7 @@ class StudyConductor:
         return {key: float(value) for key, value in found.items() if math.isfinite(value)}
 
     def _tell_progress(self, row: TrialRow) -> None:
-        report = self.report()
+        report = self.report(importance=False)
         done = [one for one in report.trials if one.state != "running"]
         left = self.prepared.num_trials - len(done)
         mean = sum(one.seconds for one in done) / len(done)
@@ -284,8 +295,15 @@ class _TrialTraining:
             for config in member_configs(trial, self._prepared.search.seeds):
                 known = self._known.get(config.training.seed)
                 self._members.append(known or MemberRow(seed=config.training.seed, run_id=""))
-                score = self._prepared.score
-                train_member(config, self._storage, score, known, self._common, self._after_epoch)
+                train_member(
+                    config,
+                    self._storage,
+                    self._prepared.score,
+                    known,
+                    self._common,
+                    self._after_epoch,
+                    self._prepared.inputs,
+                )
                 if self._pruned:
                     break
         scores = [member.score for member in self._members if member.score is not None]

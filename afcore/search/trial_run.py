@@ -20,6 +20,7 @@ from afcore.errors import (
 )
 from afcore.interrupt import stop_requested
 from afcore.results.report import EpochReport
+from afcore.runs.common_inputs import CommonInputs
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.records import CheckpointRecord, best_epoch, done_reports, plan_of, record_of
@@ -58,6 +59,7 @@ def train_member(
     known: MemberRow | None,
     common: CommonEpochs | None,
     after_epoch: Callable[[MemberRow], bool],
+    inputs: CommonInputs | None = None,
 ) -> MemberRow:
     """Train a run to its end, without test and publication.
 
@@ -68,6 +70,7 @@ def train_member(
         known: what was recorded of it before a kill.
         common: epochs of other trials, and for them.
         after_epoch: told how far it is; says whether it should go on.
+        inputs: what trials of this process have opened, and for them.
 
     Returns:
         All of it; not done where it should not go on.
@@ -77,14 +80,14 @@ def train_member(
         AutoFreezeError: for what cannot be trained or did not go well.
     """
     began = time.time()
-    record = identify_run(config, storage)
+    record = identify_run(config, storage, common=inputs)
     with waited_for(run_lease(storage, record.run_id, since=began), seconds=1.0) as lease:
         member = known or MemberRow(
             seed=config.training.seed,
             run_id=record.run_id,
             num_found=_num_done(find_run(storage, record.run_id)),
         )
-        run = begin_run(storage, record)
+        run = begin_run(storage, record, common=inputs)
         adopt_profile(run)
         copied = common.adopt(run, lease.number) if common is not None else 0
         copied += member.num_copied

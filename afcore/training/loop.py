@@ -66,7 +66,8 @@ class Course:
         validations: scores of the epochs before this one, for the policy.
         score: the main one, which may have a say in when training has settled.
         validate: called after the last step; its scores are the policy's for the last decision.
-        solve_head: before the first step of all; else the head begins as it is.
+        solved_head: with which the head begins, before the first step of all: tensors of its last
+            layer; empty: it is solved, and they are filled in; None: it begins as it is.
         keep: told after each decision but the last how to get what was trained until then.
     """
 
@@ -77,7 +78,7 @@ class Course:
     validations: tuple[dict[str, float], ...] = ()
     score: Score = LOG_LOSS
     validate: Callable[[], dict[str, float]] | None = None
-    solve_head: bool = False
+    solved_head: dict[str, Tensor] | None = None
     keep: Callable[[Callable[[], TrainedEpoch]], None] | None = None
 
 
@@ -119,8 +120,8 @@ def train_epoch(
     points = interval_ends(len(batches), course.intervals_per_epoch)[:-1]
     sums = _sums(trainee, state, ends, len(loop.done.steps))
     losses = Losses(loop.done, group)
-    if course.solve_head and not state.step:
-        loop.solve_head()
+    if course.solved_head is not None and not state.step:
+        loop.solve_head(course.solved_head)
     progress = EpochProgress(epoch, schedule.num_epochs, len(batches), len(loop.done.steps))
     for number, ids, hidden in loop.shares():
         trainee.compute.seed(settings.seed, epoch, number, group.rank)

@@ -165,17 +165,27 @@ class Steps:
             states = round_boundary(hidden, dtype)
             return {name: without_padding(one, batch) for name, one in states.items()}
 
-    def solve_head(self) -> None:
+    def solve_head(self, solved: dict[str, Tensor]) -> None:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
 
         One pass over the epoch's batches, each worker on its share. A model whose logits are not
         those of one linear layer at one position, or at each that is answered by itself, keeps
         the head that it has.
+
+        Args:
+            solved: tensors of the layer by name, where it was solved on the same before; else
+                filled in.
         """
         if not self._trainee.task.head_is_new:
             _log.info("head: begins as it was pre-trained; it is not solved")
             return
         found = HeadFeatures(self._split, self._trainee.task.num_outputs)
+        if solved:
+            assert found.layer is not None
+            found.layer.load_state_dict(solved)
+            self.done.found_head = True
+            _log.info("head: begins as it was solved for another run")
+            return
         self._split.model.eval()
         features: list[Tensor] = []
         answers: list[Targets] = []
@@ -192,11 +202,13 @@ class Steps:
             answers.append({name: values.cpu() for name, values in wanted.items()})
             self.watch.lap("prefix")
         else:
-            self._solve_together(found, torch.cat(features), _together(answers))
+            solved |= self._solve_together(found, torch.cat(features), _together(answers))
         self._split.set_training(self._state.freeze.boundary)
         self.watch.lap("suffix")
 
-    def _solve_together(self, found: HeadFeatures, features: Tensor, targets: Targets) -> None:
+    def _solve_together(
+        self, found: HeadFeatures, features: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
         """The first worker solves; the others take what it found."""
         assert found.layer is not None
         shares = self._group.gather((features, targets))
@@ -207,9 +219,11 @@ class Steps:
             loss = partial(self._trainee.task.loss, targets=targets)
             curvature = self._trainee.task.curvature
             objective = solve_head(found.layer, features, loss, curvature)
-            state = {name: value.cpu() for name, value in found.layer.state_dict().items()}
+            state = {name: value.cpu().clone() for name, value in found.layer.state_dict().items()}
             _log.info("head: solved on %d answers, objective %.3f", len(features), objective)
-        found.layer.load_state_dict(self._group.tell(state))
+        told: dict[str, Tensor] = self._group.tell(state)
+        found.layer.load_state_dict(told)
+        return told
 
     def change_boundary(self) -> None:
         """Train what is above the new boundary, and nothing else."""

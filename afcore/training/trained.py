@@ -38,7 +38,8 @@ class TrainedEpoch:
 
     Tokens (times blocks, without padding) and bytes are those of all workers together, in
     ``tier_bytes`` by the tier that held the set; seconds, backward passes and ``bytes_reduced`` (of
-    gradients, averaged over the workers) of this one.
+    gradients, averaged over the workers) of this one. ``found_head`` says that the head was solved
+    before, for another run.
     """
 
     prefix_seconds: float = 0.0
@@ -50,6 +51,7 @@ class TrainedEpoch:
     tier_bytes: dict[str, int] = field(default_factory=dict)
     bytes_reduced: int = 0
     num_passes: int = 0
+    found_head: bool = False
     evaluate_seconds: float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
     steps: list[StepLog] = field(default_factory=list)

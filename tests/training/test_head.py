@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from afcore.training.head import PENALTY, HeadFeatures, solve_head
 from afcore.training.trained import TrainingState
@@ -58,18 +58,28 @@ def test_features_that_hardly_differ_get_no_weights_that_dropout_blows_up() -> N
     assert loss < 0.8  # chance: 0.69
 
 
-def first_losses(state: TrainingState, solve: bool) -> list[float]:
-    (done,) = run_epochs(state, make_examples(), 1, solve_head=solve)
+def first_losses(state: TrainingState, head: dict[str, Tensor] | None) -> list[float]:
+    (done,) = run_epochs(state, make_examples(), 1, solved_head=head)
     return [step.loss for step in done.steps]
 
 
 def test_training_begins_from_the_solved_head_once() -> None:
-    drawn = first_losses(make_state(make_split(dropout=0.0)), solve=False)
-    state = make_state(make_split(dropout=0.0))
-    solved = first_losses(state, solve=True)
+    drawn = first_losses(make_state(make_split(dropout=0.0)), None)
+    state, head = make_state(make_split(dropout=0.0)), dict[str, Tensor]()
+    solved = first_losses(state, head)
     assert solved[0] < drawn[0]
 
     weight = HeadFeatures(state.split, 3).layer.weight.detach().clone()
     state.freeze = type(state.freeze)(0, rate=0.0)
-    first_losses(state, solve=True)  # not before a later step
+    first_losses(state, {})  # not before a later step
     assert torch.equal(HeadFeatures(state.split, 3).layer.weight, weight)
+
+
+def test_a_head_that_was_solved_is_taken_and_trains_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head: dict[str, Tensor] = {}
+    expected = first_losses(make_state(make_split()), head)
+    assert set(head) == {"weight", "bias"}
+    monkeypatch.setattr(HeadFeatures, "take", lambda *_: pytest.fail("it is solved again"))
+    assert first_losses(make_state(make_split()), head) == expected

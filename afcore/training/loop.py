@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -110,72 +109,104 @@ def train_epoch(
     Raises:
         AutoFreezeError: when the loss, or a gradient at the end of an interval, is not finite.
     """
-    loop = Steps(trainee, state, batches, settings, feed, done or TrainedEpoch())
-    group, policy, epoch, schedule = trainee.group, course.policy, course.epoch, course.schedule
-    validations, max_grad_norm = course.validations, settings.max_grad_norm
-    chance = trainee.task.chance_loss(trainee.examples) if policy is not None else math.nan
-    decide = partial(_decide, trainee, state, course, loop.done, chance)
-    adds_up = policy is not None and policy.keeps_statistics
-    ends = interval_ends(len(batches), course.intervals_per_epoch if adds_up else 1)
-    points = interval_ends(len(batches), course.intervals_per_epoch)[:-1]
-    sums = _sums(trainee, state, ends, len(loop.done.steps))
-    losses = Losses(loop.done, group)
+    steps = Steps(trainee, state, batches, settings, feed, done or TrainedEpoch())
+    loop = _EpochLoop(trainee, state, len(batches), course, settings, steps)
     if course.solved_head is not None and not state.step:
-        loop.solve_head(course.solved_head)
-    progress = EpochProgress(epoch, schedule.num_epochs, len(batches), len(loop.done.steps))
-    for number, ids, hidden in loop.shares():
-        trainee.compute.seed(settings.seed, epoch, number, group.rank)
-        boundary = state.freeze.boundary
-        loss = loop.backward(ids, hidden)
-        norms = {}
-        if adds_up or max_grad_norm or number in ends:
-            norms = norms_of_gradients(state.optimizer.parameters)
-        if adds_up:
-            sums.add(norms)
-        if max_grad_norm:
-            clip_gradients(norms, max_grad_norm)
-        rate = state.optimizer.step(schedule.factor(state.step) * state.freeze.rate)
-        state.step += 1
-        losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
-        if number in ends or number in points or number % _STEPS_PER_READING == 0:
-            losses.read()
-        if number in ends:
-            _check_finite(norms)
-        if policy is not None and number in ends and number < len(batches):
-            decide(policy, sums, validations)
-            begin, end = interval_around(ends, number)
-            sums.begin(end - begin)
-            if state.freeze.boundary != boundary:
-                loop.change_boundary()
-        loop.watch.lap("suffix")
-        if course.keep is not None and number in points:
-            course.keep(loop.so_far)
-        stopping = group.wants_to_stop(stop()) and number < len(batches)
-        if stopping or number == len(batches) or progress.is_due():
-            # Workers read together or not at all, and their clocks differ.
-            if stopping or number == len(batches) or group.count == 1:
-                losses.read()
-            progress.show(number, loop.done.steps, state, trainee.split.num_blocks)
-        if stopping:
-            break
-    group.pending_stop()
-    done = loop.finish()
+        steps.solve_head(course.solved_head)
+    loop.train(stop)
+    trainee.group.pending_stop()
+    done = steps.finish()
     if len(done.steps) < len(batches):
-        state.sums = sums
+        state.sums = loop.decisions.sums
         return done
     state.sums = None
-    if course.validate is not None:
-        clock = time.perf_counter()
-        done.validation = course.validate()
-        done.evaluate_seconds = time.perf_counter() - clock
-        validations = (*validations, done.validation)
-    if policy is not None:
-        decide(policy, sums, validations)
-        loop.drop_frozen()
-    if (policy is None or not policy.stops) and schedule.ends_cycle(epoch) and validations:
-        settled = settled_by_scores(course.score, validations)
-        state.freeze = replace(state.freeze, settled=settled)
+    loop.conclude(done)
     return done
+
+
+class _EpochLoop:
+    """An epoch's steps one after the other, and what is decided between and after them."""
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        state: TrainingState,
+        num_batches: int,
+        course: Course,
+        settings: StepSettings,
+        steps: Steps,
+    ) -> None:
+        self._trainee, self._state, self._num_batches = trainee, state, num_batches
+        self._course, self._settings, self._steps = course, settings, steps
+        self._group, self._done = trainee.group, steps.done
+        self.decisions = _Decisions(trainee, state, course, steps.done, num_batches)
+        self._points = interval_ends(num_batches, course.intervals_per_epoch)[:-1]
+        self._losses = Losses(steps.done, trainee.group)
+
+    def train(self, stop: Callable[[], bool]) -> None:
+        """All batches that are left, or as many as there is time for."""
+        course, settings, steps = self._course, self._settings, self._steps
+        epoch, last, num_done = course.epoch, self._num_batches, len(self._done.steps)
+        progress = EpochProgress(epoch, course.schedule.num_epochs, last, num_done)
+        for number, ids, hidden in steps.shares():
+            self._trainee.compute.seed(settings.seed, epoch, number, self._group.rank)
+            self._update(number, steps.backward(ids, hidden))
+            if number < last and self.decisions.are_due(number):
+                self._decide(number)
+            steps.watch.lap("suffix")
+            if course.keep is not None and number in self._points:
+                course.keep(steps.so_far)
+            stopping = self._group.wants_to_stop(stop()) and number < last
+            if stopping or number == last or progress.is_due():
+                # Workers read together or not at all, and their clocks differ.
+                if stopping or number == last or self._group.count == 1:
+                    self._losses.read()
+                num_blocks = self._trainee.split.num_blocks
+                progress.show(number, self._done.steps, self._state, num_blocks)
+            if stopping:
+                break
+
+    def _update(self, number: int, loss: Tensor) -> None:
+        """Step with the gradients of batch ``number``; note the loss."""
+        state, most = self._state, self._settings.max_grad_norm
+        boundary, ends = state.freeze.boundary, number in self.decisions.ends
+        norms = {}
+        if self.decisions.adds_up or most or ends:
+            norms = norms_of_gradients(state.optimizer.parameters)
+        self.decisions.add(norms)
+        if most:
+            clip_gradients(norms, most)
+        rate = state.optimizer.step(self._course.schedule.factor(state.step) * state.freeze.rate)
+        state.step += 1
+        self._losses.add(StepLog(state.step, time.time(), math.nan, rate, boundary), loss)
+        if ends or number in self._points or number % _STEPS_PER_READING == 0:
+            self._losses.read()
+        if ends:
+            _check_finite(norms)
+
+    def _decide(self, number: int) -> None:
+        """At the end of an interval within the epoch, after batch ``number``."""
+        boundary = self._state.freeze.boundary
+        self.decisions.decide(self._course.validations)
+        self.decisions.begin_after(number)
+        if self._state.freeze.boundary != boundary:
+            self._steps.change_boundary()
+
+    def conclude(self, done: TrainedEpoch) -> None:
+        """After the last batch: evaluate, decide with the scores, see whether training settled."""
+        course, policy, validations = self._course, self._course.policy, self._course.validations
+        if course.validate is not None:
+            clock = time.perf_counter()
+            done.validation = course.validate()
+            done.evaluate_seconds = time.perf_counter() - clock
+            validations = (*validations, done.validation)
+        if policy is not None:
+            self.decisions.decide(validations)
+            self._steps.drop_frozen()
+        ends_cycle = course.schedule.ends_cycle(course.epoch)
+        if (policy is None or not policy.stops) and ends_cycle and validations:
+            settled = settled_by_scores(course.score, validations)
+            self._state.freeze = replace(self._state.freeze, settled=settled)
 
 
 def settled_by_scores(score: Score, validations: Sequence[Mapping[str, float]]) -> bool:
@@ -184,60 +215,91 @@ def settled_by_scores(score: Score, validations: Sequence[Mapping[str, float]]) 
     return has_settled(losses, errors=remaining_errors(score, validations))
 
 
-def _sums(trainee: Trainee, state: TrainingState, ends: list[int], num_done: int) -> GradientSums:
-    """New ones, or those of the interval in which the epoch was stopped."""
-    if state.sums is not None:
-        return state.sums
-    before, after = interval_around(ends, num_done)
-    return GradientSums(trainee.split, after - before)
+class _Decisions:
+    """The policy's decisions of an epoch, and the statistics that they are made from.
+
+    Attributes:
+        ends: steps (1-based, within the epoch) after which one is due.
+        adds_up: whether gradients are added up for them.
+        sums: of the interval; those in which the epoch was stopped go on.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        state: TrainingState,
+        course: Course,
+        done: TrainedEpoch,
+        num_batches: int,
+    ) -> None:
+        policy = course.policy
+        self._trainee, self._state, self._course, self._done = trainee, state, course, done
+        self.adds_up = policy is not None and policy.keeps_statistics
+        self.ends = interval_ends(num_batches, course.intervals_per_epoch if self.adds_up else 1)
+        before, after = interval_around(self.ends, len(done.steps))
+        self.sums = state.sums or GradientSums(trainee.split, after - before)
+        self._chance = math.nan
+        if policy is not None:
+            self._chance = trainee.task.chance_loss(trainee.examples)
+
+    def are_due(self, number: int) -> bool:
+        """Whether one is, after step ``number``."""
+        return self._course.policy is not None and number in self.ends
+
+    def add(self, norms: dict[nn.Parameter, Tensor]) -> None:
+        """The gradients of a step, before clipping."""
+        if self.adds_up:
+            self.sums.add(norms)
+
+    def begin_after(self, number: int) -> None:
+        """The interval after step ``number``."""
+        before, after = interval_around(self.ends, number)
+        self.sums.begin(after - before)
+
+    def decide(self, validations: tuple[dict[str, float], ...]) -> None:
+        """At the end of an interval: record its statistics; they may move the boundary."""
+        policy, state = self._course.policy, self._state
+        assert policy is not None
+        statistics = self._statistics(policy, validations)
+        before, decision = state.freeze.boundary, None
+        if before < self._trainee.split.num_blocks - 1 or not policy.keeps_statistics:
+            state.freeze, decision = policy.decide(state.freeze, statistics)
+        self._done.intervals.append(Interval(time.time(), statistics, decision))
+        self._trainee.group.check_same("freeze decision", state.freeze.boundary)
+        if decision is not None:
+            looked_at = ""
+            if np.isfinite(decision.eta).any():
+                etas = " ".join(f"{eta:.3g}" for eta in decision.eta)
+                looked_at = f", threshold {decision.threshold:.3g}, eta {etas}"
+            _log.info(
+                "decision at step %d: boundary %d -> %d%s%s",
+                *(state.step, before, state.freeze.boundary),
+                ", settled" if state.freeze.settled else "",
+                looked_at,
+            )
+
+    def _statistics(
+        self, policy: FreezePolicy, validations: tuple[dict[str, float], ...]
+    ) -> IntervalStatistics:
+        course, done, schedule = self._course, self._done, self._course.schedule
+        steps = done.steps[-self.sums.num_steps :] if policy.keeps_statistics else done.steps
+        return IntervalStatistics(
+            **self.sums.finish(),
+            num_steps=len(steps),
+            step=self._state.step,
+            total_steps=schedule.total_steps,
+            learning_rate=float(np.mean([step.learning_rate for step in steps])),
+            epoch=course.epoch,
+            num_epochs=schedule.num_epochs,
+            ends_cycle=schedule.ends_cycle(course.epoch),
+            **loss_statistics([step.loss for step in steps]),
+            validation_losses=tuple(scores["loss"] for scores in validations),
+            chance_loss=self._chance,
+            validation_errors=remaining_errors(course.score, validations),
+        )
 
 
 def _check_finite(norms: dict[nn.Parameter, Tensor]) -> None:
     """Of the last step before a commit: those of earlier ones show in the losses after them."""
     if norms and not torch.stack(list(norms.values())).isfinite().all():
         raise diverged("gradients are not finite")
-
-
-def _decide(
-    trainee: Trainee,
-    state: TrainingState,
-    course: Course,
-    done: TrainedEpoch,
-    chance: float,
-    policy: FreezePolicy,
-    sums: GradientSums,
-    validations: tuple[dict[str, float], ...],
-) -> None:
-    epoch, schedule = course.epoch, course.schedule
-    steps = done.steps[-sums.num_steps :] if policy.keeps_statistics else done.steps
-    losses = [step.loss for step in steps]
-    statistics = IntervalStatistics(
-        **sums.finish(),
-        num_steps=len(steps),
-        step=state.step,
-        total_steps=schedule.total_steps,
-        learning_rate=float(np.mean([step.learning_rate for step in steps])),
-        epoch=epoch,
-        num_epochs=schedule.num_epochs,
-        ends_cycle=schedule.ends_cycle(epoch),
-        **loss_statistics(losses),
-        validation_losses=tuple(scores["loss"] for scores in validations),
-        chance_loss=chance,
-        validation_errors=remaining_errors(course.score, validations),
-    )
-    before, decision = state.freeze.boundary, None
-    if before < trainee.split.num_blocks - 1 or not policy.keeps_statistics:
-        state.freeze, decision = policy.decide(state.freeze, statistics)
-    done.intervals.append(Interval(time.time(), statistics, decision))
-    trainee.group.check_same("freeze decision", state.freeze.boundary)
-    if decision is not None:
-        looked_at = ""
-        if np.isfinite(decision.eta).any():
-            etas = " ".join(f"{eta:.3g}" for eta in decision.eta)
-            looked_at = f", threshold {decision.threshold:.3g}, eta {etas}"
-        _log.info(
-            "decision at step %d: boundary %d -> %d%s%s",
-            *(state.step, before, state.freeze.boundary),
-            ", settled" if state.freeze.settled else "",
-            looked_at,
-        )

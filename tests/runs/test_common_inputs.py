@@ -68,15 +68,19 @@ def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "boundaries"),
     [
-        {},  # thaws after an epoch in which nothing was learned
-        {"freezing": {"policy": "gradient_norm", "intervals_per_epoch": 2}},
-        {"adapter": {"kind": "lora", "rank": 2, "alpha": 4}},
+        ({}, [1, 0]),  # thaws after an epoch in which nothing was learned
+        ({"freezing": {"policy": "linear", "intervals_per_epoch": 2}}, [0, 1, 2]),
+        ({"adapter": {"kind": "lora", "rank": 2, "alpha": 4}}, [1, 0]),
     ],
 )
 def test_runs_that_share_what_they_open_train_as_each_alone(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    boundaries: list[int],
 ) -> None:
     config = config.replace(**changes)
     rates = [1e-3, 3e-3]
@@ -92,6 +96,8 @@ def test_runs_that_share_what_they_open_train_as_each_alone(
     assert [numbers(run) for run in runs] == alone
     assert alone[0] != alone[1]
     assert len(loaded) == 1
+    steps = [step for epoch in (1, 2) for step in checkpoint(runs[1], epoch).trained.steps]
+    assert list(dict.fromkeys(step.boundary for step in steps)) == boundaries
     solves = config.freezing.solves_head
     found = [checkpoint(run, 1).trained.found_head for run in runs]
     assert found == [False, solves]

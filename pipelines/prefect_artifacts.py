@@ -5,6 +5,7 @@ Prefect only watches: what it refuses is logged, and the training goes on.
 
 import base64
 import contextlib
+import contextvars
 import io
 import json
 import logging
@@ -84,7 +85,8 @@ def showing_progress(title: str, log_live: Callable[[Progress], None]) -> Iterat
             with _only_shown():
                 _update(artifact, 100.0, title)
 
-    thread = threading.Thread(target=talk, name="progress", daemon=True)
+    in_context = contextvars.copy_context().run  # whose settings say which server
+    thread = threading.Thread(target=in_context, args=(talk,), name="progress", daemon=True)
     thread.start()
     try:
         with watch_progress(newest.put):

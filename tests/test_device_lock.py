@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from afcore.config import WorkersConfig, parse_config
 from afcore.storage.objects import Storage
+from pipelines import device_lock
 from pipelines.device_lock import one_run_a_device
 
 HOLD = """
@@ -43,6 +45,13 @@ def holder() -> Iterator["subprocess.Popen[str]"]:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
+
+
+@pytest.fixture
+def held() -> Iterator[FileLock]:
+    """The device, held by another file descriptor of this process."""
+    with FileLock(device_lock._folder() / "cpu.lock") as lock:
+        yield lock
 
 
 def wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -78,13 +87,13 @@ def test_a_training_waits_for_the_device_and_counts_none_of_it(
 
 
 def test_a_command_in_a_terminal_does_not_wait(
-    holder: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+    held: FileLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PREFECT__RUNTIME__DEPLOYMENT__ID")
     with one_run_a_device(WorkersConfig()):
-        assert holder.poll() is None
+        assert held.is_locked
 
 
-def test_a_cluster_gives_its_devices_by_itself(holder: "subprocess.Popen[str]") -> None:
+def test_a_cluster_gives_its_devices_by_itself(held: FileLock) -> None:
     with one_run_a_device(WorkersConfig(launcher="ray", ray_address="auto")):
-        assert holder.poll() is None
+        assert held.is_locked

@@ -85,7 +85,7 @@ def trained(config: Config) -> Run:
     ("share", "seed"),
     [
         pytest.param(share, seed, marks=[pytest.mark.faults] if seed else [])
-        for share in (0.05, 0.2)
+        for share in (0.1, 0.2)
         for seed in range(15)
     ],
 )
@@ -103,7 +103,7 @@ def test_requests_that_fail_change_nothing(
     ):
         run = trained(config.replace(store=f"s3://{BUCKET}/{tmp_path.name}-{seed}"))
         assert outcome(run) == expected
-    assert sum(proxy.happened.values()) > 3, proxy.happened
+    assert sum(proxy.happened.values()) > 1, proxy.happened
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ def _labelled(source: str, table: Table, fields: list[Field], rows: Rows) -> tup
     label = next((one for one in fields if one.is_target), None)
     if label is None:
         return rows.pick([]), []
-    values = table.columns[label.column]
+    values = list(table.columns[label.column])
     ids = list(range(len(rows)))
     if not label.may_be_blank:
         ids = [i for i in ids if not is_blank(values[i])]
@@ -315,5 +315,5 @@ def _columns(
             "can be told from it"
         )
     types = table.types or {}
-    own = {name: (values, types.get(name)) for name, values in table.columns.items()}
+    own = {name: (list(values), types.get(name)) for name, values in table.columns.items()}
     return own | new

@@ -5,7 +5,7 @@ prepared tokens are opened there and an epoch is begun: its order, and its first
 memory is what a machine must have; files that are mapped (``peak_rss`` has them too) are given
 back when it is short of it.
 
-    python bench/large_data.py --rows 2000000 --format csv
+    python bench/large_data.py --rows 2000000 --format csv --task text-classification
 """
 
 import argparse
@@ -34,7 +34,14 @@ from afcore.tasks.prepare import DataSources, open_prepared, prepare
 
 HERE = Path(__file__).parent
 WORDS = 10
+CONTEXT_WORDS = 60
 LABELS = 4
+TASKS = (
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "causal-language-modeling",
+)
 PIECE = 100_000
 BATCH = 32
 
@@ -43,15 +50,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv")
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0])
     parser.add_argument("--out", type=Path, default=HERE / "out")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="autofreeze-bench-"))
     try:
         source = scratch / f"rows.{arguments.format}"
-        write_rows(source, arguments.rows)
-        found: dict[str, Any] = {"rows": arguments.rows, "bytes": source.stat().st_size}
-        print(f"{arguments.rows:,} rows, {found['bytes'] / 2**20:,.0f} MiB as {arguments.format}")
-        found["prepare"] = alone(prepared, str(source), str(scratch / "store"))
+        write_rows(source, arguments.rows, arguments.task)
+        size = source.stat().st_size
+        found: dict[str, Any] = {"task": arguments.task, "rows": arguments.rows, "bytes": size}
+        print(
+            f"{arguments.task}: {arguments.rows:,} rows, {size / 2**20:,.0f} MiB of {source.suffix}"
+        )
+        found["prepare"] = alone(prepared, arguments.task, str(source), str(scratch / "store"))
         digest = found["prepare"].pop("found")
         found["epoch"] = alone(begun, str(scratch / "store"), digest)
         del found["epoch"]["found"]
@@ -60,21 +71,43 @@ def main() -> None:
     finally:
         shutil.rmtree(scratch)
     arguments.out.mkdir(exist_ok=True)
-    path = arguments.out / f"large_data-{arguments.format}-{arguments.rows}.json"
+    name = f"large_data-{arguments.task}-{arguments.format}-{arguments.rows}.json"
+    path = arguments.out / name
     path.write_text(json.dumps(found, indent=1))
 
 
-def write_rows(path: Path, count: int) -> None:
+def write_rows(path: Path, count: int, task: str) -> None:
     rng = random.Random(0)
     words = [f"w{i:04d}" for i in range(5000)]
-    schema = pa.schema([("text", pa.string()), ("label", pa.string())])
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS[task].values()])
     writer = (pacsv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter)(path, schema)
     with writer:
         for start in range(0, count, PIECE):
-            size = min(PIECE, count - start)
-            texts = [" ".join(rng.choices(words, k=WORDS)) for _ in range(size)]
-            labels = [f"label {rng.randrange(LABELS)}" for _ in range(size)]
-            writer.write_table(pa.table({"text": texts, "label": labels}, schema=schema))
+            rows = [row(task, rng, words) for _ in range(min(PIECE, count - start))]
+            columns = zip(schema.names, zip(*rows, strict=True), strict=True)
+            writer.write_table(pa.table({k: list(v) for k, v in columns}, schema=schema))
+
+
+COLUMNS = {
+    "text-classification": {"text": "text", "label": "label"},
+    "token-classification": {"text": "tokens", "label": "labels"},
+    "question-answering": {"text": "question", "text_pair": "context", "label": "answers"},
+    "causal-language-modeling": {"text": "text"},
+}
+
+
+def row(task: str, rng: random.Random, words: list[str]) -> tuple[str, ...]:
+    """In the order of the task's columns."""
+    text = rng.choices(words, k=WORDS)
+    if task == "text-classification":
+        return " ".join(text), f"label {rng.randrange(LABELS)}"
+    if task == "token-classification":
+        return " ".join(text), " ".join(f"L{rng.randrange(LABELS)}" for _ in text)
+    if task == "question-answering":
+        context = rng.choices(words, k=CONTEXT_WORDS)
+        answers = {"text": [context[7]], "answer_start": [sum(len(w) + 1 for w in context[:7])]}
+        return " ".join(text), " ".join(context), json.dumps(answers)
+    return (" ".join(text),)
 
 
 def alone(work: Callable[..., Any], *given: Any) -> dict[str, Any]:
@@ -113,15 +146,17 @@ def memory(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{name}:"))
 
 
-def prepared(source: str, store: str) -> str:
-    sources = DataSources(source, 0.1, None, {"text": "text", "label": "label"})
-    return prepare(Storage(store), tokenizer(), "text-classification", sources, 64).digest
+def prepared(task: str, source: str, store: str) -> str:
+    sources = DataSources(source, 0.1, None, COLUMNS[task])
+    return prepare(Storage(store), tokenizer(), task, sources, 64).digest
 
 
 def begun(store: str, digest: Any) -> int:
     data = open_prepared(Storage(store), digest)
     lengths = data.train.lengths
     batches = epoch_batches(lengths, batch_size=BATCH, seed=0, epoch=1, batching="grouped")
+    data.task.weights(data.train)
+    data.task.chance_loss(data.train)
     for ids in batches[:100]:
         data.task.collate(data.train, ids, torch.device("cpu"))
     return len(batches)
@@ -148,6 +183,7 @@ def tokenizer() -> Any:
         pad_token="[PAD]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        eos_token="[SEP]",
     )
 
 

@@ -6,11 +6,14 @@ of before where a file's time has not changed (docs/decisions/0029).
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import io
 import lzma
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +24,8 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from afcore.data.formats import Columns, read_csv, read_json
-from afcore.data.table import Table, joined
+from afcore.data.stored_values import AT_ONCE
+from afcore.data.table import Parts, Table, read_tables
 from afcore.data.typed_formats import read_arrow, read_parquet
 from afcore.errors import DataError
 
@@ -76,24 +80,35 @@ def read_files(sources: Sequence[str], columns: Iterable[str], encoding: str) ->
         DataError: for a file that is not what its name says, or not like the others.
         OSError: for one that cannot be read.
     """
-    wanted = list(dict.fromkeys(columns))
-    with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as folder:
-        found: dict[str, Path] = {}
-        for number, source in enumerate(sources):
-            found |= _local_files(source, Path(folder) / str(number))
-        if len(found) == 1:
-            ((name, path),) = found.items()
-            return next(_read(name, path, wanted, encoding))
-        return _all_of(found, wanted, encoding)
+    copies = _Copies()
+    found: dict[str, Path] = {}
+    for number, source in enumerate(sources):
+        found |= _local_files(source, copies.path / str(number))
+    tables = _tables(found, encoding, copies)
+    return read_tables(tables, list(dict.fromkeys(columns)), name_files=len(found) > 1)
 
 
-def _all_of(files: Mapping[str, Path], wanted: list[str], encoding: str) -> Table:
-    """Files of one format."""
+class _Copies:
+    """A folder for copies of files from elsewhere, gone with the last one that knows of it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="autofreeze-data-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _tables(files: Mapping[str, Path], encoding: str, copies: _Copies | None = None) -> Parts:
+    """Those of files of one format; they know of the copies that they read."""
     formats = {str(file_format(name)): name for name in files}
     if len(formats) > 1:
         shown = ", ".join(f"{name!r} is {kind}" for kind, name in sorted(formats.items()))
         raise DataError(f"data of several formats ({shown}). Name files of one format.")
-    return joined({name: next(_read(name, path, wanted, encoding)) for name, path in files.items()})
+
+    def parts(wanted: Sequence[str], _: _Copies | None = copies) -> Iterator[tuple[str, Table]]:
+        for name, path in files.items():
+            for part in _read(name, path, wanted, encoding, AT_ONCE):
+                yield name, part
+
+    return parts
 
 
 def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
@@ -116,8 +131,9 @@ def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
 
 
 def read_local_files(paths: Iterable[str], columns: Iterable[str], encoding: str) -> Table:
-    """Read files of this machine, as :func:`read_files` reads one, below each other."""
-    return _all_of({path: Path(path) for path in paths}, list(dict.fromkeys(columns)), encoding)
+    """Read files of this machine below each other; each place names its file."""
+    tables = _tables({path: Path(path) for path in paths}, encoding)
+    return read_tables(tables, list(dict.fromkeys(columns)), name_files=True)
 
 
 def _local_files(source: str, folder: Path) -> dict[str, Path]:
@@ -186,8 +202,8 @@ def _read(
 ) -> Iterator[Table]:
     kind = file_format(source)
     if kind in _TYPED:
-        with _unpacked(path) as stream:
-            yield from _TYPED[kind](source, _seekable(stream), columns, num_rows)
+        with _unpacked(path) as stream, _seekable(stream) as seekable:
+            yield from _TYPED[kind](source, seekable, columns, num_rows)
         return
     # Without the mark that some editors put before UTF-8.
     codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
@@ -224,8 +240,15 @@ def _open_zst(path: Path, _mode: str) -> Any:
     return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
 
 
-def _seekable(stream: IO[bytes]) -> Any:
-    return stream if isinstance(stream, io.BufferedReader) else pa.BufferReader(stream.read())
+@contextlib.contextmanager
+def _seekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    if isinstance(stream, io.BufferedReader):
+        yield stream
+        return
+    with tempfile.TemporaryFile(prefix="autofreeze-data-") as unpacked:
+        shutil.copyfileobj(stream, unpacked)
+        unpacked.seek(0)
+        yield unpacked
 
 
 def _not_encoded(source: str, path: Path, encoding: str, error: UnicodeError) -> DataError:

@@ -5,14 +5,16 @@ read as those of a file with types are: by who asks for the field.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
 
-from afcore.data.table import Places, Table
+from afcore.data.stored_values import AT_ONCE
+from afcore.data.table import Places, ReadColumn, Table
 from afcore.data.typed_formats import class_names
 from afcore.errors import DataError
 
@@ -84,11 +86,19 @@ def dataset_table(name: str, dataset: Any, columns: Sequence[str]) -> Table:
         if isinstance(kind, datasets.Image):  # files and where they lie, not all pixels
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     found = {
-        column: class_names(name, column, dataset[column], dataset.features[column])
+        column: ReadColumn(partial(_read_dataset, name, dataset, column), dataset.num_rows)
         for column in columns
         if column in names
     }
     return Table(names, found, Places("row", range(dataset.num_rows)))
+
+
+def _read_dataset(name: str, dataset: Any, column: str) -> Iterator[Any]:
+    """Some rows at a time, as its file is mapped."""
+    alone = dataset.select_columns([column])
+    for first in range(0, dataset.num_rows, AT_ONCE):
+        values = alone[first : first + AT_ONCE][column]
+        yield from class_names(name, column, values, dataset.features[column], first=first)
 
 
 def _is_frame(rows: Any) -> bool:

@@ -165,9 +165,8 @@ def _folder_table(folder: HubName, columns: list[str], encoding: str) -> Table:
         files = (builder.config.data_files or {}).get(split, [])
         if files and builder.info.features is None and all(file_format(file) for file in files):
             return read_local_files(files, columns, encoding)
-        read = datasets.load_dataset(
-            path, folder.config, split=split, cache_dir=copy, keep_in_memory=True
-        )
+        # Its files are mapped, and there until nobody reads them, whatever becomes of their names.
+        read = datasets.load_dataset(path, folder.config, split=split, cache_dir=copy)
         return dataset_table(path, read, columns)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from afcore.data.column_file import ColumnFile
 from afcore.data.table import Table
 from afcore.errors import DataError
 
@@ -29,7 +30,7 @@ class Picture:
 
     digest: str
     where: str | None = None
-    content: bytes | None = None
+    content: bytes | memoryview | None = None
 
     def __str__(self) -> str:
         return self.digest
@@ -51,7 +52,7 @@ def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]
     Raises:
         DataError: for one that cannot be read.
     """
-    found: list[Any] = []
+    known, contents = list[tuple[str, str | None]](), ColumnFile(np.uint8)
     for row, value in enumerate(table.columns[column]):
         files = table.places.files
         where, content = _located(source if files is None else files[row], value)
@@ -71,9 +72,13 @@ def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]
                 f"{table.places.name(row)}, which is no picture. Give a path, or name another "
                 f"column with data.{key}."
             )
-        digest = hashlib.sha256(content).hexdigest()
-        found.append(Picture(digest, where, None if where is not None else content))
-    return found
+        known.append((hashlib.sha256(content).hexdigest(), where))
+        contents.add([np.asarray(memoryview(content if where is None else b""))])
+    held = contents.column()
+    return [
+        Picture(digest, where, held.row(number).data if where is None else None)
+        for number, (digest, where) in enumerate(known)
+    ]
 
 
 def _located(source: str, value: Any) -> tuple[str | None, bytes | None]:

@@ -8,18 +8,20 @@ import datetime
 import decimal
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from afcore.data.formats import Number
 from afcore.data.held_rows import HeldRows
-from afcore.data.named_sources import Names, load_table, shown_name
+from afcore.data.named_sources import Names, load_failure, load_table, shown_name
 from afcore.data.split import sampled
-from afcore.data.table import Places, Table
+from afcore.data.stored_values import PickedValues, StoredValues
+from afcore.data.table import Places, ReadColumn, Table
 from afcore.errors import DataError
 
 __all__ = [
@@ -51,15 +53,16 @@ class Field:
     Attributes:
         key: its name, and that of the setting in ``data`` that names its column.
         column: of the data set.
-        read: the column as values; called with the source's name, the key, the column and the
-            table, it raises :class:`DataError` for what cannot be one.
+        read: the column as values, :class:`.StoredValues` or, where they are few, a list; called
+            with the source's name, the key, the column and the table, it raises
+            :class:`DataError` for what cannot be one.
         may_be_blank: whether a row may have a blank one.
         is_target: it is to be answered; else it is a part of what the model gets.
     """
 
     key: str
     column: str
-    read: Callable[[str, str, str, Table], list[Any]]
+    read: Callable[[str, str, str, Table], Sequence[Any]]
     may_be_blank: bool = False
     is_target: bool = False
 
@@ -78,22 +81,23 @@ class Rows:
     """
 
     source: str
-    inputs: dict[str, list[Any]]
-    targets: dict[str, list[Any]] = field(default_factory=dict)
-    groups: list[str] | None = None
+    inputs: dict[str, Sequence[Any]]
+    targets: dict[str, Sequence[Any]] = field(default_factory=dict)
+    groups: Sequence[str] | None = None
     places: Places | None = None
-    beyond: dict[str, list[Any]] = field(default_factory=dict)
+    beyond: dict[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
     @property
-    def identities(self) -> list[str]:
+    def identities(self) -> Collection[str]:
         """[n], what a row is told from others by: all that the model gets of it."""
-        columns = list(self.inputs.values())
-        if len(columns) == 1:
-            return [str(value) for value in columns[0]]
-        return [_UNIT.join(map(str, values)) for values in zip(*columns, strict=True)]
+        return ReadColumn(self._identities, len(self))
+
+    def _identities(self) -> Iterator[str]:
+        rows = zip(*self.inputs.values(), strict=True)
+        return (_UNIT.join(map(str, values)) for values in rows)
 
     def place(self, row: int) -> str:
         """How a person finds a row in the source."""
@@ -101,16 +105,17 @@ class Rows:
 
     def pick(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> "Rows":
         """Some of the rows, in the order of ``ids``."""
+        numbers = np.asarray(ids, dtype=np.int64)
 
-        def some(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            return {key: [values[i] for i in ids] for key, values in columns.items()}
+        def some(columns: dict[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+            return {key: PickedValues(values, numbers) for key, values in columns.items()}
 
         return replace(
             self,
             inputs=some(self.inputs),
             targets=some(self.targets),
-            groups=None if self.groups is None else [self.groups[i] for i in ids],
-            places=None if self.places is None else self.places.pick(ids),
+            groups=None if self.groups is None else PickedValues(self.groups, numbers),
+            places=None if self.places is None else self.places.pick(numbers),
         )
 
 
@@ -153,14 +158,16 @@ def load_rows(
                 f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
                 f"Name the column with data.{one.key.partition('.')[0]}."
             )
-    rows = read_rows(source, table, fields)
+    try:
+        rows = read_rows(source, table, fields)
+    except (OSError, pa.ArrowException) as error:
+        raise load_failure(source, error) from error
     if groups:
         rows = replace(rows, groups=groups[0].read(source, "group", groups[0].column, table))
     if limit is not None and limit < len(table):
         sample = sampled(rows.identities, limit)
         rest = np.setdiff1d(np.arange(len(rows)), sample)
-        beyond = {key: [values[i] for i in rest] for key, values in rows.targets.items()}
-        rows = replace(rows.pick(sample), beyond=beyond)
+        rows = replace(rows.pick(sample), beyond=rows.pick(rest).targets)
     for one in fields:
         if not one.may_be_blank:
             values = rows.targets if one.is_target else rows.inputs
@@ -181,7 +188,7 @@ def read_rows(source: str, table: Table, fields: Sequence[Field]) -> Rows:
     )
 
 
-def read_texts(source: str, key: str, column: str, table: Table) -> list[str]:
+def read_texts(source: str, key: str, column: str, table: Table) -> Sequence[str]:
     """A column as text; what is missing is blank.
 
     A number is the text that it is written as in a CSV or JSON file, else its decimal text.
@@ -196,13 +203,11 @@ def read_texts(source: str, key: str, column: str, table: Table) -> list[str]:
         DataError: for a value that is no text.
     """
     _say_numbers(source, key, column, table)
-    return _texts(source, key, column, table)
+    return StoredValues(_texts(source, key, column, table))
 
 
-def _texts(source: str, key: str, column: str, table: Table) -> list[str]:
-    values = table.columns[column]
-    texts = []
-    for row, value in enumerate(values):
+def _texts(source: str, key: str, column: str, table: Table) -> Iterator[str]:
+    for row, value in enumerate(table.columns[column]):
         text = value if type(value) is str else _as_text(value)
         if text is None or not _is_unicode(text):
             what = _KINDS.get(type(value), f"a value of the type {type(value).__name__}")
@@ -211,26 +216,32 @@ def _texts(source: str, key: str, column: str, table: Table) -> list[str]:
                 f"{str(value)[:40]!r}. Write one {key} a row as text, or name another column with "
                 f"data.{key}."
             )
-        texts.append(text)
-    return texts
+        yield text
 
 
-def read_labels(source: str, key: str, column: str, table: Table) -> list[str]:
+def read_labels(source: str, key: str, column: str, table: Table) -> Sequence[str]:
     """A column as text without the white space around it; see :func:`read_texts`."""
-    texts = _texts(source, key, column, table)
-    known: dict[str, str] = {}  # one object for all equal labels: a hundred bytes a row
-    stripped = [known.setdefault(label, label) for label in map(str.strip, texts)]
-    changed = [row for row, text in enumerate(texts) if stripped[row] not in (text, "")]
-    if changed:
+    num_changed, first = 0, 0
+
+    def stripped() -> Iterator[str]:
+        nonlocal num_changed, first
+        for row, text in enumerate(_texts(source, key, column, table)):
+            label = text.strip()
+            if label not in (text, ""):
+                num_changed, first = num_changed + 1, first if num_changed else row
+            yield label
+
+    labels = StoredValues(stripped())
+    if num_changed:
         _log.warning(
             "data %r: white space around the %s is left out in %d of %d rows (the first is %s).",
             source,
             key,
-            len(changed),
-            len(texts),
-            table.places.name(changed[0]),
+            num_changed,
+            len(labels),
+            table.places.name(first),
         )
-    return stripped
+    return labels
 
 
 def _as_text(value: Any) -> str | None:
@@ -263,18 +274,19 @@ def _is_unicode(text: str) -> bool:
 
 def _say_numbers(source: str, key: str, column: str, table: Table) -> None:
     """Texts of a file with types that are numbers there."""
-    values = table.columns[column]
-    numbers = [row for row, value in enumerate(values) if _is_number(value)]
-    if numbers:
+    numbers = ((row, value) for row, value in enumerate(table.columns[column]) if _is_number(value))
+    found = next(numbers, None)
+    if found is not None:
+        row, value = found
         _log.warning(
             "data %r: the text in column %r is a number in %d of %d rows (the first is %s, %s); "
             "its digits are taken for the text. Is it the column that data.%s should name?",
             source,
             column,
-            len(numbers),
-            len(values),
-            table.places.name(numbers[0]),
-            values[numbers[0]],
+            1 + sum(1 for _ in numbers),
+            len(table),
+            table.places.name(row),
+            value,
             key,
         )
 
@@ -293,9 +305,10 @@ def refuse_blank(rows: Rows, column: str, values: Iterable[Any]) -> None:
     Raises:
         DataError: naming the first.
     """
-    blank = [row for row, value in enumerate(values) if is_blank(value)]
-    if blank:
+    blank = (row for row, value in enumerate(values) if is_blank(value))
+    first = next(blank, None)
+    if first is not None:
         raise DataError(
-            f"data {rows.source!r}: column {column!r} is empty in {len(blank)} of "
-            f"{len(rows)} rows (the first is {rows.place(blank[0])}). Fill or remove them."
+            f"data {rows.source!r}: column {column!r} is empty in {1 + sum(1 for _ in blank)} of "
+            f"{len(rows)} rows (the first is {rows.place(first)}). Fill or remove them."
         )

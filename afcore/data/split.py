@@ -5,11 +5,12 @@ order of the source gives the same. :mod:`afcore.tasks.prepare` says what the ke
 """
 
 import hashlib
-import heapq
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
+
+from afcore.data.column_file import file_array
 
 __all__ = ["held_out", "sampled"]
 
@@ -18,7 +19,7 @@ _VALIDATION = "validation"
 _SAMPLE = "sample"
 
 
-def held_out(keys: Sequence[str], fraction: float) -> npt.NDArray[np.bool_]:
+def held_out(keys: Collection[str], fraction: float) -> npt.NDArray[np.bool_]:
     """Rows to validate on: those whose key's hash, as a number in [0, 1), is below ``fraction``.
 
     Where that is no row, the key with the smallest hash validates; where it is all of them, the key
@@ -45,7 +46,7 @@ def held_out(keys: Sequence[str], fraction: float) -> npt.NDArray[np.bool_]:
     )
 
 
-def sampled(texts: Sequence[str], count: int) -> npt.NDArray[np.int64]:
+def sampled(texts: Collection[str], count: int) -> npt.NDArray[np.int64]:
     """A sample: the ``count`` rows with the smallest hash of their text, equal texts in order.
 
     The sample of ``count`` rows is part of the sample of more. A row that comes into the source
@@ -54,9 +55,10 @@ def sampled(texts: Sequence[str], count: int) -> npt.NDArray[np.int64]:
     Returns:
         [min(count, n)] row numbers, ascending.
     """
-    digests = [_digest(_SAMPLE, text) for text in texts]
-    rows = heapq.nsmallest(count, range(len(texts)), key=lambda row: (digests[row], row))
-    return np.sort(np.asarray(rows, dtype=np.int64))
+    digests = file_array(len(texts), f"S{hashlib.sha256().digest_size}")
+    for row, text in enumerate(texts):
+        digests[row] = _digest(_SAMPLE, text)
+    return np.sort(np.argsort(digests, kind="stable")[:count]).astype(np.int64)
 
 
 def _digest(salt: str, key: str) -> bytes:

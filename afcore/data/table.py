@@ -1,15 +1,19 @@
 """Columns of a source, whose rows know where they stand."""
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from afcore.data.column_file import ColumnFile
+from afcore.data.stored_values import PickedValues, RepeatedValues, StoredValues
 from afcore.errors import DataError
 
-__all__ = ["Places", "Table", "joined"]
+__all__ = ["Parts", "Places", "ReadColumn", "Table", "read_tables"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Places:
     """
 
     unit: Literal["line", "row"]
-    numbers: Sequence[int]
+    numbers: Sequence[int] | npt.NDArray[np.int64]
     files: Sequence[str] | None = None
 
     def name(self, row: int) -> str:
@@ -32,11 +36,20 @@ class Places:
         place = f"line {number}" if self.unit == "line" else f"row {number}, counted from 0"
         return place if self.files is None else f"{place}, of {self.files[row]!r}"
 
-    def pick(self, rows: Iterable[int]) -> "Places":
+    def pick(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "Places":
         """Of some of the rows."""
-        rows = [int(row) for row in rows]
-        files = None if self.files is None else [self.files[row] for row in rows]
-        return Places(self.unit, array("q", (self.numbers[row] for row in rows)), files)
+        ids = np.asarray(rows, dtype=np.int64)
+        files = None if self.files is None else PickedValues(self.files, ids)
+        return Places(self.unit, PickedValues(self.numbers, ids), files)  # type: ignore[arg-type]
+
+    def repeated(self, sizes: npt.NDArray[np.integer]) -> "Places":
+        """Of what stands in the rows, so many things in each."""
+        numbers, files = (
+            None if values is None else RepeatedValues(values, sizes)  # type: ignore[arg-type]
+            for values in (self.numbers, self.files)
+        )
+        assert numbers is not None
+        return Places(self.unit, numbers, files)
 
 
 @dataclass(frozen=True)
@@ -45,13 +58,14 @@ class Table:
 
     Attributes:
         names: of all columns that the source has.
-        columns: the values of those that were asked for and are there.
+        columns: the values of those that were asked for and are there, to be gone through as often
+            as one likes: lists, or read anew each time.
         places: of the rows.
         types: of all columns, where the source has types.
     """
 
     names: list[str]
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, Collection[Any]]
     places: Places
     types: dict[str, pa.DataType] | None = None
 
@@ -59,29 +73,77 @@ class Table:
         return len(self.places.numbers)
 
 
-def joined(tables: dict[str, Table]) -> Table:
-    """The tables of several files, by their names, below each other.
+class ReadColumn(Collection[Any]):
+    """A column that is read from its source whenever somebody goes through it.
+
+    Args:
+        read: the values, from the first.
+        count: of them.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[Any]], count: int) -> None:
+        self._read, self._count = read, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._read())
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == one for one in self)
+
+
+Parts = Callable[[Sequence[str]], Iterator[tuple[str, Table]]]
+"""Given columns, the tables of one or several files, each with its file, one below the other."""
+
+
+def read_tables(parts: Parts, columns: Sequence[str], *, name_files: bool) -> Table:
+    """Many small tables as a large one, whose columns are read again when they are asked for.
+
+    Args:
+        parts: to be called again.
+        columns: that are wanted, where they are there.
+        name_files: whether places say in which file a row stands.
 
     Raises:
         DataError: for a file that lacks a column which others have.
     """
-    parts = list(tables.values())
-    columns = dict.fromkeys(column for part in parts for column in part.columns)
-    for file, part in tables.items():
-        lacking = [column for column in columns if column not in part.columns and len(part)]
+    places = ColumnFile(np.int64, is_ragged=False)
+    names, there = dict[str, dict[str, None]](), dict[str, dict[str, None]]()
+    counts = dict[str, int]()
+    for file, part in parts(columns):
+        names.setdefault(file, {}).update(dict.fromkeys(part.names))
+        there.setdefault(file, {}).update(dict.fromkeys(part.columns))
+        counts[file] = counts.get(file, 0) + len(part)
+        if len(part):
+            places.add(np.asarray(part.places.numbers))
+    found = _all_of(there)
+    for file, some in there.items():
+        lacking = [column for column in found if column not in some and counts[file]]
         if lacking:
             raise DataError(
                 f"data: the file {file!r} has no column {lacking[0]!r}, only "
-                f"{', '.join(part.names)}, and others of the {len(tables)} files have it. Give all "
+                f"{', '.join(names[file])}, and others of the {len(names)} files have it. Give all "
                 "the same columns, or leave it out."
             )
-    full = [part for part in parts if len(part)]
+    count = sum(counts.values())
+    files = StoredValues(file for file, some in counts.items() for _ in range(some))
     return Table(
-        list(dict.fromkeys(name for part in parts for name in part.names)),
-        {column: [value for part in full for value in part.columns[column]] for column in columns},
-        Places(
-            parts[0].places.unit,
-            array("q", (number for part in parts for number in part.places.numbers)),
-            [file for file, part in tables.items() for _ in range(len(part))],
-        ),
+        _all_of(names),
+        {column: ReadColumn(_reader(parts, column), count) for column in found},
+        Places(part.places.unit, places.column().values, files if name_files else None),
+        part.types,
     )
+
+
+def _all_of(names: Mapping[str, Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(name for some in names.values() for name in some))
+
+
+def _reader(parts: Parts, column: str) -> Callable[[], Iterator[Any]]:
+    def read() -> Iterator[Any]:
+        for _, part in parts([column]):
+            yield from part.columns.get(column, repeat(None, len(part)))
+
+    return read

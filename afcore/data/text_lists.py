@@ -1,12 +1,15 @@
 """A column of lists of texts: words, labels."""
 
 import ast
+from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from afcore.data.sources import Field, read_labels
-from afcore.data.table import Places, Table
+from afcore.data.stored_values import StoredValues
+from afcore.data.table import Places, ReadColumn, Table
 from afcore.errors import DataError
 
 __all__ = ["is_list", "read_inner", "read_text_lists"]
@@ -14,7 +17,7 @@ __all__ = ["is_list", "read_inner", "read_text_lists"]
 
 def read_text_lists(
     source: str, key: str, column: str, table: Table, separator: str | None = None
-) -> list[list[str]]:
+) -> Sequence[list[str]]:
     """A column of lists, or of texts that are divided; nothing is an empty list.
 
     A CSV has lists as they are written by others: where all its texts are like ``["a", "b"]``, they
@@ -30,25 +33,26 @@ def read_text_lists(
     Raises:
         DataError: for a value that is neither, or a list with something that is no text.
     """
-    values = table.columns[column]
+    values, field = table.columns[column], Field(key, column, read_labels)
     if not any(is_list(value) for value in values):
         texts = read_labels(source, key, column, table)
-        written = [_written_list(text) for text in texts]
-        if any(written) and all(one is not None for one in written):
-            values = written
-        else:
-            return [text.split(separator) for text in texts]
-    rows = [[] if value is None else value for value in values]
-    for row, value in enumerate(rows):
-        if not is_list(value):
+        if not any(map(_written_list, texts)) or any(_written_list(t) is None for t in texts):
+            return StoredValues(text.split(separator) for text in texts)
+        rows = ReadColumn(lambda: map(_written_list, texts), len(texts))
+        return read_inner(field, source, rows, table.places)
+    for row, value in enumerate(values):
+        if value is not None and not is_list(value):
             raise DataError(
                 f"data {source!r}: column {column!r} holds lists, and {str(value)[:40]!r} in "
                 f"{table.places.name(row)}. Write a list in each row"
             )
-    return read_inner(Field(key, column, read_labels), source, rows, table.places)
+    rows = ReadColumn(lambda: ([] if one is None else one for one in values), len(values))
+    return read_inner(field, source, rows, table.places)
 
 
-def read_inner(field: Field, source: str, rows: list[Any], places: Places) -> list[list[Any]]:
+def read_inner(
+    field: Field, source: str, rows: Collection[Any], places: Places
+) -> Sequence[list[Any]]:
     """What stands in lists, read by a field as a column of its own; in lists again.
 
     Args:
@@ -57,11 +61,11 @@ def read_inner(field: Field, source: str, rows: list[Any], places: Places) -> li
         rows: lists.
         places: of these.
     """
-    sizes = [len(value) for value in rows]
-    of_each = places.pick(np.repeat(np.arange(len(rows)), sizes))
-    inner = Table([field.column], {field.column: [one for row in rows for one in row]}, of_each)
-    flat = iter(field.read(source, field.key, field.column, inner))
-    return [[next(flat) for _ in range(size)] for size in sizes]
+    sizes = np.fromiter(map(len, rows), dtype=np.int32, count=len(rows))
+    inner = ReadColumn(lambda: (one for row in rows for one in row), int(sizes.sum()))
+    table = Table([field.column], {field.column: inner}, places.repeated(sizes))
+    flat = iter(field.read(source, field.key, field.column, table))
+    return StoredValues(list(islice(flat, size)) for size in sizes)
 
 
 def is_list(value: Any) -> bool:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _ALL_UNKNOWN = 0.95
 _log = logging.getLogger(__name__)
 
 
-def tokenizer_digest(tokenizer: Any, texts: list[str], max_length: int) -> ContentDigest:
+def tokenizer_digest(tokenizer: Any, texts: Sequence[Any], max_length: int) -> ContentDigest:
     """Name a tokenizer by all that it saves of itself, and by the tokens of a sample.
 
     The sample catches what a class does by settings that it does not save; the versions what a
@@ -41,12 +42,13 @@ def tokenizer_digest(tokenizer: Any, texts: list[str], max_length: int) -> Conte
 
     Args:
         tokenizer: fast or slow.
-        texts: of which some are tokenized, spread evenly.
+        texts: of which some are tokenized, spread evenly; lists as Python shows them.
         max_length: tokens of an example at most.
     """
     step = max(1, len(texts) // _NUM_PROBED)
     # The second one is cut, whatever the length.
-    probed = [_PROBE, _PROBE * max_length, *texts[::step][:_NUM_PROBED]]
+    rows = range(0, len(texts), step)[:_NUM_PROBED]
+    probed = [_PROBE, _PROBE * max_length, *(str(texts[row]) for row in rows)]
     known = {
         "class": type(tokenizer).__name__,
         "saved": _saved(tokenizer),

@@ -18,6 +18,7 @@ from afcore.errors import DataError
 __all__ = ["class_names", "read_arrow", "read_parquet"]
 
 _FILE_MAGIC = b"ARROW1"
+_BUFFER_BYTES = 2**20  # of a column, instead of all that a row group has of it
 
 
 def read_parquet(
@@ -34,7 +35,7 @@ def read_parquet(
     Raises:
         DataError: for a value of a ``ClassLabel`` that names no class.
     """
-    parquet = pq.ParquetFile(file)
+    parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
     schema = parquet.schema_arrow
     wanted = _wanted(schema, columns)
     if num_rows is None or not parquet.metadata.num_rows:
@@ -100,7 +101,12 @@ def _tables(
     for part in parts:
         values = {
             column: class_names(
-                source, column, part.column(column).to_pylist(), kinds.get(column), columns is None
+                source,
+                column,
+                part.column(column).to_pylist(),
+                kinds.get(column),
+                first=done,
+                may_lack=columns is None,
             )
             for column in _wanted(schema, columns)
         }
@@ -118,37 +124,48 @@ def _named_type(kind: Any, otherwise: pa.DataType) -> pa.DataType:
 
 
 def class_names(
-    source: str, column: str, values: Iterable[Any], kind: Any, may_lack: bool = False
+    source: str,
+    column: str,
+    values: Iterable[Any],
+    kind: Any,
+    *,
+    first: int = 0,
+    may_lack: bool = False,
 ) -> list[Any]:
     """Integers of a ``ClassLabel``, or of a list of such, become their names.
 
     Args:
         source: in messages.
         column: the same.
-        values: of the column.
+        values: of some rows of the column.
         kind: of the column, as ``datasets`` describes it.
+        first: number of the first of these rows.
         may_lack: whether -1, by which hub data sets say "no label", becomes None.
 
     Raises:
         DataError: for a number that names no class.
     """
-    names, numbers = getattr(kind, "names", None), list(values)
-    inner = getattr(kind, "feature", None)
-    if names is None and getattr(inner, "names", None) is not None:
-        flat = [number for row in numbers for number in row or ()]
-        named = iter(class_names(source, column, flat, inner, may_lack))
-        return [None if row is None else [next(named) for _ in row] for row in numbers]
+    is_list = getattr(kind, "names", None) is None
+    names = getattr(getattr(kind, "feature", None) if is_list else kind, "names", None)
     if names is None:
-        return numbers
+        return list(values)
+    known: dict[Any, Any] = {None: None, **dict(enumerate(names))}
     if may_lack:
-        numbers = [None if number == -1 else number for number in numbers]
-    known = {None, *range(len(names))}
-    bad = [row for row, number in enumerate(numbers) if number not in known]
-    if bad:
-        raise DataError(
-            f"data {source!r}: column {column!r} has {numbers[bad[0]]}, which is none of its "
-            f"{len(names)} classes, in {len(bad)} of {len(numbers)} rows (the first is row "
-            f"{bad[0]}, counted from 0). -1 stands for no label, as in test sets whose labels are "
-            "not published: take another split, or only the rows that have one."
-        )
-    return [None if number is None else names[number] for number in numbers]
+        known[-1] = None
+
+    def named(row: int, number: Any) -> Any:
+        if number not in known:
+            raise DataError(
+                f"data {source!r}: column {column!r} has {number} in row {row}, counted from 0, "
+                f"which is none of its {len(names)} classes. -1 stands for no label, as "
+                "in test sets whose labels are not published: take another split, or only the "
+                "rows that have one."
+            )
+        return known[number]
+
+    if not is_list:
+        return [named(row, number) for row, number in enumerate(values, first)]
+    return [
+        None if some is None else [named(row, number) for number in some]
+        for row, some in enumerate(values, first)
+    ]

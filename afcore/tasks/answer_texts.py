@@ -1,9 +1,11 @@
 """Columns of answers: texts that stand in another text, perhaps with the place where."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from afcore.data.sources import read_texts
+from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.errors import DataError
 
@@ -13,7 +15,7 @@ KnownAnswer = tuple[str, int | None]
 """Its text, and the number of its first character in the context where it is known."""
 
 
-def read_answers(source: str, key: str, column: str, table: Table) -> list[list[KnownAnswer]]:
+def read_answers(source: str, key: str, column: str, table: Table) -> Sequence[list[KnownAnswer]]:
     """Of each row the right answers, none of a question that has none.
 
     A value is an object ``{"text": [...], "answer_start": [...]}`` as hub data sets have it, a list
@@ -23,8 +25,8 @@ def read_answers(source: str, key: str, column: str, table: Table) -> list[list[
     Raises:
         DataError: for another value.
     """
-    found: list[list[KnownAnswer]] = []
-    for row, value in enumerate(table.columns[column]):
+
+    def known(row: int, value: Any) -> list[KnownAnswer]:
         try:
             pairs = _pairs(value)
             starts = [None if start is None else int(start) for _, start in pairs]
@@ -38,8 +40,9 @@ def read_answers(source: str, key: str, column: str, table: Table) -> list[list[
             [column], {column: [text for text, _ in pairs]}, table.places.pick([row] * len(pairs))
         )
         texts = read_texts(source, key, column, inner)
-        found.append([one for one in zip(texts, starts, strict=True) if one[0].strip()])
-    return found
+        return [one for one in zip(texts, starts, strict=True) if one[0].strip()]
+
+    return StoredValues(known(row, value) for row, value in enumerate(table.columns[column]))
 
 
 def _pairs(value: Any) -> list[tuple[Any, Any]]:

@@ -4,7 +4,9 @@ Training packs plain text: rows one after the other, an end token behind each, c
 is scored or predicted is never packed, so that a row's numbers are its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, repeat
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,8 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.data.examples import Column, Examples
+from afcore.data.column_file import ColumnFile
+from afcore.data.examples import Examples
 from afcore.data.sources import Field, Rows, read_texts
+from afcore.data.stored_values import AT_ONCE
 from afcore.data.table import Table
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.tasks.conversations import is_conversation, read_conversations, tokens_of_conversations
@@ -36,14 +40,19 @@ def _perplexity(values: RowValues) -> float:
         return float(np.exp(TOKEN_LOSS.compute(values)))
 
 
-def packed(rows: list[list[int]], size: int) -> list[list[int]]:
+def packed(rows: Iterable[list[int]], size: int) -> Iterator[list[int]]:
     """All rows one after the other, cut into blocks of ``size`` tokens; the last may be shorter.
 
     A last block of a single token, which predicts nothing, is left out.
     """
-    whole = [token for row in rows for token in row]
-    blocks = [whole[start : start + size] for start in range(0, len(whole), size)]
-    return [block for block in blocks if len(block) > 1]
+    left: list[int] = []
+    for row in rows:
+        left += row
+        whole = len(left) // size * size
+        yield from (left[start : start + size] for start in range(0, whole, size))
+        left = left[whole:]
+    if len(left) > 1:
+        yield left
 
 
 def windows(tokens: list[int], size: int) -> list[list[int]]:
@@ -122,26 +131,33 @@ class CausalLanguageModeling(Task):
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids`` and ``labels``, those of a long text in windows."""
         found = self._asked(processor, rows, max_length)
-        if _is_plain(rows):
-            pieces = [windows(tokens, max_length) for tokens, _ in found]
-            of_rows = np.repeat(np.arange(len(pieces)), [len(one) for one in pieces])
-            return _examples([(w, [True] * len(w)) for one in pieces for w in one], of_rows)
-        return _examples(found)
+        if not _is_plain(rows):
+            return _examples(found)
+        of_rows = ColumnFile(np.int64, is_ragged=False)
+
+        def pieces() -> Iterator[Asked]:
+            for row, (tokens, _) in enumerate(found):
+                for piece in windows(tokens, max_length):
+                    of_rows.add([row])
+                    yield piece, [True] * len(piece)
+
+        examples = _examples(pieces())
+        return replace(examples, rows=of_rows.column().values)
 
     def training_examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """Of plain text: blocks."""
         if not _is_plain(rows):
             return self.examples(processor, rows, max_length)
-        found = [tokens for tokens, _ in self._asked(processor, rows, max_length)]
-        follows = [tokens[1:] if tokens[0] == self.end_token_id else tokens for tokens in found[1:]]
-        blocks = packed([found[0], *follows], max_length)
-        return _examples([(block, [True] * len(block)) for block in blocks])
+        found = enumerate(tokens for tokens, _ in self._asked(processor, rows, max_length))
+        follow = (tokens[row > 0 and tokens[0] == self.end_token_id :] for row, tokens in found)
+        blocks = packed(follow, max_length)
+        return _examples((block, [True] * len(block)) for block in blocks)
 
-    def _asked(self, processor: Any, rows: Rows, max_length: int) -> list[Asked]:
+    def _asked(self, processor: Any, rows: Rows, max_length: int) -> Iterator[Asked]:
         """Of each row, whole where it is plain, else cut.
 
         Raises:
-            DataError: for a row of which nothing is left to predict.
+            DataError: at the end, for rows of which nothing is left to predict.
         """
         texts = rows.inputs["text"]
         if is_conversation(texts[0]):
@@ -149,32 +165,33 @@ class CausalLanguageModeling(Task):
         else:
             found = self._tokens(processor, rows.source, texts, rows.inputs.get("label"))
         if _is_plain(rows):
-            return found
-        cut = [(tokens[:max_length], asked[:max_length]) for tokens, asked in found]
-        empty = [row for row, (_, asked) in enumerate(cut) if not any(asked[1:])]
+            yield from found
+            return
+        empty = []
+        for row, (tokens, asked) in enumerate(found):
+            if not any(asked[1:max_length]):
+                empty.append(row)
+            yield tokens[:max_length], asked[:max_length]
         if empty:
             raise DataError(
                 f"data {rows.source!r}: nothing is left to predict in {len(empty)} of {len(rows)} "
                 f"rows (the first is {rows.place(empty[0])}): what comes before fills all "
                 f"{max_length} tokens. Raise data.max_length, or shorten or remove the rows"
             )
-        return cut
 
     def _tokens(
-        self, processor: Any, source: str, texts: list[str], completions: list[str] | None
-    ) -> list[Asked]:
+        self, processor: Any, source: str, texts: Sequence[str], completions: Sequence[str] | None
+    ) -> Iterator[Asked]:
         """Texts between a first token and the end token, with their completions."""
         firsts = _without_end(processor, source, texts)
-        seconds: list[list[int]] = [[] for _ in firsts]
+        seconds: Iterator[list[int]] = repeat([], len(texts))
         if completions is not None:
             seconds = _without_end(processor, source, completions, special=False)
-        found: list[Asked] = []
         for first, second in zip(firsts, seconds, strict=True):
             has_start = first[:1] == [processor.bos_token_id]
             begun = first if has_start else [self.end_token_id, *first]
             asked = [completions is None] * len(begun) + [True] * (len(second) + 1)
-            found.append(([*begun, *second, self.end_token_id], asked))
-        return found
+            yield [*begun, *second, self.end_token_id], asked
 
     @property
     def head_settings(self) -> dict[str, Any]:
@@ -248,12 +265,11 @@ class CausalLanguageModeling(Task):
         return cls(pad_token_id=processor.pad_token_id, end_token_id=_end_of(processor))
 
 
-def _read(source: str, key: str, column: str, table: Table) -> list[Any]:
+def _read(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
     """Texts, or conversations where the first row has one."""
-    values = table.columns[column]
-    if any(is_conversation(value) for value in values[:1]):
-        return list(read_conversations(source, key, column, table))
-    return list(read_texts(source, key, column, table))
+    if is_conversation(next(iter(table.columns[column]), None)):
+        return read_conversations(source, key, column, table)
+    return read_texts(source, key, column, table)
 
 
 def _is_plain(rows: Rows) -> bool:
@@ -270,21 +286,22 @@ def _end_of(processor: Any) -> int:
 
 
 def _without_end(
-    processor: Any, source: str, texts: list[str], special: bool = True
-) -> list[list[int]]:
+    processor: Any, source: str, texts: Sequence[str], special: bool = True
+) -> Iterator[list[int]]:
     """Tokens, with the first of a text where the tokenizer gives it one, but without its last."""
     # They are cut afterwards, so the tokenizer need not warn of long ones.
     options = {"add_special_tokens": special, "verbose": False}
-    parts = encodings(processor, source, (texts,), **options)
-    found = [ids for _, encoded in parts for ids in encoded["input_ids"]]
     ends = {processor.eos_token_id, processor.sep_token_id} if special else set()
-    return [ids[:-1] if ids and ids[-1] in ends else ids for ids in found]
+    for _, encoded in encodings(processor, source, (texts,), **options):
+        for ids in encoded["input_ids"]:
+            yield ids[:-1] if ids and ids[-1] in ends else ids
 
 
-def _examples(found: list[Asked], rows: npt.NDArray[np.int64] | None = None) -> Examples:
-    inputs = Column.of([ids for ids, _ in found])
-    assert inputs.offsets is not None
-    is_asked = np.concatenate([asked for _, asked in found])
-    is_asked[inputs.offsets[:-1]] = False  # nothing comes before the first token
-    labels = np.where(is_asked, inputs.values, NO_ANSWER).astype(np.int32)
-    return Examples({"input_ids": inputs}, {"labels": Column(labels, inputs.offsets)}, rows=rows)
+def _examples(found: Iterable[Asked]) -> Examples:
+    inputs, labels = ColumnFile(), ColumnFile()
+    given = iter(found)
+    while part := list(islice(given, AT_ONCE)):
+        inputs.add([ids for ids, _ in part])
+        # Nothing comes before the first token.
+        labels.add([[NO_ANSWER, *np.where(asked, ids, NO_ANSWER)[1:]] for ids, asked in part])
+    return Examples({"input_ids": inputs.column()}, {"labels": labels.column()})

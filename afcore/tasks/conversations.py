@@ -1,10 +1,12 @@
 """Conversations: lists of messages, as a tokenizer's chat template writes them."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from afcore.data.sources import Rows
+from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.errors import DataError, ModelError
 
@@ -21,22 +23,23 @@ def is_conversation(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def read_conversations(source: str, key: str, column: str, table: Table) -> list[Conversation]:
+def read_conversations(source: str, key: str, column: str, table: Table) -> Sequence[Conversation]:
     """A column of lists of messages, each with a ``role`` and a ``content``; both are texts.
 
     Raises:
         DataError: for a value that is no such list, or in which the assistant says nothing.
     """
-    found = []
-    for row, value in enumerate(table.columns[column]):
+
+    def checked(row: int, value: Any) -> Conversation:
         if fault := _fault(value):
             raise DataError(
                 f"data {source!r}: column {column!r} holds {fault} in {table.places.name(row)}. "
                 'Write a list of messages, {"role": "user", "content": "..."}, of which one at '
                 f"least is of the {ASSISTANT}, or name another column with data.{key}"
             )
-        found.append([{name: str(one[name]) for name in ("role", "content")} for one in value])
-    return found
+        return [{name: str(one[name]) for name in ("role", "content")} for one in value]
+
+    return StoredValues(checked(row, value) for row, value in enumerate(table.columns[column]))
 
 
 def _fault(value: Any) -> str | None:
@@ -51,7 +54,7 @@ def _fault(value: Any) -> str | None:
     return None
 
 
-def tokens_of_conversations(processor: Any, rows: Rows) -> list[tuple[list[int], list[bool]]]:
+def tokens_of_conversations(processor: Any, rows: Rows) -> Iterator[tuple[list[int], list[bool]]]:
     """Each conversation as the template writes it: its tokens, and which the assistant says.
 
     What the template writes behind an answer, the end of a turn, is a part of it.
@@ -67,16 +70,14 @@ def tokens_of_conversations(processor: Any, rows: Rows) -> list[tuple[list[int],
             "conversations are written. Give a model that was made for conversations, or columns "
             "of prompts and completions (data.text, data.label)"
         )
-    found = []
     for row, conversation in enumerate(rows.inputs["text"]):
         try:
-            found.append(_tokens(processor, conversation))
+            yield _tokens(processor, conversation)
         except TemplateError as error:
             raise DataError(
                 f"data {rows.source!r}: the model's chat template refuses the conversation in "
                 f"{rows.place(row)}: {error}"
             ) from error
-    return found
 
 
 def _tokens(processor: Any, conversation: Conversation) -> tuple[list[int], list[bool]]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from afcore.compute import to_device
-from afcore.data.examples import Column, Examples
+from afcore.data.column_file import ColumnFile, column_of
+from afcore.data.examples import Examples
 from afcore.data.pictures import Picture, read_pictures
 from afcore.data.sources import Field, Rows, read_labels
 from afcore.errors import DataError
@@ -70,7 +71,7 @@ class ImageClassification(OneLabelTask):
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``pixel_values``, [n, 3, height, width] uint8, as large as the model wants them."""
         pictures = rows.inputs["image"]
-        parts = []
+        pixels = ColumnFile(np.uint8, is_ragged=False)
         for start in range(0, len(pictures), _AT_ONCE):
             opened = [
                 self._opened(rows, row)
@@ -79,11 +80,11 @@ class ImageClassification(OneLabelTask):
             sized = processor(
                 images=opened, do_rescale=False, do_normalize=False, return_tensors="np"
             )
-            parts.append(np.clip(np.rint(sized[_PIXELS]), 0, 255).astype(np.uint8))
+            pixels.add(np.clip(np.rint(sized[_PIXELS]), 0, 255).astype(np.uint8))
         targets = {}
         if "label" in rows.targets:
-            targets["labels"] = Column(self.encode_labels(rows.targets["label"]))
-        return Examples({_PIXELS: Column(np.concatenate(parts))}, targets, fixed_length=1)
+            targets["labels"] = column_of(self.encode_labels, rows.targets["label"])
+        return Examples({_PIXELS: pixels.column()}, targets, fixed_length=1)
 
     @staticmethod
     def _opened(rows: Rows, row: int) -> Any:

@@ -3,7 +3,8 @@
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from afcore.data.sources import Rows
@@ -62,7 +63,7 @@ def learn_label_names(
     """
     targets = {split: _targets(rows) for split, rows in splits.items()}
     known = {label for target in _targets(everything) for label in labels_of(target)}
-    beyond = [target for values in everything.beyond.values() for target in values]
+    beyond = chain.from_iterable(everything.beyond.values())
     left_out = {label for target in beyond for label in labels_of(target)} - known
     raised = " Raise data.limit, or leave it out." if left_out else ""
     if len(known) < 2:
@@ -93,7 +94,7 @@ def learn_label_names(
     return names
 
 
-def _targets(rows: Rows) -> list[Any]:
+def _targets(rows: Rows) -> Sequence[Any]:
     (values,) = rows.targets.values()
     return values
 

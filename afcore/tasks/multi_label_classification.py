@@ -1,6 +1,6 @@
 """Multi-label classification: any number of labels, none among them, for a text or a pair."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ import torch
 
 from afcore.data.examples import Examples
 from afcore.data.sources import Rows
+from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.data.text_lists import read_text_lists
 from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
@@ -26,14 +27,14 @@ SEPARATOR = ","
 """Between the labels of a row, where they are written as one text."""
 
 
-def read_label_lists(source: str, key: str, column: str, table: Table) -> list[list[str]]:
+def read_label_lists(source: str, key: str, column: str, table: Table) -> Sequence[list[str]]:
     """A column of lists, or of texts with the labels of a row between commas; blank is none.
 
     Raises:
         DataError: for a value that is neither, or a list with something that is no text.
     """
     rows = read_text_lists(source, key, column, table, SEPARATOR)
-    return [_without_blanks(labels) for labels in rows]
+    return StoredValues(_without_blanks(labels) for labels in rows)
 
 
 def _without_blanks(labels: list[str]) -> list[str]:
@@ -86,9 +87,9 @@ class MultiLabelClassification(BinaryOutputsTask):
     label_names: list[str]
 
     @staticmethod
-    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+    def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
         """See :func:`read_label_lists`."""
-        return list(read_label_lists(source, key, column, table))
+        return read_label_lists(source, key, column, table)
 
     @classmethod
     def learn(
@@ -106,7 +107,7 @@ class MultiLabelClassification(BinaryOutputsTask):
             found[row, [index[label] for label in some if label in index]] = 1.0
         return found
 
-    def unknown_labels(self, labels: list[list[str]]) -> list[str]:
+    def unknown_labels(self, labels: Sequence[list[str]]) -> list[str]:
         """Not among the label names."""
         known = set(self.label_names)
         return [label for some in labels for label in some if label not in known]

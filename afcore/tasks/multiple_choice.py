@@ -1,7 +1,8 @@
 """Multiple choice: which of several texts goes on from a text, or answers it?"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from afcore.data.examples import Examples
 from afcore.data.sources import Field, Rows, read_labels, read_texts
+from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.data.text_lists import is_list, read_inner
 from afcore.errors import DataError
@@ -21,7 +23,7 @@ from afcore.tasks.text import TextTask, text_fields
 __all__ = ["MultipleChoice", "read_choices", "read_numbers_of_choices"]
 
 
-def read_choices(source: str, key: str, column: str, table: Table) -> list[list[str]]:
+def read_choices(source: str, key: str, column: str, table: Table) -> Sequence[list[str]]:
     """A column of lists of texts, none of them blank.
 
     Raises:
@@ -45,14 +47,15 @@ def read_choices(source: str, key: str, column: str, table: Table) -> list[list[
     return found
 
 
-def read_numbers_of_choices(source: str, key: str, column: str, table: Table) -> list[int]:
+def read_numbers_of_choices(source: str, key: str, column: str, table: Table) -> Sequence[int]:
     """A column of whole numbers, the first choice being 0.
 
     Raises:
         DataError: for a value that is none.
     """
-    numbers = []
-    for row, text in enumerate(read_labels(source, key, column, table)):
+    labels = read_labels(source, key, column, table)
+
+    def number(row: int, text: str) -> int:
         if not text.isdecimal():
             what = f"holds {text[:40]!r}" if text else "is empty"
             raise DataError(
@@ -60,8 +63,9 @@ def read_numbers_of_choices(source: str, key: str, column: str, table: Table) ->
                 "number of a choice was expected, 0 for the first. Name another column with "
                 f"data.{key}"
             )
-        numbers.append(int(text))
-    return numbers
+        return int(text)
+
+    return StoredValues(number(row, text) for row, text in enumerate(labels))
 
 
 class MultipleChoice(TextTask):
@@ -106,7 +110,7 @@ class MultipleChoice(TextTask):
         cls, splits: Mapping[str, Rows], everything: Rows, processor: Any
     ) -> "MultipleChoice":
         """How many choices there are; every row must have as many, and one that is right."""
-        count = len(_choices(everything)[0])
+        count = len(next(_choices(everything)))
         if count < 2:
             raise DataError(
                 f"data {everything.source!r}: {everything.place(0)} has {count} choice; two or "
@@ -124,18 +128,13 @@ class MultipleChoice(TextTask):
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids`` and so on of each choice; the label stands with each."""
         _check(rows, self.num_choices)
-        choices, begins = _choices(rows), rows.inputs.get("text_pair")
         size = self.num_choices
-        inputs = {
-            "text": [text for text in rows.inputs["text"] for _ in range(size)],
-            "text_pair": [
-                choice if begins is None else f"{begins[row]} {choice}"
-                for row, some in enumerate(choices)
-                for choice in some
-            ],
+        inputs: dict[str, Sequence[Any]] = {
+            "text": StoredValues(text for text in rows.inputs["text"] for _ in range(size)),
+            "text_pair": StoredValues(_continued(rows)),
         }
-        targets = {
-            key: [value for value in values for _ in range(size)]
+        targets: dict[str, Sequence[Any]] = {
+            key: StoredValues(value for value in values for _ in range(size))
             for key, values in rows.targets.items()
         }
         ids = np.repeat(np.arange(len(rows)), size)
@@ -210,16 +209,24 @@ class MultipleChoice(TextTask):
         return None
 
 
-def _choices(rows: Rows) -> list[list[str]]:
+def _choices(rows: Rows) -> Iterator[list[str]]:
     """Of each row."""
     if "choices" in rows.inputs:
-        return list(rows.inputs["choices"])
+        return iter(rows.inputs["choices"])
     columns = [values for key, values in rows.inputs.items() if key.startswith("choices.")]
-    return [list(some) for some in zip(*columns, strict=True)]
+    return (list(some) for some in zip(*columns, strict=True))
+
+
+def _continued(rows: Rows) -> Iterator[str]:
+    """Each choice of each row, behind what it begins with."""
+    begins = rows.inputs.get("text_pair", repeat(None, len(rows)))
+    for begin, choices in zip(begins, _choices(rows), strict=True):
+        for choice in choices:
+            yield choice if begin is None else f"{begin} {choice}"
 
 
 def _check(rows: Rows, count: int) -> None:
-    labels = rows.targets.get("label", [0] * len(rows))
+    labels = rows.targets.get("label", repeat(0, len(rows)))
     for row, (choices, label) in enumerate(zip(_choices(rows), labels, strict=True)):
         if len(choices) != count:
             raise DataError(

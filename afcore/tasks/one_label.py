@@ -1,7 +1,7 @@
 """What tasks have in common whose answer is one label of several, whatever the model reads."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -107,7 +107,7 @@ class OneLabelTask(Task):
         index = {name: i for i, name in enumerate(self.label_names)}
         return np.asarray([index.get(label, -1) for label in labels], dtype=np.int64)
 
-    def unknown_labels(self, labels: list[str]) -> list[str]:
+    def unknown_labels(self, labels: Sequence[str]) -> list[str]:
         """Not among the label names."""
         known = set(self.label_names)
         return [label for label in labels if label not in known]

@@ -6,7 +6,7 @@ import json
 import logging
 import mmap
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from afcore.data.named_sources import Names
 from afcore.data.row_digests import digest_of_rows, row_digests
 from afcore.data.sources import Rows, load_rows
 from afcore.data.split import held_out
+from afcore.data.stored_values import AT_ONCE
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
 from afcore.digest import (
     ContentDigest,
@@ -35,7 +36,6 @@ from afcore.tasks.task import Task
 
 __all__ = ["DataSources", "PreparedData", "load_splits", "open_prepared", "prepare"]
 
-_ROWS_AT_ONCE = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -267,9 +267,10 @@ def _key(digest: RecipeDigest, name: str) -> str:
 
 def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
     """(rows to train on, rows to validate on), at least one each: by group, else by text."""
-    texts = rows.identities
-    keys, what = (texts, "text") if rows.groups is None else (rows.groups, "group")
-    if all(key == keys[0] for key in keys):
+    keys: Collection[str] = rows.identities if rows.groups is None else rows.groups
+    what = "text" if rows.groups is None else "group"
+    first = next(iter(keys))
+    if all(key == first for key in keys):
         raise DataError(
             f"data {rows.source!r}: {len(keys)} rows with 1 different {what} are "
             f"too few to hold out validation, as rows of one {what} stay together. Give other data "
@@ -294,8 +295,7 @@ def _processor_digest(
     kind: type[Task], processor: Any, rows: Rows, max_length: int
 ) -> ContentDigest:
     if kind.processor == "tokenizer":
-        texts = [str(value) for value in next(iter(rows.inputs.values()))]
-        return tokenizer_digest(processor, texts, max_length)
+        return tokenizer_digest(processor, next(iter(rows.inputs.values())), max_length)
     return content_digest(canonical_json(json.loads(processor.to_json_string())))
 
 
@@ -321,8 +321,8 @@ def _rows_digest(rows: Rows) -> ContentDigest:
         content.update(f"{before}{{".encode())
         for number, (key, values) in enumerate(columns.items()):
             content.update(f"{', ' if number else ''}{json.dumps(key)}: [".encode())
-            for start in range(0, len(values), _ROWS_AT_ONCE):
-                part = json.dumps(values[start : start + _ROWS_AT_ONCE], default=str)[1:-1]
+            for start in range(0, len(values), AT_ONCE):
+                part = json.dumps(values[start : start + AT_ONCE], default=str)[1:-1]
                 content.update(f"{', ' if start else ''}{part}".encode())
             content.update(b"]")
         content.update(b"}")

@@ -4,7 +4,7 @@ A long context is read in windows that overlap: an example each, of which a row 
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.data.examples import Column, Examples
+from afcore.data.column_file import ColumnFile
+from afcore.data.examples import Examples
 from afcore.data.sources import Field, Rows
+from afcore.data.stored_values import StoredValues
 from afcore.errors import DataError
 from afcore.tasks.answer_spans import OUTSIDE, Span, best_span, span_of
 from afcore.tasks.answer_texts import KnownAnswer, read_answers
@@ -30,6 +32,9 @@ _MAX_STRIDE = 128
 _FEWEST_TOKENS = 16
 _BETWEEN = "\x1f"  # answers of a row
 _INPUTS = ("input_ids", "token_type_ids")
+_TARGETS = ("start_positions", "end_positions")
+_REFERENCES = ("characters", "text", "null", "expected")
+_NUMBERS = ("rows", "null", *_TARGETS)
 _log = logging.getLogger(__name__)
 
 
@@ -78,13 +83,13 @@ class QuestionAnswering(Task):
     ) -> "QuestionAnswering":
         """Whether questions may have no answer."""
         check_offsets(processor, cls.model_fields["name"].default)
-        answered = [bool(answers) for answers in everything.targets["label"]]
-        if not any(answered):
+        answered = {bool(answers) for answers in everything.targets["label"]}
+        if True not in answered:
             raise DataError(
                 f"data {everything.source!r}: no question has an answer. Is it the column that "
                 "data.label should name?"
             )
-        return cls(pad_token_id=processor.pad_token_id, may_be_blank=not all(answered))
+        return cls(pad_token_id=processor.pad_token_id, may_be_blank=False in answered)
 
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``, perhaps ``token_type_ids``; ``start_positions`` and ``end_positions``.
@@ -98,27 +103,20 @@ class QuestionAnswering(Task):
                 f"data.max_length is {max_length}: a question and its context need "
                 f"{_FEWEST_TOKENS} tokens or more"
             )
-        found: dict[str, list[Any]] = {}
+        found, last = _Columns(), -1
         for row, window in self._windows(processor, rows, max_length):
-            first = not found or row != found["rows"][-1]
-            found.setdefault("rows", []).append(row)
+            found["rows"].add([row])
             for name in _INPUTS:
                 if name in window:
-                    found.setdefault(name, []).append(window[name])
-            self._place(found, rows, row, window, first)
-        inputs = {name: Column.of(found[name]) for name in _INPUTS if name in found}
-        references = {name: Column.of(found[name]) for name in ("characters", "text")}
-        references["null"] = Column(np.asarray(found["null"], dtype=np.int64))
-        targets = {}
-        if "label" in rows.targets:
-            references["expected"] = Column.of(found["expected"])
-            spans = np.asarray(found["spans"], dtype=np.int64)
-            targets = {
-                "start_positions": Column(spans[:, 0]),
-                "end_positions": Column(spans[:, 1]),
-            }
-        numbers = np.asarray(found["rows"], dtype=np.int64)
-        return Examples(inputs, targets, references=references, rows=numbers)
+                    found[name].add([window[name]])
+            self._place(found, rows, row, window, row != last)
+            last = row
+        columns = {name: file.column() for name, file in found.items()}
+        inputs, targets, references = (
+            {name: columns[name] for name in names if name in columns}
+            for names in (_INPUTS, _TARGETS, _REFERENCES)
+        )
+        return Examples(inputs, targets, references=references, rows=columns["rows"].values)
 
     def _windows(
         self, processor: Any, rows: Rows, max_length: int
@@ -149,7 +147,7 @@ class QuestionAnswering(Task):
                 yield start + row, window
 
     def _place(
-        self, found: dict[str, list[Any]], rows: Rows, row: int, window: dict[str, Any], first: bool
+        self, found: "_Columns", rows: Rows, row: int, window: dict[str, Any], first: bool
     ) -> None:
         """Add what a window's answers are read by, and what it should be answered with."""
         characters, context = window["characters"], rows.inputs["text_pair"][row]
@@ -161,9 +159,9 @@ class QuestionAnswering(Task):
             )
         begin, end = int(inside[0, 0]), int(inside[-1, 1])
         moved = np.where(characters == OUTSIDE, OUTSIDE, characters - begin)
-        found.setdefault("characters", []).append(moved)
-        found.setdefault("text", []).append(_code_points(context[begin:end]))
-        found.setdefault("null", []).append(window["null"])
+        found["characters"].add([moved])
+        found["text"].add([_code_points(context[begin:end])])
+        found["null"].add([window["null"]])
         if "label" not in rows.targets:
             return
         answers = rows.targets["label"][row]
@@ -171,9 +169,10 @@ class QuestionAnswering(Task):
         if answers:
             start = _start(rows, row, answers[0])
             span = span_of(characters, start, start + len(answers[0][0]))
-        found.setdefault("spans", []).append(span or (window["null"], window["null"]))
+        for name, token in zip(_TARGETS, span or (window["null"], window["null"]), strict=True):
+            found[name].add([token])
         texts = _BETWEEN.join(text for text, _ in answers) if first else ""
-        found.setdefault("expected", []).append(_code_points(texts))
+        found["expected"].add([_code_points(texts)])
 
     @property
     def head_settings(self) -> dict[str, Any]:
@@ -249,6 +248,15 @@ class QuestionAnswering(Task):
         return cls(pad_token_id=processor.pad_token_id, may_be_blank=True)
 
 
+class _Columns(dict[str, ColumnFile]):
+    """Made when they are first asked for: a number a window, or a row of them."""
+
+    def __missing__(self, name: str) -> ColumnFile:
+        is_number = name in _NUMBERS
+        self[name] = ColumnFile(np.int64 if is_number else np.int32, is_ragged=not is_number)
+        return self[name]
+
+
 def _code_points(text: str) -> npt.NDArray[np.int32]:
     return np.frombuffer(text.encode("utf-32-le"), dtype=np.int32)
 
@@ -271,23 +279,27 @@ def _start(rows: Rows, row: int, answer: KnownAnswer) -> int:
     return found
 
 
-def _cut_questions(processor: Any, rows: Rows, max_tokens: int) -> list[str]:
+def _cut_questions(processor: Any, rows: Rows, max_tokens: int) -> Sequence[str]:
     """What is left of them, so that half of a window is the context's."""
-    questions: list[str] = rows.inputs["text"]
+    questions, shorter = rows.inputs["text"], list[int]()
     options = {"truncation": True, "max_length": max_tokens, "return_offsets_mapping": True}
-    cut: list[str] = []
-    for _, encoded in encodings(
-        processor, rows.source, (questions,), add_special_tokens=False, **options
-    ):
-        for offsets in encoded["offset_mapping"]:
-            full = len(offsets) == max_tokens
-            text = questions[len(cut)]
-            cut.append(text[: offsets[-1][1]] if full else text)
-    wrong = [row for row, text in enumerate(cut) if len(text) < len(questions[row].rstrip())]
-    if wrong:
+
+    def cut() -> Iterator[str]:
+        known = enumerate(questions)
+        for _, encoded in encodings(
+            processor, rows.source, (questions,), add_special_tokens=False, **options
+        ):
+            for offsets, (row, text) in zip(encoded["offset_mapping"], known, strict=False):
+                left = text[: offsets[-1][1]] if len(offsets) == max_tokens else text
+                if len(left) < len(text.rstrip()):
+                    shorter.append(row)
+                yield left
+
+    found = StoredValues(cut())
+    if shorter:
         _log.warning(
             "data %r: %d of %d questions are cut at %d tokens, half of data.max_length (the first "
             "is in %s).",
-            *(rows.source, len(wrong), len(cut), max_tokens, rows.place(wrong[0])),
+            *(rows.source, len(shorter), len(found), max_tokens, rows.place(shorter[0])),
         )
-    return cut
+    return found

@@ -1,7 +1,7 @@
 """Summarization: a text for a text, by a model with an encoder and a decoder (BART, T5)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,8 +11,10 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
+from afcore.data.column_file import ColumnFile
 from afcore.data.examples import Column, Examples
 from afcore.data.sources import Field, Rows, read_texts
+from afcore.data.stored_values import StoredValues
 from afcore.errors import ConfigError, ModelError
 from afcore.tasks.scores import TOKEN_LOSS, RowValues, Score, mean_of
 from afcore.tasks.task import NO_ANSWER, Targets, Task
@@ -105,16 +107,16 @@ class Summarization(Task):
 
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``; ``labels``, the summary's tokens; and its text for reference."""
-        texts = [self.prefix + text for text in rows.inputs["text"]]
-        inputs = {"input_ids": Column.of(_tokens(processor, texts, max_length, rows))}
+        texts = StoredValues(self.prefix + text for text in rows.inputs["text"])
+        inputs = {"input_ids": _tokens(processor, texts, max_length, rows)}
         if "label" not in rows.targets:
             return Examples(inputs)
         summaries = rows.targets["label"]
         labels = _tokens(processor, summaries, self.max_target_length, rows, target=True)
         return Examples(
             inputs,
-            {"labels": Column.of(labels)},
-            references={"summary": Column.of_texts(summaries)},
+            {"labels": labels},
+            references={"summary": _bytes_of(summaries)},
         )
 
     @property
@@ -236,15 +238,23 @@ class Summarization(Task):
 
 
 def _tokens(
-    processor: Any, texts: list[str], max_length: int, rows: Rows, *, target: bool = False
-) -> list[list[int]]:
+    processor: Any, texts: Sequence[str], max_length: int, rows: Rows, *, target: bool = False
+) -> Column:
     tokenize = partial(_as_target, processor) if target else processor
-    found: list[list[int]] = []
+    found = ColumnFile()
     options = {"truncation": True, "max_length": max_length}
     for start, encoded in encodings(tokenize, rows.source, (texts,), **options):
         check_tokens_of(rows, start, encoded["input_ids"], "summary" if target else "text")
-        found += encoded["input_ids"]
-    return found
+        found.add(encoded["input_ids"])
+    return found.column()
+
+
+def _bytes_of(texts: Sequence[str]) -> Column:
+    """As :meth:`.Column.of_texts` has them."""
+    found = ColumnFile(np.uint8)
+    for text in texts:
+        found.add([list(text.encode())])
+    return found.column()
 
 
 def _as_target(processor: Any, texts: list[str], **options: Any) -> Any:

@@ -5,7 +5,7 @@ is what the training data taught it (the names of the labels, say), and is recor
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -179,7 +179,7 @@ class Task(BaseModel, ABC):
         """What makes it doubtful to choose an epoch by ``score`` on these examples."""
         return []
 
-    def unknown_labels(self, labels: list[Any]) -> list[str]:
+    def unknown_labels(self, labels: Sequence[Any]) -> list[str]:
         """Those among the rows' labels that the model cannot answer.
 
         Rows to be predicted may have such: their targets are such that no answer scores as right.

@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from afcore.data.column_file import ColumnFile
-from afcore.data.examples import Column, Examples
+from afcore.data.column_file import ColumnFile, column_of
+from afcore.data.examples import Examples
 from afcore.data.sources import Field, Rows, read_labels, read_texts
 from afcore.data.table import Table
 from afcore.tasks.task import Task
@@ -36,9 +36,9 @@ class TextTask(Task):
         """[n, ...], the target ``labels``, from the rows' own."""
 
     @staticmethod
-    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+    def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
         """The column of the labels; text unless a task wants something else."""
-        return list(read_labels(source, key, column, table))
+        return read_labels(source, key, column, table)
 
     @classmethod
     def fields(cls, columns: Mapping[str, str | None]) -> list[Field]:
@@ -53,7 +53,7 @@ class TextTask(Task):
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``, and for pairs ``token_type_ids`` where the model knows them."""
         texts, pairs = rows.inputs["text"], rows.inputs.get("text_pair")
-        found = defaultdict[str, ColumnFile](ColumnFile)  # lists of numbers take ten times the room
+        found = defaultdict[str, ColumnFile](ColumnFile)
         given = (texts,) if pairs is None else (texts, pairs)
         options = {"truncation": True, "max_length": max_length}
         for start, encoded in encodings(processor, rows.source, given, **options):
@@ -64,5 +64,5 @@ class TextTask(Task):
         inputs = {name: found[name].column() for name in sorted(found)}
         targets = {}
         if "label" in rows.targets:
-            targets["labels"] = Column(self.encode_labels(rows.targets["label"]))
+            targets["labels"] = column_of(self.encode_labels, rows.targets["label"])
         return Examples(inputs, targets)

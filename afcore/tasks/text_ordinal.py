@@ -5,7 +5,7 @@ Each threshold between two levels is a binary question, "is the level above it?"
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from afcore.data.examples import Examples
 from afcore.data.sources import Rows, read_labels
+from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.errors import DataError
 from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
@@ -25,14 +26,15 @@ MOST_LEVELS = 100
 """More are refused: such labels are numbers, or no levels at all."""
 
 
-def read_levels(source: str, key: str, column: str, table: Table) -> list[int]:
+def read_levels(source: str, key: str, column: str, table: Table) -> Sequence[int]:
     """A column as whole numbers; ``4.0`` is 4.
 
     Raises:
         DataError: for a value that is none.
     """
-    levels = []
-    for row, text in enumerate(read_labels(source, key, column, table)):
+    labels = read_labels(source, key, column, table)
+
+    def level(row: int, text: str) -> int:
         try:
             number = float(text)
         except ValueError:
@@ -44,8 +46,9 @@ def read_levels(source: str, key: str, column: str, table: Table) -> list[int]:
                 f"the levels in their order, name another column with data.{key}, or choose "
                 "another task"
             )
-        levels.append(int(number))
-    return levels
+        return int(number)
+
+    return StoredValues(level(row, text) for row, text in enumerate(labels))
 
 
 def quadratic_kappa(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
@@ -99,14 +102,14 @@ class TextOrdinal(BinaryOutputsTask):
     highest: int
 
     @staticmethod
-    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+    def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
         """See :func:`read_levels`."""
-        return list(read_levels(source, key, column, table))
+        return read_levels(source, key, column, table)
 
     @classmethod
     def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "TextOrdinal":
         """The ends of the scale, rows beyond the limit included; the other splits lie between."""
-        levels = everything.targets["label"] + everything.beyond.get("label", [])
+        levels = {*everything.targets["label"], *everything.beyond.get("label", [])}
         task = cls(pad_token_id=processor.pad_token_id, lowest=min(levels), highest=max(levels))
         if not 2 <= task.highest - task.lowest + 1 <= MOST_LEVELS:
             raise DataError(
@@ -136,7 +139,7 @@ class TextOrdinal(BinaryOutputsTask):
         found[:, -1] += np.maximum(above - self.num_outputs, 0)
         return found
 
-    def unknown_labels(self, labels: list[int]) -> list[str]:
+    def unknown_labels(self, labels: Sequence[int]) -> list[str]:
         """Beyond the ends of the scale."""
         return [str(level) for level in labels if not self.lowest <= level <= self.highest]
 

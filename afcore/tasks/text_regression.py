@@ -1,7 +1,7 @@
 """Text regression: a number for a text, or for a pair of texts."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from afcore.data.examples import Examples
 from afcore.data.sources import Rows, read_labels
+from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.errors import DataError
 from afcore.tasks.scores import RowValues, Score, mean_of
@@ -21,14 +22,15 @@ from afcore.tasks.text import TextTask
 __all__ = ["TextRegression", "read_numbers"]
 
 
-def read_numbers(source: str, key: str, column: str, table: Table) -> list[float]:
+def read_numbers(source: str, key: str, column: str, table: Table) -> Sequence[float]:
     """A column as numbers.
 
     Raises:
         DataError: for a value that is none, or not finite.
     """
-    numbers = []
-    for row, text in enumerate(read_labels(source, key, column, table)):
+    labels = read_labels(source, key, column, table)
+
+    def finite(row: int, text: str) -> float:
         try:
             number = float(text)
         except ValueError:
@@ -40,8 +42,9 @@ def read_numbers(source: str, key: str, column: str, table: Table) -> list[float
                 f"number with a decimal point, name another column with data.{key}, or choose "
                 "another task"
             )
-        numbers.append(number)
-    return numbers
+        return number
+
+    return StoredValues(finite(row, text) for row, text in enumerate(labels))
 
 
 def _of_numbers(compute: Any, values: RowValues) -> float:
@@ -90,9 +93,9 @@ class TextRegression(TextTask):
     name: Literal["text-regression"] = "text-regression"
 
     @staticmethod
-    def read_label(source: str, key: str, column: str, table: Table) -> list[Any]:
+    def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
         """See :func:`read_numbers`."""
-        return list(read_numbers(source, key, column, table))
+        return read_numbers(source, key, column, table)
 
     @classmethod
     def learn(
@@ -100,7 +103,7 @@ class TextRegression(TextTask):
     ) -> "TextRegression":
         """Nothing; numbers that are all one are refused."""
         numbers = everything.targets["label"]
-        if len(set(numbers)) < 2:
+        if min(numbers) == max(numbers):
             raise DataError(
                 f"data {everything.source!r}: each of the {len(numbers)} rows has the number "
                 f"{numbers[0]:g}, so there is nothing to learn. Name another column with data.label"

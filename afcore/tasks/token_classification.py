@@ -2,15 +2,17 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from afcore.data.column_file import ColumnFile
 from afcore.data.examples import Column, Examples
 from afcore.data.sources import Field, Rows
+from afcore.data.stored_values import AT_ONCE, StoredValues
 from afcore.data.text_lists import read_text_lists
 from afcore.errors import DataError
 from afcore.tasks.entities import entities, read_tags
@@ -109,33 +111,46 @@ class TokenClassification(Task):
         :data:`NOT_READ`; and ``word_labels``, [w], where there are labels.
         """
         words = rows.inputs["text"]
-        texts = [" ".join(some) for some in words]
+        texts = StoredValues(" ".join(some) for some in words)
         options = {
             "truncation": True,
             "max_length": max_length,
             "return_offsets_mapping": True,
         }
-        tokens: list[list[int]] = []
-        positions: list[list[int]] = []
+        found, unread = (ColumnFile(), ColumnFile()), ColumnFile(is_ragged=False)
         for start, encoded in encodings(processor, rows.source, (texts,), **options):
-            tokens += encoded["input_ids"]
-            for row, offsets in enumerate(encoded["offset_mapping"], start):
-                positions.append(word_positions(words[row], offsets))
-        _check_read(rows, positions, max_length)
-        inputs = {"input_ids": Column.of(tokens)}
-        references = {"positions": Column.of(positions)}
+            some = words[start : start + len(encoded["input_ids"])]
+            given = zip(some, encoded["offset_mapping"], strict=True)
+            at = [word_positions(*one) for one in given]
+            for file, values in zip(found, (encoded["input_ids"], at), strict=True):
+                file.add(values)
+            unread.add([one.count(NOT_READ) for one in at])
+        tokens, positions = (file.column() for file in found)
+        _check_read(rows, unread.column().values, positions, max_length)
+        inputs, references = {"input_ids": tokens}, {"positions": positions}
         if "label" not in rows.targets:
             return Examples(inputs, references=references)
         _check_labels(rows)
-        index = {name: i for i, name in enumerate(self.label_names)}
-        known = [[index.get(one, _UNKNOWN) for one in some] for some in rows.targets["label"]]
-        references["word_labels"] = Column.of(known)
-        targets = [
-            _at_positions(*row) for row in zip(known, positions, map(len, tokens), strict=True)
-        ]
-        return Examples(inputs, {"labels": Column.of(targets)}, references=references)
+        references["word_labels"], labels = self._labels(rows, tokens, positions)
+        return Examples(inputs, {"labels": labels}, references=references)
 
-    def unknown_labels(self, labels: list[list[str]]) -> list[str]:
+    def _labels(self, rows: Rows, tokens: Column, positions: Column) -> tuple[Column, Column]:
+        """Of the words, and of the tokens."""
+        index = {name: i for i, name in enumerate(self.label_names)}
+        of_words, of_tokens = ColumnFile(), ColumnFile()
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows.targets["label"][start : start + AT_ONCE]
+            known = [[index.get(name, _UNKNOWN) for name in one] for one in some]
+            of_words.add(known)
+            of_tokens.add(
+                [
+                    _at_positions(one, positions.row(row), len(tokens.row(row)))
+                    for row, one in enumerate(known, start)
+                ]
+            )
+        return of_words.column(), of_tokens.column()
+
+    def unknown_labels(self, labels: Sequence[list[str]]) -> list[str]:
         """Not among the label names."""
         known = set(self.label_names)
         return [label for some in labels for label in some if label not in known]
@@ -216,12 +231,13 @@ class TokenClassification(Task):
         return cls(pad_token_id=processor.pad_token_id, label_names=names, unread=unread)
 
 
-def _at_positions(labels: list[int], positions: list[int], num_tokens: int) -> list[int]:
+def _at_positions(
+    labels: list[int], positions: npt.NDArray[Any], num_tokens: int
+) -> npt.NDArray[np.int32]:
     """[s], each word's label at its first token."""
-    found = [NO_ANSWER] * num_tokens
-    for label, position in zip(labels, positions, strict=True):
-        if position != NOT_READ:
-            found[position] = label
+    found = np.full(num_tokens, NO_ANSWER, dtype=np.int32)
+    is_read = positions != NOT_READ
+    found[positions[is_read]] = np.asarray(labels, dtype=np.int32)[is_read]
     return found
 
 
@@ -243,21 +259,20 @@ def _check_labels(rows: Rows) -> None:
             )
 
 
-def _check_read(rows: Rows, positions: list[list[int]], max_length: int) -> None:
-    """Say how many words have no token; a row must have some."""
-    unread = [some.count(NOT_READ) for some in positions]
-    for row, count in enumerate(unread):
-        if count == len(positions[row]):
-            raise DataError(
-                f"data {rows.source!r}: no word in {rows.place(row)} has a token. Fill or remove "
-                "the row"
-            )
-    if any(unread):
-        first = next(row for row, count in enumerate(unread) if count)
+def _check_read(rows: Rows, unread: npt.NDArray[Any], positions: Column, max_length: int) -> None:
+    """Say how many words have no token, [n] of each row; a row must have some."""
+    assert positions.offsets is not None
+    for row in np.flatnonzero(unread == np.diff(positions.offsets)):
+        raise DataError(
+            f"data {rows.source!r}: no word in {rows.place(int(row))} has a token. Fill or remove "
+            "the row"
+        )
+    if unread.any():
+        some = np.flatnonzero(unread)
         _log.warning(
             "data %r: %d of %d words, in %d of %d rows, are not read, as they stand beyond "
             "data.max_length (%d tokens), or have no token. They are answered all alike, and "
             "scored so. The first stand in %s.",
-            *(rows.source, sum(unread), sum(map(len, positions))),
-            *(sum(map(bool, unread)), len(positions), max_length, rows.place(first)),
+            *(rows.source, int(unread.sum()), len(positions.values)),
+            *(len(some), len(positions), max_length, rows.place(int(some[0]))),
         )

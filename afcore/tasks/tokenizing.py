@@ -1,7 +1,7 @@
 """Texts to tokens, in parts, with progress; and tokens that know their place in the text."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from afcore.data.sources import Rows
@@ -10,13 +10,14 @@ from afcore.errors import DataError
 __all__ = ["check_offsets", "check_tokens_of", "encodings"]
 
 _ROWS_AT_ONCE = 1000
+_CHARACTERS_AT_ONCE = 500_000
 """What a tokenizer gives of a row takes a hundred times the room of its tokens."""
 _ROWS_PER_MESSAGE = 10_000
 _log = logging.getLogger(__name__)
 
 
 def encodings(
-    processor: Any, source: str, texts: tuple[list[str], ...], **options: Any
+    processor: Any, source: str, texts: tuple[Sequence[str], ...], **options: Any
 ) -> Iterator[tuple[int, Any]]:
     """What a tokenizer gives for some rows after others, with the number of the first.
 
@@ -26,13 +27,28 @@ def encodings(
         texts: [n], and the second ones of pairs, [n].
         options: of the tokenizer.
     """
-    count = len(texts[0])
-    for start in range(0, count, _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        yield start, processor(*(column[part] for column in texts), **options)
-        done = min(part.stop, count)
-        if count > _ROWS_PER_MESSAGE and (done % _ROWS_PER_MESSAGE == 0 or done == count):
+    count, done = len(texts[0]), 0
+    for part in _parts(zip(*texts, strict=True)):
+        yield done, processor(*map(list, zip(*part, strict=True)), **options)
+        before, done = done, done + len(part)
+        if count > _ROWS_PER_MESSAGE and (
+            done == count or done // _ROWS_PER_MESSAGE > before // _ROWS_PER_MESSAGE
+        ):
             _log.info("tokenized %d of %d rows of %s", done, count, source)
+
+
+def _parts(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+    """At most so many rows, and characters unless it is one row."""
+    part, characters = list[tuple[str, ...]](), 0
+    for row in rows:
+        size = sum(map(len, row))
+        if len(part) == _ROWS_AT_ONCE or (part and characters + size > _CHARACTERS_AT_ONCE):
+            yield part
+            part, characters = [], 0
+        part.append(row)
+        characters += size
+    if part:
+        yield part
 
 
 def check_tokens_of(rows: Rows, first: int, tokens: list[list[int]], what: str = "text") -> None:

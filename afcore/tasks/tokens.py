@@ -3,6 +3,9 @@
 Labels are [b, t] int64 beside [b, t, v] logits, :data:`NO_ANSWER` where nothing is asked.
 """
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -12,6 +15,8 @@ from afcore.data.examples import Column
 from afcore.tasks.task import NO_ANSWER
 
 __all__ = ["mean_losses", "num_answers", "token_loss", "unigram_entropy"]
+
+_EXAMPLES_AT_ONCE = 10_000
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -27,13 +32,28 @@ def mean_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def num_answers(labels: Column) -> npt.NDArray[np.int64]:
     """[n], tokens that each example is asked for."""
-    assert labels.offsets is not None
-    before = np.concatenate([[0], np.cumsum(labels.values != NO_ANSWER)])
-    return np.diff(before[labels.offsets]).astype(np.int64)
+    found = np.empty(len(labels), dtype=np.int64)
+    for start in range(0, len(labels), _EXAMPLES_AT_ONCE):
+        values, offsets = _part(labels, start)
+        before = np.concatenate([[0], np.cumsum(values != NO_ANSWER)])
+        found[start : start + len(offsets) - 1] = np.diff(before[offsets])
+    return found
 
 
 def unigram_entropy(labels: Column) -> float:
     """Of the shares of the tokens that are asked for, in nats: the loss of knowing these alone."""
-    counts = np.unique(labels.values[labels.values != NO_ANSWER], return_counts=True)[1]
-    shares = counts / counts.sum()
+    counts = Counter[int]()
+    for start in range(0, len(labels), _EXAMPLES_AT_ONCE):
+        values, _ = _part(labels, start)
+        found = np.unique(values[values != NO_ANSWER], return_counts=True)
+        counts.update(dict(zip(*(part.tolist() for part in found), strict=True)))
+    in_order = np.asarray([count for _, count in sorted(counts.items())])
+    shares = in_order / in_order.sum()
     return float(-(shares * np.log(shares)).sum())
+
+
+def _part(labels: Column, start: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Values of some examples, and where each begins among them."""
+    assert labels.offsets is not None
+    offsets = labels.offsets[start : start + _EXAMPLES_AT_ONCE + 1]
+    return labels.values[offsets[0] : offsets[-1]], offsets - offsets[0]

@@ -410,8 +410,8 @@ def test_a_number_of_no_class_is_refused(tmp_path: Path, number: int) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path / "rows.parquet")
     assert (
-        f"column 'label' has {number}, which is none of its 2 classes, in 1 of 2 rows (the first "
-        "is row 1, counted from 0). -1 stands for no label"
+        f"column 'label' has {number} in row 1, counted from 0, which is none of its 2 classes. "
+        "-1 stands for no label"
     ) in str(caught.value)
 
 

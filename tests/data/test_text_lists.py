@@ -54,7 +54,7 @@ def test_blank() -> None:
 def test_classes_in_lists_are_named(tmp_path: Any) -> None:
     kind = datasets.List(datasets.ClassLabel(names=["O", "B-X"]))
     assert class_names("here", "tags", [[0, 1], [], None], kind) == [["O", "B-X"], [], None]
-    with pytest.raises(DataError, match="has 2, which is none of its 2 classes"):
+    with pytest.raises(DataError, match="has 2 in row 1, counted from 0, which is none"):
         class_names("here", "tags", [[0], [2]], kind)
     data = datasets.Dataset.from_dict(
         {"tags": [[0, 1], [1]]}, features=datasets.Features({"tags": kind})

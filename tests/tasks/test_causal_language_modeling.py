@@ -49,8 +49,8 @@ def talks(path: Path, count: int = 40, **changes: Any) -> str:
 
 
 def test_packed_texts_are_cut_into_blocks_and_the_rest_is_kept() -> None:
-    assert packed([[1, 2, 3], [4, 5], [6, 7, 8]], 3) == [[1, 2, 3], [4, 5, 6], [7, 8]]
-    assert packed([[1, 2, 3], [4]], 3) == [[1, 2, 3]], "one token alone predicts nothing"
+    assert list(packed([[1, 2, 3], [4, 5], [6, 7, 8]], 3)) == [[1, 2, 3], [4, 5, 6], [7, 8]]
+    assert list(packed([[1, 2, 3], [4]], 3)) == [[1, 2, 3]], "one token alone predicts nothing"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ __all__ = [
     "StorageFullError",
     "StoreError",
     "StoreLostError",
+    "StoreRefusedError",
     "StoreUnreachableError",
     "TrackingAbsentError",
     "TrackingError",
@@ -65,6 +66,12 @@ class StoreUnreachableError(StoreError):
 
 class StoreLostError(StoreUnreachableError):
     """A store that was waited for in vain, in the middle of a run."""
+
+    exit_code = 1
+
+
+class StoreRefusedError(StoreError):
+    """A store that, in the middle of a run, does not let us do any more what it did before."""
 
     exit_code = 1
 

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from afcore.config import MODES, OWN_MODES, Config, load_config
+from afcore.disk_space import temporary_files_full
 from afcore.errors import (
     AutoFreezeError,
     ConfigError,
@@ -28,6 +29,7 @@ from afcore.errors import (
     UserError,
     in_one_line,
 )
+from afcore.storage.outputs import new_file
 from pipelines.cli_stack import stack_app
 from pipelines.environment import from_prefect, proxy_for, set_defaults
 from pipelines.ephemeral import ephemeral_server
@@ -720,6 +722,11 @@ def exit_codes() -> Iterator[None]:
         what = "Stopped" if isinstance(error, StoppedError) else "Error"
         _errors.print(f"[bold red]{what}:[/] {escape(str(error))}")
         raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if (full := temporary_files_full(error)) is None:
+            raise
+        _errors.print(f"[bold red]Error:[/] {escape(str(full))}")
+        raise typer.Exit(full.exit_code) from None
     finally:
         signal.signal(signal.SIGINT, former)
 
@@ -759,8 +766,14 @@ def _check_writable(report: Path | None) -> None:
 
 
 def _write(report: Path | None, result: dict[str, Any]) -> None:
-    if report is not None:
-        report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if report is None:
+        return
+    place, text = Path(os.path.realpath(report)), json.dumps(result, indent=1) + "\n"
+    if place.exists() and not place.is_file():  # a pipe, or a terminal
+        place.write_text(text, encoding="utf-8")
+        return
+    with new_file(place, "--report") as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _draw_plan(path: Path, plan: Any) -> None:

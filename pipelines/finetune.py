@@ -214,7 +214,7 @@ def finetune(
 
 
 def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> dict[str, Any]:
-    began = time.time()
+    began = time.monotonic()
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store, waits=True)
     report = None if fresh else finished_report(storage, record.run_id)

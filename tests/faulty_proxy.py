@@ -22,6 +22,7 @@ class FaultyProxy(ThreadingHTTPServer):
     Attributes:
         share: of the requests that are disturbed.
         happened: how often each fault was injected.
+        read_only: what would write is forbidden, as by a policy that was changed.
     """
 
     daemon_threads = True
@@ -29,6 +30,7 @@ class FaultyProxy(ThreadingHTTPServer):
     def __init__(self, upstream: str, share: float, seed: int, silence_seconds: float) -> None:
         self.upstream = upstream.removeprefix("http://")
         self.share, self.silence_seconds = share, silence_seconds
+        self.read_only = False
         self.happened: Counter[str] = Counter()
         self._draw, self._lock = random.Random(seed), threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -62,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "timeout":
             time.sleep(self.server.silence_seconds)
             return self._reset()
+        if self.server.read_only and self.command in ("PUT", "POST", "DELETE"):
+            return self._answer(403, [], b"<Error><Code>AccessDenied</Code></Error>")
         if fault == "503":
             return self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
         connection = http.client.HTTPConnection(self.server.upstream, timeout=60)

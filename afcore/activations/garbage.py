@@ -124,7 +124,7 @@ def _collected(stored: StoredSet, found: ActivationSet) -> _CollectedSet:
 
 def _is_live(storage: Storage, folder: str) -> bool:
     """Whether a run at work has noted itself, as it is now."""
-    return any(is_held(storage, f"{run}/lease") for run in users_of(storage, folder))
+    return any(is_held(storage, f"{run}/lease", watched=True) for run in users_of(storage, folder))
 
 
 def _choose_sets(

@@ -35,7 +35,7 @@ from afcore.activations.layout import RaggedLayout, plan_layout
 from afcore.activations.stored_sets import StoredSet, noted_use, stored_sets
 from afcore.compute import HiddenDtype
 from afcore.digest import RecipeDigest, recipe_digest
-from afcore.errors import IntegrityError, LeaseHeldError
+from afcore.errors import AutoFreezeError, IntegrityError, LeaseHeldError
 from afcore.model.stacks import HIDDEN_STATES
 from afcore.storage.explain import raise_explained
 from afcore.storage.lease import EXPIRY_SECONDS, Lease
@@ -453,7 +453,8 @@ class ActivationWriter:
         try:
             yield
         except Exception as error:
-            self.discard()
+            with contextlib.suppress(AutoFreezeError):  # what is raised here says more
+                self.discard()
             raise_explained(error, f"cannot write {self._storage.uri(self._folder)}")
 
 

@@ -22,9 +22,11 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from matplotlib.figure import Figure
 
+from afcore.disk_space import disk_space, fullest, is_full
 from afcore.errors import (
     AutoFreezeError,
     StoppedError,
+    StorageFullError,
     TrackingAbsentError,
     TrackingError,
     TrackingUnreachableError,
@@ -552,10 +554,24 @@ class Tracker:
         except AutoFreezeError:
             raise
         except Exception as error:
+            if is_full(error):
+                raise self._full(error) from error
             library = type(error).__module__.partition(".")[0]
             if not isinstance(error, OSError) and library not in _LIBRARIES:
                 raise
             raise self._error(error, TrackingError) from error
+
+    def _full(self, error: Exception) -> StorageFullError:
+        """Which disk it was, nobody says: of those that it may have been, the fullest."""
+        names = [cause.filename for cause in causes(error) if isinstance(cause, OSError)]
+        places = [tempfile.gettempdir(), *(name for name in names if isinstance(name, str))]
+        if (database := sqlite_path(self._uri)) is not None:
+            places.append(str(database))
+        return StorageFullError(
+            f"no space left for what MLflow keeps at tracking.uri {_without_password(self._uri)!r}"
+            f": {disk_space(fullest(*places))}. Free some; {self._committed}, and the same command "
+            "goes on from there."
+        )
 
     def _error(self, error: Exception, refused: type[AutoFreezeError]) -> AutoFreezeError:
         """What a user should see, a ``refused`` when MLflow does answer."""

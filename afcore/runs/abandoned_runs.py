@@ -26,9 +26,13 @@ def clear_abandoned_runs(storage: Storage, tracker: Tracker, own: Run) -> list[s
         The flow runs that Prefect may still have at work for them, and for ``own``.
     """
     flow_run_ids = _flow_run_ids(own)
-    for mlflow_run_id, run_id in tracker.runs_at_work().items():
-        folder = lease_folder(run_id)
-        if not attempts(storage, folder) or is_held(storage, folder):
+    silent = {
+        mlflow_run_id: run_id
+        for mlflow_run_id, run_id in tracker.runs_at_work().items()
+        if attempts(storage, lease_folder(run_id)) and not is_held(storage, lease_folder(run_id))
+    }
+    for mlflow_run_id, run_id in silent.items():
+        if is_held(storage, lease_folder(run_id), watched=True):
             continue
         _log.warning("run %s: its process died; MLflow run %s is killed", run_id, mlflow_run_id)
         tracker.finish(mlflow_run_id, KeyboardInterrupt())

@@ -29,6 +29,7 @@ from afcore.activations.feed import HiddenFeed
 from afcore.activations.residency import hold_shards, release_shards
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
+from afcore.clock import Moment
 from afcore.data.examples import Examples
 from afcore.digest import code_digest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
@@ -73,7 +74,7 @@ def run_epoch(
     attempt: int,
     group: WorkerGroup = ALONE,
     stop: Callable[[], bool] = lambda: False,
-    launched: float | None = None,
+    launched: Moment | None = None,
 ) -> EpochReport:
     """Train, evaluate, checkpoint and materialize epoch ``epoch``, counted from 1.
 
@@ -83,7 +84,7 @@ def run_epoch(
         attempt: the number of this attempt at the run, from 1.
         group: the workers, each of which calls this; the first one commits.
         stop: asked after each step; when it says yes, the state is committed and the epoch ends.
-        launched: when the workers were started, or this began, seconds since the epoch (UTC).
+        launched: when the workers were started, or this began.
 
     Returns:
         The epoch's report, made now or found.
@@ -138,7 +139,7 @@ class _Epoch:
         held: ResidentShards,
         group: WorkerGroup,
         stop: Callable[[], bool],
-        launched: float | None,
+        launched: Moment | None,
     ) -> None:
         self._run = run
         self._epoch = epoch
@@ -168,7 +169,7 @@ class _Epoch:
             state.num_workers = group.count
             cache = self._cache(state.split)
             if self._launched is not None:
-                self._launch_seconds = time.time() - self._launched
+                self._launch_seconds = self._launched.seconds
             if plan is None:  # of epoch 1
                 first = partial(cache.first_epoch, state.boundary_start)
                 plan = self._by_first(0, EpochPlan, first)

@@ -4,6 +4,7 @@ import logging
 import time
 
 from afcore.activations.residency import release_shards
+from afcore.clock import Moment
 from afcore.config import Config
 from afcore.distributed import join_group
 from afcore.errors import AutoFreezeError, StoreLostError, may_pass
@@ -61,7 +62,7 @@ def launch_epoch(
     which = (run,) if here else (run.storage.root, run.record.run_id)
     job = Job(
         _train_here if here else train_on_worker,
-        (*which, epoch, attempt, time.time()),
+        (*which, epoch, attempt, Moment()),
         num_workers=count,
         what=f"in epoch {epoch}",
         threads=worker_threads(workers),
@@ -84,7 +85,7 @@ def launch_epoch(
     return done
 
 
-def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched: float) -> None:
+def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched: Moment) -> None:
     """What each worker does: train the epoch with the others; its record is in the store then.
 
     Args:
@@ -92,7 +93,7 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
         run_id: of the run.
         epoch: from 1.
         attempt: number of the lease that it is done under.
-        launched: when, in seconds since the epoch (UTC).
+        launched: when.
 
     Raises:
         AutoFreezeError: as :func:`afcore.runs.epoch.run_epoch`.
@@ -100,7 +101,7 @@ def train_on_worker(store: str, run_id: str, epoch: int, attempt: int, launched:
     _train_here(open_run(store, run_id), epoch, attempt, launched)
 
 
-def _train_here(run: Run, epoch: int, attempt: int, launched: float) -> None:
+def _train_here(run: Run, epoch: int, attempt: int, launched: Moment) -> None:
     with join_group(run.compute.device) as group:
         run_epoch(run, epoch, attempt, group, stop_requested, launched)
 

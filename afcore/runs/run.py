@@ -274,7 +274,7 @@ def result_key(run: Run) -> str:
 
 
 def run_lease(storage: Storage, run_id: str, since: float | None = None) -> Lease:
-    """The right to work on a run; work began at ``since``."""
+    """The right to work on a run; work began at ``since``, by :func:`time.monotonic`."""
     return Lease(storage, lease_folder(run_id), f"run {run_id}", since)
 
 

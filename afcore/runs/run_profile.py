@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from afcore.activations.materialize import PrefixRunner
+from afcore.clock import Moment
 from afcore.distributed import join_group
 from afcore.launch.job import Job
 from afcore.launch.launcher import open_launcher, worker_threads
@@ -102,10 +103,10 @@ def measure_workers(run: Run, profile: Profile) -> WorkerProfile:
     workers = run.config.workers
     folder = f"probes/{uuid.uuid4().hex}"
 
-    def job(function: Callable[[str, str, float], None]) -> Job:
+    def job(function: Callable[[str, str, Moment], None]) -> Job:
         return Job(
             function,
-            (run.storage.root, folder, time.time()),
+            (run.storage.root, folder, Moment()),
             num_workers=workers.max,
             what="while the workers were measured",
             threads=worker_threads(workers),
@@ -140,18 +141,18 @@ def _open_seconds(run: Run) -> float:
     return seconds
 
 
-def nothing(store: str, folder: str, launched: float) -> None:
+def nothing(store: str, folder: str, launched: Moment) -> None:
     """The job that takes what launching takes."""
 
 
-def probe(store: str, folder: str, launched: float) -> None:
+def probe(store: str, folder: str, launched: Moment) -> None:
     """On every worker; the first writes what was measured."""
     storage = Storage(store)
     record = RunRecord.model_validate_json(storage.get(f"{folder}/run.json"))
     run = Run(storage, record)
     with join_group(run.compute.device) as group:
         trainee = run.trainee(run.pretrained(), run.data().train, group)
-        startup_seconds = time.time() - launched
+        startup_seconds = launched.seconds
         points = measure_together(trainee, batches_of(run, trainee.examples, 1), _settings(run))
         if group.is_first:
             found = {"points": points, "startup_seconds": startup_seconds}

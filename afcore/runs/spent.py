@@ -21,17 +21,19 @@ from afcore.runs.records import (
     record_of,
 )
 from afcore.runs.run import Run, lease_folder
-from afcore.storage.lease import attempts
+from afcore.storage.lease import EXPIRY_SECONDS, attempts
 
 __all__ = ["cost_outside", "lost_seconds", "note_lost_try", "seconds_kept", "wall_seconds"]
 
 
 def wall_seconds(run: Run) -> float:
-    """Of all attempts, the last one's as of now; 0 where there was none."""
+    """Of all attempts, the last one's as of now, while its heart beats; 0 where there was none."""
     rows = list(attempts(run.storage, lease_folder(run.record.run_id)).values())
     if not rows:
         return 0.0
-    return sum(attempt.seconds for attempt in rows[:-1]) + time.time() - rows[-1].acquired
+    worked, last = sum(attempt.seconds for attempt in rows), rows[-1]
+    since = time.time() - last.beat
+    return worked + (since if not last.released and 0 < since < EXPIRY_SECONDS else 0.0)
 
 
 def cost_outside(

@@ -6,6 +6,7 @@ The records in the store are the same: either goes on where the other was stoppe
 import time
 from collections.abc import Mapping
 
+from afcore.clock import Moment
 from afcore.config import PEER_MODES, Config, check_extras
 from afcore.data.held_rows import HeldRows
 from afcore.errors import ConfigError, StoppedError
@@ -66,7 +67,7 @@ def complete_run(
             f"mode {config.mode!r} is for comparison: `autofreeze compare --modes {config.mode}`. "
             "Here full, freeze, cached, performance and efficiency can be had"
         )
-    began, onlooker = time.time(), onlooker or Onlooker()
+    began, onlooker = time.monotonic(), onlooker or Onlooker()
     check_extras(config)
     check_devices(config.workers, config.store)
     storage = Storage.of_run(config.store)
@@ -112,7 +113,7 @@ def _train_epochs(run: Run, lease: Lease, onlooker: Onlooker) -> None:
         epoch += 1
         lease.check()
         if workers.max == 1 and workers.launcher == "auto":
-            report = run_epoch(run, epoch, lease.number, stop=stop, launched=time.time())
+            report = run_epoch(run, epoch, lease.number, stop=stop, launched=Moment())
         else:
             report = launch_epoch(run, epoch, lease.number)
         onlooker.epoch_done(run, report)

@@ -79,7 +79,7 @@ def train_member(
         StoppedError: when this process was asked to stop.
         AutoFreezeError: for what cannot be trained or did not go well.
     """
-    began = time.time()
+    began = time.monotonic()
     record = identify_run(config, storage, common=inputs)
     with waited_for(run_lease(storage, record.run_id, since=began), seconds=1.0) as lease:
         member = known or MemberRow(

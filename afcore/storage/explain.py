@@ -3,7 +3,9 @@
 import errno
 from typing import Any, NoReturn
 
+from afcore.disk_space import disk_space, is_full
 from afcore.errors import (
+    AutoFreezeError,
     StorageFullError,
     StoreError,
     StoreUnreachableError,
@@ -16,21 +18,30 @@ __all__ = ["explain", "raise_explained"]
 _BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
 
 
-def raise_explained(error: Exception, what: str) -> NoReturn:
+def raise_explained(error: Exception, what: str, disk: str | None = None) -> NoReturn:
     """Raise what :func:`explain` makes of an exception that is being handled."""
-    explained = explain(error, what)
+    explained = explain(error, what, disk)
     if explained is error:  # as its own cause it would have no end
         raise error
     raise explained from error
 
 
-def explain(error: Exception, what: str) -> Exception:
-    """The exception a user should see for ``error``; itself when it is not about storage."""
+def explain(error: Exception, what: str, disk: str | None = None) -> Exception:
+    """The exception a user should see for ``error``; itself when it is not about storage.
+
+    Args:
+        error: that is being handled.
+        what: could not be done.
+        disk: a path on the disk that it was to be done on, where it is one of this machine.
+    """
+    if isinstance(error, AutoFreezeError):  # it was explained where more was known
+        return error
     for cause in causes(error):
         name, text = type(cause).__name__, in_one_line(cause)
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(cause):
+            room = f": {disk_space(disk)}" if disk is not None else ""
             return StorageFullError(
-                f"{what}: no space left. Free some, or point `store` elsewhere; what was "
+                f"{what}: no space left{room}. Free some, or point `store` elsewhere; what was "
                 "committed is kept, and the same command goes on from there."
             )
         if name in ("NoCredentialsError", "PartialCredentialsError"):
@@ -38,7 +49,8 @@ def explain(error: Exception, what: str) -> Exception:
                 f"{what}: no S3 credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "AWS_PROFILE, or run where a role gives them."
             )
-        if isinstance(cause, PermissionError) or "AccessDenied" in text:
+        read_only = isinstance(cause, OSError) and cause.errno == errno.EROFS
+        if isinstance(cause, PermissionError) or read_only or "AccessDenied" in text:
             return StoreError(f"{what}: not allowed ({text}). Check the rights on the store.")
         if isinstance(cause, FileNotFoundError) or "NoSuchBucket" in text:
             return StoreError(f"{what}: {text or 'not found'}. Does the bucket or folder exist?")
@@ -62,9 +74,14 @@ def _broke(error: BaseException) -> bool:
     )
 
 
-def _explain_s3(error: Any, what: str) -> StoreError:
+def _explain_s3(error: Any, what: str) -> AutoFreezeError:
     """An answer of botocore's that is none of the known ones: the server's trouble, or ours."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status == 507:  # as MinIO says it
+        return StorageFullError(
+            f"{what}. Its disk is full: free some, or point `store` elsewhere; what was committed "
+            "is kept, and the same command goes on from there."
+        )
     if status >= 500 or error.response["Error"]["Code"] in ("SlowDown", "InternalError"):
         return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
     return StoreError(f"{what}. Check the credentials, and the rights on the store.")

@@ -5,22 +5,26 @@ holder, ``000002.json`` to the one who took over, and so on. Taking over means c
 number, which exactly one contender can (:meth:`Storage.put_new`); old rows stay, so they are also
 the log of who worked how long. A holder is dead when it released, when its heart has not
 beaten for :data:`EXPIRY_SECONDS`, or at once when it was a process of this machine that is gone.
+
+Clocks may be wrong, and are set. So who finds that a heart has not beaten for long, or beats in the
+future, watches it for some beats by a clock of its own before it takes over; and how long a holder
+worked is measured by a clock that nobody sets.
 """
 
 import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
 import psutil
 
-from afcore.errors import LeaseHeldError, LeaseLostError, StoreUnreachableError
+from afcore.clock import this_machine
+from afcore.errors import AutoFreezeError, LeaseHeldError, LeaseLostError
+from afcore.interrupt import stop_requested
 from afcore.storage.objects import Storage, Stored
 
 __all__ = [
@@ -35,13 +39,23 @@ __all__ = [
 
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
+_WATCHED_BEATS = 2.5
+"""For how many beats a heart is watched that seems to be still."""
+_POLLS_A_BEAT = 10
 
+_first_seen: dict[str, tuple["Attempt", float]] = {}
+"""Rows by their addresses: as last found here, and since when, by the monotonic clock."""
+_not_given_back: dict[str, float] = {}
+"""Rows that this process wrote and could not mark as released: when they were acquired."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One holder's time: seconds since the epoch (UTC)."""
+    """One holder's time: seconds since the epoch (UTC).
+
+    ``worked_seconds`` are measured, from ``acquired`` to ``beat``; an older release left them out.
+    """
 
     host: str
     pid: int
@@ -49,23 +63,31 @@ class Attempt:
     acquired: float
     beat: float
     released: bool
+    worked_seconds: float | None = None
 
     @property
     def seconds(self) -> float:
         """How long this holder is known to have worked."""
-        return self.beat - self.acquired
+        if self.worked_seconds is not None:
+            return self.worked_seconds
+        return max(0.0, self.beat - self.acquired)
 
-    def is_alive(self, now: float) -> bool:
-        """Whether the holder must still be taken to be at work."""
-        if self.released or now - self.beat > EXPIRY_SECONDS:
-            return False
-        if self.host != _machine():
+    @property
+    def is_gone(self) -> bool:
+        """Whether the holder is known to work no more, whatever the clocks say."""
+        if self.released:
             return True
+        if self.host != this_machine():
+            return False
         try:
             started = float(psutil.Process(self.pid).create_time())
         except psutil.NoSuchProcess:
-            return False
-        return abs(started - self.process_started) < 1.0
+            return True
+        return abs(started - self.process_started) >= 1.0
+
+    def has_just_beaten(self) -> bool:
+        """Whether that is so, as far as the holder's clock and this machine's agree."""
+        return abs(time.time() - self.beat) <= EXPIRY_SECONDS
 
 
 class Lease:
@@ -75,7 +97,7 @@ class Lease:
         storage: where.
         folder: of the lease.
         what: its name in messages.
-        since: when the holder's work began, seconds since the epoch; None: on entering.
+        since: when the holder's work began, by :func:`time.monotonic`; None: on entering.
         logged: leave the row behind, as a log of who worked how long.
 
     Raises:
@@ -103,23 +125,24 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         rows = attempts(self._storage, self._folder)
-        now = time.time()
         newest = max(rows, default=0)
-        if newest and rows[newest].is_alive(now):
+        if newest and _lives(self._storage, _key(self._folder, newest), rows[newest]):
             last = rows[newest]
-            host = last.host.partition("/")[0]
+            host, silent = last.host.partition("/")[0], max(0.0, time.time() - last.beat)
             raise LeaseHeldError(
                 f"{self._what} is already being worked on by process {last.pid} on {host} "
-                f"(last sign {now - last.beat:.0f} s ago). Wait for it, or stop it first."
+                f"(last sign {silent:.0f} s ago). Wait for it, or stop it first."
             )
-        process = psutil.Process()
+        self._began = time.monotonic() if self._since is None else self._since
+        worked, now = time.monotonic() - self._began, time.time()
         self._attempt = Attempt(
-            host=_machine(),
+            host=this_machine(),
             pid=os.getpid(),
-            process_started=process.create_time(),
-            acquired=self._since or now,
+            process_started=psutil.Process().create_time(),
+            acquired=now - worked,
             beat=now,
             released=False,
+            worked_seconds=worked,
         )
         self.number = newest + 1
         created = self._storage.put_new(self._key(self.number), _encode(self._attempt))
@@ -146,7 +169,8 @@ class Lease:
                 self._storage.delete(self._key(self.number))
         except LeaseLostError:
             pass
-        except StoreUnreachableError as problem:
+        except AutoFreezeError as problem:
+            _not_given_back[self._storage.uri(self._key(self.number))] = self._attempt.acquired
             # What is being raised says more; and who is gone holds nothing for long.
             if error is None:
                 _log.warning("%s is not given back: %s", self._what, problem)
@@ -159,6 +183,8 @@ class Lease:
         """
         try:
             check_holder(self._storage, self._folder, self.number)
+            if not self._is_ours_still():
+                raise _taken_over(self._storage, self._folder)
         except LeaseLostError:  # not a store that does not answer just now
             self._lost = True
             raise
@@ -179,19 +205,42 @@ class Lease:
         """Whether the row that was there already is what we wrote, and only the answer was lost."""
         return attempts(self._storage, self._folder).get(self.number) == self._attempt
 
+    def _is_ours_still(self) -> bool:
+        """Whether the row was neither deleted since, nor written by another one with its number.
+
+        That happens to who hung while others took leases that leave no log, and gave them back.
+        """
+        try:
+            row = _read(self._storage, self._key(self.number), self._attempt.beat)
+        except KeyError:
+            return False
+        return _is_damaged(row) or _holder(row) == _holder(self._attempt)
+
     def _beat(self) -> None:
+        said = False
         while not self._stopping.wait(BEAT_SECONDS):
             try:
-                self.check()
-                self._write(released=False)
+                self._beat_once()
+                said = False
             except Exception as error:  # whatever a store may raise: the next beat may do
-                _log.warning("heartbeat of %s: %s", self._what, error)
+                if not said:
+                    _log.warning("heartbeat of %s: %s", self._what, error)
+                said = True
                 if self._lost:
                     return
 
+    def _beat_once(self) -> None:
+        self.check()
+        self._write(released=False)
+
     def _write(self, released: bool) -> None:
         with self._beating:
-            beat = Attempt(**{**asdict(self._attempt), "beat": time.time(), "released": released})
+            beat = replace(
+                self._attempt,
+                beat=time.time(),
+                worked_seconds=time.monotonic() - self._began,
+                released=released,
+            )
             self._storage.put(self._key(self.number), _encode(beat))
 
     def _key(self, number: int) -> str:
@@ -205,10 +254,14 @@ def check_holder(storage: Storage, folder: str, number: int) -> None:
         LeaseLostError: when another one took over.
     """
     if storage.exists(_key(folder, number + 1)):
-        raise LeaseLostError(
-            f"{storage.uri(folder)} was taken over by another process, because this one showed no "
-            f"sign of life for {EXPIRY_SECONDS:.0f} s. Nothing more is written here."
-        )
+        raise _taken_over(storage, folder)
+
+
+def _taken_over(storage: Storage, folder: str) -> LeaseLostError:
+    return LeaseLostError(
+        f"{storage.uri(folder)} was taken over by another process, because this one showed no "
+        f"sign of life for {EXPIRY_SECONDS:.0f} s. Nothing more is written here."
+    )
 
 
 def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
@@ -220,15 +273,25 @@ def attempts(storage: Storage, folder: str) -> dict[int, Attempt]:
     return rows
 
 
-def is_held(storage: Storage, folder: str) -> bool:
-    """Whether a live process holds the lease; the newest row says so, and it alone is read."""
+def is_held(storage: Storage, folder: str, *, watched: bool = False) -> bool:
+    """Whether a live process holds the lease; the newest row says so, and it alone is read.
+
+    Args:
+        storage: where.
+        folder: of the lease.
+        watched: look twice before it is taken for dead, as who takes over does; for what cannot be
+            undone. Whoever asks for many asks for all of them unwatched first, and so waits once.
+    """
     numbers = _numbers(storage, folder)
     while numbers:
         newest = max(numbers)
-        stored = numbers.pop(newest)
+        stored, key = numbers.pop(newest), _key(folder, newest)
         with contextlib.suppress(KeyError):  # its holder has just ended and left no log
-            row = _read(storage, _key(folder, newest), stored.modified)
-            return row.is_alive(time.time())
+            row = _read(storage, key, stored.modified)
+            if watched:
+                return _lives(storage, key, row)
+            _still_seconds(storage.uri(key), row)
+            return not row.is_gone and row.has_just_beaten()
     return False
 
 
@@ -239,18 +302,43 @@ def _numbers(storage: Storage, folder: str) -> dict[int, Stored]:
     return {int(name): stored for name, stored in found if name.isdecimal()}  # others: not ours
 
 
+def _lives(storage: Storage, key: str, row: Attempt) -> bool:
+    """Whether a holder must be taken to be at work: for certain, if need be by watching it."""
+    if row.is_gone or row.has_just_beaten():
+        return not row.is_gone
+    address = storage.uri(key)
+    while _still_seconds(address, row) < _WATCHED_BEATS * BEAT_SECONDS:
+        if stop_requested():
+            return True
+        time.sleep(BEAT_SECONDS / _POLLS_A_BEAT)
+        try:
+            found = _read(storage, key, row.beat)
+        except KeyError:  # it ended, and left no log
+            return False
+        if found != row:
+            return not found.is_gone
+    return False
+
+
+def _still_seconds(address: str, row: Attempt) -> float:
+    """How long a row is known to be as it is."""
+    known, since = _first_seen.get(address, (None, 0.0))
+    if known != row:
+        since = time.monotonic()
+        _first_seen[address] = row, since
+    return time.monotonic() - since
+
+
 def _key(folder: str, number: int) -> str:
     return f"{folder}/{number:06d}.json"
 
 
-def _machine() -> str:
-    """Where a process id means what it means here: host, boot and process namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:  # not Linux
-        return socket.gethostname()
-    return f"{socket.gethostname()}/{boot}/{namespace}"
+def _holder(row: Attempt) -> tuple[str, int, float, float]:
+    return row.host, row.pid, row.process_started, row.acquired
+
+
+def _is_damaged(row: Attempt) -> bool:
+    return row.host == ""
 
 
 def _encode(attempt: Attempt) -> bytes:
@@ -260,7 +348,9 @@ def _encode(attempt: Attempt) -> bytes:
 def _read(storage: Storage, key: str, written: float) -> Attempt:
     """A damaged row is that of a holder who is gone: a live one soon writes it again."""
     try:
-        return Attempt(**json.loads(storage.get(key)))
+        row = Attempt(**json.loads(storage.get(key)))
     except (ValueError, TypeError):
         _log.warning("%s is damaged; its holder is taken to be gone", storage.uri(key))
         return Attempt("", 0, 0.0, acquired=written, beat=written, released=True)
+    given_back = _not_given_back.get(storage.uri(key)) == row.acquired
+    return replace(row, released=True) if given_back else row

@@ -25,6 +25,7 @@ from afcore.errors import (
     IntegrityError,
     StoreError,
     StoreLostError,
+    StoreRefusedError,
     StoreUnreachableError,
     causes,
     in_one_line,
@@ -82,7 +83,8 @@ class Storage:
         root: a path or an fsspec URL, e.g. ``s3://bucket/prefix``. Credentials come from the
             environment or the cloud's own chain; an S3 endpoint from ``AWS_ENDPOINT_URL``.
         waits: a store that does not answer is waited for (:mod:`afcore.outage`), as is right once
-            something was computed; then every method raises a :class:`StoreLostError`.
+            something was computed; then every method raises a :class:`StoreLostError`, and one
+            that forbids what it allowed before a :class:`StoreRefusedError`.
 
     Raises:
         StoreError: for an unknown protocol, or one whose package is not installed.
@@ -126,13 +128,14 @@ class Storage:
 
         Raises:
             StoreLostError: when it was waited for in vain.
+            StoreRefusedError: when it does not let us, as it did before.
         """
         if not self._waits:
             return question(*args, **kwargs)
         outage = outage_of(f"the store {self.root}")
         try:
             return outage.wait_out(StoreUnreachableError, question, *args, **kwargs)
-        except StoreLostError:
+        except (StoreLostError, StoreRefusedError):
             raise
         except StoreUnreachableError as error:
             why = in_one_line(list(causes(error))[-1], 200)
@@ -140,6 +143,11 @@ class Storage:
                 f"the store {self.root} does not answer, for {outage.seconds:.0f} s now ({why}). "
                 "See that it runs; what is committed stands, and the same command goes on from "
                 "there."
+            ) from error
+        except StoreError as error:
+            raise StoreRefusedError(
+                f"{error} It was possible when the run began; what is committed stands, and the "
+                "same command goes on from there once it is possible again."
             ) from error
 
     def uri(self, key: str) -> str:
@@ -159,7 +167,7 @@ class Storage:
             StorageFullError: when there is no space left.
             StoreError: when the store cannot be written.
         """
-        with self._explained("write", key):
+        with self._explained("write", key, len(data)):
             if self._is_local:
                 with self._local_draft(key, data, seen) as (draft, target):
                     os.replace(draft, target)
@@ -176,7 +184,7 @@ class Storage:
         Returns:
             Whether this call wrote it.
         """
-        with self._explained("write", key):
+        with self._explained("write", key, len(data)):
             try:
                 if self._is_local:
                     with self._local_draft(key, data) as (draft, target):
@@ -499,14 +507,16 @@ class Storage:
             draft.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _explained(self, verb: str, key: str) -> Iterator[None]:
+    def _explained(self, verb: str, key: str, num_bytes: int | None = None) -> Iterator[None]:
         """Turn what the file systems raise into one message of ours."""
         try:
             yield
         except (KeyError, AutoFreezeError):
             raise
         except Exception as error:
-            raise_explained(error, f"cannot {verb} {self.uri(key)}")
+            size = "" if num_bytes is None else f" ({num_bytes / 1e6:.1f} MB)"
+            disk = self._full(key) if self._is_local else None
+            raise_explained(error, f"cannot {verb} {self.uri(key)}{size}", disk)
 
 
 def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:

@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from afcore.errors import ConfigError
+from afcore.disk_space import disk_space, is_full
+from afcore.errors import AutoFreezeError, ConfigError, StorageFullError
 from afcore.model_settings import MODEL_MARK
 
 __all__ = ["check_file", "check_folder", "new_file", "new_folder"]
@@ -68,6 +69,7 @@ def new_file(path: Path, option: str = "--output") -> Iterator[Path]:
 
     Raises:
         ConfigError: when it cannot be written.
+        StorageFullError: when it does not fit.
     """
     draft = _beside(path)
     try:
@@ -84,6 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         ConfigError: when it cannot be written, or the earlier one has files that this one has not.
+        StorageFullError: when it does not fit.
     """
     draft, before = _beside(path), _beside(path)
     try:
@@ -132,5 +135,14 @@ def _beside(path: Path) -> Path:
 def _explained(output: object, option: str = "--output") -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except AutoFreezeError:
+        raise
+    except Exception as error:
+        if is_full(error):  # a library of Transformers' says so in words of its own
+            raise StorageFullError(
+                f"{option} {output}: no space left: {disk_space(str(output))}. Free some, or give "
+                "another place; what is committed stands, so the same command trains nothing anew."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         raise ConfigError(f"{option} {output}: cannot be written: {error.strerror}") from error

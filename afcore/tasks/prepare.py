@@ -27,6 +27,7 @@ from afcore.digest import (
     content_digest,
     recipe_digest,
 )
+from afcore.disk_space import temporary_files_full
 from afcore.errors import DataError, IntegrityError
 from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
@@ -301,17 +302,20 @@ def _processor_digest(
 
 @contextlib.contextmanager
 def _mapped_pieces(examples: Examples) -> Iterator[memoryview]:
-    """What is written of examples: on the disk, and not in memory once more."""
+    """What is written of examples: on the disk, and not in memory once more.
+
+    Raises:
+        StorageFullError: when there is no space left for it.
+    """
     with tempfile.TemporaryFile(prefix="autofreeze-data-") as file:
-        for piece in examples.pieces():
-            file.write(piece)
-        file.flush()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                yield view
-            finally:
-                view.release()
+        try:
+            for piece in examples.pieces():
+                file.write(piece)
+            file.flush()
+        except OSError as error:
+            raise temporary_files_full(error) or error from error
+        # Unmapped with its last user: an error on the way may still have it.
+        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _rows_digest(rows: Rows) -> ContentDigest:

@@ -67,7 +67,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def run_epochs(config: Config, epochs: list[int]) -> list[EpochReport]:
     """As the flow's tasks do it: each opens the run anew."""
     storage = Storage(config.store)
-    with run_lease(storage, identify_run(config, storage).run_id, since=time.time()) as lease:
+    with run_lease(storage, identify_run(config, storage).run_id, since=time.monotonic()) as lease:
         run = begin_run(storage, identify_run(config, storage))
         run_id = run.record.run_id
         return [run_epoch(open_run(config.store, run_id), e, lease.number) for e in epochs]

@@ -2,12 +2,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from afcore.errors import AutoFreezeError, LeaseHeldError, StoreUnreachableError
+from afcore.clock import this_machine
+from afcore.errors import AutoFreezeError, LeaseHeldError, StoreError, StoreUnreachableError
 from afcore.storage import lease as lease_module
 from afcore.storage.lease import Lease, attempts, is_held
 from afcore.storage.objects import Storage, Stored
@@ -30,7 +33,7 @@ def test_one_holder_at_a_time(storage: Storage) -> None:
 
 def _write(storage: Storage, **changes: object) -> None:
     row = {
-        "host": lease_module._machine(),
+        "host": this_machine(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
         "acquired": time.time() - 7,
@@ -55,6 +58,13 @@ def test_a_reused_process_id_is_not_the_holder(local_storage: Storage) -> None:
         pass
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearts beat so often that nobody watches one for long."""
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.04)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_silent_holder_elsewhere_is_waited_for_then_succeeded(local_storage: Storage) -> None:
     _write(local_storage, host="elsewhere")
     with pytest.raises(LeaseHeldError), Lease(local_storage, "lease", "run x"):
@@ -62,6 +72,106 @@ def test_a_silent_holder_elsewhere_is_waited_for_then_succeeded(local_storage: S
     _write(local_storage, host="elsewhere", beat=time.time() - lease_module.EXPIRY_SECONDS - 1)
     with Lease(local_storage, "lease", "run x"):
         pass
+
+
+HOUR = 3600.0
+JUMPS = [HOUR, -HOUR, 72 * HOUR, -72 * HOUR]
+
+
+@pytest.fixture
+def wrong_by(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds by which the clock is wrong, for this thread and not for the hearts of leases."""
+    here, true, wrong = threading.current_thread(), time.time, [0.0]
+
+    def now() -> float:
+        return true() + (wrong[0] if threading.current_thread() is here else 0.0)
+
+    monkeypatch.setattr(time, "time", now)
+    return wrong
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_clock_that_jumps_takes_no_lease_from_who_works(
+    jump: float, local_storage: Storage, wrong_by: list[float]
+) -> None:
+    """Not on this machine, and not by another one whose clock is another."""
+    with Lease(local_storage, "lease", "run x") as lease:
+        wrong_by[0] = jump
+        assert is_held(local_storage, "lease", watched=True)
+        with (
+            pytest.raises(LeaseHeldError, match="already being worked on"),
+            Lease(local_storage, "lease", "run x"),
+        ):
+            pass
+        lease.check()
+        assert 0 <= lease.seconds() < 60
+    assert 0 <= attempts(local_storage, "lease")[1].seconds < 60
+    assert attempts(local_storage, "lease")[1].released
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_dead_holder_is_succeeded_whatever_time_it_was_there(
+    jump: float, local_storage: Storage
+) -> None:
+    _write(local_storage, host="elsewhere", beat=time.time() + jump)
+    assert not is_held(local_storage, "lease")
+    began = time.monotonic()
+    assert not is_held(local_storage, "lease", watched=True)
+    assert time.monotonic() - began > lease_module.BEAT_SECONDS, "nobody looked twice"
+    with Lease(local_storage, "lease", "run x") as lease:
+        assert lease.number == 2
+
+
+def test_work_that_began_before_is_counted_by_a_clock_that_nobody_sets(
+    local_storage: Storage, wrong_by: list[float]
+) -> None:
+    since = time.monotonic() - 100.0
+    wrong_by[0] = -5 * HOUR
+    with Lease(local_storage, "lease", "run x", since) as lease:
+        wrong_by[0] = 5 * HOUR
+        assert 100 <= lease.seconds() < 160
+
+
+def test_a_row_of_an_earlier_release_is_read(local_storage: Storage) -> None:
+    _write(local_storage, released=True)
+    assert 6 < attempts(local_storage, "lease")[1].seconds < 60
+
+
+def test_who_cannot_give_a_lease_back_does_not_shut_itself_out(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store became read-only, say; in a notebook the same process tries again."""
+
+    def refuse(*_: object) -> None:
+        raise StoreError("read-only")
+
+    with monkeypatch.context() as patched, Lease(local_storage, "lease", "run x"):
+        patched.setattr(local_storage, "put", refuse)
+    assert b'"released": false' in Path(local_storage.root, "lease/000001.json").read_bytes()
+    assert not is_held(local_storage, "lease")
+    with Lease(local_storage, "lease", "run x") as lease:
+        assert lease.number == 2
+
+
+def test_a_heart_that_cannot_beat_says_so_once(
+    local_storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.01)
+    tried = []
+
+    def refuse(*_: object) -> bool:
+        tried.append(1)
+        raise StoreError("read-only")
+
+    with Lease(local_storage, "lease", "run x"), monkeypatch.context() as patched:
+        patched.setattr(local_storage, "exists", refuse)
+        while len(tried) < 5:
+            time.sleep(0.01)
+    assert [r.message for r in caplog.records] == ["heartbeat of run x: read-only"]
 
 
 def test_a_holder_that_was_succeeded_notices(local_storage: Storage) -> None:
@@ -133,6 +243,7 @@ def test_forgetting_earlier_attempts(local_storage: Storage) -> None:
         assert lease.number == 3
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_unlogged_lease_leaves_nothing(storage: Storage) -> None:
     _write(storage, host="elsewhere", beat=time.time() - lease_module.EXPIRY_SECONDS - 1)
     with Lease(storage, "lease", "set x", logged=False) as lease:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from afcore.errors import StorageFullError, StoreError, StoreUnreachableError
+from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
 from afcore.storage.explain import explain, raise_explained
 from afcore.storage.objects import Storage
 
@@ -135,12 +135,14 @@ def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     ("code", "status", "kind", "message"),
     [
         ("ExpiredToken", 400, StoreError, "ExpiredToken.*Check the credentials"),
+        ("AccessDenied", 403, StoreError, "not allowed.*Check the rights on the store"),
+        ("XMinioStorageFull", 507, StorageFullError, "Its disk is full: free some"),
         ("SlowDown", 503, StoreUnreachableError, "SlowDown.*try again later"),
         ("InternalError", 500, StoreUnreachableError, "InternalError.*try again later"),
     ],
 )
 def test_an_answer_that_is_an_error_is_one_message(
-    code: str, status: int, kind: type[StoreError], message: str
+    code: str, status: int, kind: type[AutoFreezeError], message: str
 ) -> None:
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     error = ClientError(answer, "GetObject")

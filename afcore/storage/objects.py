@@ -344,6 +344,8 @@ class Storage:
     def copy(self, source: str, target: str) -> None:
         """Give an object another name as well, where it lies: the bytes are not read here.
 
+        What had that name is replaced.
+
         On this machine both names are of one file, which nobody changes: a write replaces a name.
 
         Raises:
@@ -352,9 +354,14 @@ class Storage:
         with self._explained("write", target):
             try:
                 if self._is_local:
-                    Path(self._full(target)).parent.mkdir(parents=True, exist_ok=True)
-                    with contextlib.suppress(FileExistsError):
-                        self._link(Path(self._full(source)), Path(self._full(target)))
+                    path = Path(self._full(target))
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    draft = _draft_of(path)
+                    try:
+                        self._link(Path(self._full(source)), draft)
+                        os.replace(draft, path)
+                    finally:  # it stays where both are names of one file already
+                        draft.unlink(missing_ok=True)
                 else:
                     self._fs.cp_file(self._full(source), self._full(target))
             except FileNotFoundError:
@@ -494,6 +501,10 @@ class Storage:
         self, key: str, data: bytes | memoryview, seen: Seen | None = None
     ) -> Iterator[tuple[Path, Path]]:
         target = Path(self._full(key))
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
+
+
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.draft")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -517,6 +528,10 @@ class Storage:
             size = "" if num_bytes is None else f" ({num_bytes / 1e6:.1f} MB)"
             disk = self._full(key) if self._is_local else None
             raise_explained(error, f"cannot {verb} {self.uri(key)}{size}", disk)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
 
 
 def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from afcore.activations import extending, garbage
+from afcore.activations import extending, leftovers
 from afcore.activations import sets as sets_module
 from afcore.activations.building import build_lease, delete_parts
 from afcore.activations.codec import STORED_AS, RowFormat
@@ -201,6 +201,6 @@ def test_sets_are_right_whatever_happens(
 
     monkeypatch.setattr(sets_module, "plan_layout", small)
     monkeypatch.setattr(extending, "plan_layout", small)
-    monkeypatch.setattr(garbage, "UNFINISHED_SECONDS", -1.0)  # leftovers go at once
+    monkeypatch.setattr(leftovers, "UNFINISHED_SECONDS", -1.0)  # leftovers go at once
     root = str(tmp_path) if kind == "file" else f"memory://{tmp_path.name}"
     check_machine(lambda: AnySets(f"{root}/{uuid.uuid4().hex}"), num_examples)

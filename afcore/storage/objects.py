@@ -501,11 +501,7 @@ class Storage:
         self, key: str, data: bytes | memoryview, seen: Seen | None = None
     ) -> Iterator[tuple[Path, Path]]:
         target = Path(self._full(key))
-def _draft_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
-
-
-        draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.draft")
+        draft = _draft_of(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

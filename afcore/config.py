@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from afcore.data.builtin.names import BUILT_IN
+from afcore.data.split import Fold
 from afcore.errors import ConfigError
 from afcore.extras import require_package
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy
@@ -147,6 +148,11 @@ def _named_policy(section: object) -> object:
     return {"policy": DEFAULT_POLICY.model_fields["policy"].default, **section}
 
 
+def _sound_fold(text: str) -> str:
+    Fold.parse(text)
+    return text
+
+
 Uri = Annotated[str, AfterValidator(_without_secret)]
 Source = Annotated[Uri, AfterValidator(_expanded), Field(min_length=1)]
 Sources = Annotated[Source | tuple[Source, ...], AfterValidator(_at_least_one)]
@@ -221,6 +227,12 @@ class DataConfig(_Section):
         min_length=1,
         description="column of the training set with what a row is a part of (author, source, "
         "file): rows of one group are held out together, by the hash of the group",
+    )
+    fold: Annotated[str, AfterValidator(_sound_fold)] | None = Field(
+        None,
+        description="instead of `validation`: `1/5` validates on the first of five folds of the "
+        "training rows and trains on the others, by the hash of their text or group; one set of "
+        "all rows serves all folds, see `search.folds`",
     )
     max_length: int = Field(128, ge=2, description="longest example, in tokens; cut beyond")
     limit: int | None = Field(
@@ -391,8 +403,9 @@ class CacheConfig(_Section):
     max_bytes: int | None = Field(
         None,
         ge=0,
-        description="largest total of all sets in the store (without `share`: of this run); a set "
-        "that would go beyond it is not written, and the blocks below run in every epoch",
+        description="largest total of all sets in the store (without `share`: of this run): for a "
+        "new one the least recently used go that no live run reads; one that still would go beyond "
+        "it is not written, and the blocks below run in every epoch",
     )
 
 
@@ -587,6 +600,15 @@ class Config(_Section):
                 f"workers.max {most} does not divide training.batch_size {size}, and every worker "
                 f"takes an equal share of each batch. Take {fewer} workers, or "
                 f"a batch size that is a multiple of {most}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_fold(self) -> "Config":
+        if self.data.fold is not None and self.mode in PEER_MODES:
+            raise ValueError(
+                f"data.fold: mode {self.mode} trains on whole files. Leave it out, or use another "
+                "mode"
             )
         return self
 

@@ -11,13 +11,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from afcore.compute import Compute, choose_compute
 from afcore.data.examples import Examples
@@ -30,13 +32,22 @@ from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
 from afcore.errors import ConfigError, DataError
 from afcore.model.finetuned import FinetunedModel, load_finetuned
+from afcore.model.split_model import Batch
 from afcore.runs.fit import check_tokens, longest_example
 from afcore.storage.outputs import check_file, new_file
 from afcore.tasks.answers import Answers, together
 from afcore.tasks.scores import RowValues
 from afcore.tasks.task import Task
 
-__all__ = ["CHUNK_ROWS", "Predicted", "predict_file", "predict_rows"]
+__all__ = [
+    "CHUNK_ROWS",
+    "Asked",
+    "Predicted",
+    "answer_columns",
+    "asked_about",
+    "predict_file",
+    "predict_rows",
+]
 
 CHUNK_ROWS = 10_000
 PREDICTION = "prediction"
@@ -132,7 +143,8 @@ def predict_file(
             if len(ids) == len(rows):
                 rows = some  # all of them, with what they should be answered with
             examples = _examples(model, model_name, rows)
-            answers = _answers(model, examples, compute, predicted.num_rows, progress)
+            told = partial(_tell, progress, predicted.num_rows)
+            answers = asked_about(model.task, model, examples, compute, told)
             predicted.num_rows += len(rows)
             predicted.labelled |= any(one.is_target for one in fields)
             if rows is some or not any(one.is_target for one in known):
@@ -160,7 +172,7 @@ def predict_rows(model: FinetunedModel, rows: HeldRows) -> list[Any]:
     found = _inputs(rows.name, table, _fields(rows.name, table, known, ()))
     examples = _examples(model, "the model", found)
     model.model.to(compute.device)
-    answers = _answers(model, examples, compute, 0, lambda _: None)
+    answers = asked_about(model.task, model, examples, compute)
     return model.task.predictions(examples, answers)
 
 
@@ -269,26 +281,49 @@ def _examples(model: FinetunedModel, name: str, rows: Rows) -> Examples:
     return examples
 
 
-def _answers(
-    model: FinetunedModel,
+class Asked(Protocol):
+    """A model, or one in two parts, in eval mode."""
+
+    @property
+    def model(self) -> Any:
+        """The whole one."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[b, ...] outputs of the head."""
+
+
+def asked_about(
+    task: Task,
+    model: Asked,
     examples: Examples,
     compute: Compute,
-    num_before: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int], None] = lambda _: None,
 ) -> npt.NDArray[Any]:
-    """[n, ...] of each example, in batches like those of the test."""
+    """[n, ...], what a model answers on each example, in batches like those of a test.
+
+    Args:
+        task: says what an answer is.
+        model: on the device.
+        examples: to ask it about.
+        compute: device and precision.
+        progress: told how many rows are done, after each batch.
+    """
     found, done = [], 0
     with torch.no_grad(), compute.autocast():
-        size = model.task.group_size
+        size = task.group_size
         for groups in inference_batches(group_lengths(examples.lengths, size)):
             ids = of_groups(groups, size)
-            batch, targets = model.task.collate(examples, ids, compute.device)
+            batch, targets = task.collate(examples, ids, compute.device)
             outputs = model.logits(batch).float()
-            kept = model.task.answers(outputs, {**batch, **targets}, model.model)
+            kept = task.answers(outputs, {**batch, **targets}, model.model)
             found.append((ids, kept.cpu().numpy()))
             done += len(ids)
-            progress(num_before + done * examples.num_rows // len(examples))
+            progress(done * examples.num_rows // len(examples))
     return together(found, len(examples))
+
+
+def _tell(progress: Callable[[int], None], num_before: int, count: int) -> None:
+    progress(num_before + count)
 
 
 def _columns(
@@ -300,14 +335,7 @@ def _columns(
     probabilities: bool,
 ) -> dict[str, Column]:
     """The file's own, and those that are new."""
-    answers = task.predictions(examples, outputs)
-    kind = next(kind for of, kind in _TYPES.items() if isinstance(answers[0], of))
-    new: dict[str, Column] = {PREDICTION: (list(answers), kind)}
-    if probabilities:
-        for name, shares in task.probabilities(outputs).items():
-            # The shortest text that is this number, not all digits of a wider type.
-            values = [float(str(share)) for share in shares]
-            new[f"probability_{name}"] = (values, pa.float32())
+    new = answer_columns(task, examples, outputs, probabilities)
     taken = [name for name in new if name in table.columns]
     if taken:
         raise DataError(
@@ -317,3 +345,25 @@ def _columns(
     types = table.types or {}
     own = {name: (list(values), types.get(name)) for name, values in table.columns.items()}
     return own | new
+
+
+def answer_columns(
+    task: Task, examples: Examples, outputs: npt.NDArray[Any], probabilities: bool
+) -> dict[str, Column]:
+    """What was predicted of rows, as columns of a file.
+
+    Args:
+        task: that was asked.
+        examples: that it was asked about.
+        outputs: [n, ...], as :func:`asked_about` gives them.
+        probabilities: a column for each class too, where the task has some.
+    """
+    answers = task.predictions(examples, outputs)
+    kind = next(kind for of, kind in _TYPES.items() if isinstance(answers[0], of))
+    new: dict[str, Column] = {PREDICTION: (list(answers), kind)}
+    if probabilities:
+        for name, shares in task.probabilities(outputs).items():
+            # The shortest text that is this number, not all digits of a wider type.
+            values = [float(str(share)) for share in shares]
+            new[f"probability_{name}"] = (values, pa.float32())
+    return new

@@ -112,7 +112,7 @@ def preview_run(
     return PlanReport(
         model=config.model.name,
         num_blocks=split.num_blocks,
-        train_examples=data.train.num_rows,
+        train_examples=data.num_train_rows,
         epochs=config.training.num_epochs,
         profile=profile,
         boundaries=forecast_boundaries(profile, planner.work(1), planner.allowed),

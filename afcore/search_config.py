@@ -82,6 +82,16 @@ def _without_pickles(name: object) -> object:
     return name
 
 
+def _listed(names: object) -> object:
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+
+
+def _different(names: list[str]) -> list[str]:
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise ValueError("give names of columns, each once")
+    return names
+
+
 def _sound_url(uri: str) -> str:
     if USERINFO.search(uri):
         raise ValueError(SECRET_MESSAGE)
@@ -130,6 +140,21 @@ class SearchConfig(BaseModel):
         description="each trial is trained with so many seeds, counted up from `training.seed`, "
         "and its score is the mean",
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="cross-validation: each trial is trained on all but one of so many folds of "
+        "the training rows and scored on that one, for each of them; its score is the mean. The "
+        "best configuration is then trained, with `data.validation`, and tested as without folds",
+    )
+    labels: Annotated[list[str], BeforeValidator(_listed), AfterValidator(_different)] | None = (
+        Field(
+            None,
+            description="columns, each of which is taken as `data.label` and searched for by "
+            "itself: the trials of each are tried on it, and a best one is tested for each; sets "
+            "hold texts alone, so that all columns share them",
+        )
+    )
     score: str | None = Field(
         None,
         description="what is sought to be best, on validation: one of the task's scores, which "
@@ -147,8 +172,17 @@ class SearchConfig(BaseModel):
         "same one, and the same configuration, work on one study",
     )
 
+    @property
+    def num_members(self) -> int:
+        """Trainings of a trial."""
+        return self.folds or self.seeds
+
     @model_validator(mode="after")
-    def _seeds_once(self) -> "SearchConfig":
+    def _once(self) -> "SearchConfig":
         if self.seeds > 1 and "training.seed" in self.vary:
             raise ValueError("vary training.seed or give seeds, not both")
+        if self.folds is not None and self.seeds > 1:
+            raise ValueError("give seeds or folds, not both")
+        if self.labels is not None and "data.label" in self.vary:
+            raise ValueError("vary data.label or give labels, not both")
         return self

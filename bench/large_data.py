@@ -30,7 +30,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from afcore.data.order import epoch_batches
 from afcore.storage.objects import Storage
-from afcore.tasks.prepare import DataSources, open_prepared, prepare
+from afcore.tasks.prepare import DataSources, prepare
+from afcore.tasks.stored_tokens import open_prepared
 
 HERE = Path(__file__).parent
 WORDS = 10

@@ -50,7 +50,7 @@ from afcore.runs.cache import RunCache
 from afcore.runs.identify import identify_run
 from afcore.runs.run import Run, begin_run
 from afcore.storage.objects import Storage
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.steps import StepSettings

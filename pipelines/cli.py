@@ -239,6 +239,13 @@ def search_command(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Train each trial with so many seeds; take the mean")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validate each trial on so many folds")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Search for the best of each of these label columns"),
+    ] = None,
     overrides: Overrides = None,
     best: Annotated[
         Path | None,
@@ -247,6 +254,15 @@ def search_command(
             metavar="FILE",
             help="Write the best configuration there. Default: CONFIG's name with .best.yaml, in "
             "the current folder",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="With --folds, write what each predicts of its rows there, as CSV. Default: "
+            "CONFIG's name with .out_of_fold.csv, in the current folder",
         ),
     ] = None,
     figures: Annotated[
@@ -266,19 +282,25 @@ def search_command(
     """
     with exit_codes():
         set_defaults()
-        from afcore.search.search_report import SearchReport
-        from pipelines.cli_search import best_path, resolve_search, show_search, write_figures
+        from pipelines.cli_search import (
+            best_path,
+            predictions_path,
+            resolve_search,
+            show_searches,
+        )
 
         options = {"trials": trials, "sampler": sampler, "pruner": pruner, "seeds": seeds}
+        options |= {"folds": folds, "labels": labels}
         resolved = resolve_search(load_config(config, overrides or []), over or [], options)
         _check_writable(report)
         path = best_path(config, best)
-        result = _run_flow("search", resolved, best_file=str(path), fresh=fresh)
+        files = {
+            "best_file": str(path),
+            "predictions_file": predictions_path(config, resolved, predictions),
+        }
+        result = _run_flow("search", resolved, **files, fresh=fresh)
         _write(report, result)
-        found = SearchReport.model_validate(result)
-        show_search(found, _wide(), _console)
-        for picture in write_figures(found, figures) if figures is not None else ():
-            _console.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+        show_searches(result, figures, _wide(), _console)
         _show_uis(resolved)
 
 

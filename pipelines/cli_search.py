@@ -7,14 +7,16 @@ from rich.console import Console
 
 from afcore.config import Config, change_keys, parse_config
 from afcore.errors import ConfigError
-from afcore.search.search_report import SearchReport
-from afcore.search.space import check_space, parse_over
+from afcore.search.label_studies import label_configs, name_of_label
+from afcore.search.out_of_fold import PREDICTIONS_OPTION
+from afcore.search.search_report import LabelsReport, SearchReport
+from afcore.search.space import check_space, parse_over, search_of
 from afcore.search.study_figures import study_figures
 from afcore.search.winner_file import BEST_OPTION
 from afcore.storage.outputs import check_file
-from pipelines.search_table import search_notes, search_table, seeds_table
+from pipelines.search_table import labels_table, members_table, search_notes, search_table
 
-__all__ = ["best_path", "resolve_search", "show_search", "write_figures"]
+__all__ = ["best_path", "predictions_path", "resolve_search", "show_searches", "write_figures"]
 
 
 def resolve_search(config: Config, over: list[str], options: dict[str, Any]) -> Config:
@@ -35,7 +37,8 @@ def resolve_search(config: Config, over: list[str], options: dict[str, Any]) -> 
         changes["search.vary"] = {**known, **parse_over(over)}
     change_keys(tree, changes, source="--over")
     resolved = parse_config(tree, source="search")
-    check_space(resolved)
+    for one in label_configs(resolved).values():
+        check_space(one)
     return resolved
 
 
@@ -46,6 +49,16 @@ def best_path(config_file: str, given: Path | None) -> Path:
         raise ConfigError(f"--best {path}: is the configuration itself. Give another file")
     check_file(str(path), BEST_OPTION)
     return path
+
+
+def predictions_path(config_file: str, config: Config, given: Path | None) -> str | None:
+    """Where the predictions of folds are written; None without folds."""
+    if search_of(config).folds is None:
+        if given is not None:
+            raise ConfigError(f"{PREDICTIONS_OPTION} {given}: is for folds. Give --folds too")
+        return None
+    path = given or Path(f"{Path(config_file).stem}.out_of_fold.csv")
+    return str(check_file(str(path), PREDICTIONS_OPTION))
 
 
 def write_figures(report: SearchReport, folder: Path) -> list[Path]:
@@ -65,13 +78,34 @@ def write_figures(report: SearchReport, folder: Path) -> list[Path]:
     return paths
 
 
+def show_searches(
+    result: dict[str, Any], figures: Path | None, wide: Console, console: Console
+) -> None:
+    """What came out: of one study, or of one for each label column; and the pictures."""
+    if "labels" not in result:
+        _show_one(SearchReport.model_validate(result), figures, wide, console)
+        return
+    whole = LabelsReport.model_validate(result)
+    for label, report in whole.labels.items():
+        console.print(f"\nLabel column {label}", markup=False)
+        folder = figures and figures / name_of_label(label)
+        _show_one(report, folder, wide, console)
+    wide.print(labels_table(whole))
+
+
+def _show_one(report: SearchReport, figures: Path | None, wide: Console, console: Console) -> None:
+    show_search(report, wide, console)
+    for picture in write_figures(report, figures) if figures is not None else ():
+        console.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+
+
 def show_search(report: SearchReport, wide: Console, console: Console) -> None:
     """The table, what stands below it, and where the best configuration is."""
     console.print()
     wide.print(search_table(report))
-    seeds = seeds_table(report)
-    if seeds is not None:
-        console.print(seeds)
+    members = members_table(report)
+    if members is not None:
+        console.print(members)
     for note in search_notes(report):
         console.print(note, markup=False)
     if report.config_file is not None:
@@ -80,4 +114,8 @@ def show_search(report: SearchReport, wide: Console, console: Console) -> None:
             "finds its run.",
             markup=False,
             soft_wrap=True,
+        )
+    if report.predictions_file is not None:
+        console.print(
+            f"Predictions of the folds: {report.predictions_file}", markup=False, soft_wrap=True
         )

@@ -3,8 +3,11 @@
 What is done is known by Optuna's storage and the records in the store, not by Prefect's states.
 """
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,14 @@ from afcore.interrupt import catch_sigterm
 from afcore.launch.launcher import close_launchers, open_launcher
 from afcore.results.tracking import Tracker
 from afcore.search.conduct_study import StudyConductor, prepare_study
-from afcore.search.search_report import MemberRow, SearchReport, TrialRow
+from afcore.search.label_studies import file_of_label, label_configs
+from afcore.search.out_of_fold import PREDICTIONS_OPTION, write_out_of_fold
+from afcore.search.search_report import LabelsReport, MemberRow, SearchReport, TrialRow
 from afcore.search.space import search_of
 from afcore.search.study import TrialHandle
 from afcore.search.study_figures import study_figures
 from afcore.search.winner_file import config_text, write_config
+from afcore.storage.outputs import new_file
 from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
@@ -35,6 +41,8 @@ def _run_name() -> str:
     config: Config = flow_run.parameters["config"]
     wanted = search_of(config)
     keys = ", ".join(key.rpartition(".")[2] for key in sorted(wanted.vary))
+    if wanted.folds is not None:
+        keys = f"{keys}, {wanted.folds} folds" if keys else f"{wanted.folds} folds"
     keys = keys or f"{wanted.seeds} seeds"
     return f"search-{config.tracking.experiment}: {keys}"
 
@@ -47,7 +55,12 @@ def train_trial(number: int, train: Callable[[], TrialRow]) -> dict[str, Any]:
 
 
 @flow(name="search", flow_run_name=_run_name, validate_parameters=True)
-def search(config: Config, best_file: str | None = None, fresh: bool = False) -> dict[str, Any]:
+def search(
+    config: Config,
+    best_file: str | None = None,
+    predictions_file: str | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
     """Vary settings of a training, share what trials have in common, publish the best one.
 
     Started again after any interruption, it goes on: finished trials are not trained again, those
@@ -56,16 +69,40 @@ def search(config: Config, best_file: str | None = None, fresh: bool = False) ->
     Args:
         config: The training, with the section search.
         best_file: Where the best configuration is written, as a file that ``run`` takes.
+        predictions_file: Where, of folds, the best trial's predictions of all rows are written.
         fresh: Forget the trials of an earlier study of this configuration; their runs are found.
     """
     configure_logging()
-    prepared = prepare_study(config)
+    prepared = {label: prepare_study(one) for label, one in label_configs(config).items()}
+    reports, spent = {}, (0.0, 0.0)
+    for label, one in prepared.items():
+        paths = (file and file_of_label(file, label) for file in (best_file, predictions_file))
+        files = _Files(*paths)
+        conductor = StudyConductor(one, fresh=fresh, spent=spent)
+        reports[label] = _conduct(conductor, label, files)
+        spent = conductor.spent
+    if search_of(config).labels is None:
+        return reports[""].model_dump(mode="json", by_alias=True)
+    return LabelsReport(schema_version=1, labels=reports).model_dump(mode="json", by_alias=True)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a study writes beside the user."""
+
+    best: str | None
+    predictions: str | None
+
+
+def _conduct(conductor: StudyConductor, label: str, files: _Files) -> SearchReport:
+    """One study, from its first trial to the published winner."""
+    prepared = conductor.prepared
+    config, wanted = prepared.config, prepared.search
     tracker = Tracker(config.tracking.uri, config.tracking.experiment)
-    conductor = StudyConductor(prepared, fresh=fresh)
-    wanted = prepared.search
+    keys = (key.rpartition(".")[2] for key in wanted.vary)
     parent = tracker.begin(
         f"search-{prepared.study_id}",
-        f"search {' '.join(key.rpartition('.')[2] for key in wanted.vary)}".strip(),
+        " ".join(("search", label, *keys)).replace("  ", " ").strip(),
         mode="search",
         parameters={**config.model_dump(mode="json"), "study_id": prepared.study_id},
     )
@@ -73,14 +110,14 @@ def search(config: Config, best_file: str | None = None, fresh: bool = False) ->
         open_launcher(config.workers)
         with catch_sigterm():
             _train_trials(conductor, tracker, parent)
-        report = _publish(conductor, tracker, parent, best_file)
+        report = _publish(conductor, tracker, parent, files)
     except BaseException as error:
         tracker.finish(parent, error)
         raise
     finally:
         close_launchers()
     tracker.finish(parent)
-    return report.model_dump(mode="json", by_alias=True)
+    return report
 
 
 def _train_trials(conductor: StudyConductor, tracker: Tracker, parent: str) -> None:
@@ -139,7 +176,7 @@ def _metrics(row: TrialRow) -> dict[str, float]:
 
 
 def _course(member: MemberRow, several: bool) -> list[tuple[str, float, float, int]]:
-    where = f"seed{member.seed}/" if several else ""
+    where = f"{member.name}/".replace(" ", "") if several else ""
     return [
         (f"{where}validation/{name}", value, time.time(), epoch.epoch)
         for epoch in member.epochs
@@ -148,18 +185,22 @@ def _course(member: MemberRow, several: bool) -> list[tuple[str, float, float, i
 
 
 def _publish(
-    conductor: StudyConductor, tracker: Tracker, parent: str, best_file: str | None
+    conductor: StudyConductor, tracker: Tracker, parent: str, files: _Files
 ) -> SearchReport:
     """Test and publish the best trial; log table and pictures."""
     winner = conductor.winner()
     result = finetune(winner, parent_mlflow_run_id=parent)
     result.pop("recorded", None)
-    report = conductor.report().model_copy(update={"winner": result, "config_file": best_file})
+    update = {"winner": result, "config_file": files.best}
+    report = conductor.report().model_copy(update=update)
     best = report.best_row
     assert best is not None
-    if best_file is not None:
+    if files.best is not None:
         said = f"trial {best.number} of study {report.study_id}: {report.shown(best.score)}"
-        write_config(winner, Path(best_file), f"The best of a search, {said} on validation")
+        write_config(winner, Path(files.best), f"The best of a search, {said} on validation")
+    if conductor.prepared.search.folds is not None:
+        _write_predictions(winner, best, tracker, parent, files.predictions)
+        report = report.model_copy(update={"predictions_file": files.predictions})
     conductor.clean_up()
     values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
     test = result["totals"]["test"] or {}
@@ -174,3 +215,17 @@ def _publish(
         tracker.log_figure(parent, figure, f"figures/{name}.png")
     create_markdown_artifact(table, key="search", description="trials of the search")
     return report
+
+
+def _write_predictions(
+    winner: Config, best: TrialRow, tracker: Tracker, parent: str, file: str | None
+) -> None:
+    """What the folds of the best trial predict, to MLflow and beside the user."""
+    with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+        path = Path(folder) / "out_of_fold.csv"
+        with one_run_a_device(winner.workers):
+            write_out_of_fold(winner, best.members, path)
+        tracker.log_folder(parent, folder, "predictions")
+        if file is not None:
+            with new_file(Path(file), PREDICTIONS_OPTION) as draft:
+                shutil.copyfile(path, draft)

@@ -3,10 +3,17 @@
 from rich.markup import escape
 from rich.table import Table
 
-from afcore.search.search_report import SearchReport, TrialRow
+from afcore.search.search_report import LabelsReport, SearchReport, TrialRow
 from afcore.search.study_forecast import StudyForecast
 
-__all__ = ["forecast_table", "search_markdown", "search_notes", "search_table", "seeds_table"]
+__all__ = [
+    "forecast_table",
+    "labels_table",
+    "members_table",
+    "search_markdown",
+    "search_notes",
+    "search_table",
+]
 
 
 def search_table(report: SearchReport) -> Table:
@@ -20,17 +27,49 @@ def search_table(report: SearchReport) -> Table:
     return table
 
 
-def seeds_table(report: SearchReport) -> Table | None:
+def members_table(report: SearchReport) -> Table | None:
     """The trainings of the best trial, where it has several."""
     best = report.best_row
     if best is None or len(best.members) < 2:
         return None
-    table = Table(title=f"Seeds of trial {best.number}", title_justify="left")
-    for column in ("seed", f"validation {report.score_title}", "run"):
+    what = "Seeds" if best.members[0].fold is None else "Folds"
+    table = Table(title=f"{what} of trial {best.number}", title_justify="left")
+    for column in ("training", f"validation {report.score_title}", "run"):
         table.add_column(column, justify="right")
     for member in best.members:
-        table.add_row(str(member.seed), report.shown(member.score), member.run_id)
+        table.add_row(member.name, report.shown(member.score), member.run_id)
     return table
+
+
+def labels_table(report: LabelsReport) -> Table:
+    """The best of each label column."""
+    table = Table(title="Best of each label column", title_justify="left")
+    for column in ("label", "score", "trial", "on validation", "on test", "set built", "set read"):
+        table.add_column(column, justify="left" if column in ("label", "score") else "right")
+    for label, one in report.labels.items():
+        best, test = one.best_row, (one.winner or {}).get("totals", {}).get("test")
+        read, built = sets_of(one)
+        table.add_row(
+            escape(label),
+            one.score_title,
+            "-" if best is None else str(best.number),
+            one.shown(best.score if best else None),
+            one.shown(test.get(one.score) if test else None),
+            str(built),
+            str(read),
+        )
+    return table
+
+
+def sets_of(report: SearchReport) -> tuple[int, int]:
+    """(trainings that read a set, sets that were built for them)."""
+    own = [epoch for row in report.trials for epoch in row.epochs if epoch.is_own]
+    members = [member for row in report.trials for member in row.members]
+    reading = [
+        any(e.is_own and e.read_from.startswith("activations@") for e in member.epochs)
+        for member in members
+    ]
+    return sum(reading), sum(len(epoch.built) for epoch in own)
 
 
 def search_markdown(report: SearchReport) -> str:
@@ -52,13 +91,12 @@ def search_notes(report: SearchReport) -> list[str]:
     if report.importance:
         shares = (f"{key} {100 * share:.0f} %" for key, share in report.importance.items())
         notes.append(f"importance for the score: {', '.join(shares)}.")
-    own = [e for row in report.trials for e in row.epochs if e.is_own]
     whole = [e for row in report.trials for e in row.epochs]
     if whole:
-        built = sum(len(epoch.built) for epoch in own)
+        (reading, built), found = sets_of(report), sum(not epoch.is_own for epoch in whole)
         notes.append(
-            f"{len(whole) - len(own)} of {len(whole)} epochs were found or copied, "
-            f"{built} sets were built; the tokens were {report.tokens}."
+            f"{found} of {len(whole)} epochs were found or copied, {built} sets were built and "
+            f"read by {reading} trainings; the tokens were {report.tokens}."
         )
     best = report.best_row
     if best is not None:

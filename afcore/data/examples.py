@@ -6,7 +6,7 @@ one, ``values[i]``. ``i`` is its id for ever.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,15 @@ class Column:
         values: npt.NDArray[Any] = self.values[self.offsets[number] : self.offsets[number + 1]]
         return values
 
+    def pick(self, ids: npt.NDArray[np.int64]) -> "Column":
+        """That of some of the examples."""
+        if self.offsets is None:
+            return Column(self.values[ids])
+        starts, lengths = self.offsets[ids], np.diff(self.offsets)[ids]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        at = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Column(self.values[at], offsets)
+
     @classmethod
     def of(cls, rows: list[list[int]], dtype: Any = np.int32) -> "Column":
         """A ragged one."""
@@ -76,6 +85,8 @@ class Examples:
         references: what answers are held against or read by, beside that: texts, say. Neither the
             model nor the loss gets them.
         rows: [n] row of the source that each example is of, ascending; None: one example a row.
+        drawn: [m] ids of those that are trained on, ascending, where the others are there only so
+            that several trainings have all examples in common; None: all.
         fixed_length: hidden states of an example, where its inputs are no sequences (an image's
             patches); None: the length of the first input.
     """
@@ -85,6 +96,7 @@ class Examples:
     fixed_length: int | None = None
     references: Mapping[str, Column] = field(default_factory=dict)
     rows: npt.NDArray[np.int64] | None = None
+    drawn: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self._first)
@@ -109,6 +121,27 @@ class Examples:
     def of_rows(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Ids of the examples of some rows, ascending."""
         return rows if self.rows is None else np.flatnonzero(np.isin(self.rows, rows))
+
+    @property
+    def num_trained(self) -> int:
+        """Of those that are trained on."""
+        return len(self) if self.drawn is None else len(self.drawn)
+
+    @property
+    def trained(self) -> "Examples":
+        """Those that are trained on, alone."""
+        return self if self.drawn is None else self.pick(self.drawn)
+
+    def pick(self, ids: npt.NDArray[np.int64]) -> "Examples":
+        """Some of the examples, by their ids, ascending; rows are numbered anew."""
+        columns: dict[str, Any] = {
+            kind: {name: column.pick(ids) for name, column in getattr(self, kind).items()}
+            for kind in _KINDS
+        }
+        rows = None
+        if self.rows is not None:
+            rows = np.unique(self.rows[ids], return_inverse=True)[1].astype(np.int64)
+        return replace(self, **columns, rows=rows, drawn=None)
 
     @cached_property
     def digest(self) -> ContentDigest:
@@ -167,7 +200,8 @@ class Examples:
             offsets = tensors.get(key.removesuffix("values") + "offsets")
             columns[kind][name] = Column(tensors[key], offsets)
         length = int(tensors["fixed_length"][0]) if "fixed_length" in tensors else None
-        return cls(**columns, fixed_length=length, rows=tensors.get("rows"))
+        inputs, targets, references = (columns[kind] for kind in _KINDS)
+        return cls(inputs, targets, length, references, tensors.get("rows"))
 
 
 def padded(

@@ -78,6 +78,7 @@ class Rows:
         groups: [n], or there are none.
         places: where the rows stand in the source.
         beyond: targets of the rows beyond the limit.
+        positions: [n] row of the source that each is, from 0; None: they are all of it.
     """
 
     source: str
@@ -86,6 +87,7 @@ class Rows:
     groups: Sequence[str] | None = None
     places: Places | None = None
     beyond: dict[str, Sequence[Any]] = field(default_factory=dict)
+    positions: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -98,6 +100,10 @@ class Rows:
     def _identities(self) -> Iterator[str]:
         rows = zip(*self.inputs.values(), strict=True)
         return (_UNIT.join(map(str, values)) for values in rows)
+
+    def _positions(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        picked = np.asarray(ids, dtype=np.int64)
+        return picked if self.positions is None else self.positions[picked]
 
     def place(self, row: int) -> str:
         """How a person finds a row in the source."""
@@ -116,6 +122,7 @@ class Rows:
             targets=some(self.targets),
             groups=None if self.groups is None else PickedValues(self.groups, numbers),
             places=None if self.places is None else self.places.pick(numbers),
+            positions=self._positions(numbers),
         )
 
 

@@ -1,4 +1,6 @@
-"""Which rows validate, and which make a sample: by a hash of what a row says, not where it is.
+"""Which rows validate, which are a fold, and which make a sample: by a hash of what a row says.
+
+Where it stands has no part in it.
 
 So a row stays on its side when others come, equal rows are on one side, and every seed, machine and
 order of the source gives the same. :mod:`afcore.tasks.prepare` says what the key of a row is.
@@ -6,17 +8,46 @@ order of the source gives the same. :mod:`afcore.tasks.prepare` says what the ke
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from afcore.data.column_file import file_array
 
-__all__ = ["held_out", "sampled"]
+__all__ = ["Fold", "fold_numbers", "held_out", "sampled"]
 
 # Different ones, and none for a user's own hash of the text: independent choices.
 _VALIDATION = "validation"
 _SAMPLE = "sample"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One part of the training rows, which validates while the others train.
+
+    Attributes:
+        number: from 1.
+        of: how many there are.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Fold":
+        """From ``2/5``.
+
+        Raises:
+            ValueError: for anything else, and a fold that there is not.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal()):
+            raise ValueError(f"a fold is written as 2/5; got {text!r}")
+        found = cls(int(number), int(of))
+        if found.of < 2 or not 1 <= found.number <= found.of:
+            raise ValueError(f"there is no fold {found.number} of {found.of}")
+        return found
 
 
 def held_out(keys: Collection[str], fraction: float) -> npt.NDArray[np.bool_]:
@@ -44,6 +75,23 @@ def held_out(keys: Collection[str], fraction: float) -> npt.NDArray[np.bool_]:
         dtype=np.bool_,
         count=len(keys),
     )
+
+
+def fold_numbers(keys: Collection[str], of: int) -> npt.NDArray[np.int64]:
+    """The fold of each row: in which of ``of`` equal parts of [0, 1) its key's hash lies.
+
+    So rows of one key are in one fold, and no other row changes a row's. Fold 1 of 5 is what
+    :func:`held_out` takes at a fraction of 0.2.
+
+    Args:
+        keys: [n] of each row, its text or its group.
+        of: number of folds; some may be empty when there are few keys.
+
+    Returns:
+        [n], from 1.
+    """
+    numbers = (int(_number(_digest(_VALIDATION, key)) * of) + 1 for key in keys)
+    return np.fromiter(numbers, dtype=np.int64, count=len(keys))
 
 
 def sampled(texts: Collection[str], count: int) -> npt.NDArray[np.int64]:

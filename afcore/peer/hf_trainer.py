@@ -42,8 +42,8 @@ from afcore.results.report import EpochReport
 from afcore.runs.batches import training_schedule
 from afcore.runs.records import best_epoch
 from afcore.tasks.answers import Answers
-from afcore.tasks.prepare import PreparedData
 from afcore.tasks.scores import LOG_LOSS, Score
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.tasks.task import Task
 
 __all__ = ["Fitted", "Recipe", "fit"]

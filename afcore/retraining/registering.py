@@ -18,7 +18,7 @@ from afcore.retraining.champion_files import champion_folder
 from afcore.retraining.judging import Verdict, judge
 from afcore.retraining.looking import RowsTonight
 from afcore.runs.run import Run, open_run
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 
 __all__ = ["Registered", "champion_on_added", "register_and_judge"]
 

@@ -30,8 +30,9 @@ def batches_of(
         windows: [n] shard of each example, and shards in a window; None where memory holds what the
             epoch reads.
     """
-    config, size = run.config, run.record.task.group_size
-    lengths = group_lengths(examples.lengths, size)
+    config, size, drawn = run.config, run.record.task.group_size, examples.drawn
+    lengths = examples.lengths if drawn is None else examples.lengths[drawn]
+    lengths = group_lengths(lengths, size)
     settings: dict[str, Any] = {
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
@@ -42,17 +43,18 @@ def batches_of(
         whole = epoch_batches(lengths, **settings)
     else:
         shards, window_shards = windows
-        shards = shards[::size]
+        shards = (shards if drawn is None else shards[drawn])[::size]
         whole = windowed_batches(lengths, shards, window_shards=window_shards, **settings)
     steps = training_schedule(config.training, len(lengths)).steps_in(epoch)
-    return [of_groups(groups, size) for groups in whole[:steps]]
+    batches = [of_groups(groups, size) for groups in whole[:steps]]
+    return batches if drawn is None else [drawn[ids] for ids in batches]
 
 
 def run_schedule(run: Run, examples: Examples) -> Schedule:
     """How long a run on the training split lasts at most, and its learning rate."""
     return training_schedule(
         run.config.training,
-        run.record.task.num_groups(examples),
+        examples.num_trained // run.record.task.group_size,
         cycle_epochs=run.config.cycle_epochs,
     )
 

@@ -12,6 +12,7 @@ from afcore.activations.extending import Extension, find_extension, note_extenda
 from afcore.activations.layout import plan_layout
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
+from afcore.activations.room import make_room, room_bytes
 from afcore.activations.sets import ActivationSet, NewSet, SetPlan, open_set
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
@@ -187,11 +188,17 @@ class RunCache:
         return text
 
     def _room_bytes(self) -> int | None:
-        """Left of ``cache.max_bytes``; None without a limit."""
+        """Left of ``cache.max_bytes``, with what can go for it; None without a limit."""
         limit = self._run.config.cache.max_bytes
         if limit is None:
             return None
-        return limit - sum(self._run.storage.list(self._run.activations_folder).values())
+        above, wanted = self._run.activations_folder, self.runner.num_bytes
+        return room_bytes(self._run.storage, above, limit, wanted)
+
+    def _make_room(self, wanted: int) -> None:
+        limit = self._run.config.cache.max_bytes
+        if limit is not None:
+            make_room(self._run.storage, self._run.activations_folder, limit, wanted)
 
     def window_shards(self, source: SetReference | None) -> int | None:
         """Shards in a window of the order in which an epoch reads ``source``; None: no windows."""
@@ -221,6 +228,8 @@ class RunCache:
 
         def build(check: Callable[[], None]) -> ActivationSet:
             found, plan, below = self._extension(reference, weights), None, None
+            new = self.runner.num_bytes if found is None else self._num_new_bytes(found)
+            self._make_room(new)
             if found is None:
                 below = self._nearest_below(reference, weights)
             else:
@@ -286,8 +295,11 @@ class RunCache:
         found, room = self._extension(reference, weights), self._room_bytes()
         if found is None:
             return False
-        missing = found.num_new_rows * self.runner.format.row_bytes
+        missing = self._num_new_bytes(found)
         return missing * _SOON_BUILT <= self.runner.num_bytes and (room is None or missing <= room)
+
+    def _num_new_bytes(self, found: Extension) -> int:
+        return found.num_new_rows * self.runner.format.row_bytes
 
     def _extension(
         self, reference: SetReference, weights: Mapping[str, ContentDigest]

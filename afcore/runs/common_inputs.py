@@ -19,7 +19,7 @@ from afcore.memory import available_memory
 from afcore.model.split_model import SplitModel
 from afcore.model.stacks import ModelStructure
 from afcore.storage.objects import Storage
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.tasks.task import Task
 
 __all__ = ["CommonInputs", "LookedAt", "spare_copy"]

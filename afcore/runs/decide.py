@@ -170,6 +170,8 @@ class RunPlanner:
         mode: str,
         at: Standing,
         existing: Collection[int] = (),
+        *,
+        tested: bool = True,
     ) -> list[RunForecast]:
         """Whole trainings in a mode, along each trace.
 
@@ -178,11 +180,13 @@ class RunPlanner:
             mode: of them.
             at: before the first epoch; its boundary does not matter.
             existing: boundaries of sets that the store has.
+            tested: whether the test follows.
         """
         assert self.profile is not None
         sets = "off" if mode in ("full", "freeze") else self.allowed.sets
         allowed = replace(self.allowed, mode=mode, sets=sets)
         work, solves_head = self.work(1), at.solves_head and mode != "full"
+        work = work if tested else replace(work, test_tokens=0)
         return [
             forecast_run(
                 self.profile,

@@ -13,7 +13,7 @@ from torch import nn
 from afcore.data.examples import Examples
 from afcore.errors import ConfigError, DataError, ModelError, in_one_line
 from afcore.model.forwards import evaluating
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.tasks.task import Task
 
 __all__ = ["check_fit", "check_length", "check_tokens", "longest_example", "num_positions"]

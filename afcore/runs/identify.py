@@ -15,6 +15,7 @@ import torch
 from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
 from afcore.data.held_rows import HeldRows
+from afcore.data.split import Fold
 from afcore.digest import RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError
 from afcore.model.adapters import add_adapters
@@ -38,7 +39,8 @@ from afcore.runs.fit import check_fit, check_length
 from afcore.runs.run import RunRecord, load_model_of, lora_settings
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import task_class
-from afcore.tasks.prepare import DataSources, PreparedData, prepare
+from afcore.tasks.prepare import DataSources, prepare
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.tasks.task import Task
 
 __all__ = ["data_sources", "decisive_numerics", "decisive_settings", "identify_run"]
@@ -200,6 +202,8 @@ def data_sources(config: Config, held: Mapping[str, HeldRows] | None = None) -> 
     names = {field.name for field in fields(DataSources)}
     given: dict[str, Any] = config.data.model_dump(include=names - {"columns", "settings"})
     given |= {"columns": config.data.columns, "settings": config.task_settings}
+    if config.data.fold is not None:
+        given |= {"fold": Fold.parse(config.data.fold)}
     return DataSources(**given | dict(held or {}))
 
 

@@ -42,7 +42,7 @@ from afcore.runs.spent import cost_outside, lost_seconds
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.training.evaluate import evaluate
 
 __all__ = [
@@ -188,7 +188,7 @@ def run_report(
         model=run.config.model.name,
         num_blocks=run.record.num_blocks,
         data=DataReport(
-            train_examples=data.train.num_rows,
+            train_examples=data.num_train_rows,
             validation_examples=data.validation.num_rows,
             test_examples=data.test.num_rows if data.test is not None else 0,
             revisions=run.record.revisions,

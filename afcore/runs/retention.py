@@ -4,8 +4,9 @@ Deleted, in this order:
 
 1. runs that nobody worked on for a given time, finished or not, with everything that is theirs
    alone; their models stay in MLflow;
-2. tokens that no run names any more;
-3. checkpoints of runs whose model is in MLflow: ``run --output`` then takes it from there.
+2. likewise what studies left: who works on a trial, and epochs that trials have in common;
+3. tokens that no run names any more;
+4. checkpoints of runs whose model is in MLflow: ``run --output`` then takes it from there.
 
 Activation sets that runs share are not touched: ``cache gc`` sees which of them nobody can read
 again. What a live run may need is never deleted. Requests grow with pages of the listing and with
@@ -20,12 +21,14 @@ from typing import Literal, TypeAlias
 
 from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
+from afcore.digest import RecipeDigest
 from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.results.report import RunReport
 from afcore.runs.run import find_run, lease_folder, read_record, record_key, result_key
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage, Stored
 from afcore.storage.store_version import check_store_version
+from afcore.tasks.stored_tokens import names_of_tokens
 
 __all__ = ["State", "StoredRun", "collect_runs", "list_runs"]
 
@@ -168,6 +171,7 @@ def collect_runs(
         for run in idle
         if dry_run or _delete(storage, run.run_id)
     ]
+    removed += _idle_studies(storage, max_idle_seconds, dry_run)
     gone = {removal.folder for removal in removed}
     left = [run for run in runs if f"runs/{run.run_id}" not in gone]
     removed += _unnamed_tokens(storage, left, max_idle_seconds, dry_run)
@@ -195,13 +199,35 @@ def _delete(storage: Storage, run_id: str) -> bool:
     return True
 
 
+def _idle_studies(storage: Storage, max_idle_seconds: float, dry_run: bool) -> Iterator[Removal]:
+    """What a study that was killed for good left, and what its trials had measured."""
+    folders: dict[str, dict[str, Stored]] = {}
+    for key, stored in storage.listing("searches").items():
+        if key.count("/") >= 2:
+            folders.setdefault(key.split("/")[1], {})[key] = stored
+    for name, objects in folders.items():
+        idle = time.time() - max(stored.modified for stored in objects.values())
+        leases = {"/".join(key.split("/")[:3]) for key in objects}
+        if idle < max_idle_seconds or any(is_held(storage, lease) for lease in leases):
+            continue
+        size = sum(stored.num_bytes for stored in objects.values())
+        yield Removal(f"searches/{name}", f"of searches, not written for {duration(idle)}", size)
+        if not dry_run:
+            storage.delete_folder(f"searches/{name}")
+
+
 def _unnamed_tokens(
     storage: Storage, runs: list[StoredRun], max_idle_seconds: float, dry_run: bool
 ) -> Iterator[Removal]:
     """Prepared data of no run; not where a run's record is damaged, which may name any."""
     if any(run.state == "damaged" for run in runs):
         return
-    named = {run.known.data for run in runs if run.known is not None}
+    named = {
+        name[:32]
+        for run in runs
+        if run.known is not None
+        for name in names_of_tokens(storage, RecipeDigest(run.known.data))
+    }
     folders: dict[str, _Objects] = {}
     for key, stored in storage.walk("data"):
         if key.count("/") >= 2:

@@ -50,7 +50,7 @@ from afcore.storage.lease import Lease, check_holder
 from afcore.storage.objects import Storage
 from afcore.storage.store_version import mark_store_version
 from afcore.tasks.known_tasks import parse_task
-from afcore.tasks.prepare import PreparedData, open_prepared
+from afcore.tasks.stored_tokens import PreparedData, open_prepared
 from afcore.tasks.task import Task
 from afcore.trainee import Trainee
 

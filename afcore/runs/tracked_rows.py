@@ -12,7 +12,10 @@ def log_rows(run: Run, tracker: Tracker, mlflow_run_id: str) -> None:
     prepared, named = run.data(), run.config.data
     for split, examples in prepared.splits.items():
         source = getattr(named, split)
-        name = shown_name(source) if isinstance(source, str | tuple) else shown_name(named.train)
-        held_out = " (held out)" if isinstance(source, float) else ""
+        is_fold = split == "validation" and named.fold is not None
+        of_train = is_fold or not isinstance(source, str | tuple)
+        name = shown_name(named.train if of_train else source)
+        held_out = " (held out)" if is_fold or isinstance(source, float) else ""
+        count = prepared.num_train_rows if split == "train" else examples.num_rows
         digest = prepared.row_digests[split]
-        tracker.log_rows(mlflow_run_id, split, f"{name}{held_out}", digest, examples.num_rows)
+        tracker.log_rows(mlflow_run_id, split, f"{name}{held_out}", digest, count)

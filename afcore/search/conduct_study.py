@@ -32,7 +32,7 @@ from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_
 from afcore.search.sharing_order import sharing_of
 from afcore.search.space import Space, check_space, search_of, trial_config
 from afcore.search.study import SharedStudy, TrialHandle, study_folder
-from afcore.search.trial_run import failure_line, member_configs, train_member
+from afcore.search.trial_run import failure_line, fold_of, member_configs, train_member
 from afcore.search_config import SearchConfig
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import find_score
@@ -80,6 +80,7 @@ class PreparedStudy:
         The plain run's name stands for data, model, settings and versions.
         """
         named = {"vary", "sampler", "pruner", "seed", "seeds"}
+        named |= {"folds"} if self.search.folds is not None else set()
         search = self.search.model_dump(mode="json", include=named)
         return recipe_digest(
             {"run": self.record.run_id, "search": search, "score": self.score.name}
@@ -109,6 +110,8 @@ def prepare_study(config: Config) -> PreparedStudy:
     before = storage.usage.bytes_written
     inputs = CommonInputs()
     record = identify_run(plain, storage, common=inputs)
+    if search.folds is not None:  # which looks at all folds
+        identify_run(member_configs(plain, search)[0], storage, common=inputs)
     _check_depths(config, space, record)
     made_tokens = storage.usage.bytes_written > before
     return PreparedStudy(config, space, record, score, num_trials, made_tokens, inputs)
@@ -134,10 +137,18 @@ class StudyConductor:
     Args:
         prepared: what is known of it.
         fresh: forget the trials of an earlier study of this name; their runs are found.
+        spent: seconds and dollars of studies before it, which its limits count too.
     """
 
-    def __init__(self, prepared: PreparedStudy, *, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        prepared: PreparedStudy,
+        *,
+        fresh: bool = False,
+        spent: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         self.prepared = prepared
+        self._spent_before = spent
         self._storage = Storage(prepared.config.store)
         self._num_epochs = prepared.config.training.num_epochs
         search = prepared.search
@@ -166,7 +177,7 @@ class StudyConductor:
         _check_failures(rows)
         prepared = self.prepared
         count = prepared.num_trials
-        self._stopped = _limit_reached(prepared.search, rows)
+        self._stopped = _limit_reached(prepared.search, *self.spent)
         if self._stopped is not None:
             count = 0
         elif asks_beforehand(prepared.search):
@@ -200,6 +211,13 @@ class StudyConductor:
         """Delete what only trials that are still to come would have used."""
         if all(row.state != "running" for row in self.rows()):
             self._storage.delete_folder(study_folder(self.prepared.study_id))
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Seconds and dollars, those of studies before it too."""
+        rows, (seconds, usd) = self.rows(), self._spent_before
+        seconds += sum(row.seconds for row in rows)
+        return seconds, usd + sum(row.cost_usd for row in rows)
 
     def rows(self) -> list[TrialRow]:
         """Of all trials that were begun."""
@@ -281,7 +299,7 @@ class _TrialTraining:
         self._common = common
         self._storage = storage
         self._handle = handle
-        self._known = {member.seed: member for member in handle.row.members}
+        self._known = {(member.seed, member.fold): member for member in handle.row.members}
         self._members: list[MemberRow] = []
         self._seconds = handle.row.seconds
         self._began = time.perf_counter()
@@ -292,9 +310,10 @@ class _TrialTraining:
         failed: list[str] = []
         with failure_line(failed):
             trial = trial_config(self._prepared.config, self._handle.values)
-            for config in member_configs(trial, self._prepared.search.seeds):
-                known = self._known.get(config.training.seed)
-                self._members.append(known or MemberRow(seed=config.training.seed, run_id=""))
+            for config in member_configs(trial, self._prepared.search):
+                seed, fold = config.training.seed, fold_of(config)
+                known = self._known.get((seed, fold))
+                self._members.append(known or MemberRow(seed=seed, fold=fold, run_id=""))
                 train_member(
                     config,
                     self._storage,
@@ -334,8 +353,7 @@ class _TrialTraining:
         return self._handle.row.model_copy(update=changes)
 
 
-def _limit_reached(search: SearchConfig, rows: list[TrialRow]) -> str | None:
-    seconds, usd = sum(row.seconds for row in rows), sum(row.cost_usd for row in rows)
+def _limit_reached(search: SearchConfig, seconds: float, usd: float) -> str | None:
     if search.max_seconds is not None and seconds >= search.max_seconds:
         return f"search.max_seconds ({search.max_seconds:g}) is reached: {seconds:.0f} s"
     if search.max_usd is not None and usd >= search.max_usd:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["EpochRow", "MemberRow", "SearchReport", "TrialRow"]
+__all__ = ["EpochRow", "LabelsReport", "MemberRow", "SearchReport", "TrialRow"]
 
 State = Literal["finished", "pruned", "failed", "running"]
 
@@ -43,10 +43,11 @@ class EpochRow(_Row):
 
 
 class MemberRow(_Row):
-    """One training of a trial, which has several with ``seeds``.
+    """One training of a trial, which has several with ``seeds`` or ``folds``.
 
     Attributes:
         seed: of it.
+        fold: which one it was scored on, from 1; None without folds.
         run_id: of it.
         num_found: epochs that were trained before the trial began.
         num_copied: epochs after these that were taken over from a trial with the same beginning.
@@ -56,12 +57,18 @@ class MemberRow(_Row):
     """
 
     seed: int
+    fold: int | None = None
     run_id: str
     num_found: int = 0
     num_copied: int = 0
     score: float | None = None
     epochs: list[EpochRow] = []
     done: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is told from the others of its trial by."""
+        return f"seed {self.seed}" if self.fold is None else f"fold {self.fold}"
 
 
 class TrialRow(_Row):
@@ -129,6 +136,7 @@ class SearchReport(_Row):
         importance: of each key for the score, by Optuna; together 1.
         winner: the best trial's published run, as ``report.json`` has it, tested once.
         config_file: where the best configuration was written.
+        predictions_file: likewise, of folds, what each predicts of its rows.
     """
 
     schema_version: int = Field(1, alias="schema")
@@ -144,6 +152,7 @@ class SearchReport(_Row):
     importance: dict[str, float] = {}
     winner: dict[str, Any] | None = None
     config_file: str | None = None
+    predictions_file: str | None = None
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", populate_by_name=True)
 
@@ -157,6 +166,15 @@ class SearchReport(_Row):
         if score is None:
             return "-"
         return f"{100 * score:.2f} %" if self.in_percent else f"{score:.4f}"
+
+
+class LabelsReport(_Row):
+    """Studies of several label columns, by column."""
+
+    schema_version: int = Field(1, alias="schema")
+    labels: dict[str, SearchReport]
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", populate_by_name=True)
 
 
 def best_number(rows: Sequence[TrialRow], higher_is_better: bool) -> int | None:

@@ -147,10 +147,12 @@ def check_space(config: Config) -> Space:
         ConfigError: for a key that does not exist, a value that it refuses, and nothing to vary.
     """
     search = search_of(config)
-    if not search.vary and search.seeds == 1:
+    if search.folds is not None and config.data.fold is not None:
+        raise ConfigError("search.folds: give data.fold or search.folds, not both")
+    if not search.vary and search.num_members == 1 and search.labels is None:
         raise ConfigError(
             "search.vary: nothing is varied. Give keys with values, here or as --over "
-            "training.learning_rate=1e-5..3e-4:log, or --seeds"
+            "training.learning_rate=1e-5..3e-4:log, or --seeds, --folds or --labels"
         )
     if config.mode in PEER_MODES:
         raise ConfigError(
@@ -165,6 +167,8 @@ def check_space(config: Config) -> Space:
             raise ConfigError(
                 f"search.vary: {key} changes nothing of what is trained. Leave it out"
             )
+        if key.startswith("data.fold"):
+            raise ConfigError(f"search.vary: {key}: for folds, give search.folds")
         dimension = Dimension(key, search.vary[key], owners.get(key))
         for value in dimension.ends:
             _try(plain, dimension, value)

@@ -16,6 +16,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from afcore.errors import ConfigError, LeaseHeldError, StoppedError
 from afcore.interrupt import stop_requested
@@ -246,6 +247,9 @@ def open_database(url: str) -> RDBStorage:
         if url.startswith(_SQLITE):
             Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             options = {"connect_args": {"timeout": 60}}
+        with contextlib.suppress(SQLAlchemyError):
+            return RDBStorage(url, engine_kwargs=options)
+        time.sleep(1.0)  # another process may just have made the tables
         return RDBStorage(url, engine_kwargs=options)
     except Exception as error:  # of any database's driver
         raise ConfigError(

@@ -22,6 +22,7 @@ from afcore.search.conduct_study import PreparedStudy, prepare_study
 from afcore.search.sampling import asks_beforehand, listed_proposals
 from afcore.search.sharing_order import in_sharing_order, sharing_of
 from afcore.search.space import trial_config
+from afcore.search.trial_run import member_configs
 from afcore.storage.objects import Storage
 
 __all__ = ["StudyForecast", "TrialForecast", "forecast_study"]
@@ -30,7 +31,7 @@ _BUDGET_SECONDS = 6.0
 
 
 class TrialForecast(BaseModel):
-    """A trial, with sharing and alone; seconds with what surrounds its epochs."""
+    """A trial, of all its trainings, with sharing and alone; seconds with what surrounds epochs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,12 +61,14 @@ class StudyForecast(BaseModel):
     are_stand_ins: bool
 
 
-def forecast_study(config: Config, num_epochs: Mapping[int, int] | None = None) -> StudyForecast:
+def forecast_study(
+    config: Config, num_epochs: Mapping[int, Sequence[int]] | None = None
+) -> StudyForecast:
     """Measure the model once, and predict every trial.
 
     Args:
         config: with its section ``search``.
-        num_epochs: of trials that are known to end there, by their place.
+        num_epochs: of each training of trials that are known to end there, by their place.
 
     Raises:
         UserError: for what cannot be searched, or predicted.
@@ -106,7 +109,10 @@ class _Forecaster:
     def __init__(self, prepared: PreparedStudy, around_seconds: float) -> None:
         self._prepared = prepared
         self._around_seconds = around_seconds
-        self._run = Run(Storage(prepared.config.store), prepared.record)
+        storage, record = Storage(prepared.config.store), prepared.record
+        if prepared.search.folds is not None:
+            record = identify_run(member_configs(record.config, prepared.search)[0], storage)
+        self._run = Run(storage, record)
         self._cache = RunCache(
             self._run, self._run.trainee(self._run.pretrained(), self._run.data().train)
         )
@@ -115,7 +121,10 @@ class _Forecaster:
         )
 
     def trials(
-        self, proposals: Sequence[dict[str, Any]], end: Any, num_epochs: Mapping[int, int]
+        self,
+        proposals: Sequence[dict[str, Any]],
+        end: Any,
+        num_epochs: Mapping[int, Sequence[int | None]],
     ) -> list[TrialForecast]:
         """All of them; ``end`` chooses the shortest trace or the longest."""
         weights, count = self._run.record.weights, self._prepared.record.num_blocks
@@ -126,14 +135,16 @@ class _Forecaster:
                 config = trial_config(self._prepared.config, values)
             except ConfigError:
                 continue  # it will fail
-            trace = self._trace(config, end, num_epochs.get(number))
-            alone = self._forecast(config, trace, [])
-            shared = None if config in seen else self._forecast(config, trace, existing)
+            lengths = num_epochs.get(number, [None] * self._prepared.search.num_members)
+            traces = [self._trace(config, end, most) for most in lengths]
+            alone = [self._forecast(config, trace, []) for trace in traces]
+            shared = []
+            for trace in traces if config not in seen else ():
+                shared.append(self._forecast(config, trace, existing))
+                reads = {one.setup.read_boundary for one in shared[-1].epochs}
+                existing += sorted(reads - {0, *existing})
             seen.append(config)
             found.append(self._row(values, alone, shared))
-            existing += [
-                epoch.setup.read_boundary for epoch in alone.epochs if epoch.setup.read_boundary
-            ]
         return found
 
     def _trace(self, config: Config, end: Any, most: int | None) -> list[list[int]]:
@@ -151,19 +162,20 @@ class _Forecaster:
         planner = RunPlanner(run, self._cache.runner)
         planner.profile = self._profile
         start = planner.start(trace[0][0])
-        return planner.forecasts({"": trace}, config.mode, start, existing)[0]
+        return planner.forecasts({"": trace}, config.mode, start, existing, tested=False)[0]
 
     def _row(
-        self, values: dict[str, Any], alone: RunForecast, shared: RunForecast | None
+        self, values: dict[str, Any], alone: list[RunForecast], shared: list[RunForecast]
     ) -> TrialForecast:
-        around = self._around_seconds
+        around = len(alone) * self._around_seconds
+        measuring = len(alone) * self._profile.seconds
         return TrialForecast(
             values=values,
-            epochs=len(alone.epochs),
-            seconds=around + (shared.seconds if shared else 0.0),
-            seconds_alone=around + self._profile.seconds + alone.seconds,
-            set_bytes=shared.activation_bytes_written if shared else 0,
-            set_bytes_alone=alone.activation_bytes_written,
-            cost_usd=shared.cost_usd if shared else 0.0,
-            cost_usd_alone=alone.cost_usd,
+            epochs=sum(len(one.epochs) for one in alone),
+            seconds=around + sum(one.seconds for one in shared),
+            seconds_alone=around + measuring + sum(one.seconds for one in alone),
+            set_bytes=sum(one.activation_bytes_written for one in shared),
+            set_bytes_alone=sum(one.activation_bytes_written for one in alone),
+            cost_usd=sum(one.cost_usd for one in shared),
+            cost_usd_alone=sum(one.cost_usd for one in alone),
         )

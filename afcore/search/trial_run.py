@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from afcore.config import Config
+from afcore.data.split import Fold
 from afcore.errors import (
     AutoFreezeError,
     LeaseLostError,
@@ -16,6 +17,7 @@ from afcore.errors import (
     StorageFullError,
     StoreError,
     TrackingError,
+    WorkerLostError,
     in_one_line,
 )
 from afcore.interrupt import stop_requested
@@ -29,10 +31,11 @@ from afcore.search.common_epochs import CommonEpochs
 from afcore.search.search_report import EpochRow, MemberRow
 from afcore.search.shared_profile import adopt_profile, offer_profile
 from afcore.search.study import waited_for
+from afcore.search_config import SearchConfig
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import Score
 
-__all__ = ["failure_line", "member_configs", "train_member"]
+__all__ = ["failure_line", "fold_of", "member_configs", "train_member"]
 
 _NOT_OF_THE_TRIAL = (
     StoppedError,
@@ -43,13 +46,22 @@ _NOT_OF_THE_TRIAL = (
     TrackingError,
 )
 """What would end the next trial too, or is no failure."""
+_TRIES = 3
 _log = logging.getLogger(__name__)
 
 
-def member_configs(config: Config, seeds: int) -> list[Config]:
-    """The trainings of a trial."""
+def member_configs(config: Config, search: SearchConfig) -> list[Config]:
+    """The trainings of a trial: by seeds, or by folds."""
+    if search.folds is not None:
+        folds = (f"{number}/{search.folds}" for number in range(1, search.folds + 1))
+        return [config.replace(**{"data.fold": fold}) for fold in folds]
     first = config.training.seed
-    return [config.replace(**{"training.seed": first + number}) for number in range(seeds)]
+    return [config.replace(**{"training.seed": first + number}) for number in range(search.seeds)]
+
+
+def fold_of(config: Config) -> int | None:
+    """Number of the fold that a training is scored on; None without folds."""
+    return None if config.data.fold is None else Fold.parse(config.data.fold).number
 
 
 def train_member(
@@ -84,6 +96,7 @@ def train_member(
     with waited_for(run_lease(storage, record.run_id, since=began), seconds=1.0) as lease:
         member = known or MemberRow(
             seed=config.training.seed,
+            fold=fold_of(config),
             run_id=record.run_id,
             num_found=_num_done(find_run(storage, record.run_id)),
         )
@@ -95,7 +108,7 @@ def train_member(
         while not member.done:
             epoch = len(member.epochs) + 1
             lease.check()
-            report = launch_epoch(run, epoch, lease.number)
+            report = _trained_epoch(run, epoch, lease.number)
             offer_profile(run)
             if common is not None:
                 common.offer(run, epoch)
@@ -105,6 +118,16 @@ def train_member(
             if stop_requested() and not member.done:
                 raise StoppedError(f"after epoch {epoch}")
     return member
+
+
+def _trained_epoch(run: Run, epoch: int, attempt: int) -> EpochReport:
+    """An epoch; workers that are lost are started again, as the flow of a run does it."""
+    for tries in range(1, _TRIES):
+        try:
+            return launch_epoch(run, epoch, attempt, tries=tries)
+        except WorkerLostError as lost:
+            _log.warning("%s It is tried again", lost)
+    return launch_epoch(run, epoch, attempt, tries=_TRIES)
 
 
 def _num_done(run: Run | None) -> int:

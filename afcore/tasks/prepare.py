@@ -1,23 +1,20 @@
 """Text -> tokens, once per (data, task, tokenizer, length), with stable example ids."""
 
-import contextlib
 import hashlib
 import json
 import logging
-import mmap
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from afcore.data.examples import Examples
 from afcore.data.held_rows import HeldRows
 from afcore.data.named_sources import Names
-from afcore.data.row_digests import digest_of_rows, row_digests
 from afcore.data.sources import Rows, load_rows
-from afcore.data.split import held_out
+from afcore.data.split import Fold, fold_numbers, held_out
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
 from afcore.digest import (
@@ -27,15 +24,22 @@ from afcore.digest import (
     content_digest,
     recipe_digest,
 )
-from afcore.disk_space import temporary_files_full
-from afcore.errors import DataError, IntegrityError
+from afcore.errors import ConfigError, DataError
 from afcore.numerics import numerics_of
 from afcore.storage.objects import Storage
 from afcore.tasks.hub_revisions import pin_revisions
-from afcore.tasks.known_tasks import parse_task, task_class
+from afcore.tasks.known_tasks import task_class
+from afcore.tasks.stored_tokens import (
+    PreparedData,
+    Tokenizing,
+    open_prepared,
+    open_sound,
+    store_fold,
+    store_tokens,
+)
 from afcore.tasks.task import Task
 
-__all__ = ["DataSources", "PreparedData", "load_splits", "open_prepared", "prepare"]
+__all__ = ["DataSources", "load_splits", "prepare"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class DataSources:
         test: the same, or none.
         columns: names of columns by the keys of the task's fields.
         group: column of what is held out together.
+        fold: of the training set, which validates instead of ``validation``.
         limit: rows of the training set at most.
         test_limit: rows of the test set at most.
         encoding: of CSV and JSON files.
@@ -61,6 +66,7 @@ class DataSources:
     test: Names | HeldRows | None
     columns: dict[str, str | None]
     group: str | None = None
+    fold: Fold | None = None
     limit: int | None = None
     test_limit: int | None = None
     encoding: str = "utf-8"
@@ -74,39 +80,6 @@ class DataSources:
     def with_names(self, names: dict[str, Any]) -> "DataSources":
         """The same with other sources of some splits."""
         return replace(self, **names)
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """All splits; ``digest`` is the recipe's and names the folder in the store.
-
-    ``revisions`` are the commits of the hub data sets that the rows were just read from, by name;
-    ``row_digests`` name each split's rows, in any order.
-    """
-
-    digest: RecipeDigest
-    task: Task
-    train: Examples
-    validation: Examples
-    test: Examples | None
-    revisions: Mapping[str, str] = field(default_factory=dict)
-    row_digests: Mapping[str, ContentDigest] = field(default_factory=dict)
-
-    def of_length(self, num_states: int | None) -> "PreparedData":
-        """The same; examples that are no sequences have so many hidden states."""
-        if num_states is None:
-            return self
-        train, validation = (
-            replace(part, fixed_length=num_states) for part in (self.train, self.validation)
-        )
-        test = None if self.test is None else replace(self.test, fixed_length=num_states)
-        return replace(self, train=train, validation=validation, test=test)
-
-    @property
-    def splits(self) -> dict[str, Examples]:
-        """By name."""
-        given = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: examples for name, examples in given.items() if examples is not None}
 
 
 def prepare(
@@ -129,8 +102,10 @@ def prepare(
     """
     kind = task_class(task_name)
     splits, revisions = load_splits(storage, task_name, sources)
-    everything = splits["train"]
-    if isinstance(sources.validation, float):
+    everything, held = splits["train"], None
+    if sources.fold is not None:
+        held = _fold_rows(kind, everything, sources.fold)
+    elif isinstance(sources.validation, float):
         splits["train"], splits["validation"] = _hold_out(everything, sources.validation)
     task = kind.learn(splits, everything, processor).with_settings(sources.settings)
     digest = recipe_digest(
@@ -143,22 +118,20 @@ def prepare(
             "max_length": max_length,
         }
     )
-    data = _open_sound(storage, digest)
+    name = digest if sources.fold is None else _fold_digest(digest, sources.fold)
+    data = open_sound(storage, name)
     if data is None:
-        manifest: dict[str, Any] = {"task": task.model_dump(), "splits": {}, "rows": {}}
-        for name, rows in splits.items():
-            make = task.training_examples if name == "train" else task.examples
-            with _mapped_pieces(make(processor, rows, max_length)) as content:
-                storage.put(_key(digest, f"{name}.safetensors"), content)
-                manifest["splits"][name] = content_digest(content)
-            manifest["rows"][name] = digest_of_rows(row_digests(rows))
-        manifest["digest"] = recipe_digest(manifest)
-        storage.put(_key(digest, "manifest.json"), json.dumps(manifest).encode())
-        data = open_prepared(storage, digest)
+        tokens = Tokenizing(task, processor, max_length)
+        if held is None:
+            store_tokens(storage, digest, splits, tokens)
+        else:
+            store_fold(storage, digest, splits, tokens, name, held)
+        data = open_prepared(storage, name)
     if kind.processor == "tokenizer":
         check_known(processor, data.train, everything.source)
     sizes = {name: examples.num_rows for name, examples in data.splits.items()}
     sequences = f" in {len(data.train)} sequences" if len(data.train) != sizes["train"] else ""
+    sizes["train"] = data.num_train_rows
     _log.info(
         "data: %d examples%s to train on, %d to validate, %d to test, %s, %.1f tokens each",
         *(sizes["train"], sequences, sizes["validation"], sizes.get("test", 0)),
@@ -192,7 +165,7 @@ def load_splits(
             encoding=encoding,
         )
     }
-    if not isinstance(sources.validation, float):
+    if sources.fold is None and not isinstance(sources.validation, float):
         splits["validation"] = load_rows(
             sources.validation, "validation", fields, encoding=encoding
         )
@@ -203,67 +176,34 @@ def load_splits(
     return splits, revisions
 
 
-def open_prepared(storage: Storage, digest: RecipeDigest) -> PreparedData:
-    """Open what :func:`prepare` stored.
+def _fold_digest(whole: RecipeDigest, fold: Fold) -> RecipeDigest:
+    return recipe_digest({"schema": 1, "whole": whole, "fold": [fold.number, fold.of]})
+
+
+def _fold_rows(kind: type[Task], rows: Rows, fold: Fold) -> npt.NDArray[np.bool_]:
+    """[n], whether a row validates: by group, else by text.
 
     Raises:
-        IntegrityError: when something of it is missing or damaged.
+        DataError: where some fold is empty.
+        ConfigError: for a task whose folds have no example in common.
     """
-    key = _key(digest, "manifest.json")
-    try:
-        content = storage.get(key)
-    except KeyError as error:
-        raise _unusable(storage, key, "is missing") from error
-    try:
-        manifest = json.loads(content)
-        if manifest.pop("digest", None) not in (None, recipe_digest(manifest)):
-            raise ValueError("other bytes than were written")
-        contents, task = dict(manifest["splits"]), parse_task(manifest["task"])
-        train, validation = contents["train"], contents["validation"]
-        rows = dict(manifest.get("rows", contents))  # of a release before: digests of the tokens
-    except (ValueError, TypeError, KeyError) as error:
-        raise _unusable(storage, key, "is damaged") from error
-    return PreparedData(
-        digest,
-        task,
-        _read(storage, digest, "train", train),
-        _read(storage, digest, "validation", validation),
-        _read(storage, digest, "test", contents["test"]) if "test" in contents else None,
-        row_digests=rows,
-    )
-
-
-def _read(storage: Storage, digest: RecipeDigest, name: str, expected: ContentDigest) -> Examples:
-    key = _key(digest, f"{name}.safetensors")
-    try:
-        content = storage.mapped(key)
-    except KeyError as error:
-        raise _unusable(storage, key, "is missing") from error
-    if content_digest(content) != expected:
-        raise _unusable(storage, key, "is damaged")
-    return Examples.decode(content)
-
-
-def _unusable(storage: Storage, key: str, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"prepared data {storage.uri(key)} {why}. Start the same command again: it makes them "
-        "anew from the rows."
-    )
-
-
-def _open_sound(storage: Storage, digest: RecipeDigest) -> PreparedData | None:
-    """What is stored, or None when there is nothing, or something of it is damaged."""
-    if not storage.exists(_key(digest, "manifest.json")):
-        return None
-    try:
-        return open_prepared(storage, digest)
-    except IntegrityError as error:
-        _log.warning("%s Making them anew now.", error)
-        return None
-
-
-def _key(digest: RecipeDigest, name: str) -> str:
-    return f"data/{digest[:32]}/{name}"
+    if kind.training_examples is not Task.training_examples:
+        raise ConfigError(
+            f"data.fold: {kind.__name__} trains on other pieces of a row than it is scored on, so "
+            "one set cannot serve all folds. Use data.validation"
+        )
+    keys = rows.identities if rows.groups is None else rows.groups
+    numbers = fold_numbers(keys, fold.of)
+    empty = np.setdiff1d(np.arange(1, fold.of + 1), numbers)
+    if len(empty):
+        what = "texts" if rows.groups is None else "groups"
+        raise DataError(
+            f"data {rows.source!r}: fold {empty[0]} of {fold.of} has no row, as {len(set(keys))} "
+            f"different {what} are few. Ask for fewer folds, or give more rows."
+        )
+    held: npt.NDArray[np.bool_] = numbers == fold.number
+    _warn_of_both(rows, held)
+    return held
 
 
 def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
@@ -278,18 +218,23 @@ def _hold_out(rows: Rows, fraction: float) -> tuple[Rows, Rows]:
             "with data.validation."
         )
     held = held_out(keys, fraction)
-    train, validation = rows.pick(np.flatnonzero(~held)), rows.pick(np.flatnonzero(held))
+    _warn_of_both(rows, held)
+    return rows.pick(np.flatnonzero(~held)), rows.pick(np.flatnonzero(held))
+
+
+def _warn_of_both(rows: Rows, held: npt.NDArray[np.bool_]) -> None:
+    """Of texts on either side, which by groups there may be."""
     if rows.groups is None:  # equal texts are on one side
-        return train, validation
-    there = set(validation.identities)
-    if num_twice := len({text for text in train.identities if text in there}):
+        return
+    there = set(compress(rows.identities, held))
+    trained = compress(rows.identities, ~held)
+    if num_twice := len({text for text in trained if text in there}):
         _log.warning(
             "data %r: %d texts are both trained and validated on, as they stand in groups of "
             "either side; validation is too good by as much. Remove the copies.",
             rows.source,
             num_twice,
         )
-    return train, validation
 
 
 def _processor_digest(
@@ -298,24 +243,6 @@ def _processor_digest(
     if kind.processor == "tokenizer":
         return tokenizer_digest(processor, next(iter(rows.inputs.values())), max_length)
     return content_digest(canonical_json(json.loads(processor.to_json_string())))
-
-
-@contextlib.contextmanager
-def _mapped_pieces(examples: Examples) -> Iterator[memoryview]:
-    """What is written of examples: on the disk, and not in memory once more.
-
-    Raises:
-        StorageFullError: when there is no space left for it.
-    """
-    with tempfile.TemporaryFile(prefix="autofreeze-data-") as file:
-        try:
-            for piece in examples.pieces():
-                file.write(piece)
-            file.flush()
-        except OSError as error:
-            raise temporary_files_full(error) or error from error
-        # Unmapped with its last user: an error on the way may still have it.
-        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _rows_digest(rows: Rows) -> ContentDigest:

@@ -240,7 +240,7 @@ class _Decisions:
         self.sums = state.sums or GradientSums(trainee.split, after - before)
         self._chance = math.nan
         if policy is not None:
-            self._chance = trainee.task.chance_loss(trainee.examples)
+            self._chance = trainee.task.chance_loss(trainee.examples.trained)
 
     def are_due(self, number: int) -> bool:
         """Whether one is, after step ``number``."""

@@ -22,7 +22,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.records import best_epoch
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import find_score
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
 from afcore.training.optimizer import SuffixOptimizer

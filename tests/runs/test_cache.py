@@ -183,6 +183,26 @@ def test_other_sets_count_and_those_that_are_there_are_used(config: Config) -> N
     taken = sum(storage.list("activations").values())
     limited = config.replace(**{"cache.max_bytes": taken + 100})
     assert train(limited)[1][0].read_from == "activations@2"
-    assert train(limited.replace(**{"freezing.depth": 3}))[1][0].read_from == "tokens"
+    (found,) = list_sets(storage)
+    reader = next(iter(found.users())).removeprefix("runs/")
+    with run_lease(storage, reader):
+        assert train(limited.replace(**{"freezing.depth": 3}))[1][0].read_from == "tokens"
     private = {"freezing.depth": 3, "cache.share": False, "cache.max_bytes": taken + 1000}
     assert train(config.replace(**private))[1][0].read_from == "activations@3"
+
+
+def test_for_a_new_set_the_least_recently_used_goes(config: Config) -> None:
+    unlimited = config.replace(**{"training.epochs": 1, "store": f"{config.store}-unlimited"})
+    config = config.replace(**{"training.epochs": 1})
+    train(config)
+    storage = Storage(config.store)
+    limit = int(1.5 * sum(storage.list("activations").values()))
+    for number, depth in enumerate((3, 2)):
+        changes = {"freezing.depth": depth, "training.learning_rate": 1e-4 * (2 + number)}
+        record = train(config.replace(**changes, **{"cache.max_bytes": limit}))[1][0]
+        assert record.read_from == f"activations@{depth}"
+        assert record.activation_bytes_written > 0  # the second one anew: it had gone
+        assert [found.manifest.boundary for found in list_sets(storage)] == [depth]
+        assert sum(storage.list("activations").values()) <= limit
+    alone = train(unlimited.replace(**changes))[1]
+    assert losses([record]) == losses(alone)

@@ -14,7 +14,7 @@ from afcore.errors import ConfigError, DataError, ModelError
 from afcore.runs.fit import check_fit, check_length, num_positions
 from afcore.runs.identify import identify_run
 from afcore.storage.objects import Storage
-from afcore.tasks.prepare import PreparedData
+from afcore.tasks.stored_tokens import PreparedData
 from afcore.tasks.text_classification import TextClassification
 from tests.conftest import write_csv
 from tests.training_setup import labelled

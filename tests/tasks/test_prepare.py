@@ -8,8 +8,9 @@ from afcore.data.examples import Examples
 from afcore.data.split import held_out, sampled
 from afcore.errors import DataError, IntegrityError
 from afcore.storage.objects import Storage
-from afcore.tasks.prepare import DataSources, PreparedData, open_prepared
+from afcore.tasks.prepare import DataSources
 from afcore.tasks.prepare import prepare as prepare_splits
+from afcore.tasks.stored_tokens import PreparedData, open_prepared
 from tests.conftest import write_csv
 
 SETTINGS: dict[str, Any] = {"validation": 0.1, "test": None, "max_length": 32}

@@ -52,7 +52,7 @@ def write_out_of_fold(config: Config, members: Sequence[MemberRow], path: Path) 
     positions = np.arange(len(rows)) if rows.positions is None else rows.positions
     whole: dict[str, Column] = {"row": (positions.tolist(), pa.int64())}
     for labels in rows.targets.values():
-        whole["label"] = (labels, None)
+        whole["label"] = (list(labels), None)
     for name, (_, kind) in parts[0].items():
         values = [value for part in parts for value in part[name][0]]
         whole[name] = ([values[at] for at in order], kind)

@@ -108,7 +108,8 @@ def large_functions(root: Path) -> list[tuple[int, str]]:
                 given = given[1:]
             count = len(given) + len(node.args.kwonlyargs)
             # A command's parameters are its options.
-            is_command = any("command" in ast.unparse(one) for one in node.decorator_list)
+            decorated = any("command" in ast.unparse(one) for one in node.decorator_list)
+            is_command = decorated or node.name.endswith("_command")
             if count > MOST_PARAMETERS and not is_command:
                 found.append((count, f"{module}.{node.name}"))
     return sorted(found, reverse=True)

@@ -13,7 +13,7 @@ from afcore.cluster import load_cluster, load_workload
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.planning.simulate import Simulation, simulate
 from afcore.prices import resolve_prices
-from pipelines.cli_simulate import TRACE, simulate_file
+from pipelines.cli.simulate_shown import TRACE, simulate_file
 from pipelines.plan_figures import simulation_figure
 from pipelines.simulate_table import MODE_COLUMNS, mode_rows, workers_columns, workers_rows
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
-from pipelines import cli
+from pipelines.cli import run_flow
 from pipelines.environment import from_prefect
 from tests.conftest import write_config
 from tests.e2e.test_cli import _expect_one_message, autofreeze
@@ -57,7 +57,7 @@ def run(error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def flow(*_args: Any, **_parameters: Any) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(cli, "_import_flow", lambda _: flow)
+    monkeypatch.setattr(run_flow, "_import_flow", lambda _: flow)
     tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
     return autofreeze("run", write_config(folder / "c.yaml", tree))
 
@@ -68,7 +68,7 @@ def test_the_table_of_a_run_is_headed_by_its_main_score(
     result = make_report().model_dump(mode="json", by_alias=True) | {"score": "loss"}
     for split in ("validation", "test"):
         result["totals"][split]["loss"] = 0.5
-    monkeypatch.setattr(cli, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result))
+    monkeypatch.setattr(run_flow, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result))
     tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
     assert autofreeze("run", write_config(tmp_path / "c.yaml", tree)) == 0
     assert "Log loss, time and cost" in capfd.readouterr().out

@@ -10,7 +10,7 @@ from afcore.freezing.guarded import Guarded
 from afcore.freezing.linear import Linear
 from afcore.freezing.policy import FreezePolicy
 from afcore.freezing.static import Static
-from pipelines.cli import _shares
+from pipelines.cli.compare_command import wants_to_share
 
 MINIMAL = {"model": {"name": "m"}, "data": {"train": "t.csv"}}
 
@@ -231,4 +231,4 @@ def test_compare_shares_sets_only_when_told_to(
 ) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: {name: m}\ndata: {train: docstrings}\n")
-    assert _shares(load_config(str(path), settings)) is shares
+    assert wants_to_share(load_config(str(path), settings)) is shares

@@ -8,7 +8,7 @@ import pytest
 
 from afcore.errors import ConfigError, UserError
 from afcore.results.page import report_page
-from pipelines.cli_report import write_report_page
+from pipelines.cli.report_shown import write_report_page
 from tests.reports import make_report
 
 

@@ -17,7 +17,7 @@ from afcore.runs.records import CheckpointRecord, EpochPlan, EpochStart, Partial
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.show import RunStatus, find_status
 from afcore.storage.objects import Storage
-from pipelines.cli_show import epochs_table, intervals_table, print_status
+from pipelines.cli.status_shown import epochs_table, intervals_table, print_status
 from tests.conftest import BUCKET, write_config
 from tests.e2e.test_cli import autofreeze
 from tests.test_stopping import after

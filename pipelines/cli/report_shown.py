@@ -7,7 +7,7 @@ from afcore.results.page import report_page
 from afcore.results.report import RunReport
 from afcore.results.traces import read_reports
 from afcore.storage.outputs import check_file, new_file
-from pipelines.cli_show import find_run_status
+from pipelines.cli.status_shown import find_run_status
 
 __all__ = ["write_report_page"]
 

@@ -43,7 +43,7 @@ def stack_up(
 
     It goes on running until `autofreeze stack down`. What trainings leave outlives it.
     """
-    from pipelines.cli import exit_codes
+    from pipelines.cli.exit_codes import exit_codes
 
     with exit_codes():
         set_defaults()
@@ -66,7 +66,7 @@ def stack_up(
 @stack_app.command("down")
 def stack_down(folder: _Folder = _DEFAULT_FOLDER) -> None:
     """Stop the stack; a training at work commits first, and goes on when it is started again."""
-    from pipelines.cli import exit_codes
+    from pipelines.cli.exit_codes import exit_codes
 
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
@@ -79,7 +79,7 @@ def stack_down(folder: _Folder = _DEFAULT_FOLDER) -> None:
 @stack_app.command("status")
 def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
     """Show what runs and where; exit code 1 unless all of it works."""
-    from pipelines.cli import exit_codes
+    from pipelines.cli.exit_codes import exit_codes
 
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack

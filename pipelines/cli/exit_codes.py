@@ -1,0 +1,43 @@
+"""What ends a command: errors of ours as one message and an exit code; signals as errors."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from afcore.disk_space import temporary_files_full
+from afcore.errors import AutoFreezeError, StoppedError
+from pipelines.cli.consoles import errors
+
+__all__ = ["exit_codes"]
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Errors of ours as one message and an exit code; SIGTERM as an error."""
+    # Training stops by itself, between steps. Prefect's flows mark themselves as crashed first, and
+    # then send the signal on.
+    signal.signal(signal.SIGTERM, _stop)
+    former = signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    except AutoFreezeError as error:
+        what = "Stopped" if isinstance(error, StoppedError) else "Error"
+        errors.print(f"[bold red]{what}:[/] {escape(str(error))}")
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if (full := temporary_files_full(error)) is None:
+            raise
+        errors.print(f"[bold red]Error:[/] {escape(str(full))}")
+        raise typer.Exit(full.exit_code) from None
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _stop(number: int, _frame: Any) -> None:
+    stopped = StoppedError()
+    stopped.by_ctrl_c = number == signal.SIGINT
+    raise stopped

@@ -1,0 +1,81 @@
+"""Options that several commands have, and what is checked of them before hours of work."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afcore.config import MODES
+from afcore.errors import ConfigError
+from afcore.storage.outputs import new_file
+
+__all__ = [
+    "DEFAULT_STORE",
+    "ConfigPath",
+    "FigurePath",
+    "Fresh",
+    "Overrides",
+    "ReportPath",
+    "StoreUri",
+    "check_writable",
+    "parse_modes",
+    "write_report",
+]
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the configuration"),
+]
+ReportPath = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON")
+]
+FigurePath = Annotated[
+    Path | None, typer.Option("--figure", metavar="FILE", help="Draw time against cost, as PNG")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Train anew, even what is recorded as done")]
+StoreUri = Annotated[str, typer.Option("--store", help="Root of the store: a folder or s3://...")]
+DEFAULT_STORE = ".autofreeze/store"
+
+
+def parse_modes(modes: str, known: Sequence[str] = MODES) -> list[str]:
+    """Modes of a comma-separated text, each once.
+
+    Raises:
+        ConfigError: for one that is not known, and for none.
+    """
+    wanted = [mode.strip() for mode in modes.split(",") if mode.strip()]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown or not wanted:
+        raise ConfigError(f"--modes: got {modes!r}; known are {', '.join(known)}")
+    return list(dict.fromkeys(wanted))
+
+
+def check_writable(report: Path | None) -> None:
+    """Before hours of work, not after."""
+    if report is None:
+        return
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        existed = report.exists()
+        with report.open("a"):
+            pass
+        if not existed:
+            report.unlink()
+    except OSError as error:
+        raise ConfigError(f"--report {report}: cannot be written: {error.strerror}") from error
+
+
+def write_report(report: Path | None, result: dict[str, Any]) -> None:
+    """As JSON, where a file was asked for."""
+    if report is None:
+        return
+    place, text = Path(os.path.realpath(report)), json.dumps(result, indent=1) + "\n"
+    if place.exists() and not place.is_file():  # a pipe, or a terminal
+        place.write_text(text, encoding="utf-8")
+        return
+    with new_file(place, "--report") as draft:
+        draft.write_text(text, encoding="utf-8")

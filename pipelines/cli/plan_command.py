@@ -1,0 +1,90 @@
+"""``autofreeze plan``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afcore.config import OWN_MODES, load_config
+from afcore.errors import ConfigError
+from pipelines.cli.consoles import console, wide
+from pipelines.cli.exit_codes import exit_codes
+from pipelines.cli.options import (
+    ConfigPath,
+    FigurePath,
+    Overrides,
+    ReportPath,
+    check_writable,
+    parse_modes,
+    write_report,
+)
+from pipelines.environment import set_defaults
+
+__all__ = ["plan_command"]
+
+
+def plan_command(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Comma-separated, of: {', '.join(OWN_MODES)}. Default: full,freeze,cached, and "
+            "with several workers performance,efficiency"
+        ),
+    ] = None,
+    report: ReportPath = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Predict for the boundaries of this recorded report too"),
+    ] = None,
+    figure: FigurePath = None,
+) -> None:
+    """Predict seconds, bytes and dollars of a training before they are spent.
+
+    A few batches are measured on this machine; nothing is trained. What will freeze is not known
+    beforehand, so totals are a band from "nothing freezes" to "all freezes at once".
+    """
+    with exit_codes():
+        resolved = load_config(config, overrides or [])
+        several = ",performance,efficiency" if resolved.workers.max > 1 else ""
+        wanted = parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
+        check_writable(report)
+        set_defaults()
+        from afcore.launch.launcher import close_launchers
+        from afcore.preview import load_trace, preview_run
+        from pipelines.plan_table import boundary_table, run_table, workers_table
+
+        recorded = load_trace(trace) if trace is not None else None
+        with console.status("Measuring a few batches"):
+            try:
+                found = preview_run(resolved, wanted, recorded)
+            finally:
+                close_launchers()
+        write_report(report, found.model_dump(mode="json"))
+        wide().print(boundary_table(found))
+        if found.weighs_workers:
+            wide().print(workers_table(found))
+        wide().print(run_table(found))
+        if resolved.search is not None:
+            from afcore.search.study_forecast import forecast_study
+            from pipelines.search_table import forecast_table
+
+            with console.status("Predicting the trials of its search"):
+                study = forecast_study(resolved)
+            wide().print(forecast_table(study))
+        if figure is not None:
+            _draw_plan(figure, found)
+        for note in found.notes:
+            console.print(note, markup=False)
+
+
+def _draw_plan(path: Path, plan: Any) -> None:
+    from pipelines.plan_figures import pareto_figure
+
+    if not plan.weighs_workers:
+        raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")
+    try:
+        pareto_figure(plan).savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--figure {path}: cannot be written: {error}") from error

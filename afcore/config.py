@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from afcore.data.builtin.names import BUILT_IN
-from afcore.data.split import Fold
+from afcore.data.fold import Fold
 from afcore.errors import ConfigError
 from afcore.extras import require_package
 from afcore.freezing.known_policies import DEFAULT_POLICY, Policy

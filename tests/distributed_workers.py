@@ -60,6 +60,7 @@ def late_for_a_step(step_seconds: float) -> None:
 
 def extend_a_set(root: str) -> None:
     """Build a set of small shards, then one that keeps them, with shards of new rows for each."""
+    from afcore.activations.extending import note_extendable
     from tests.activations import test_extending as extending
 
     for module in (extending.extending, extending.sets_module):
@@ -74,6 +75,8 @@ def extend_a_set(root: str) -> None:
             new = new_set(f"activations/{name}", [2], recipe=extending.recipe(runner))
             made = materialize(storage, new, runner, group=group, plan=group.tell(plan))
             extending.check_rows(made, runner)
+            if group.is_first:
+                note_extendable(storage, made)
             num_run = group.gather(runner.num_run)
     wanted = len(set(extending.MANY) - set(extending.FIRST))
     if sum(num_run) != wanted or not all(num_run):

@@ -68,7 +68,9 @@ def test_the_table_of_a_run_is_headed_by_its_main_score(
     result = make_report().model_dump(mode="json", by_alias=True) | {"score": "loss"}
     for split in ("validation", "test"):
         result["totals"][split]["loss"] = 0.5
-    monkeypatch.setattr(run_flow, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result))
+    monkeypatch.setattr(
+        run_flow, "_import_flow", lambda _: lambda *_args, **_parameters: dict(result)
+    )
     tree = {"model": {"name": "some/model"}, "data": {"train": "rows.csv"}}
     assert autofreeze("run", write_config(tmp_path / "c.yaml", tree)) == 0
     assert "Log loss, time and cost" in capfd.readouterr().out

@@ -8,46 +8,17 @@ order of the source gives the same. :mod:`afcore.tasks.prepare` says what the ke
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from afcore.data.column_file import file_array
 
-__all__ = ["Fold", "fold_numbers", "held_out", "sampled"]
+__all__ = ["fold_numbers", "held_out", "sampled"]
 
 # Different ones, and none for a user's own hash of the text: independent choices.
 _VALIDATION = "validation"
 _SAMPLE = "sample"
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One part of the training rows, which validates while the others train.
-
-    Attributes:
-        number: from 1.
-        of: how many there are.
-    """
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Fold":
-        """From ``2/5``.
-
-        Raises:
-            ValueError: for anything else, and a fold that there is not.
-        """
-        number, slash, of = text.partition("/")
-        if not (slash and number.isdecimal() and of.isdecimal()):
-            raise ValueError(f"a fold is written as 2/5; got {text!r}")
-        found = cls(int(number), int(of))
-        if found.of < 2 or not 1 <= found.number <= found.of:
-            raise ValueError(f"there is no fold {found.number} of {found.of}")
-        return found
 
 
 def held_out(keys: Collection[str], fraction: float) -> npt.NDArray[np.bool_]:

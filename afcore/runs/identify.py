@@ -14,8 +14,8 @@ import torch
 
 from afcore.compute import Compute, choose_compute
 from afcore.config import FREEZING_MODES, PEER_MODES, Config, PricesConfig
+from afcore.data.fold import Fold
 from afcore.data.held_rows import HeldRows
-from afcore.data.split import Fold
 from afcore.digest import RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError
 from afcore.model.adapters import add_adapters

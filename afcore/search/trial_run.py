@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from afcore.config import Config
-from afcore.data.split import Fold
+from afcore.data.fold import Fold
 from afcore.errors import (
     AutoFreezeError,
     LeaseLostError,

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from afcore.data.fold import Fold
 from afcore.data.held_rows import HeldRows
 from afcore.data.named_sources import Names
 from afcore.data.sources import Rows, load_rows
-from afcore.data.split import Fold, fold_numbers, held_out
+from afcore.data.split import fold_numbers, held_out
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
 from afcore.digest import (

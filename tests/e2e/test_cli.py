@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import transformers
 import typer
+from s3fs import S3FileSystem
 
 from afcore.launch import launcher as launchers
 from afcore.storage.objects import Storage
@@ -332,7 +333,8 @@ def test_s3_that_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # By another name of the same server: a client that has credentials already is not reused.
+    S3FileSystem.clear_instance_cache()  # a client that has credentials already is not reused
+    # By another name of the same server, and so by a client of its own.
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint.replace("127.0.0.1", "localhost"))
     for name, value in variables.items():
         if value:

@@ -129,6 +129,7 @@ def test_a_worker_starts_no_workers(launcher: Launcher, tmp_path: Path) -> None:
         run(launcher, "launch_others", tmp_path)
 
 
+@mostly_local
 def test_another_exception_names_the_worker_and_its_traceback_is_logged(
     launcher: Launcher, tmp_path: Path, caught: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +142,7 @@ def test_another_exception_names_the_worker_and_its_traceback_is_logged(
     assert 'raise ZeroDivisionError("a bug")' in logged[0]
 
 
+@mostly_local
 def test_a_stop_asked_for_in_this_process_reaches_the_workers(
     launcher: Launcher, tmp_path: Path
 ) -> None:
@@ -227,7 +229,7 @@ LaunchWithRay(sys.argv[1], max_workers=3)
     assert message in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOSTLY_LOCAL)
 def test_sigterm_to_the_parent_stops_after_the_workers_committed(name: str, tmp_path: Path) -> None:
     with parent(name, "work_for_ever", tmp_path) as process:
         process.send_signal(signal.SIGTERM)

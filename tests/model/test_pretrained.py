@@ -59,7 +59,7 @@ INCOMPLETE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a larger vocabulary": (
         lambda folder: configure(folder, vocab_size=1000),
-        r"word_embeddings\.weight is \[400, 32\] in its weights, but \[1000, 32\] by config",
+        r"word_embeddings\.weight is \[\d+, 32\] in its weights, but \[1000, 32\] by config",
     ),
     "a norm of the embeddings": (
         lambda folder: forget(folder, "embeddings.LayerNorm.weight"),
@@ -146,7 +146,7 @@ def test_weights_that_are_no_numbers_are_said_by_name(value: float, checkpoint: 
 def test_weights_that_give_no_numbers_are_said(checkpoint: Path) -> None:
     batch = {"input_ids": torch.tensor([[2, 5, 3]]), "attention_mask": torch.ones(1, 3).long()}
     verify_finite(SplitModel(load(checkpoint)), batch)
-    set_weight(checkpoint, "pooler.dense.weight", 3e38)
+    set_weight(checkpoint, "pooler.dense.bias", 100.0)  # all that the head reads is 1
     model = load(checkpoint)
     with torch.no_grad():
         model.classifier.weight.fill_(3e38)

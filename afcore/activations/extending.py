@@ -80,7 +80,12 @@ def find_extension(
     notes = storage.listing(prefix_folder(folder, recipe))
     newest = sorted(notes, key=lambda key: -notes[key].modified)[:_NEWEST]
     best: Extension | None = None
+    written = 0.0
     for key in newest:
+        # S3 tells times in whole seconds: which of one second is the newest is not known.
+        is_older = notes[key].modified < written
+        if best is not None and is_older and best.num_kept >= _ENOUGH * len(lengths):
+            break
         other = f"{above}/{key.rpartition('/')[2].removesuffix('.json')}"
         if other == folder:
             continue
@@ -92,9 +97,7 @@ def find_extension(
         except IntegrityError:
             continue
         if extension is not None and (best is None or extension.num_kept > best.num_kept):
-            best = extension
-        if best is not None and best.num_kept >= _ENOUGH * len(lengths):
-            break
+            best, written = extension, notes[key].modified
     return best
 
 

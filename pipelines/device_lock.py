@@ -31,7 +31,7 @@ def one_run_a_device(workers: WorkersConfig) -> Iterator[float]:
     Yields:
         Seconds waited.
     """
-    began = time.time()
+    began = time.monotonic()
     with contextlib.ExitStack() as held:
         for device in _devices(workers) if deployment.id is not None else []:
             lock = FileLock(_folder() / f"{device}.lock")
@@ -41,7 +41,7 @@ def one_run_a_device(workers: WorkersConfig) -> Iterator[float]:
                 _log.info("waiting: another run trains on the device %s of this machine", device)
                 lock.acquire(poll_interval=0.5)
             held.callback(lock.release)
-        yield time.time() - began
+        yield time.monotonic() - began
 
 
 def _devices(workers: WorkersConfig) -> list[str]:

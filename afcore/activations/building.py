@@ -17,6 +17,7 @@ from afcore.activations.sets import (
     kept_by_others,
     open_set,
     prefix_key,
+    users_of,
 )
 from afcore.activations.stored_sets import ARRAYS, array_name
 from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError
@@ -29,6 +30,7 @@ __all__ = [
     "delete_parts",
     "evict",
     "is_being_built",
+    "is_read",
     "open_or_build",
     "open_sound",
 ]
@@ -116,6 +118,11 @@ def build_lease(storage: Storage, folder: str, what: str) -> Lease:
 def is_being_built(storage: Storage, folder: str) -> bool:
     """Whether a live process builds or evicts it."""
     return is_held(storage, _lease_folder(folder))
+
+
+def is_read(storage: Storage, folder: str) -> bool:
+    """Whether a run at work has noted itself for a set, as it is now."""
+    return any(is_held(storage, f"{run}/lease", watched=True) for run in users_of(storage, folder))
 
 
 def evict(storage: Storage, folder: str, in_use: Callable[[], bool]) -> bool:

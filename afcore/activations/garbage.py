@@ -22,15 +22,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from afcore.activations.building import evict, is_being_built
+from afcore.activations.building import evict, is_being_built, is_read
 from afcore.activations.known_runs import KnownRuns
 from afcore.activations.leftovers import UNFINISHED_SECONDS, delete_leftovers, find_leftovers
 from afcore.activations.maintenance import duration
-from afcore.activations.sets import ActivationSet, committed_sets, users_of
+from afcore.activations.sets import ActivationSet, committed_sets
 from afcore.activations.stored_sets import StoredSet
-from afcore.storage.lease import is_held
 from afcore.storage.objects import Storage
-from afcore.storage.store_version import check_store_version
+from afcore.storage.store_version import open_for_cleaning
 
 __all__ = ["Removal", "collect_garbage"]
 
@@ -65,14 +64,12 @@ def collect_garbage(
     Raises:
         StoreError: when there is no such store, or it cannot be used.
     """
-    storage = Storage(store)
-    check_store_version(storage)
-    storage.check_there()
+    storage = open_for_cleaning(store)
     runs, sets = KnownRuns(storage), [_collected(*found) for found in committed_sets(storage)]
     shards, removed = _SharedShards(sets), []
     chosen = _choose_sets(storage, runs, sets, shards, (max_idle_seconds, max_bytes))
     for found, why, freed in chosen:
-        if dry_run or evict(storage, found.folder, partial(_is_live, storage, found.folder)):
+        if dry_run or evict(storage, found.folder, partial(is_read, storage, found.folder)):
             removed.append(Removal(found.folder, why, freed))
     committed = {found.folder for found in sets}
     for leftovers in find_leftovers(storage, runs, committed, shards.names):
@@ -109,7 +106,7 @@ def _collected(stored: StoredSet, found: ActivationSet) -> _CollectedSet:
     manifest, size = found.manifest, found.manifest.format.row_bytes
     return _CollectedSet(
         folder=stored.folder,
-        last_use=max([manifest.created, *stored.users.values()]),
+        last_use=stored.last_use(manifest.created),
         users=frozenset(stored.users),
         weights=manifest.recipe.get("weights", {}),
         was_leased=stored.was_leased,
@@ -120,11 +117,6 @@ def _collected(stored: StoredSet, found: ActivationSet) -> _CollectedSet:
             if shard.folder or stored.is_shared
         },
     )
-
-
-def _is_live(storage: Storage, folder: str) -> bool:
-    """Whether a run at work has noted itself, as it is now."""
-    return any(is_held(storage, f"{run}/lease", watched=True) for run in users_of(storage, folder))
 
 
 def _choose_sets(

@@ -28,7 +28,7 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for stored, found in committed_sets(storage):
         manifest = found.manifest
-        last_use = max([manifest.created, *stored.users.values()])
+        last_use = stored.last_use(manifest.created)
         rows.append(
             (
                 manifest.key[:12],

@@ -3,9 +3,9 @@
 import logging
 from functools import partial
 
-from afcore.activations.building import evict, is_being_built
-from afcore.activations.sets import ActivationSet, kept_by_others, list_sets
-from afcore.storage.lease import is_held
+from afcore.activations.building import evict, is_being_built, is_read
+from afcore.activations.known_runs import KnownRuns
+from afcore.activations.sets import ActivationSet, committed_sets, kept_by_others
 from afcore.storage.objects import Storage
 
 __all__ = ["make_room", "room_bytes"]
@@ -33,7 +33,7 @@ def make_room(storage: Storage, above: str, limit: int, wanted: int) -> None:
     free = limit - sum(storage.list(above).values())
     for found in _idle_sets(storage, above) if free < wanted else ():
         size = _num_bytes(storage, found)
-        if evict(storage, found.folder, partial(_is_live, storage, found)):
+        if evict(storage, found.folder, partial(is_read, storage, found.folder)):
             free += size
             _log.info(
                 "activations@%d, %.1f MB, least recently used, is gone: cache.max_bytes",
@@ -45,24 +45,17 @@ def make_room(storage: Storage, above: str, limit: int, wanted: int) -> None:
 
 def _idle_sets(storage: Storage, above: str) -> list[ActivationSet]:
     """Those that can go, the least recently used first."""
-    idle = [
-        found
-        for found in list_sets(storage)
-        if found.folder.startswith(f"{above}/")
-        and not _is_live(storage, found)
-        and not is_being_built(storage, found.folder)
-        and not kept_by_others(storage, found.folder)
-    ]
-    return sorted(idle, key=_last_use)
+    runs, idle = KnownRuns(storage), []
+    for stored, found in committed_sets(storage):
+        if (
+            stored.folder.startswith(f"{above}/")
+            and not any(map(runs.is_live, stored.users))
+            and not is_being_built(storage, stored.folder)
+            and not kept_by_others(storage, stored.folder)
+        ):
+            idle.append((stored.last_use(found.manifest.created), found))
+    return [found for _, found in sorted(idle, key=lambda one: one[0])]
 
 
 def _num_bytes(storage: Storage, found: ActivationSet) -> int:
     return sum(storage.list(found.folder).values())
-
-
-def _is_live(storage: Storage, found: ActivationSet) -> bool:
-    return any(is_held(storage, f"{run}/lease") for run in found.users())
-
-
-def _last_use(found: ActivationSet) -> float:
-    return max([found.manifest.created, *found.users().values()])

@@ -33,6 +33,10 @@ class StoredSet:
     is_shared: bool = False
     was_leased: bool = False
 
+    def last_use(self, created: float) -> float:
+        """When a run last opened it, else when it was written; seconds since the epoch."""
+        return max([created, *self.users.values()])
+
 
 def split_key(key: str) -> tuple[str, str] | None:
     """The folder of the set that an object belongs to, and its path in there; None: to no set."""

@@ -18,7 +18,7 @@ from afcore.results.tracking_registry import ModelRegistry
 from afcore.retraining.looking import model_folder, retrain_lease
 from afcore.runs.run import read_record
 from afcore.storage.objects import Storage
-from afcore.storage.store_version import check_store_version
+from afcore.storage.store_version import open_for_cleaning
 
 __all__ = ["KeptVersions", "collect_versions", "note_kept_versions"]
 
@@ -65,9 +65,7 @@ def collect_versions(store: str, *, dry_run: bool = False) -> list[Removal]:
     Raises:
         StoreError: when there is no such store, or it cannot be used.
     """
-    storage = Storage(store)
-    check_store_version(storage)
-    storage.check_there()
+    storage = open_for_cleaning(store)
     removed: list[Removal] = []
     for key in storage.list("retrain"):
         if key.count("/") == 2 and key.endswith("/registry.json"):

@@ -9,7 +9,7 @@ import copy
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -78,7 +78,7 @@ class CommonInputs:
         found = self._looks.pop(key, None)
         if found is None:
             for other, held in self._looks.items():  # before another is loaded
-                self._looks[other] = _without_model(held)
+                self._looks[other] = replace(held, model=None)
             found = look()
         self._looks[key] = found
         while len(self._looks) > _MOST_LOOKS:
@@ -161,7 +161,3 @@ def spare_copy(model: Any) -> Any | None:
         _log.info("the model (%.0f MB) is loaded anew for each run", num_bytes / 1e6)
         return None
     return copy.deepcopy(model)
-
-
-def _without_model(looked: LookedAt) -> LookedAt:
-    return LookedAt(**{**vars(looked), "model": None})

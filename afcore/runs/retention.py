@@ -27,7 +27,7 @@ from afcore.results.report import RunReport
 from afcore.runs.run import find_run, lease_folder, read_record, record_key, result_key
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage, Stored
-from afcore.storage.store_version import check_store_version
+from afcore.storage.store_version import open_for_cleaning
 from afcore.tasks.stored_tokens import names_of_tokens
 
 __all__ = ["State", "StoredRun", "collect_runs", "list_runs"]
@@ -157,9 +157,7 @@ def collect_runs(
     Raises:
         StoreError: when there is no such store, or it cannot be used.
     """
-    storage = Storage(store)
-    check_store_version(storage)
-    storage.check_there()
+    storage = open_for_cleaning(store)
     runs = list_runs(storage)
     idle = [run for run in runs if run.state != "at work" and run.idle_seconds >= max_idle_seconds]
     removed = [

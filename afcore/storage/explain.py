@@ -61,7 +61,7 @@ def explain(error: Exception, what: str, disk: str | None = None) -> Exception:
         if name == "ClientError":
             return _explain_s3(cause, f"{what}: {text}")
     if isinstance(error, OSError):
-        return StoreError(f"{what}: {' '.join(str(error).split())}")
+        return StoreError(f"{what}: {in_one_line(error)}")
     return error
 
 

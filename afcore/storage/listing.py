@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -111,21 +112,11 @@ class S3Listing:
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete objects, a thousand by a request; none of a name is no error."""
-        for batch in _batches(paths):
+        left = iter(paths)
+        while batch := list(islice(left, _PAGE_KEYS)):
             bucket = batch[0].partition("/")[0]
             keys = [{"Key": path.partition("/")[2]} for path in batch]
             self._ask("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-
-
-def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for path in paths:
-        batch.append(path)
-        if len(batch) == _PAGE_KEYS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def check_refusals(answer: dict[str, Any]) -> None:

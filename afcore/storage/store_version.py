@@ -9,7 +9,7 @@ import json
 from afcore.errors import StoreError
 from afcore.storage.objects import Storage
 
-__all__ = ["STORE_SCHEMA", "check_store_version", "mark_store_version"]
+__all__ = ["STORE_SCHEMA", "check_store_version", "mark_store_version", "open_for_cleaning"]
 
 STORE_SCHEMA = 1
 _KEY = "store.json"
@@ -23,6 +23,18 @@ def mark_store_version(storage: Storage) -> None:
     """
     if not storage.put_new(_KEY, json.dumps({"schema": STORE_SCHEMA}).encode()):
         check_store_version(storage)
+
+
+def open_for_cleaning(root: str) -> Storage:
+    """A store in which this version may tell what can be deleted.
+
+    Raises:
+        StoreError: when there is no such store, it cannot be used, or it is of a later version.
+    """
+    storage = Storage(root)
+    check_store_version(storage)
+    storage.check_there()
+    return storage
 
 
 def check_store_version(storage: Storage) -> None:

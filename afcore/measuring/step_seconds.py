@@ -126,7 +126,7 @@ def trial_steps(
         trainee,
         TrainingState(optimizer, FreezeState(boundary)),
         batches,
-        Course(1, Schedule(1, len(batches), "constant")),
+        Course(1, Schedule(1, len(batches), "constant"), shown=False),
         settings,
     )
 

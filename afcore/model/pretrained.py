@@ -312,9 +312,10 @@ def check_finite(name: str, model: Any, new: set[str]) -> None:
 
 
 def shown(names: list[str]) -> str:
-    """The first few of many names."""
+    """The first few of many names, or that there are none."""
     more = len(names) - _NUM_SHOWN
-    return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    few = ", ".join(names[:_NUM_SHOWN]) or "nothing"
+    return few + (f" and {more} more" if more > 0 else "")
 
 
 def locate(name: str) -> str:

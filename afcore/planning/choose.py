@@ -82,9 +82,10 @@ class EpochChoice(_Record):
             "set": f"{'read' if made.exists else 'write and read'} activations@{boundary}",
         }
         weighed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in made.totals.items())
+        epochs = f"{made.epochs_left} epoch{'' if made.epochs_left == 1 else 's'}"
         return (
             f"boundary {boundary}: {chosen[made.source]}; predicted {weighed} for "
-            f"{made.epochs_left} epochs with building; the next epoch {found.train_seconds:.1f} s "
+            f"{epochs} with building; the next epoch {found.train_seconds:.1f} s "
             f"(prefix {found.prefix_seconds:.1f}, suffix {found.suffix_seconds:.1f}, read "
             f"{found.read_seconds:.1f}), building {found.materialize_seconds:.1f} s, a set "
             f"{made.set_bytes / 1e6:.1f} MB"

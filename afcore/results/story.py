@@ -35,8 +35,9 @@ def _frozen(epochs: Sequence[EpochReport], num_blocks: int) -> str:
                 f"{epoch.epoch}"
             )
         elif epoch.boundary_end < before:
-            left = f"down to {epoch.boundary_end}" if epoch.boundary_end else "all"
-            said.append(f"blocks thawed after epoch {epoch.epoch}, {left}")
+            thawed = f"blocks thawed down to {epoch.boundary_end}"
+            thawed = thawed if epoch.boundary_end else "all blocks thawed"
+            said.append(f"{thawed} after epoch {epoch.epoch}")
         before = epoch.boundary_end
     if not said:
         return "nothing was frozen"
@@ -56,7 +57,8 @@ def _blocks(boundary: int, num_blocks: int) -> str:
 def _ended(epochs: Sequence[EpochReport], num_planned: int, main: Score) -> str:
     done = len(epochs)
     if done >= num_planned:
-        return f"all {num_planned} epochs were trained" if num_planned > 1 else "one epoch was"
+        which = f"all {num_planned} epochs were" if num_planned > 1 else "one epoch was"
+        return f"{which} trained"
     losses = [epoch.validation["loss"] for epoch in epochs]
     change = ""
     if len(losses) > 1:

@@ -133,10 +133,11 @@ def prepare(
     sizes = {name: examples.num_rows for name, examples in data.splits.items()}
     sequences = f" in {len(data.train)} sequences" if len(data.train) != sizes["train"] else ""
     sizes["train"] = data.num_train_rows
+    is_text = data.train.fixed_length is None
     _log.info(
-        "data: %d examples%s to train on, %d to validate, %d to test, %s, %.1f tokens each",
+        "data: %d examples%s to train on, %d to validate, %d to test, %s%s",
         *(sizes["train"], sequences, sizes["validation"], sizes.get("test", 0)),
-        *(task.described()[0], data.train.lengths.mean()),
+        *(task.described()[0], f", {data.train.lengths.mean():.1f} tokens each" * is_text),
     )
     return replace(data, revisions=revisions)
 

@@ -68,6 +68,7 @@ class Course:
         solved_head: with which the head begins, before the first step of all: tensors of its last
             layer; empty: it is solved, and they are filled in; None: it begins as it is.
         keep: told after each decision but the last how to get what was trained until then.
+        shown: whether its progress is told; that of a trial would be taken for the training's.
     """
 
     epoch: int
@@ -79,6 +80,7 @@ class Course:
     validate: Callable[[], dict[str, float]] | None = None
     solved_head: dict[str, Tensor] | None = None
     keep: Callable[[Callable[[], TrainedEpoch]], None] | None = None
+    shown: bool = True
 
 
 def train_epoch(
@@ -161,8 +163,9 @@ class _EpochLoop:
                 # Workers read together or not at all, and their clocks differ.
                 if stopping or number == last or self._group.count == 1:
                     self._losses.read()
-                num_blocks = self._trainee.split.num_blocks
-                progress.show(number, self._done.steps, self._state, num_blocks)
+                if course.shown:
+                    num_blocks = self._trainee.split.num_blocks
+                    progress.show(number, self._done.steps, self._state, num_blocks)
             if stopping:
                 break
 

@@ -19,6 +19,7 @@ from afcore.planning.forecast import EpochSetup, Work, forecast_epoch
 from afcore.planning.profile import ComputeProfile
 from afcore.storage.objects import Storage
 from afcore.trainee import Trainee
+from afcore.training.progress import Progress, watch_progress
 from afcore.training.steps import StepSettings
 from tests.training_setup import NUM_BLOCKS, make_examples, make_split, make_trainee
 
@@ -33,6 +34,16 @@ def measured(split: SplitModel, budget_seconds: float = 0.0, **settings: Any) ->
         StepSettings(**settings),
         budget_seconds=budget_seconds,
     )
+
+
+def test_nobody_is_told_of_a_measurement_as_if_it_were_the_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "afcore")
+    moments: list[Progress] = []
+    with watch_progress(moments.append):
+        measured(make_split())
+    assert moments == []
 
 
 def test_every_part_is_measured_and_the_training_is_left_alone() -> None:

@@ -94,6 +94,14 @@ def test_a_new_pooler_is_ordinary_and_said(
     )
 
 
+def test_where_nothing_is_new_that_is_said(
+    tiny_generators: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "afcore"):
+        load_model(str(tiny_generators / "gpt2"), "AutoModelForCausalLM", 0)
+    assert caplog.messages[-1].endswith("newly drawn: nothing")
+
+
 def test_the_last_norm_of_a_decoder_is_of_its_body(tmp_path: Path) -> None:
     config = transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32)
     transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt2")

@@ -38,7 +38,7 @@ def epochs(*rows: tuple[int, int, str, float]) -> list[EpochReport]:
         (
             [(1, 0, "activations@1", 1.0), (0, 0, "tokens", 1.1)],
             3,
-            "block 0 of 6 was frozen from the start, blocks thawed after epoch 1, all, what they "
+            "block 0 of 6 was frozen from the start, all blocks thawed after epoch 1, what they "
             "put out was read from the cache in epoch 1; stopped after epoch 2 of 3: the "
             "validation loss no longer fell",
         ),
@@ -46,6 +46,13 @@ def epochs(*rows: tuple[int, int, str, float]) -> list[EpochReport]:
             [(0, 0, "tokens", 1.0), (0, 0, "tokens", 0.9)],
             2,
             "nothing was frozen; all 2 epochs were trained",
+        ),
+        ([(0, 0, "tokens", 1.0)], 1, "nothing was frozen; one epoch was trained"),
+        (
+            [(3, 1, "tokens", 1.0), (1, 1, "tokens", 0.9)],
+            2,
+            "blocks 0-2 of 6 were frozen from the start, blocks thawed down to 1 after epoch 1; "
+            "all 2 epochs were trained",
         ),
         (
             [(0, 3, "tokens", 1.0), (3, 3, "tokens", 0.9)],

@@ -29,26 +29,6 @@ from tests.tasks.test_fit_of_tasks import check_trainer
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30)}
 
 
-@pytest.fixture(scope="session")
-def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-vit")
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=64,
-        image_size=16,
-        patch_size=4,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    transformers.ViTModel(config).save_pretrained(folder)
-    processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16})
-    processor.save_pretrained(folder)
-    return folder
-
-
 def pictures(folder: Path, count: int, seed: int) -> Path:
     """A CSV that names files of one colour each, with noise."""
     rng = np.random.default_rng(seed)

@@ -19,7 +19,7 @@ import optuna
 from scipy import stats
 
 from afcore.activations.residency import release_shards
-from afcore.config import Config, check_extras
+from afcore.config import Config, SearchConfig, check_extras
 from afcore.digest import recipe_digest
 from afcore.errors import ConfigError, UserError
 from afcore.launch.launcher import check_devices
@@ -33,7 +33,6 @@ from afcore.search.sharing_order import sharing_of
 from afcore.search.space import Space, check_space, search_of, trial_config
 from afcore.search.study import SharedStudy, TrialHandle, study_folder
 from afcore.search.trial_run import failure_line, fold_of, member_configs, train_member
-from afcore.search_config import SearchConfig
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import find_score
 from afcore.tasks.scores import Score

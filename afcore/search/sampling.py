@@ -21,8 +21,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from afcore.config import SearchConfig
 from afcore.search.space import Dimension, Space
-from afcore.search_config import SearchConfig
 
 __all__ = ["PerTrialSampler", "asks_beforehand", "listed_proposals", "make_pruner", "suggest"]
 

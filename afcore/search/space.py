@@ -18,10 +18,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from afcore.config import PEER_MODES, Config, change_keys, parse_config
+from afcore.config import PEER_MODES, Config, Range, SearchConfig, change_keys, parse_config
 from afcore.errors import ConfigError
 from afcore.freezing.known_policies import Policy
-from afcore.search_config import Range, SearchConfig
 
 __all__ = [
     "POLICY_KEY",

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from afcore.config import SearchConfig
 from afcore.errors import ConfigError, LeaseHeldError, StoppedError
 from afcore.interrupt import stop_requested
 from afcore.search.sampling import (
@@ -29,7 +30,6 @@ from afcore.search.sampling import (
 from afcore.search.search_report import TrialRow
 from afcore.search.sharing_order import Sharing, in_sharing_order
 from afcore.search.space import Space
-from afcore.search_config import SearchConfig
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 

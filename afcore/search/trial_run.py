@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from afcore.config import Config
+from afcore.config import Config, SearchConfig
 from afcore.data.fold import Fold
 from afcore.errors import (
     AutoFreezeError,
@@ -31,7 +31,6 @@ from afcore.search.common_epochs import CommonEpochs
 from afcore.search.search_report import EpochRow, MemberRow
 from afcore.search.shared_profile import adopt_profile, offer_profile
 from afcore.search.study import waited_for
-from afcore.search_config import SearchConfig
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import Score
 

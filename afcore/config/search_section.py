@@ -3,17 +3,15 @@
 Nothing of it decides what a single training is: a trial's configuration has no such section.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from afcore.number_texts import number_of, numbers_as_texts
-from afcore.yaml_files import SECRET_MESSAGE, USERINFO
+from afcore.config.section import Section, Uri, absolute_sqlite
+from afcore.number_texts import number_of
 
 __all__ = ["Range", "SearchConfig"]
 
-_SQLITE = "sqlite:///"
 _PICKLING = ("cmaes", "cma_es")
 
 
@@ -92,29 +90,14 @@ def _different(names: list[str]) -> list[str]:
     return names
 
 
-def _sound_url(uri: str) -> str:
-    if USERINFO.search(uri):
-        raise ValueError(SECRET_MESSAGE)
-    file = uri.removeprefix(_SQLITE)
-    # So that a change of folder changes nothing.
-    return uri if file == uri else _SQLITE + str(Path(file).expanduser().absolute())
-
-
 Varied = Annotated[Any, AfterValidator(_varied)]
 
 
-class SearchConfig(BaseModel):
+class SearchConfig(Section):
     """What `autofreeze search` varies, and how; no other command reads it.
 
     Each trial is an ordinary run in the same store.
     """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        json_schema_extra=numbers_as_texts,
-    )
 
     vary: dict[str, Varied] = Field(
         default_factory=dict,
@@ -166,7 +149,7 @@ class SearchConfig(BaseModel):
     max_usd: float | None = Field(
         None, gt=0, description="no trial is begun once all together have cost so much"
     )
-    storage: Annotated[str, AfterValidator(_sound_url)] = Field(
+    storage: Annotated[Uri, AfterValidator(absolute_sqlite)] = Field(
         "sqlite:///.autofreeze/optuna.db",
         description="Optuna's database: a URL of SQLAlchemy; several processes that are given the "
         "same one, and the same configuration, work on one study",

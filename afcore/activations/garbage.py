@@ -16,7 +16,6 @@ Requests grow with pages of the listing, sets and runs; memory with sets, runs, 
 share: the shards of a set are looked at while it is, and forgotten.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from afcore.activations.maintenance import duration
 from afcore.activations.sets import ActivationSet, committed_sets
 from afcore.activations.stored_sets import StoredSet
 from afcore.storage.objects import Storage
-from afcore.storage.store_version import open_for_cleaning
+from afcore.storage.store_version import open_for_cleaning, time_for_cleaning
 
 __all__ = ["Removal", "collect_garbage"]
 
@@ -65,18 +64,19 @@ def collect_garbage(
         StoreError: when there is no such store, or it cannot be used.
     """
     storage = open_for_cleaning(store)
+    now = time_for_cleaning(storage, dry_run)
     runs, sets = KnownRuns(storage), [_collected(*found) for found in committed_sets(storage)]
     shards, removed = _SharedShards(sets), []
-    chosen = _choose_sets(storage, runs, sets, shards, (max_idle_seconds, max_bytes))
+    chosen = _choose_sets(storage, runs, sets, shards, (max_idle_seconds, max_bytes), now)
     for found, why, freed in chosen:
         if dry_run or evict(storage, found.folder, partial(is_read, storage, found.folder)):
             removed.append(Removal(found.folder, why, freed))
     committed = {found.folder for found in sets}
-    for leftovers in find_leftovers(storage, runs, committed, shards.names):
+    for leftovers in find_leftovers(storage, runs, committed, shards.names, now):
         removed += [Removal(one.place.folder, one.place.why, one.num_bytes) for one in leftovers]
         if not dry_run:
             delete_leftovers(storage, leftovers)
-    return [*removed, *_collect_drafts(storage, dry_run)]
+    return [*removed, *_collect_drafts(storage, now, dry_run)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _collected(stored: StoredSet, found: ActivationSet) -> _CollectedSet:
     manifest, size = found.manifest, found.manifest.format.row_bytes
     return _CollectedSet(
         folder=stored.folder,
-        last_use=stored.last_use(manifest.created),
+        last_use=stored.last_use,
         users=frozenset(stored.users),
         weights=manifest.recipe.get("weights", {}),
         was_leased=stored.was_leased,
@@ -125,9 +125,10 @@ def _choose_sets(
     sets: list[_CollectedSet],
     shards: "_SharedShards",
     limits: tuple[float, int | None],
+    now: float,
 ) -> Iterator[tuple[_CollectedSet, str, int]]:
     """Sets that go, why, and the bytes that go with them; ``limits``: idle seconds, and bytes."""
-    now, kept = time.time(), []
+    kept = []
     max_idle_seconds, max_bytes = limits
     for found in sorted(sets, key=lambda one: one.last_use):
         held = any(map(runs.is_live, found.users)) or (
@@ -214,10 +215,10 @@ def _unreachable_private(runs: KnownRuns, set_folder: str) -> str | None:
     return None
 
 
-def _collect_drafts(storage: Storage, dry_run: bool) -> Iterator[Removal]:
+def _collect_drafts(storage: Storage, now: float, dry_run: bool) -> Iterator[Removal]:
     """What killed writers of this machine left half written."""
     for key, stored in storage.drafts().items():
-        if time.time() - stored.modified > UNFINISHED_SECONDS:
+        if now - stored.modified > UNFINISHED_SECONDS:
             yield Removal(key, "draft of a killed writer", stored.num_bytes)
             if not dry_run:
                 storage.delete(key)

@@ -3,7 +3,6 @@
 A second look at the whole store, of which only what may go is kept in memory, summed up.
 """
 
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -55,10 +54,9 @@ class Leftover:
         self.num_bytes += stored.num_bytes
         self.newest = max(self.newest, stored.modified)
 
-    @property
-    def is_untouched(self) -> bool:
+    def is_untouched(self, now: float) -> bool:
         """Whether nothing was written there for a day."""
-        return time.time() - self.newest > UNFINISHED_SECONDS
+        return now - self.newest > UNFINISHED_SECONDS
 
 
 def find_leftovers(
@@ -66,6 +64,7 @@ def find_leftovers(
     runs: KnownRuns,
     committed: Collection[str],
     kept: Mapping[str, Collection[str]],
+    now: float,
 ) -> Iterator[list[Leftover]]:
     """What can go; what lies in one folder of a set or a training together.
 
@@ -74,6 +73,7 @@ def find_leftovers(
         runs: of the store.
         committed: folders of the sets that were there before.
         kept: names of shards that sets keep of others, by the folder of these.
+        now: by the store's clock, seconds since the epoch.
     """
     places = _Places(storage, runs, committed, kept)
     found: dict[str, dict[str, Leftover]] = {}
@@ -84,7 +84,7 @@ def find_leftovers(
                 there = found.setdefault(place.within, {})
                 there.setdefault(place.folder, Leftover(place)).add(stored)
     for within, there in found.items():
-        untouched = [one for one in there.values() if one.is_untouched]
+        untouched = [one for one in there.values() if one.is_untouched(now)]
         if not untouched or is_held(storage, untouched[0].place.lease):
             continue
         # Once more, for who began and ended since.
@@ -92,7 +92,7 @@ def find_leftovers(
             place = places.of(key)
             if place is not None and place.folder in there:
                 there[place.folder].newest = max(there[place.folder].newest, stored.modified)
-        if left := [one for one in untouched if one.is_untouched]:
+        if left := [one for one in untouched if one.is_untouched(now)]:
             yield left
 
 

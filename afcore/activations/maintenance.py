@@ -28,7 +28,6 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for stored, found in committed_sets(storage):
         manifest = found.manifest
-        last_use = stored.last_use(manifest.created)
         rows.append(
             (
                 manifest.key[:12],
@@ -38,7 +37,7 @@ def describe_sets(store: str) -> list[tuple[str, ...]]:
                 str(manifest.num_examples),
                 _size(manifest),
                 duration(now - manifest.created),
-                f"{duration(now - last_use)} ago",
+                f"{duration(now - stored.last_use)} ago",
                 f"{len(stored.users)}, {sum(map(runs.is_live, stored.users))} live",
             )
         )

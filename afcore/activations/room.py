@@ -53,7 +53,7 @@ def _idle_sets(storage: Storage, above: str) -> list[ActivationSet]:
             and not is_being_built(storage, stored.folder)
             and not kept_by_others(storage, stored.folder)
         ):
-            idle.append((stored.last_use(found.manifest.created), found))
+            idle.append((stored.last_use, found))
     return [found for _, found in sorted(idle, key=lambda one: one[0])]
 
 

@@ -22,6 +22,7 @@ class StoredSet:
     Attributes:
         folder: of it.
         is_committed: there is a manifest.
+        written: when that was; seconds since the epoch.
         users: when each run last opened it, by the run's folder; seconds since the epoch.
         is_shared: notes of sets that keep shards of it are there.
         was_leased: somebody builds or evicts it, or died of that.
@@ -29,13 +30,15 @@ class StoredSet:
 
     folder: str
     is_committed: bool = False
+    written: float = 0.0
     users: dict[str, float] = field(default_factory=dict)
     is_shared: bool = False
     was_leased: bool = False
 
-    def last_use(self, created: float) -> float:
-        """When a run last opened it, else when it was written; seconds since the epoch."""
-        return max([created, *self.users.values()])
+    @property
+    def last_use(self) -> float:
+        """When a run last opened it, else when it was written; by the store's clock."""
+        return max([self.written, *self.users.values()])
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -78,7 +81,7 @@ def stored_sets(storage: Storage) -> Iterator[StoredSet]:
 def _note(found: StoredSet, part: str, modified: float) -> None:
     top, _, name = part.partition("/")
     if part == "manifest.json":
-        found.is_committed = True
+        found.is_committed, found.written = True, modified
     elif top == "users":
         found.users |= [noted_use(name, modified)]
     elif top == "kept_by":

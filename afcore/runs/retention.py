@@ -13,7 +13,6 @@ again. What a live run may need is never deleted. Requests grow with pages of th
 runs, memory with runs.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from afcore.results.report import RunReport
 from afcore.runs.run import find_run, lease_folder, read_record, record_key, result_key
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage, Stored
-from afcore.storage.store_version import open_for_cleaning
+from afcore.storage.store_version import open_for_cleaning, time_for_cleaning
 from afcore.tasks.stored_tokens import names_of_tokens
 
 __all__ = ["State", "StoredRun", "collect_runs", "list_runs"]
@@ -59,10 +58,9 @@ class _Objects:
         self.num_bytes += stored.num_bytes
         self.modified = max(self.modified, stored.modified)
 
-    @property
-    def idle_seconds(self) -> float:
-        """Since something was last written."""
-        return time.time() - self.modified
+    def idle(self, now: float) -> float:
+        """Seconds since something was last written."""
+        return now - self.modified
 
 
 @dataclass
@@ -111,7 +109,7 @@ def list_runs(storage: Storage) -> list[StoredRun]:
             found.setdefault(run_id, StoredRun(run_id=run_id)).add_object(below, stored)
     for one in found.values():
         _look(storage, one)
-    return sorted(found.values(), key=lambda one: one.idle_seconds)
+    return sorted(found.values(), key=lambda one: one.modified, reverse=True)
 
 
 def _look(storage: Storage, found: StoredRun) -> None:
@@ -158,24 +156,25 @@ def collect_runs(
         StoreError: when there is no such store, or it cannot be used.
     """
     storage = open_for_cleaning(store)
+    now = time_for_cleaning(storage, dry_run)
     runs = list_runs(storage)
-    idle = [run for run in runs if run.state != "at work" and run.idle_seconds >= max_idle_seconds]
+    idle = [one for one in runs if one.state != "at work" and one.idle(now) >= max_idle_seconds]
     removed = [
         Removal(
             f"runs/{run.run_id}",
-            f"{run.state}, not worked on for {duration(run.idle_seconds)}",
+            f"{run.state}, not worked on for {duration(run.idle(now))}",
             run.num_bytes,
         )
         for run in idle
         if dry_run or _delete(storage, run.run_id)
     ]
-    removed += _idle_studies(storage, max_idle_seconds, dry_run)
+    removed += _idle_studies(storage, now, max_idle_seconds, dry_run)
     gone = {removal.folder for removal in removed}
     left = [run for run in runs if f"runs/{run.run_id}" not in gone]
-    removed += _unnamed_tokens(storage, left, max_idle_seconds, dry_run)
+    removed += _unnamed_tokens(storage, left, now, max_idle_seconds, dry_run)
     for run in left:
         size = run.checkpoint_bytes
-        if run.state == "published" and size and run.idle_seconds >= published_idle_seconds:
+        if run.state == "published" and size and run.idle(now) >= published_idle_seconds:
             assert run.known is not None
             removed.append(Removal(run.known.parts_folder, "its model is in MLflow", size))
             if not dry_run:
@@ -197,14 +196,16 @@ def _delete(storage: Storage, run_id: str) -> bool:
     return True
 
 
-def _idle_studies(storage: Storage, max_idle_seconds: float, dry_run: bool) -> Iterator[Removal]:
+def _idle_studies(
+    storage: Storage, now: float, max_idle_seconds: float, dry_run: bool
+) -> Iterator[Removal]:
     """What a study that was killed for good left, and what its trials had measured."""
     folders: dict[str, dict[str, Stored]] = {}
     for key, stored in storage.listing("searches").items():
         if key.count("/") >= 2:
             folders.setdefault(key.split("/")[1], {})[key] = stored
     for name, objects in folders.items():
-        idle = time.time() - max(stored.modified for stored in objects.values())
+        idle = now - max(stored.modified for stored in objects.values())
         leases = {"/".join(key.split("/")[:3]) for key in objects}
         if idle < max_idle_seconds or any(is_held(storage, lease) for lease in leases):
             continue
@@ -215,7 +216,7 @@ def _idle_studies(storage: Storage, max_idle_seconds: float, dry_run: bool) -> I
 
 
 def _unnamed_tokens(
-    storage: Storage, runs: list[StoredRun], max_idle_seconds: float, dry_run: bool
+    storage: Storage, runs: list[StoredRun], now: float, max_idle_seconds: float, dry_run: bool
 ) -> Iterator[Removal]:
     """Prepared data of no run; not where a run's record is damaged, which may name any."""
     if any(run.state == "damaged" for run in runs):
@@ -231,7 +232,7 @@ def _unnamed_tokens(
         if key.count("/") >= 2:
             folders.setdefault(key.split("/")[1], _Objects()).add(stored)
     for digest, found in folders.items():
-        if digest in named or found.idle_seconds < max_idle_seconds:
+        if digest in named or found.idle(now) < max_idle_seconds:
             continue
         yield Removal(f"data/{digest}", "tokens of no run", found.num_bytes)
         if not dry_run:

@@ -17,6 +17,7 @@ __all__ = [
     "check_refusals",
     "local_objects",
     "other_objects",
+    "time_of",
 ]
 
 _PAGE_KEYS = 1000
@@ -62,10 +63,10 @@ def other_objects(file_system: Any, folder: str) -> Iterator[Found]:
     for path, info in sorted(file_system.find(folder, detail=True).items()):
         # Some give the folder itself when the first object comes while it is listed.
         if info["type"] != "directory":
-            yield path, Stored(int(info["size"]), _time_of(info))
+            yield path, Stored(int(info["size"]), time_of(info))
 
 
-def _time_of(info: dict[str, Any]) -> float:
+def time_of(info: dict[str, Any]) -> float:
     """When an object was written, by what the file systems of fsspec call it."""
     moment: Any = info.get("mtime", info.get("LastModified", info.get("created")))
     return float(moment if isinstance(moment, int | float) else moment.timestamp())

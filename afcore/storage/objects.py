@@ -39,6 +39,7 @@ from afcore.storage.listing import (
     check_refusals,
     local_objects,
     other_objects,
+    time_of,
 )
 
 if TYPE_CHECKING:
@@ -439,6 +440,22 @@ class Storage:
         """
         with self._explained("list", ""):
             self._fs.ls(self._path, detail=False)
+
+    @_patient
+    def time(self) -> float:
+        """What the clock says that gives objects their times; seconds since the epoch.
+
+        Raises:
+            StorageFullError: when there is no space for an empty object.
+            StoreError: when the store cannot be written.
+        """
+        key = f".clock-{uuid.uuid4().hex}"
+        self.put(key, b"")
+        try:
+            with self._explained("read", key):
+                return time_of(self._fs.info(self._full(key)))
+        finally:
+            self.delete(key)
 
     def _link(self, draft: Path, target: Path) -> None:
         try:

@@ -5,11 +5,18 @@ This is for the layout itself: where things lie, and what may be deleted.
 """
 
 import json
+import time
 
-from afcore.errors import StoreError
+from afcore.errors import StorageFullError, StoreError
 from afcore.storage.objects import Storage
 
-__all__ = ["STORE_SCHEMA", "check_store_version", "mark_store_version", "open_for_cleaning"]
+__all__ = [
+    "STORE_SCHEMA",
+    "check_store_version",
+    "mark_store_version",
+    "open_for_cleaning",
+    "time_for_cleaning",
+]
 
 STORE_SCHEMA = 1
 _KEY = "store.json"
@@ -35,6 +42,23 @@ def open_for_cleaning(root: str) -> Storage:
     check_store_version(storage)
     storage.check_there()
     return storage
+
+
+def time_for_cleaning(storage: Storage, dry_run: bool) -> float:
+    """Until when ages are counted; seconds since the epoch, by the clock that dated the objects.
+
+    That of this machine may be wrong. It serves where that harms nobody: for a dry run in a store
+    that cannot be written, and in a folder, as on a disk that is full.
+
+    Raises:
+        StoreError: when the store cannot be written, and is to be.
+    """
+    try:
+        return storage.time()
+    except (StoreError, StorageFullError):
+        if not dry_run and storage.protocol != "file":
+            raise
+        return time.time()
 
 
 def check_store_version(storage: Storage) -> None:

@@ -1,5 +1,6 @@
 """``autofreeze runs``: what a store has of runs; and what ``runs gc`` and ``cache gc`` deleted."""
 
+import time
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -28,7 +29,7 @@ def print_runs(store: str, console: Console) -> None:
             one.known.mode if one.known else "",
             one.known.model if one.known else "",
             one.known.score if one.known else "",
-            f"{duration(one.idle_seconds)} ago",
+            f"{duration(one.idle(time.time()))} ago",
             f"{one.checkpoint_bytes / 1e6:.1f}",
             f"{one.num_bytes / 1e6:.1f}",
         )

@@ -17,6 +17,7 @@ from afcore.activations.garbage import collect_garbage
 from afcore.activations.layout import RaggedLayout
 from afcore.activations.maintenance import describe_sets
 from afcore.activations.sets import ActivationSet, ActivationWriter, SetPlan, list_sets
+from afcore.errors import StoreError
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
@@ -52,7 +53,7 @@ def begin(storage: Storage, run: str, training_id: str = "t1", finished: bool = 
 def make_old(storage: Storage) -> None:
     """Everything below was written three days ago."""
     for path in Path(storage.root).rglob("*"):
-        os.utime(path, (time.time() - 3 * DAY,) * 2)
+        os.utime(path, (path.stat().st_mtime - 3 * DAY,) * 2)
 
 
 def collect(
@@ -80,6 +81,44 @@ def test_idle_sets_go_and_those_of_live_runs_stay(storage: Storage) -> None:
         assert list(collect(storage, idle_days=0)) == ["activations/idle"]
     assert list(collect(storage, idle_days=0)) == ["activations/used"]
     assert list_sets(storage) == []
+
+
+@pytest.mark.parametrize("wrong_days", [40, -40])
+def test_ages_are_by_the_stores_clock(
+    wrong_days: float, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the caller, or of who wrote a set, may be wrong by a month."""
+    begin(storage, "r1")
+    true = time.time
+    monkeypatch.setattr(time, "time", lambda: true() + wrong_days * DAY)
+    write_set(storage, "activations/used", "r1")
+    write_set(storage, "activations/unfinished", commit=False)
+    storage.put("runs/r1/t0/activations/k/shards/00000-a/c/0", b"replaced")
+    monkeypatch.setattr(time, "time", lambda: true() - wrong_days * DAY)
+    assert collect(storage) == {}
+    if storage.protocol != "file":
+        return
+    make_old(storage)
+    assert set(collect(storage, idle_days=2)) == {
+        "activations/used",
+        "activations/unfinished",
+        "runs/r1/t0",
+    }
+
+
+def test_a_dry_run_needs_no_rights_to_write(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(storage, "activations/idle")
+
+    def refused(*_: Any) -> None:
+        raise StoreError("read only")
+
+    monkeypatch.setattr(Storage, "put", refused)
+    assert len(collect_garbage(storage.root, max_idle_seconds=-DAY, dry_run=True)) == 1
+    if storage.protocol != "file":
+        with pytest.raises(StoreError, match="read only"):
+            collect_garbage(storage.root, max_idle_seconds=-DAY)
 
 
 def test_a_set_that_a_run_opens_meanwhile_stays(
@@ -280,7 +319,6 @@ def test_requests_are_for_sets_and_pages_not_for_objects(
         counts.setdefault(what, []).append(Counter(s3_requests))
         s3_requests.clear()
 
-    now = time.time
     for num_shards in (1, 6):
         storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{num_shards}-{time.time_ns()}")
         begin(storage, "r1")
@@ -290,7 +328,7 @@ def test_requests_are_for_sets_and_pages_not_for_objects(
         assert len(describe_sets(storage.root)) == 2
         count("ls")
         with monkeypatch.context() as patch:
-            patch.setattr(time, "time", lambda: now() + 2 * DAY)
+            patch.setattr(Storage, "time", lambda _: time.time() + 2 * DAY)
             removed = collect_garbage(storage.root, max_idle_seconds=30 * DAY)
         assert len(removed) == 2 * num_shards
         count("leftovers")

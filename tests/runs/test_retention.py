@@ -1,5 +1,6 @@
 """What ``runs gc`` deletes, and what it must not."""
 
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -73,8 +74,7 @@ def test_old_runs_go_without_orphans_and_live_ones_stay(
     published, other = runs
     storage = Storage(config.store)
     sets = {key for key in storage.list("activations")}
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + 31 * DAY)
+    monkeypatch.setattr(Storage, "time", lambda _: time.time() + 31 * DAY)
     with run_lease(storage, other.record.run_id):
         removed = collect_runs(config.store, max_idle_seconds=30 * DAY)
     assert [one.folder for one in removed] == [f"runs/{published.record.run_id}"]
@@ -84,12 +84,29 @@ def test_old_runs_go_without_orphans_and_live_ones_stay(
     assert {key for key in storage.list("activations")} == sets
     assert storage.list("data"), "the other run's"
 
-    monkeypatch.setattr(time, "time", lambda: now() + 62 * DAY)
+    monkeypatch.setattr(Storage, "time", lambda _: time.time() + 62 * DAY)
     removed = collect_runs(config.store, max_idle_seconds=30 * DAY)
     assert [one.folder.partition("/")[0] for one in removed] == ["runs", "data"]
     left = storage.list("")
     shared = {"activations", "activations_by_prefix", "hub", "store.json"}
     assert {key.partition("/")[0] for key in left} <= shared
+
+
+@pytest.mark.parametrize("wrong_days", [40, -40])
+def test_ages_are_by_the_stores_clock(
+    wrong_days: float, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("runs/r1/t1/state.json", "data/d1/ids", "searches/s1/trials/1.json"):
+        storage.put(key, b"{}")
+    true = time.time
+    monkeypatch.setattr(time, "time", lambda: true() + wrong_days * DAY)
+    assert collect_runs(storage.root, max_idle_seconds=30 * DAY) == []
+    if storage.protocol != "file":
+        return
+    for path in Path(storage.root).rglob("*"):
+        os.utime(path, (path.stat().st_mtime - 31 * DAY,) * 2)
+    removed = collect_runs(storage.root, max_idle_seconds=30 * DAY)
+    assert [one.folder for one in removed] == ["runs/r1", "searches/s1", "data/d1"]
 
 
 @pytest.mark.s3

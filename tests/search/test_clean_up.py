@@ -44,10 +44,9 @@ def test_a_study_that_was_left_goes_as_a_whole_and_a_set_that_is_read_stays(
     run_id = complete_run(other)[1].run_id
     assert len(list_sets(storage)) == 1
 
-    now = time.time
     with conductor.next_trial() as handle:
         assert handle is None
-    monkeypatch.setattr(time, "time", lambda: now() + 31 * DAY)
+    monkeypatch.setattr(Storage, "time", lambda _: time.time() + 31 * DAY)
     with run_lease(storage, run_id):
         told = collect_runs(config.store, max_idle_seconds=30 * DAY, dry_run=True)
         done = collect_runs(config.store, max_idle_seconds=30 * DAY)
@@ -59,7 +58,7 @@ def test_a_study_that_was_left_goes_as_a_whole_and_a_set_that_is_read_stays(
     assert len(list_sets(storage)) == 1
     assert open_run(config.store, run_id).data().train.drawn is not None  # tokens of all rows
 
-    monkeypatch.setattr(time, "time", lambda: now() + 62 * DAY)
+    monkeypatch.setattr(Storage, "time", lambda _: time.time() + 62 * DAY)
     collect_runs(config.store, max_idle_seconds=30 * DAY)
     collect_garbage(config.store, max_idle_seconds=300 * DAY)
     left = {key.split("/")[0] for key in storage.list("")}

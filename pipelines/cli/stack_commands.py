@@ -82,6 +82,7 @@ def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
     from pipelines.cli.exit_codes import exit_codes
 
     with exit_codes():
+        set_defaults()
         from pipelines.stack.local_stack import LocalStack
 
         console, _ = _console()
@@ -95,9 +96,10 @@ def _show(console: Console, stack: "LocalStack") -> bool:  # type: ignore[name-d
     states = stack.states()
     for one in states:
         pid = str(one.pid) if one.pid is not None else "-"
-        table.add_row(one.name, one.state, one.address or "-", pid, _relative(one.log))
+        log = _relative(one.log) if one.log is not None else "-"
+        table.add_row(one.name, one.state, one.address or "-", pid, log)
     console.print(table)
-    return all(one.state == "works" for one in states)
+    return all(one.works for one in states)
 
 
 def _relative(path: Path) -> str:

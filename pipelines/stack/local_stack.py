@@ -29,6 +29,7 @@ from pipelines.stack.stack_services import (
     WORK_POOL,
     StackSettings,
     answers,
+    is_reachable,
     stack_services,
 )
 
@@ -36,17 +37,24 @@ __all__ = ["LocalStack", "ServiceState"]
 
 _BUCKET = "autofreeze"
 _SERVERS = ("prefect", "mlflow", "s3", "worker")
+_WORKS = "works"
+_REACHABLE = "reachable"
 
 
 @dataclass(frozen=True)
 class ServiceState:
-    """How a service is."""
+    """How a service is; an S3 server that others look after has neither process nor log here."""
 
     name: str
     state: str
     address: str
-    pid: int | None
-    log: Path
+    pid: int | None = None
+    log: Path | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be used, as far as one sees from outside."""
+        return self.state in (_WORKS, _REACHABLE)
 
 
 class LocalStack:
@@ -137,13 +145,13 @@ class LocalStack:
         return stopped
 
     def states(self) -> list[ServiceState]:
-        """Every service, in the order in which they are started."""
+        """Every service, in the order in which they are started; then an S3 server of others."""
         found = []
         for service in self._services():
             process = self.services_folder.process(service.name)
             state = "stopped"
             if process is not None:
-                state = "works" if service.is_healthy() else "does not answer"
+                state = _WORKS if service.is_healthy() else "does not answer"
             found.append(
                 ServiceState(
                     service.name,
@@ -153,6 +161,10 @@ class LocalStack:
                     self.services_folder.log(service.name),
                 )
             )
+        if self.settings.s3 not in (None, MOTO):
+            endpoint = str(self.settings.s3)
+            state = _REACHABLE if is_reachable(endpoint) else f"not {_REACHABLE}"
+            found.append(ServiceState("s3", state, endpoint))
         return found
 
     def _services(self) -> list[Service]:

@@ -13,13 +13,22 @@ from pydantic import BaseModel, ConfigDict
 from afcore.errors import UserError
 from pipelines.stack.services import LOOPBACK, Service, ServiceFolder
 
-__all__ = ["FOLDER", "MOTO", "WORK_POOL", "StackSettings", "answers", "stack_services"]
+__all__ = [
+    "FOLDER",
+    "MOTO",
+    "WORK_POOL",
+    "StackSettings",
+    "answers",
+    "is_reachable",
+    "stack_services",
+]
 
 FOLDER = "folder"
 MOTO = "moto"
 WORK_POOL = "autofreeze"
 _WORKER = "stack"
 _POLL_SECONDS = "5"
+_LEASES_IN_FILES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 class StackSettings(BaseModel):
@@ -85,6 +94,15 @@ def answers(url: str) -> bool:
         return False
 
 
+def is_reachable(url: str) -> bool:
+    """Whether a server anywhere answers, with whatever: S3 refuses who does not sign."""
+    try:
+        httpx.get(url, timeout=5.0)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
+
+
 def _prefect(settings: StackSettings) -> Service:
     return Service(
         "prefect",
@@ -97,6 +115,8 @@ def _prefect(settings: StackSettings) -> Service:
             "PREFECT_SERVER_UI_API_URL": settings.prefect_api,
             # A run whose process died keeps the place of the one that trains for so long.
             "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
+            # In memory it is gone with the server, and the run is stopped for it minutes later.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES_IN_FILES,
         },
         settings.prefect_port,
         lambda: answers(f"{settings.prefect_api}/health"),

@@ -129,7 +129,9 @@ def test_a_bucket_is_made_once_on_a_server_that_is_given(s3_endpoint: str, tmp_p
     assert said == ["s3: made the bucket 'autofreeze'"]
     Storage(stack.store).check()
     assert not stack.is_volatile
-    assert [one.name for one in stack.states()] == ["prefect", "mlflow", "worker"]
+    assert [one.name for one in stack.states()] == ["prefect", "mlflow", "worker", "s3"]
+    s3 = stack.states()[-1]
+    assert (s3.state, s3.address, s3.works) == ("reachable", s3_endpoint, True)
 
 
 @pytest.mark.s3
@@ -157,3 +159,5 @@ def test_a_server_that_does_not_answer_is_one_message(
         UserError, match=r"S3 at http://127.0.0.1:\d+ cannot be used: .*See that it"
     ):
         stack._make_bucket(lambda _: None)
+    s3 = stack.states()[-1]
+    assert (s3.name, s3.state, s3.works) == ("s3", "not reachable", False)

@@ -16,6 +16,9 @@ _DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A slow machine needs longer than the default of 20 s to start the temporary server.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # Seven waits of 2, 4, ... seconds are four minutes; Prefect's five are one. Without a server a
+    # training goes on, but its lines and states wait here, and are dropped in the end.
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -67,6 +70,24 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
+class _EventsAreSentLater(logging.Filter):
+    """Prefect tells of each event that cannot be sent, with all of it, and sends it later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Service %r failed to process item"):
+            return False
+        if not str(record.msg).startswith("Unable to connect to %r."):
+            return True
+        said, self._said = self._said, True
+        record.msg = "Prefect does not answer at %s; the states of tasks are sent there later"
+        record.args = record.args[:1] if isinstance(record.args, tuple) else ()
+        return not said
+
+
 def configure_logging() -> None:
     """Show the core's log lines, and errors of ours without their tracebacks.
 
@@ -75,6 +96,12 @@ def configure_logging() -> None:
     """
     logging.getLogger("afcore").setLevel(logging.INFO)
     for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(known, _WithoutTraceback) for known in logger.filters):
-            logger.addFilter(_WithoutTraceback())
+        _filter_once(name, _WithoutTraceback())
+    for name in ("prefect.events.clients", "prefect._internal.concurrency"):
+        _filter_once(name, _EventsAreSentLater())
+
+
+def _filter_once(name: str, added: logging.Filter) -> None:
+    logger = logging.getLogger(name)
+    if not any(isinstance(known, type(added)) for known in logger.filters):
+        logger.addFilter(added)

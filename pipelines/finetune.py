@@ -48,6 +48,7 @@ from pipelines.prefect_artifacts import (
     show_epoch_table,
     show_result,
     showing_progress,
+    wait_until_shown,
 )
 from pipelines.run_titles import epoch_title, finished_epoch_title, mlflow_run_name, run_title
 
@@ -207,7 +208,9 @@ def finetune(
         # Takes seconds, so only when needed; and before the clock starts, as all other imports are.
         importlib.import_module("afcore.peer.trainer_run")
     try:
-        return _finetune(config, fresh, parent_mlflow_run_id)
+        report = _finetune(config, fresh, parent_mlflow_run_id)
+        wait_until_shown()
+        return report
     finally:
         if parent_mlflow_run_id is None:
             close_launchers()

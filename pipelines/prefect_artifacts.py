@@ -1,6 +1,7 @@
 """What Prefect shows of a training: names, progress, tables, a picture, and the way to MLflow.
 
-Prefect only watches: what it refuses is logged, and the training goes on.
+Prefect only watches: what it refuses is logged, and the training goes on. It is told by threads of
+their own, so that a training goes on while Prefect's server is away; its client waits for it.
 """
 
 import base64
@@ -19,6 +20,7 @@ from prefect.artifacts import ArtifactRequest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from afcore.errors import in_one_line
@@ -33,11 +35,14 @@ __all__ = [
     "show_epoch_table",
     "show_result",
     "showing_progress",
+    "wait_until_shown",
 ]
 
 _log = logging.getLogger("afcore.prefect")
 _LAST_SECONDS = 5.0
 _PICTURE_DPI = 80
+_late: list[threading.Thread] = []
+"""For whom a training does not wait before its end."""
 
 
 def flow_run_address() -> str | None:
@@ -56,45 +61,79 @@ def name_task(title: str) -> None:
 def showing_progress(title: str, log_live: Callable[[Progress], None]) -> Iterator[None]:
     """While an epoch is trained: a bar in Prefect, and what ``log_live`` makes of it.
 
-    Both talk to servers, from a thread of their own: a step never waits for them.
+    Each talks to its server from a thread of its own: a step never waits for them.
 
     Args:
         title: of the bar.
         log_live: called with the newest moment; once it has failed it is left alone.
     """
-    artifact = None
-    with _only_shown():
-        artifact = _create("progress", "epoch-progress", 0.0, title)
-    newest = _Newest()
+    bar, live = _Newest(), _Newest()
+
+    def put(progress: Progress) -> None:
+        bar.put(progress)
+        live.put(progress)
+
+    shows, logs = _talking(_show_bar, bar, title), _talking(_log_each, live, log_live)
+    try:
+        with watch_progress(put):
+            yield
+        bar.finished = True
+    finally:
+        bar.close()
+        live.close()
+        _wait_a_moment(shows)
+        logs.join(_LAST_SECONDS)
+
+
+def wait_until_shown() -> None:
+    """At the end of a flow: what Prefect, being away, did not take yet."""
+    late = [thread for thread in _late if thread.is_alive()]
+    _late.clear()
+    if late:
+        _log.warning("the training is done; Prefect does not answer, and is waited for")
+    for thread in late:
+        thread.join()
+    if late:  # states of tasks that could not be sent go with the next event, in order
+        run = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"}
+        emit_event("autofreeze.prefect-answers-again", run)
+
+
+def _beside(call: Callable[..., Any], *arguments: Any) -> None:
+    _wait_a_moment(_talking(call, *arguments))
+
+
+def _talking(call: Callable[..., Any], *arguments: Any) -> threading.Thread:
+    """A thread that calls it, whose context says which server and which run."""
 
     def talk() -> None:
-        shows_bar, logs = True, True
-        while (progress := newest.take()) is not None:
-            if artifact is not None and shows_bar:
-                shows_bar = False
-                with _only_shown():
-                    percent = 100.0 * progress.step / progress.num_steps
-                    _update(artifact, percent, f"{title}: {_moment(progress)}")
-                    shows_bar = True
-            if logs:
-                logs = False
-                with _only_shown():
-                    log_live(progress)
-                    logs = True
-        if artifact is not None and shows_bar and newest.finished:
-            with _only_shown():
-                _update(artifact, 100.0, title)
+        with _only_shown():
+            call(*arguments)
 
-    in_context = contextvars.copy_context().run  # whose settings say which server
-    thread = threading.Thread(target=in_context, args=(talk,), name="progress", daemon=True)
+    in_context = contextvars.copy_context().run
+    thread = threading.Thread(target=in_context, args=(talk,), name="shown", daemon=True)
     thread.start()
-    try:
-        with watch_progress(newest.put):
-            yield
-        newest.finished = True
-    finally:
-        newest.close()
-        thread.join(_LAST_SECONDS)
+    return thread
+
+
+def _wait_a_moment(thread: threading.Thread) -> None:
+    is_away = any(earlier.is_alive() for earlier in _late)
+    thread.join(0.0 if is_away else _LAST_SECONDS)
+    if thread.is_alive():
+        _late.append(thread)
+
+
+def _show_bar(newest: "_Newest", title: str) -> None:
+    artifact = _create("progress", "epoch-progress", 0.0, title)
+    while (progress := newest.take()) is not None:
+        percent = 100.0 * progress.step / progress.num_steps
+        _update(artifact, percent, f"{title}: {_moment(progress)}")
+    if newest.finished:
+        _update(artifact, 100.0, title)
+
+
+def _log_each(newest: "_Newest", log_live: Callable[[Progress], None]) -> None:
+    while (progress := newest.take()) is not None:
+        log_live(progress)
 
 
 class _Newest:
@@ -140,8 +179,7 @@ def show_epoch_table(reports: list[EpochReport], score: Score) -> None:
         }
         for one in reports
     ]
-    with _only_shown():
-        _create("table", "epochs", json.dumps(rows), "Epochs until now")
+    _beside(_create, "table", "epochs", json.dumps(rows), "Epochs until now")
 
 
 def show_result(report: RunReport, table: str, picture: Figure) -> None:
@@ -150,9 +188,8 @@ def show_result(report: RunReport, table: str, picture: Figure) -> None:
     content = io.BytesIO()
     picture.savefig(content, format="png", dpi=_PICTURE_DPI)
     address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-    with _only_shown():
-        _create("markdown", "result", text, "What was trained")
-        _create("image", "course", address, "Score and boundary by seconds")
+    _beside(_create, "markdown", "result", text, "What was trained")
+    _beside(_create, "image", "course", address, "Score and boundary by seconds")
 
 
 def link_tracking(find: Callable[[str], str | None], mlflow_run_id: str, uri: str) -> None:
@@ -163,11 +200,14 @@ def link_tracking(find: Callable[[str], str | None], mlflow_run_id: str, uri: st
         mlflow_run_id: of the run.
         uri: of the tracking store.
     """
-    with _only_shown():
+
+    def link() -> None:
         text = f"Run `{mlflow_run_id}`. Pages for it: `mlflow ui --backend-store-uri {uri}`"
         if (address := find(mlflow_run_id)) is not None:
             text = f"[The run in MLflow]({address})"
         _create("markdown", "mlflow", text, "The run in MLflow")
+
+    _beside(link)
 
 
 def _create(kind: str, key: str, data: Any, description: str) -> uuid.UUID:

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from tokenizers import (
     processors,
 )
 
+from afcore.storage import lease as lease_module
 from afcore.storage.objects import Storage
 
 BUCKET = "autofreeze-test"
@@ -368,6 +370,24 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 @pytest.fixture
 def local_storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearts of leases beat so often that nobody watches one for long."""
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.04)
+
+
+@pytest.fixture
+def wrong_by(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds by which the clock is wrong, for this thread and not for the hearts of leases."""
+    here, true, wrong = threading.current_thread(), time.time, [0.0]
+
+    def now() -> float:
+        return true() + (wrong[0] if threading.current_thread() is here else 0.0)
+
+    monkeypatch.setattr(time, "time", now)
+    return wrong
 
 
 @pytest.fixture(scope="session")

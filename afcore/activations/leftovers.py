@@ -83,16 +83,23 @@ def find_leftovers(
             if place is not None:
                 there = found.setdefault(place.within, {})
                 there.setdefault(place.folder, Leftover(place)).add(stored)
-    for within, there in found.items():
-        untouched = [one for one in there.values() if one.is_untouched(now)]
-        if not untouched or is_held(storage, untouched[0].place.lease):
+    untouched = {
+        within: [one for one in there.values() if one.is_untouched(now)]
+        for within, there in found.items()
+    }
+    leases = {within: left[0].place.lease for within, left in untouched.items() if left}
+    # Unwatched first, all of them: so hearts that seem to be still are watched side by side.
+    still = [within for within, lease in leases.items() if not is_held(storage, lease)]
+    for within in still:
+        if is_held(storage, leases[within], watched=True):
             continue
+        there = found[within]
         # Once more, for who began and ended since.
         for key, stored in storage.walk(within):
             place = places.of(key)
             if place is not None and place.folder in there:
                 there[place.folder].newest = max(there[place.folder].newest, stored.modified)
-        if left := [one for one in untouched if one.is_untouched(now)]:
+        if left := [one for one in untouched[within] if one.is_untouched(now)]:
             yield left
 
 

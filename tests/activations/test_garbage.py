@@ -240,6 +240,21 @@ def test_what_killed_writers_left_goes_after_a_day(local_storage: Storage) -> No
     assert whole.verify() == []
 
 
+@pytest.mark.usefixtures("quick_hearts")
+@pytest.mark.parametrize("wrong_hours", [5, -5])
+def test_a_builder_whose_clock_is_another_is_watched(
+    wrong_hours: float, local_storage: Storage, wrong_by: list[float]
+) -> None:
+    begin(local_storage, "r1")
+    write_set(local_storage, "activations/whole", "r1")
+    write_set(local_storage, "activations/whole", commit=False)
+    make_old(local_storage)
+    with build_lease(local_storage, "activations/whole", "set"):
+        wrong_by[0] = wrong_hours * 3600
+        assert collect_garbage(local_storage.root, max_idle_seconds=30 * DAY) == []
+    assert len(collect(local_storage)) == 1
+
+
 def test_damaged_records_cost_no_run_its_files(local_storage: Storage) -> None:
     begin(local_storage, "r1")
     write_set(local_storage, "activations/k1", "r1")

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -58,13 +57,7 @@ def test_a_reused_process_id_is_not_the_holder(local_storage: Storage) -> None:
         pass
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hearts beat so often that nobody watches one for long."""
-    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.04)
-
-
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick_hearts")
 def test_a_silent_holder_elsewhere_is_waited_for_then_succeeded(local_storage: Storage) -> None:
     _write(local_storage, host="elsewhere")
     with pytest.raises(LeaseHeldError), Lease(local_storage, "lease", "run x"):
@@ -78,19 +71,7 @@ HOUR = 3600.0
 JUMPS = [HOUR, -HOUR, 72 * HOUR, -72 * HOUR]
 
 
-@pytest.fixture
-def wrong_by(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds by which the clock is wrong, for this thread and not for the hearts of leases."""
-    here, true, wrong = threading.current_thread(), time.time, [0.0]
-
-    def now() -> float:
-        return true() + (wrong[0] if threading.current_thread() is here else 0.0)
-
-    monkeypatch.setattr(time, "time", now)
-    return wrong
-
-
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick_hearts")
 @pytest.mark.parametrize("jump", JUMPS)
 def test_a_clock_that_jumps_takes_no_lease_from_who_works(
     jump: float, local_storage: Storage, wrong_by: list[float]
@@ -110,7 +91,7 @@ def test_a_clock_that_jumps_takes_no_lease_from_who_works(
     assert attempts(local_storage, "lease")[1].released
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick_hearts")
 @pytest.mark.parametrize("jump", JUMPS)
 def test_a_dead_holder_is_succeeded_whatever_time_it_was_there(
     jump: float, local_storage: Storage
@@ -243,7 +224,7 @@ def test_forgetting_earlier_attempts(local_storage: Storage) -> None:
         assert lease.number == 3
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick_hearts")
 def test_an_unlogged_lease_leaves_nothing(storage: Storage) -> None:
     _write(storage, host="elsewhere", beat=time.time() - lease_module.EXPIRY_SECONDS - 1)
     with Lease(storage, "lease", "set x", logged=False) as lease:

@@ -372,6 +372,12 @@ def local_storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "root"))
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    """What runs end with that nothing disturbed; each is filled in once, by who needs it first."""
+    return {}
+
+
 @pytest.fixture
 def quick_hearts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hearts of leases beat so often that nobody watches one for long."""

@@ -27,11 +27,6 @@ def config(tiny_config: dict[str, Any]) -> Config:
     return parse_config(tiny_config, source="test")
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> dict[str, Any]:
-    return {}
-
-
 def _train(config: str, kill_at: int) -> None:
     """Killed before a change of the store, counted from 1."""
     torch.set_num_threads(1)

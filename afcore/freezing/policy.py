@@ -179,6 +179,9 @@ class FreezePolicy(BaseModel, ABC):
     decides: ClassVar[bool] = True
     """Whether ``decide`` is called; without it the first state stays."""
 
+    rises: ClassVar[bool] = True
+    """Whether the boundary may rise, after the start; if not, what is frozen is so from then on."""
+
     solves_head: ClassVar[bool] = False
     """Whether the head's last layer is solved before the first step (afcore/training/head.py)."""
 

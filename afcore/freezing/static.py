@@ -20,6 +20,7 @@ class Static(FreezePolicy):
 
     keeps_statistics: ClassVar[bool] = False
     decides: ClassVar[bool] = False
+    rises: ClassVar[bool] = False
 
     policy: Literal["static"] = "static"
     depth: int | None = Field(

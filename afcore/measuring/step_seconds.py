@@ -22,6 +22,7 @@ from afcore.activations.materialize import PrefixRunner
 from afcore.data.order import inference_batches
 from afcore.freezing.policy import FreezeState
 from afcore.measuring.least_squares import fit_terms
+from afcore.model.quantization import quantized_blocks
 from afcore.model.split_model import SplitModel, block_part
 from afcore.planning.profile import ComputeProfile
 from afcore.trainee import Trainee
@@ -138,11 +139,14 @@ class _Trial:
         self._split, self._trainee = trainee.split, trainee
         self._examples, self._compute = trainee.examples, trainee.compute
         self._settings = replace(settings, compile_backend=None)
-        self._boundaries = sorted({0, 1, self._split.num_blocks // 2, self._split.num_blocks - 1})
+        num_blocks, lowest = self._split.num_blocks, quantized_blocks(self._split)
+        depths = (0, 1, num_blocks // 2, num_blocks - 1)
+        # Blocks that are quantized cannot be trained.
+        self._boundaries = sorted({max(depth, lowest) for depth in depths})
         self._begin()
 
     def _begin(self) -> None:
-        self._split.set_training(0)
+        self._split.set_training(self._boundaries[0])
         self._split.model.zero_grad(set_to_none=True)
         # What has no gradient is skipped, so one optimizer serves every boundary.
         self._optimizer = SuffixOptimizer(self._split, learning_rate=0.0, weight_decay=0.0)

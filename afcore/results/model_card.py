@@ -120,6 +120,7 @@ def _facts(report: RunReport, data_digest: str, config: Config, adapters: str | 
         "settings": f"batches of {training.batch_size}, learning rate {training.learning_rate:g}, "
         f"at most {training.epochs:g} epochs, {config.data.max_length} tokens",
         **_adapted(config, adapters),
+        **_quantized(config),
         "seconds": f"{report.totals.train_seconds:.1f} to train, "
         f"{report.totals.wall_seconds:.1f} in all",
     }
@@ -140,6 +141,16 @@ def _adapted(config: Config, folder: str | None) -> dict[str, str]:
     return {
         "adapter": f"LoRA of rank {adapter.rank}, alpha {adapter.alpha}, dropout "
         f"{adapter.dropout:g}, on {where} that trained; merged into these weights{alone}"
+    }
+
+
+def _quantized(config: Config) -> dict[str, str]:
+    """Of what the frozen blocks were computed with."""
+    if config.quantization is None:
+        return {}
+    return {
+        "quantization": f"frozen blocks were computed with weights in {config.quantization} while "
+        "the others trained; the weights here, with which it was tested, are whole"
     }
 
 

@@ -365,7 +365,10 @@ class RunCache:
         # Without adapters below, the set is one of runs without any.
         adapters = {adapter_part(index) for index in range(lineage[-1])}
         unused = set() if adapters & set(frozen) else {"peft"}
+        quantization = self._run.config.quantization
+        quantized = {} if quantization is None else {"quantization": quantization}
         return {
+            **quantized,
             "schema": 3,
             "numerics": numerics_of("model", "activations"),
             "weights": {part: weights[part] for part in frozen},

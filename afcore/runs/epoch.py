@@ -39,7 +39,6 @@ from afcore.model.split_model import SplitModel
 from afcore.results.report import EpochReport
 from afcore.runs.batches import batches_of, run_schedule
 from afcore.runs.cache import RunCache
-from afcore.runs.checkpoint import load_weights
 from afcore.runs.checkpoints_within import CheckpointsWithin, collect_checkpoints
 from afcore.runs.decide import lacks_profile
 from afcore.runs.device_room import training_bytes
@@ -55,7 +54,7 @@ from afcore.runs.records import (
     record_of,
 )
 from afcore.runs.run import Run
-from afcore.runs.state import OpenState, commit_partial, initial_policy, open_state
+from afcore.runs.state import OpenState, commit_partial, initial_policy, load_split, open_state
 from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
@@ -177,9 +176,10 @@ class _Epoch:
             checkpoint = self._train(plan, start, state, cache)
         else:
             _log.info("epoch %d: training was committed before; going on after it", epoch)
-            split = run.architecture(checkpoint.parts)
             if checkpoint.next is not None and checkpoint.next.build:
-                load_weights(run.storage, run.parts_folder, split, checkpoint.parts)
+                split = load_split(run, checkpoint.parts, checkpoint.freeze.boundary)
+            else:
+                split = run.architecture(checkpoint.parts)
             cache = self._cache(split)
         assert plan is not None
         assert start is not None
@@ -312,6 +312,7 @@ class _Epoch:
                 "architecture": record.architecture,
                 "pooled": training.pooled_last_block,
                 "adapter": None if config.adapter is None else config.adapter.model_dump(),
+                "quantization": config.quantization,
                 "data": record.data,
                 "task": record.task.model_dump(),
                 "precision": record.precision,

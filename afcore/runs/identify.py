@@ -30,6 +30,7 @@ from afcore.model.compile import check_compiler
 from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.pretrained import forward_settings
 from afcore.model.processors import load_processor
+from afcore.model.quantization import check_quantization
 from afcore.model.split_model import Batch, SplitModel
 from afcore.numerics import NUMERICS, numerics_of
 from afcore.prices import resolve_prices
@@ -88,6 +89,8 @@ def identify_run(
     """
     prices = resolve_prices(config.prices)  # a price that is missing is said now
     compute = choose_compute(config.training.precision)
+    if config.quantization is not None:
+        check_quantization(config.quantization, compute.device)
     if config.training.compile:
         check_compiler(compute.device)
     if common is None:
@@ -227,6 +230,8 @@ def decisive_settings(config: Config) -> dict[str, Any]:
         include=sections | {"workers"}, exclude={"cache": _BUDGETS, "workers": _WHERE}
     )
     _leave_out_decay(config, decisive)
+    if config.quantization is not None:  # without it, runs keep the names that they had before
+        decisive["quantization"] = config.quantization
     return {**decisive, "batching": config.data.batching, "dtype": config.cache.dtype}
 
 
@@ -290,6 +295,8 @@ def _versions(config: Config) -> dict[str, str]:
     wanted = [*_VERSIONED, *(_PEER_VERSIONED if config.mode in PEER_MODES else ())]
     if config.adapter is not None and config.mode not in PEER_MODES:
         wanted.append("peft")
+    if config.quantization is not None:
+        wanted.append("bitsandbytes")
     versions = {}
     for name in wanted:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # PEFT is optional

@@ -42,6 +42,7 @@ from afcore.freezing.policy import FreezeState
 from afcore.model.adapters import LoraSettings, add_adapters
 from afcore.model.pretrained import build_model, load_model
 from afcore.model.processors import load_processor
+from afcore.model.quantization import place_model
 from afcore.model.split_model import SplitModel, adapter_part
 from afcore.model.stacks import ModelStructure
 from afcore.runs.checkpoint import weight_digests
@@ -208,15 +209,22 @@ class Run:
                     f"the weights of {self.config.model.name!r} have changed since run "
                     f"{record.run_id} began"
                 )
-        split.model.to(self.compute.device)
-        return self.adapted(split, self.first_freeze.boundary)
+        boundary = self.first_freeze.boundary
+        return self.adapted(self.placed(split, boundary), boundary)
 
     def architecture(self, parts: Collection[str] = ()) -> SplitModel:
-        """The model without its weights; with adapters as ``parts`` of a checkpoint have them."""
+        """The model without its weights, on the CPU.
+
+        With adapters as ``parts`` of a checkpoint have them.
+        """
         model = build_model(self.record.architecture, self.record.task.auto_class)
-        split = self._split(model.to(self.compute.device))
+        split = self._split(model)
         blocks = [i for i in range(split.num_blocks) if adapter_part(i) in parts]
         return self._with_adapters(split, blocks) if blocks else split
+
+    def placed(self, split: SplitModel, boundary: int) -> SplitModel:
+        """The model on its device; blocks below the boundary quantized, where the run wants it."""
+        return place_model(split, self.compute.device, boundary, self.config.quantization)
 
     @property
     def first_freeze(self) -> FreezeState:

@@ -30,6 +30,7 @@ __all__ = [
     "commit_partial",
     "initial_policy",
     "load_checkpoint",
+    "load_split",
     "open_state",
 ]
 
@@ -131,8 +132,8 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     # Without it the epoch begins anew.
     partial = record_of(run, epoch, PartialRecord, replaceable=True)
     if partial is not None:
-        split = _load_split(run, partial.parts)
         freeze, step, parts = partial.freeze, partial.step, partial.parts
+        split = load_split(run, parts, freeze.boundary)
     elif epoch == 1:
         split = run.pretrained()
         parts = _stored_parts(run, split, freeze.boundary)
@@ -141,7 +142,8 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
         assert checkpoint is not None
         freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
         handed = None if run.common is None else run.common.take_over(parts)
-        split, moments = handed or (_load_split(run, parts), None)
+        split, moments = handed or (load_split(run, parts, freeze.boundary), None)
+        split = run.placed(split, freeze.boundary)  # what has thawed since is whole again
     split = run.adapted(split, freeze.boundary)  # what has thawed has no adapters yet
     split.set_training(freeze.boundary)
     if moments is None:
@@ -172,13 +174,18 @@ def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]
     """
     checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
-    return _load_split(run, checkpoint.parts), checkpoint
+    return load_split(run, checkpoint.parts), checkpoint
 
 
-def _load_split(run: Run, parts: Mapping[str, ContentDigest]) -> SplitModel:
+def load_split(run: Run, parts: Mapping[str, ContentDigest], boundary: int = 0) -> SplitModel:
+    """The model with a checkpoint's weights; blocks below the boundary as the run trains on them.
+
+    Raises:
+        IntegrityError: when a part is missing or damaged.
+    """
     split = run.architecture(parts)
     load_weights(run.storage, run.parts_folder, split, parts)
-    return split
+    return run.placed(split, boundary)
 
 
 def _stored_parts(run: Run, split: SplitModel, boundary: int) -> dict[str, ContentDigest]:

@@ -106,6 +106,16 @@ def test_the_recorded_intervals_make_policies_freeze(name: str) -> None:
     assert max(decided_trace(noisy_report(0), policy)[-1]) > 0
 
 
+def test_of_some_the_boundary_never_rises() -> None:
+    kinds = [kind for kind in KINDS if not kind.rises]
+    assert sorted(map(_name, kinds)) == ["frozen_start", "none", "static"]
+    for kind in kinds:
+        for seed in range(3):
+            trace = decided_trace(noisy_report(seed), kind())  # type: ignore[call-arg]
+            decided = [boundary for epoch in trace for boundary in epoch]
+            assert decided == sorted(decided, reverse=True), _name(kind)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_policy_goes_on_from_json_as_from_memory(kind: type[FreezePolicy]) -> None:
     policy = kind()  # type: ignore[call-arg]

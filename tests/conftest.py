@@ -428,6 +428,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.1)
             with environment({"PREFECT_API_URL": url}), _prefect_settings(variables, url):
                 yield url
+                _send_the_last_lines()
         finally:
             server.terminate()
             try:
@@ -435,6 +436,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+def _send_the_last_lines() -> None:
+    """While there is a server: without one this process would wait for it at its end."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=20)
 
 
 @contextlib.contextmanager

@@ -123,11 +123,11 @@ class Config(Section):
                 f"cached, and this is mode {self.mode} with {self.workers.max} workers at most. "
                 "Set mode and workers.max, or leave it out"
             )
-        if self.freezing.rises:
+        if not self.freezing.starts_frozen:
             raise ValueError(
                 "model.quantization: only blocks that are frozen from the start can be quantized, "
-                f"and freezing.policy {self.freezing.policy} freezes while it trains. Use "
-                "frozen_start or static, or leave it out"
+                f"and with freezing.policy {self.freezing.policy} none are. Use frozen_start or "
+                "static, or leave it out"
             )
         return self
 

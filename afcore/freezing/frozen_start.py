@@ -1,31 +1,36 @@
-"""A prefix frozen and cached from the first step, under a head that is solved before it.
+"""A prefix frozen and cached from the first step, which grows, under a head solved before it.
 
 **Hypothesis.** What a pre-trained model's lower blocks put out serves most tasks as it is, and what
-makes fine-tuning slow at first is a head drawn at random, not the blocks. So
+makes fine-tuning slow at first is a head drawn at random, not the blocks. Of what does train, the
+lower blocks are done first: once the task is known, their changes are worth less than their time.
+So
 
 1. the blocks below the boundary are frozen from the first step: what they put out for each example
    is computed once, cached, and shared by every run on the same text;
 2. the head's last layer is solved outright on what the pre-trained blocks put out
    (:mod:`afcore.training.head`), before the first step;
-3. the rest is trained for a cycle of two epochs (three at tolerance 0), the learning rate falling
-   to zero, and for another as long as the validation loss says that it pays: ``training.epochs``
-   is the most.
+3. the rest is trained for a cycle of four epochs, the learning rate falling to zero; after each
+   epoch of it another sixth of the blocks freezes (of six, one), so that at its end the last block
+   trains alone, which costs next to nothing;
+4. another cycle, from where the first one began, follows as long as the validation loss says that
+   it pays: ``training.epochs`` is the most.
 
 What a user cannot know is how much accuracy there is to lose. One knob says what it is worth:
 ``tolerance``, in points of the main score. It sets the depth of the frozen start, a third of the
-blocks at 0, half of them at 0.5 and two thirds from 2 on, and how much the loss must still fall for
-another cycle.
+blocks at 0, half of them at 0.5 and two thirds from 2 on, whether more freeze (at 0 none do), and
+how much the loss must still fall for another cycle.
 
-**The boundary falls** to 0 at the end of an epoch in which the model has not begun to learn, its
-validation loss not clearly below that of always answering with the classes' shares: a prefix that
-says nothing about the task is not kept frozen. At tolerance 0 it falls by half when training has
-settled and a whole cycle is left, and again until that lowers the loss no more.
+**The boundary stays** as long as the task is not known: where the validation loss is not clearly
+below that of always answering with the classes' shares, or still falls fast. **It falls** to 0 at
+the end of an epoch in which the model has not begun to learn: a prefix that says nothing about the
+task is not kept frozen. At tolerance 0 a cycle begins at half the depth of the one before once
+training has settled, until that lowers the loss no more.
 
 What it was measured to do, how its constants were chosen, and where it fails: docs/freezing.md.
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -37,26 +42,34 @@ from afcore.freezing.policy import (
     IntervalStatistics,
     check_depth,
 )
-from afcore.freezing.settling import CYCLE_EPOCHS, has_settled
+from afcore.freezing.settling import has_settled
 
 __all__ = ["FrozenStart"]
 
 _DEPTHS = ((0.0, 0.5, 2.0), (1 / 3, 1 / 2, 2 / 3))
 """Tolerances, and the shares of the blocks that are frozen from the start; linear between."""
+_CYCLE_EPOCHS = 4
+_RISES = ((0.0, 0.5), (0.0, 2 / 3))
+"""Tolerances, and the shares of the blocks by which the boundary would rise over a whole cycle."""
 _LEARNED = 0.95
 """A validation loss below this share of chance's: the model has begun to learn."""
+_KNOWN = 0.7
+"""... below this one: it knows the task well enough for its boundary to rise ..."""
+_LEARNS_FAST = 0.25
+"""... unless the epoch lowered the loss by more than this share: the blocks are at work."""
 _LEAST_GAIN = 0.10
 """Share by which the last epoch of a cycle must lower the validation loss for another cycle."""
 
 
 class FrozenStart(FreezePolicy):
-    """Blocks frozen and cached from the first step, as many as ``tolerance`` allows.
+    """Blocks frozen and cached from the first step, as many as ``tolerance`` allows, and then more.
 
-    Memory: ``best``, the lowest validation loss at the end of a cycle so far.
+    Memory: ``start``, the boundary at which cycles begin; ``best``, the lowest validation loss at
+    the end of a cycle so far, if there was one.
     """
 
     keeps_statistics: ClassVar[bool] = False
-    rises: ClassVar[bool] = False
+    starts_frozen: ClassVar[bool] = True
     solves_head: ClassVar[bool] = True
     stops: ClassVar[bool] = True
 
@@ -65,8 +78,8 @@ class FrozenStart(FreezePolicy):
         0.5,
         ge=0,
         description="points of accuracy that may be given up for time, a wish and not a promise: "
-        "sets how deep the frozen start is; at 0 the boundary comes down until that improves "
-        "nothing",
+        "sets how deep the frozen start is, and whether more freezes while it trains; at 0 nothing "
+        "does, and the boundary comes down until that improves nothing",
     )
     depth: int | None = Field(
         None,
@@ -77,8 +90,8 @@ class FrozenStart(FreezePolicy):
 
     @property
     def cycle_epochs(self) -> int:
-        """One more where no accuracy is to be given up."""
-        return CYCLE_EPOCHS + (self.tolerance == 0)
+        """So many that the last block trains alone at their end."""
+        return _CYCLE_EPOCHS
 
     def begin(self, num_blocks: int, num_pretrained: int | None = None) -> FreezeState:
         """The frozen start, which bears, and wants, a higher rate."""
@@ -89,38 +102,68 @@ class FrozenStart(FreezePolicy):
             depth = min(math.floor(num_blocks * share + 1e-9), num_blocks - 1)
             # What was drawn at random says nothing yet, whatever the depth.
             depth = depth if num_pretrained is None else min(depth, num_pretrained)
-        return FreezeState(depth, rate=_rate(depth))
+        return FreezeState(depth, _rate(depth), memory={"start": depth})
 
     def decide(
         self, state: FreezeState, statistics: IntervalStatistics
     ) -> tuple[FreezeState, FreezeDecision | None]:
-        """At the end of an epoch: thaw, go on, or say that training has settled."""
+        """At the end of an epoch: freeze more, thaw, go on, or say that training has settled."""
         num_blocks = len(statistics.gradient_norms)
-        losses = statistics.validation_losses
+        loss, chance = statistics.validation_losses[-1], statistics.chance_loss
         after, settled, memory = state.boundary, False, state.memory
-        if losses[-1] > _LEARNED * statistics.chance_loss > 0:
-            after = 0
+        if loss > _LEARNED * chance > 0:
+            after, memory = 0, {**memory, "start": 0}
         elif statistics.ends_cycle:
-            least_gain = 0.0 if self.tolerance == 0 else _LEAST_GAIN
-            settled = has_settled(losses, least_gain, statistics.validation_errors)
-            best = memory.get("best", math.inf)
-            left = statistics.num_epochs - statistics.epoch
-            thaws = self.tolerance == 0 and left >= self.cycle_epochs and losses[-1] < best
-            if settled and thaws and state.boundary:
-                after, settled = state.boundary // 2, False
-            memory = {**memory, "best": min(best, losses[-1])}
+            settled, memory = self._end_cycle(state, statistics)
+            if not settled and statistics.epoch < statistics.num_epochs:
+                after = memory["start"]
+        elif state.boundary and loss <= _KNOWN * chance and not _learns_fast(statistics):
+            after = max(after, self._risen(memory["start"], statistics.cycle_share, num_blocks))
         changed = FreezeState(after, _rate(after), settled, memory)
         nothing = (math.nan,) * num_blocks
         return changed, FreezeDecision(nothing, math.nan, state.boundary, after)
 
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
-        """Whether the model begins to learn at once is not known."""
-        start = [self.begin(num_blocks).boundary] * self.intervals_per_epoch
-        thawed = [0] * self.intervals_per_epoch
-        traces = {"all epochs": [start] * num_epochs}
-        if num_epochs > 1 and start[0]:
-            traces["thaws after epoch 1"] = [start, *[thawed] * (num_epochs - 1)]
-        return traces
+    def _end_cycle(
+        self, state: FreezeState, statistics: IntervalStatistics
+    ) -> tuple[bool, dict[str, Any]]:
+        """Whether training has settled, and the memory, with where the next cycle begins."""
+        losses, memory = statistics.validation_losses, state.memory
+        least_gain = 0.0 if self.tolerance == 0 else _LEAST_GAIN
+        settled = has_settled(losses, least_gain, statistics.validation_errors)
+        best, start = memory.get("best", math.inf), memory["start"]
+        left = statistics.num_epochs - statistics.epoch
+        thaws = self.tolerance == 0 and left >= self.cycle_epochs and losses[-1] < best
+        if settled and thaws and start:
+            start, settled = start // 2, False
+        return settled, {"start": start, "best": min(best, losses[-1])}
+
+    def _risen(self, start: int, share: float, num_blocks: int) -> int:
+        """The boundary after a share of a cycle that began at ``start``; 0 stays."""
+        if start == 0:
+            return 0
+        rise = share * float(np.interp(self.tolerance, *_RISES)) * num_blocks
+        return min(start + math.floor(rise + 1e-9), num_blocks - 1)
+
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
+    ) -> dict[str, list[list[int]]]:
+        """Whether the model begins to learn at once, and how fast, is not known."""
+        start = self.begin(num_blocks).boundary
+        cycle = min(cycle_epochs or num_epochs, num_epochs)
+        shares = [epoch % cycle / cycle for epoch in range(num_epochs)]
+        traces = {"rises": [self._risen(start, share, num_blocks) for share in shares]}
+        if num_epochs > 1 and start:
+            traces["thaws after epoch 1"] = [start] + [0] * (num_epochs - 1)
+        return {
+            case: [[boundary] * self.intervals_per_epoch for boundary in boundaries]
+            for case, boundaries in traces.items()
+        }
+
+
+def _learns_fast(statistics: IntervalStatistics) -> bool:
+    """Whether the epoch lowered the lowest validation loss by much."""
+    *before, loss = statistics.validation_losses
+    return bool(before) and loss < (1 - _LEARNS_FAST) * min(before)
 
 
 def _rate(depth: int) -> float:

@@ -57,7 +57,9 @@ class GradientNorm(FreezePolicy):
         decision = FreezeDecision(tuple(eta), threshold, start, after)
         return FreezeState(after, memory=memory), decision
 
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
+    ) -> dict[str, list[list[int]]]:
         """The second interval is the first that is compared with one before."""
         intervals = self.intervals_per_epoch
         count = num_epochs * intervals

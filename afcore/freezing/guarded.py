@@ -93,7 +93,9 @@ class Guarded(FreezePolicy):
         kept = {"quiet": quiet, "losses": losses, "settled": settled}
         return FreezeState(after, memory=kept), decision
 
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
+    ) -> dict[str, list[list[int]]]:
         """It freezes when an epoch ends that is not one of the last two.
 
         And when the first ends only if that is long enough.

@@ -1,6 +1,6 @@
 """Nothing freezes, and the statistics are recorded all the same: others are replayed on them."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 
@@ -10,8 +10,6 @@ __all__ = ["NoFreezing"]
 class NoFreezing(FreezePolicy):
     """Nothing; statistics are recorded all the same, so that others can be replayed on them."""
 
-    rises: ClassVar[bool] = False
-
     policy: Literal["none"] = "none"
 
     def decide(
@@ -20,6 +18,8 @@ class NoFreezing(FreezePolicy):
         """Nothing, ever."""
         return state, None
 
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
+    ) -> dict[str, list[list[int]]]:
         """It leaves no choice."""
         return {"nothing freezes": [[0] * self.intervals_per_epoch] * num_epochs}

@@ -69,10 +69,11 @@ class IntervalStatistics(BaseModel):
         "`Trainer` whose loss is made outside of the model"
     )
     train_loss_error: float = Field(description="standard error of that mean")
-    ends_cycle: bool = Field(
-        False,
-        description="the learning rate had fallen to the end of its schedule; where training may "
-        "stop early it does so again and again",
+    cycle_share: float = Field(
+        0.0,
+        description="share of the cycle of the learning rate that is done after its epoch: at 1 "
+        "the rate has fallen to the end of its schedule, which it does again and again where "
+        "training may stop early; without cycles, share of all epochs",
     )
     chance_loss: float = Field(
         0.0,
@@ -96,6 +97,11 @@ class IntervalStatistics(BaseModel):
     second_half_norms: tuple[float, ...] = Field(description="the same over its second half")
     squared_sums: tuple[float, ...] = Field(description="squared L2 norm of the summed gradients")
     sums_of_squares: tuple[float, ...] = Field(description="sum of the steps' squared L2 norms")
+
+    @property
+    def ends_cycle(self) -> bool:
+        """Whether the learning rate had fallen to the end of its schedule."""
+        return self.cycle_share == 1.0
 
 
 PER_BLOCK = (
@@ -179,8 +185,8 @@ class FreezePolicy(BaseModel, ABC):
     decides: ClassVar[bool] = True
     """Whether ``decide`` is called; without it the first state stays."""
 
-    rises: ClassVar[bool] = True
-    """Whether the boundary may rise, after the start; if not, what is frozen is so from then on."""
+    starts_frozen: ClassVar[bool] = False
+    """Whether blocks are frozen before the first step."""
 
     solves_head: ClassVar[bool] = False
     """Whether the head's last layer is solved before the first step (afcore/training/head.py)."""
@@ -232,7 +238,7 @@ class FreezePolicy(BaseModel, ABC):
         """
 
     def possible_traces(
-        self, num_blocks: int, num_epochs: int
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
     ) -> dict[str, list[list[int]]] | None:
         """The ends of what may be decided, for a plan: boundaries by epoch and interval.
 
@@ -242,6 +248,11 @@ class FreezePolicy(BaseModel, ABC):
         during the interval: what the first decision changes shows in the second. That training may
         stop before is added by who asks. None: nothing is known, so a plan forecasts nothing that
         depends on it.
+
+        Args:
+            num_blocks: L.
+            num_epochs: that are begun.
+            cycle_epochs: after which training may stop; None: all are one cycle.
         """
         return None
 

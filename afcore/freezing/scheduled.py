@@ -31,7 +31,9 @@ class ScheduledPolicy(FreezePolicy):
         decision = FreezeDecision((math.nan,) * num_blocks, math.nan, state.boundary, after)
         return FreezeState(after), decision
 
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
+    ) -> dict[str, list[list[int]]]:
         """It leaves no choice."""
         count = num_epochs * self.intervals_per_epoch
         boundaries = [self.due(done, count, num_blocks) for done in range(count)]

@@ -20,7 +20,7 @@ class Static(FreezePolicy):
 
     keeps_statistics: ClassVar[bool] = False
     decides: ClassVar[bool] = False
-    rises: ClassVar[bool] = False
+    starts_frozen: ClassVar[bool] = True
 
     policy: Literal["static"] = "static"
     depth: int | None = Field(
@@ -38,7 +38,9 @@ class Static(FreezePolicy):
         """Nothing, ever."""
         return state, None
 
-    def possible_traces(self, num_blocks: int, num_epochs: int) -> dict[str, list[list[int]]]:
+    def possible_traces(
+        self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
+    ) -> dict[str, list[list[int]]]:
         """It leaves no choice."""
         boundary = self.begin(num_blocks).boundary
         return {"as configured": [[boundary] * self.intervals_per_epoch] * num_epochs}

@@ -60,8 +60,8 @@ def possible_traces(config: Config, num_blocks: int) -> dict[str, list[list[int]
     policy, num_epochs = config.freezing, config.training.num_epochs
     if not config.freezes:
         policy = NoFreezing(intervals_per_epoch=policy.intervals_per_epoch)
-    traces = policy.possible_traces(num_blocks, num_epochs)
     cycle = config.cycle_epochs or num_epochs
+    traces = policy.possible_traces(num_blocks, num_epochs, cycle)
     if traces is None or cycle >= num_epochs:
         return traces
     first = next(iter(traces.values()))

@@ -223,8 +223,12 @@ class Run:
         return self._with_adapters(split, blocks) if blocks else split
 
     def placed(self, split: SplitModel, boundary: int) -> SplitModel:
-        """The model on its device; blocks below the boundary quantized, where the run wants it."""
-        return place_model(split, self.compute.device, boundary, self.config.quantization)
+        """The model on its device; blocks that were frozen from the start quantized, if wanted.
+
+        Those that were trained, and froze later, keep their own weights.
+        """
+        lowest = min(boundary, self.first_freeze.boundary)
+        return place_model(split, self.compute.device, lowest, self.config.quantization)
 
     @property
     def first_freeze(self) -> FreezeState:

@@ -219,7 +219,7 @@ class _Course:
             update={
                 "total_steps": self._schedule.total_steps,
                 "num_epochs": self._schedule.num_epochs,
-                "ends_cycle": self._schedule.ends_cycle(interval.statistics.epoch),
+                "cycle_share": self._schedule.cycle_share(interval.statistics.epoch),
             }
         )
         decided, decision = policy.decide(freeze, statistics)

@@ -291,7 +291,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
             total_steps=state.max_steps,
             epoch=self._epoch,
             num_epochs=self._schedule.num_epochs,
-            ends_cycle=self._schedule.ends_cycle(self._epoch),
+            cycle_share=self._schedule.cycle_share(self._epoch),
             validation_losses=tuple(losses),
         )
         told: IntervalStatistics = self._group.tell(own)

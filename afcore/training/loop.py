@@ -294,7 +294,7 @@ class _Decisions:
             learning_rate=float(np.mean([step.learning_rate for step in steps])),
             epoch=course.epoch,
             num_epochs=schedule.num_epochs,
-            ends_cycle=schedule.ends_cycle(course.epoch),
+            cycle_share=schedule.cycle_share(course.epoch),
             **loss_statistics([step.loss for step in steps]),
             validation_losses=tuple(scores["loss"] for scores in validations),
             chance_loss=self._chance,

@@ -56,11 +56,15 @@ class Schedule:
         """Of epoch ``epoch``, counted from 1."""
         return min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
 
+    def cycle_share(self, epoch: int) -> float:
+        """How much of its cycle is done after epoch ``epoch``, from 1; without cycles, of all."""
+        length = self.cycle_epochs or self.num_epochs
+        first = (epoch - 1) // length * length
+        return (epoch - first) / min(length, self.num_epochs - first)
+
     def ends_cycle(self, epoch: int) -> bool:
         """Whether the rate has fallen to the schedule's end after epoch ``epoch``, from 1."""
-        return epoch == self.num_epochs or (
-            self.cycle_epochs is not None and epoch % self.cycle_epochs == 0
-        )
+        return self.cycle_share(epoch) == 1.0
 
     def factor(self, step: int) -> float:
         """On the peak learning rate, for a step counted from 0."""

@@ -17,8 +17,9 @@ NOTHING_IS_LEARNED = {"training.learning_rate": 1e-12, "training.epochs": 6}
 
 @pytest.fixture
 def config(tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Config:
-    """Deep and random as the tiny model is, it counts as one that has begun to learn."""
+    """Deep and random as the tiny model is, it counts as one that knows the task."""
     monkeypatch.setattr(frozen_start, "_LEARNED", 100.0)
+    monkeypatch.setattr(frozen_start, "_KNOWN", 100.0)
     tree = tiny_config | {"freezing": {"policy": "frozen_start", "depth": 3}}
     return parse_config(tree, source="test")
 
@@ -41,31 +42,49 @@ def parts_after(config: Config, report: RunReport, epoch: int) -> dict[str, str]
 
 def test_it_reads_from_the_first_epoch_and_stops_when_it_has_settled(config: Config) -> None:
     report = finetune(config.replace(**NOTHING_IS_LEARNED))
-    assert [epoch.read_from for epoch in report.epochs] == ["activations@3"] * 2
-    assert [epoch.candidate for epoch in report.epochs] == [False, True]
-    assert report.totals.best_epoch == 2
+    assert [epoch.read_from for epoch in report.epochs] == ["activations@3"] * 4
+    assert [epoch.candidate for epoch in report.epochs] == [False, False, False, True]
+    assert report.totals.best_epoch == 4
     assert report.totals.decide_seconds == 0.0  # cache.mode: on measures nothing
     assert report.happened.startswith("blocks 0-2 of 4 were frozen from the start")
-    assert "stopped after epoch 2 of 6" in report.happened
+    assert "stopped after epoch 4 of 6" in report.happened
     # The head was solved: better than the classes' shares although no step changed a thing.
     assert report.epochs[0].train_loss < report.intervals[0].chance_loss
     assert report.totals.test_rows is not None
 
 
 def test_without_tolerance_the_boundary_comes_down_and_lower_sets_are_read(config: Config) -> None:
-    report = finetune(config.replace(**NOTHING_IS_LEARNED, **{"freezing.tolerance": 0.0}))
+    changes = {**NOTHING_IS_LEARNED, "training.epochs": 8, "freezing.tolerance": 0.0}
+    report = finetune(config.replace(**changes))
     assert [epoch.read_from for epoch in report.epochs] == [
-        *["activations@3"] * 3,
-        *["activations@1"] * 3,
+        *["activations@3"] * 4,
+        *["activations@1"] * 4,
     ]
-    assert [epoch.boundary_end for epoch in report.epochs] == [3, 3, 1, 1, 1, 1]
+    assert [epoch.boundary_end for epoch in report.epochs] == [3, 3, 3, 1, 1, 1, 1, 1]
+
+
+def test_blocks_freeze_while_it_trains_and_thaw_for_another_cycle(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_start, "has_settled", lambda *_: False)
+    changes = {**NOTHING_IS_LEARNED, "freezing.depth": 1, "training.epochs": 5}
+    report = finetune(config.replace(**changes))
+    assert [epoch.boundary_start for epoch in report.epochs] == [1, 1, 2, 3, 1]
+    assert [epoch.read_from for epoch in report.epochs] == [
+        f"activations@{boundary}" for boundary in (1, 1, 2, 3, 1)
+    ]
+    # What is frozen stays as it is; what thaws is trained again, from where it was.
+    before, after = parts_after(config, report, 3), parts_after(config, report, 4)
+    assert before["block.002"] == after["block.002"]
+    built = {epoch.epoch: epoch.activation_bytes_written for epoch in report.epochs}
+    assert built[5] == 0, "the set of the first cycle is read"
 
 
 def test_what_thaws_is_trained(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen_start, "has_settled", lambda *_: True)
-    report = finetune(config.replace(**{"freezing.tolerance": 0.0, "training.epochs": 6}))
-    assert [epoch.boundary_start for epoch in report.epochs] == [3, 3, 3, 1, 1, 1]
-    before, after = parts_after(config, report, 3), parts_after(config, report, 6)
+    report = finetune(config.replace(**{"freezing.tolerance": 0.0, "training.epochs": 8}))
+    assert [epoch.boundary_start for epoch in report.epochs] == [3] * 4 + [1] * 4
+    before, after = parts_after(config, report, 4), parts_after(config, report, 8)
     changed = {part for part in before if after[part] != before[part]}
     assert {"block.001", "block.002", "block.003", "head"} <= changed
     assert not {"embeddings", "block.000"} & changed

@@ -28,7 +28,6 @@ def interval(
         learning_rate=1.0,
         epoch=epoch,
         num_epochs=4,
-        ends_cycle=False,
         train_loss=loss,
         train_loss_error=0.1,
         validation_losses=validation_losses,

@@ -135,12 +135,12 @@ def test_a_worker_launches_none_though_the_profile_is_gone(
         ),
         ({}, {"nothing freezes": 4, "all freezes at once": 4}),
         (
-            {"freezing.policy": "frozen_start"},
-            {"stops after 2 epochs": 2, "all epochs": 4, "thaws after epoch 1": 4},
+            {"freezing.policy": "frozen_start", "training.epochs": 6},
+            {"stops after 4 epochs": 4, "rises": 6, "thaws after epoch 1": 6},
         ),
         (
             {"freezing.policy": "frozen_start", "training.stop": "never"},
-            {"all epochs": 4, "thaws after epoch 1": 4},
+            {"rises": 4, "thaws after epoch 1": 4},
         ),
     ],
 )

@@ -105,7 +105,7 @@ def test_the_published_model_is_whole_and_the_one_that_was_tested(
     [
         ({"mode": "performance"}, "is for one worker, in mode freeze or cached, and this is mode"),
         ({"workers.max": 2}, "mode cached with 2 workers at most"),
-        ({"freezing.policy": "gradient_norm"}, "freezing.policy gradient_norm freezes while it tr"),
+        ({"freezing.policy": "gradient_norm"}, "with freezing.policy gradient_norm none are"),
         ({"model.quantization": "2bit"}, "model.quantization: got '2bit'"),
     ],
 )

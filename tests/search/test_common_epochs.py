@@ -25,8 +25,8 @@ CASES = {
     ),
     "cycles": (
         {"freezing.policy": "frozen_start", "freezing.tolerance": 0},
-        [3, 4],
-        [["trained"] * 3, ["copied"] * 3 + ["trained"]],
+        [4, 5],
+        [["trained"] * 4, ["copied"] * 4 + ["trained"]],
     ),
     "statistics": (
         {"training.schedule": "constant", "freezing.policy": "gradient_norm"},

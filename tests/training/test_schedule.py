@@ -31,6 +31,7 @@ def test_each_cycle_has_the_whole_schedule_and_the_last_may_be_short() -> None:
     assert [schedule.ends_cycle(epoch) for epoch in (1, 2, 3)] == [True, True, True]
     pairs = Schedule(5, steps_per_epoch=1, cycle_epochs=2)
     assert [pairs.factor(step) for step in range(5)] == [1.0, 0.5, 1.0, 0.5, 1.0]
+    assert [pairs.cycle_share(epoch) for epoch in range(1, 6)] == [0.5, 1.0, 0.5, 1.0, 1.0]
     assert [pairs.ends_cycle(epoch) for epoch in range(1, 6)] == [False, True, False, True, True]
 
 

@@ -80,7 +80,7 @@ class TrainingConfig(Section):
     stop: Literal["settled", "never"] | None = Field(
         None,
         description="`settled`: the learning rate falls to the end of its schedule every two "
-        "epochs (three at `freezing.tolerance: 0`), and training stops there once more would gain "
+        "epochs (four with `frozen_start`), and training stops there once more would gain "
         "too little: `epochs` is the most; "
         "`never`: all of `epochs` in one schedule; default: `settled` where blocks freeze by a "
         "policy that says when (`frozen_start`), else `never`",

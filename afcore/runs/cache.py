@@ -365,8 +365,10 @@ class RunCache:
         # Without adapters below, the set is one of runs without any.
         adapters = {adapter_part(index) for index in range(lineage[-1])}
         unused = set() if adapters & set(frozen) else {"peft"}
-        quantization = self._run.config.quantization
-        quantized = {} if quantization is None else {"quantization": quantization}
+        quantized: dict[str, Any] = {}
+        if (kind := self._run.config.quantization) is not None:
+            lowest = min(lineage[-1], self._run.first_freeze.boundary)
+            quantized = {"quantization": {"kind": kind, "blocks": lowest}}
         return {
             **quantized,
             "schema": 3,

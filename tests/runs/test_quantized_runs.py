@@ -8,6 +8,7 @@ import pytest
 
 from afcore.config import Config, check_extras, parse_config
 from afcore.errors import ConfigError
+from afcore.freezing import frozen_start
 from afcore.predict import predict_file
 from afcore.preview import preview_run
 from afcore.runs.identify import identify_run
@@ -82,6 +83,23 @@ def test_what_thaws_trains_its_own_weights(config: Config) -> None:
     assert first.freeze.boundary == 0, "nothing was learned"
     for part in FROZEN:
         assert first.parts[part] == run.record.weights[part] != last.parts[part], part
+
+
+@needs_bitsandbytes
+def test_what_freezes_later_keeps_its_own_weights(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known in ("_LEARNED", "_KNOWN"):  # random as the tiny model is, it freezes more
+        monkeypatch.setattr(frozen_start, known, 100.0)
+    tree = config.model_dump() | {"freezing": {"policy": "frozen_start", "depth": 1}}
+    tree["training"] = {**tree["training"], "epochs": 4}
+    tree["cache"] = {**tree["cache"], "mode": "on"}
+    rising = parse_config(tree, source="test")
+    read, computed = train(rising), train(rising.replace(mode="freeze"))
+    assert [checkpoint(read, epoch).freeze.boundary for epoch in (1, 2, 3)] == [1, 2, 3]
+    assert losses(read) == pytest.approx(losses(computed), rel=1e-5)
+    manifests = [key for key in sets(read) if read.storage.list(f"activations/{key}")]
+    assert len(manifests) == 3
 
 
 @needs_bitsandbytes

@@ -95,6 +95,8 @@ def configure_logging() -> None:
     its console and its server, but leaves the level at warnings.
     """
     logging.getLogger("afcore").setLevel(logging.INFO)
+    # It advises a package with faster kernels wherever it is installed, used or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
         _filter_once(name, _WithoutTraceback())
     for name in ("prefect.events.clients", "prefect._internal.concurrency"):

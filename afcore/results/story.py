@@ -30,10 +30,9 @@ def _frozen(epochs: Sequence[EpochReport], num_blocks: int) -> str:
     before = first
     for epoch in epochs:
         if epoch.boundary_end > before:
-            said.append(
-                f"{_blocks(epoch.boundary_end, num_blocks)} frozen by the end of epoch "
-                f"{epoch.epoch}"
-            )
+            more = f"0-{epoch.boundary_end - 1}" if before else ""
+            which = more or f"{_blocks(epoch.boundary_end, num_blocks)} frozen"
+            said.append(f"{which} by the end of epoch {epoch.epoch}")
         elif epoch.boundary_end < before:
             thawed = f"blocks thawed down to {epoch.boundary_end}"
             thawed = thawed if epoch.boundary_end else "all blocks thawed"

@@ -55,6 +55,18 @@ def epochs(*rows: tuple[int, int, str, float]) -> list[EpochReport]:
             "all 2 epochs were trained",
         ),
         (
+            [
+                (3, 4, "activations@3", 1.0),
+                (4, 5, "activations@3", 1.1),
+                (5, 3, "activations@5", 1.2),
+                (3, 3, "activations@3", 1.2),
+            ],
+            4,
+            "blocks 0-2 of 6 were frozen from the start, 0-3 by the end of epoch 1, 0-4 by the end "
+            "of epoch 2, blocks thawed down to 3 after epoch 3, what they put out was read from "
+            "the cache in epochs 1, 2, 3, 4; all 4 epochs were trained",
+        ),
+        (
             [(0, 3, "tokens", 1.0), (3, 3, "tokens", 0.9)],
             2,
             "blocks 0-2 of 6 were frozen by the end of epoch 1; all 2 epochs were trained",

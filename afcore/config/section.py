@@ -11,7 +11,7 @@ from afcore.yaml_files import SECRET_MESSAGE, USERINFO
 __all__ = ["FileOrUrl", "Section", "Uri", "absolute", "absolute_sqlite"]
 
 
-def without_secret(uri: str) -> str:
+def _without_secret(uri: str) -> str:
     """Configurations are logged, so no URI in them may carry a password."""
     if USERINFO.search(uri):
         raise ValueError(SECRET_MESSAGE)
@@ -39,7 +39,7 @@ def absolute_sqlite(uri: str) -> str:
     return prefix + absolute(uri.removeprefix(prefix)) if uri.startswith(prefix) else uri
 
 
-Uri = Annotated[str, AfterValidator(without_secret)]
+Uri = Annotated[str, AfterValidator(_without_secret)]
 FileOrUrl = Annotated[Uri, AfterValidator(_expanded), Field(min_length=1)]
 
 

@@ -29,15 +29,14 @@ def _frozen(epochs: Sequence[EpochReport], num_blocks: int) -> str:
         said.append(f"{_blocks(first, num_blocks)} frozen from the start")
     before = first
     for epoch in epochs:
-        if epoch.boundary_end > before:
-            more = f"0-{epoch.boundary_end - 1}" if before else ""
-            which = more or f"{_blocks(epoch.boundary_end, num_blocks)} frozen"
-            said.append(f"{which} by the end of epoch {epoch.epoch}")
-        elif epoch.boundary_end < before:
-            thawed = f"blocks thawed down to {epoch.boundary_end}"
-            thawed = thawed if epoch.boundary_end else "all blocks thawed"
+        end = epoch.boundary_end
+        if end > before:
+            frozen = f"0-{end - 1}" if before else f"{_blocks(end, num_blocks)} frozen"
+            said.append(f"{frozen} by the end of epoch {epoch.epoch}")
+        elif end < before:
+            thawed = f"blocks thawed down to {end}" if end else "all blocks thawed"
             said.append(f"{thawed} after epoch {epoch.epoch}")
-        before = epoch.boundary_end
+        before = end
     if not said:
         return "nothing was frozen"
     read = [str(epoch.epoch) for epoch in epochs if epoch.read_from != "tokens"]

@@ -142,8 +142,11 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
         assert checkpoint is not None
         freeze, step, parts = checkpoint.freeze, checkpoint.step, checkpoint.parts
         handed = None if run.common is None else run.common.take_over(parts)
-        split, moments = handed or (load_split(run, parts, freeze.boundary), None)
-        split = run.placed(split, freeze.boundary)  # what has thawed since is whole again
+        if handed is None:
+            split = load_split(run, parts, freeze.boundary)
+        else:
+            split, moments = handed
+            split = run.placed(split, freeze.boundary)  # what has thawed since is whole again
     split = run.adapted(split, freeze.boundary)  # what has thawed has no adapters yet
     split.set_training(freeze.boundary)
     if moments is None:

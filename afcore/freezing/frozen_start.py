@@ -17,8 +17,8 @@ So
 
 What a user cannot know is how much accuracy there is to lose. One knob says what it is worth:
 ``tolerance``, in points of the main score. It sets the depth of the frozen start, a third of the
-blocks at 0, half of them at 0.5 and two thirds from 2 on, whether more freeze (at 0 none do), and
-how much the loss must still fall for another cycle.
+blocks at 0, half of them at 0.5 and two thirds from 2 on, and how much the loss must still fall for
+another cycle.
 
 **The boundary stays** as long as the task is not known: where the validation loss is not clearly
 below that of always answering with the classes' shares, or still falls fast. **It falls** to 0 at
@@ -49,8 +49,8 @@ __all__ = ["FrozenStart"]
 _DEPTHS = ((0.0, 0.5, 2.0), (1 / 3, 1 / 2, 2 / 3))
 """Tolerances, and the shares of the blocks that are frozen from the start; linear between."""
 _CYCLE_EPOCHS = 4
-_RISES = ((0.0, 0.5), (0.0, 2 / 3))
-"""Tolerances, and the shares of the blocks by which the boundary would rise over a whole cycle."""
+_RISE = 2 / 3
+"""Share of the blocks by which the boundary would rise over a whole cycle."""
 _LEARNED = 0.95
 """A validation loss below this share of chance's: the model has begun to learn."""
 _KNOWN = 0.7
@@ -78,8 +78,8 @@ class FrozenStart(FreezePolicy):
         0.5,
         ge=0,
         description="points of accuracy that may be given up for time, a wish and not a promise: "
-        "sets how deep the frozen start is, and whether more freezes while it trains; at 0 nothing "
-        "does, and the boundary comes down until that improves nothing",
+        "sets how deep the frozen start is; at 0 cycles begin ever lower, until that improves "
+        "nothing",
     )
     depth: int | None = Field(
         None,
@@ -141,8 +141,7 @@ class FrozenStart(FreezePolicy):
         """The boundary after a share of a cycle that began at ``start``; 0 stays."""
         if start == 0:
             return 0
-        rise = share * float(np.interp(self.tolerance, *_RISES)) * num_blocks
-        return min(start + math.floor(rise + 1e-9), num_blocks - 1)
+        return min(start + math.floor(share * _RISE * num_blocks + 1e-9), num_blocks - 1)
 
     def possible_traces(
         self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None

@@ -39,9 +39,11 @@ from rich.table import Table
 from afcore.activations.codec import RowFormat
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.gather import gather_rows
+from afcore.activations.manifest import NewSet
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, ActivationWriter, NewSet
+from afcore.activations.sets import ActivationSet
 from afcore.activations.tiers import Budgets
+from afcore.activations.writer import ActivationWriter
 from afcore.digest import RecipeDigest
 from afcore.model.stacks import HIDDEN_STATES
 from afcore.storage.objects import Storage

@@ -13,7 +13,7 @@ from afcore.launch.launcher import close_launchers
 from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure
 from afcore.results.report import CompareReport, RunReport
-from afcore.results.tracking import Tracker
+from afcore.tracking.tracker import Tracker
 from pipelines.comparison_table import comparison_markdown
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune, run_source

@@ -23,7 +23,6 @@ from afcore.interrupt import catch_sigint, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
 from afcore.results.figures import course_figure
 from afcore.results.report import CompareReport, RunReport
-from afcore.results.tracking import Tracker
 from afcore.runs.abandoned_runs import clear_abandoned_runs
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
@@ -35,6 +34,7 @@ from afcore.runs.tracked_epochs import log_epochs
 from afcore.runs.tracked_rows import log_rows
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from afcore.training.progress import Progress
 from pipelines.abandoned_flow_runs import clear_abandoned_flow_runs, own_flow_run_ids
 from pipelines.comparison_table import comparison_markdown

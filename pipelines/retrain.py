@@ -22,13 +22,13 @@ from prefect.runtime import deployment, flow_run
 
 from afcore.config import Config
 from afcore.results.report import RunReport
-from afcore.results.tracking_registry import CHAMPION, ModelRegistry, ModelVersion
 from afcore.retraining.champion_files import forget_others, start_folder
 from afcore.retraining.drift import Drift, drift_of
 from afcore.retraining.looking import RowsTonight, look, note_retraining, retrain_lease
 from afcore.retraining.registering import Registered, champion_on_added, register_and_judge
 from afcore.retraining.version_retention import note_kept_versions
 from afcore.storage.objects import Storage
+from afcore.tracking.registry import CHAMPION, ModelRegistry, ModelVersion
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.given_config import config_of, given_config

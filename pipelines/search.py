@@ -19,7 +19,6 @@ from prefect.runtime import flow_run
 from afcore.config import Config
 from afcore.interrupt import catch_sigterm
 from afcore.launch.launcher import close_launchers, open_launcher
-from afcore.results.tracking import Tracker
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.label_studies import file_of_label, label_configs
 from afcore.search.out_of_fold import PREDICTIONS_OPTION, write_out_of_fold
@@ -29,6 +28,7 @@ from afcore.search.study import TrialHandle
 from afcore.search.study_figures import study_figures
 from afcore.search.winner_file import config_text, write_config
 from afcore.storage.outputs import new_file
+from afcore.tracking.tracker import Tracker
 from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune

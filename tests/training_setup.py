@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from afcore.activations.sets import NewSet
+from afcore.activations.manifest import NewSet
 from afcore.compute import Compute, HiddenDtype
 from afcore.data.examples import Column, Examples
 from afcore.data.order import epoch_batches

@@ -11,14 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from afcore.activations.sets import (
-    ActivationManifest,
-    ActivationSet,
-    kept_by_others,
-    open_set,
-    prefix_key,
-    users_of,
-)
+from afcore.activations.manifest import ActivationManifest
+from afcore.activations.sets import ActivationSet, kept_by_others, open_set, prefix_key, users_of
 from afcore.activations.stored_sets import ARRAYS, array_name
 from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError
 from afcore.storage.lease import Lease, is_held

@@ -16,14 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.activations.layout import SHARD_BYTES, RaggedLayout, plan_layout
-from afcore.activations.sets import (
-    ActivationSet,
-    SetPlan,
-    Shard,
-    open_set,
-    prefix_folder,
-    prefix_key,
-)
+from afcore.activations.sets import ActivationSet, open_set, prefix_folder, prefix_key
+from afcore.activations.shards import Shard
+from afcore.activations.writer import SetPlan
 from afcore.errors import IntegrityError
 from afcore.storage.objects import Storage
 

@@ -10,7 +10,8 @@ import time
 from datetime import timedelta
 
 from afcore.activations.known_runs import KnownRuns
-from afcore.activations.sets import ActivationManifest, committed_sets
+from afcore.activations.manifest import ActivationManifest
+from afcore.activations.sets import committed_sets
 from afcore.storage.objects import Storage
 
 __all__ = ["describe_sets", "duration", "verify_sets"]

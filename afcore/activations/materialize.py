@@ -24,15 +24,11 @@ from afcore.activations.codec import (
     round_block,
     round_boundary,
 )
+from afcore.activations.manifest import NewSet
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import (
-    ActivationSet,
-    ActivationWriter,
-    NewSet,
-    SetPlan,
-    new_generation,
-    open_set,
-)
+from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.shards import new_generation
+from afcore.activations.writer import ActivationWriter, SetPlan
 from afcore.compute import HiddenDtype
 from afcore.data.order import inference_batches
 from afcore.distributed import ALONE, WorkerGroup

@@ -1,4 +1,4 @@
-"""One activation set on Zarr: write shards, commit, open, read, replace a shard, verify.
+"""One activation set on Zarr: open, read, replace a shard, verify.
 
 Under the set's folder::
 
@@ -11,17 +11,16 @@ Under the set's folder::
     repair/                      lease of who replaces a shard
     kept_by/<set>.json           another set whose manifest names shards of this one
 
-What one of the ``t`` rows is: :mod:`afcore.activations.codec`. Writers never share an object: each
-has its own generation, and the first manifest wins (:meth:`Storage.put_new`).
+What one of the ``t`` rows is: :mod:`afcore.activations.codec`. How it is written:
+:mod:`afcore.activations.writer`.
 """
 
 import contextlib
 import json
 import logging
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,29 +28,23 @@ import numpy as np
 import numpy.typing as npt
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
-from afcore.activations.arrays import check_metadata, read_array, write_array
-from afcore.activations.codec import STORED_AS, RowFormat
-from afcore.activations.layout import RaggedLayout, plan_layout
+from afcore.activations.arrays import check_metadata, read_array
+from afcore.activations.codec import STORED_AS
+from afcore.activations.layout import RaggedLayout
+from afcore.activations.manifest import ActivationManifest
+from afcore.activations.shards import Shard, new_generation, write_shard
 from afcore.activations.stored_sets import StoredSet, noted_use, stored_sets
-from afcore.compute import HiddenDtype
-from afcore.digest import RecipeDigest, recipe_digest
-from afcore.errors import AutoFreezeError, IntegrityError, LeaseHeldError
-from afcore.model.stacks import HIDDEN_STATES
+from afcore.digest import recipe_digest
+from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.storage.explain import raise_explained
 from afcore.storage.lease import EXPIRY_SECONDS, Lease
 from afcore.storage.objects import Storage
 
 __all__ = [
-    "ActivationManifest",
     "ActivationSet",
-    "ActivationWriter",
-    "NewSet",
-    "SetPlan",
-    "Shard",
     "committed_sets",
     "kept_by_others",
     "list_sets",
-    "new_generation",
     "open_set",
     "prefix_folder",
     "prefix_key",
@@ -67,108 +60,6 @@ _until_repaired = Retrying(
     wait=wait_random(0.05, 0.2),
     reraise=True,
 )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One committed shard: its array's name below the set, its rows, its xxh3-64.
-
-    ``folder`` is that of the set that wrote it, where it is another one.
-    """
-
-    name: str
-    num_rows: int
-    checksum: str
-    folder: str | None = None
-
-
-@dataclass(frozen=True)
-class NewSet:
-    """A set that is to be written.
-
-    Attributes:
-        folder: where.
-        key: the digest of ``recipe``.
-        recipe: everything that decides the numbers in it.
-        lineage: boundaries at which hidden states are rounded on the way up, its own last.
-        producer: the run that writes it.
-    """
-
-    folder: str
-    key: RecipeDigest
-    recipe: dict[str, Any]
-    lineage: list[int]
-    producer: str
-
-    @property
-    def boundary(self) -> int:
-        """Its own."""
-        return self.lineage[-1]
-
-
-@dataclass(frozen=True)
-class ActivationManifest:
-    """What a set is, written last.
-
-    See :class:`NewSet`; ``widths`` are those of the tensors in a row (none given: hidden states
-    alone), ``hidden_size`` their sum.
-    """
-
-    schema: int
-    key: RecipeDigest
-    boundary: int
-    lineage: list[int]
-    dtype: HiddenDtype
-    hidden_size: int
-    num_examples: int
-    num_rows: int
-    index: str
-    index_checksum: str
-    shards: list[Shard]
-    recipe: dict[str, Any]
-    producer: str
-    created: float = field(default_factory=time.time)
-    widths: dict[str, int] = field(default_factory=dict)
-    examples: Shard | None = None
-
-    @property
-    def format(self) -> RowFormat:
-        """Of its rows."""
-        return RowFormat(self.dtype, self.widths or {HIDDEN_STATES: self.hidden_size})
-
-    @property
-    def entries(self) -> list[Shard]:
-        """All arrays that the set is made of."""
-        index = Shard(self.index, self.num_examples, self.index_checksum)
-        return [index, *([self.examples] if self.examples else []), *self.shards]
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.num_rows for shard in self.shards) * self.format.row_bytes
-
-    @property
-    def own_bytes(self) -> int:
-        """Bytes of the shards that were written for this set."""
-        own = sum(shard.num_rows for shard in self.shards if shard.folder is None)
-        return own * self.format.row_bytes
-
-    def to_json(self) -> bytes:
-        """As stored."""
-        return json.dumps(asdict(self), indent=1).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "ActivationManifest":
-        """The inverse of :meth:`to_json`."""
-        tree = json.loads(data)
-        examples = tree.get("examples")
-        return cls(
-            **{
-                **tree,
-                "shards": [Shard(**shard) for shard in tree["shards"]],
-                "examples": Shard(**examples) if examples else None,
-            }
-        )
 
 
 class ActivationSet:
@@ -233,7 +124,7 @@ class ActivationSet:
             if self.manifest.shards[shard] != old:
                 return
             shards = [*self.manifest.shards]
-            shards[shard] = _write_shard(self._storage, self.folder, shard, rows, new_generation())
+            shards[shard] = write_shard(self._storage, self.folder, shard, rows, new_generation())
             self.manifest = replace(self.manifest, shards=shards)
             if newest is not None:  # one that was evicted stays so
                 self._storage.put(f"{self.folder}/manifest.json", self.manifest.to_json())
@@ -313,151 +204,6 @@ class ActivationSet:
         return rows
 
 
-@dataclass(frozen=True)
-class SetPlan:
-    """Where each example of a new set goes.
-
-    Attributes:
-        layout: of the whole set.
-        kept: shards that another set has written, by number.
-    """
-
-    layout: RaggedLayout
-    kept: Mapping[int, Shard] = field(default_factory=dict)
-
-
-class ActivationWriter:
-    """Write the shards of a new set, then :meth:`commit`.
-
-    Args:
-        storage: where.
-        new: the set.
-        lengths: [n] rows of each example.
-        row_format: of its rows.
-        generation: of all its objects; workers that write a set together have the same.
-        plan: where each example goes, and which shards are there already.
-
-    Attributes:
-        shards: written so far, by number, or there before.
-    """
-
-    def __init__(
-        self,
-        storage: Storage,
-        new: NewSet,
-        lengths: npt.NDArray[np.int64],
-        row_format: RowFormat,
-        generation: str | None = None,
-        plan: SetPlan | None = None,
-    ) -> None:
-        self._storage = storage
-        self._new = new
-        self._folder = new.folder
-        self._format = row_format
-        self._generation = generation or new_generation()
-        plan = plan or SetPlan(plan_layout(lengths, row_bytes=row_format.row_bytes))
-        self.layout = plan.layout
-        self.shards: dict[int, Shard] = dict(plan.kept)
-        self._kept = plan.kept
-
-    def write_shard(self, shard: int, rows: npt.NDArray[Any]) -> str:
-        """Write one shard whole.
-
-        Args:
-            shard: its number.
-            rows: [t, w] in the order of ``layout.examples(shard)``.
-
-        Returns:
-            Its checksum.
-
-        Raises:
-            StorageFullError: when there is no space left; what was written is deleted.
-        """
-        expected = (self.layout.num_rows(shard), self._format.width)
-        if rows.shape != expected or rows.dtype != STORED_AS[self._format.dtype]:
-            raise ValueError(f"shard {shard} is {rows.dtype}{rows.shape}, expected {expected}")
-        with self.cleaned_up():
-            self.shards[shard] = _write_shard(
-                self._storage, self._folder, shard, rows, self._generation
-            )
-        return self.shards[shard].checksum
-
-    def commit(self, digests: npt.NDArray[np.uint64] | None = None) -> ActivationSet:
-        """Write the index and the manifest; if another writer was first, use theirs.
-
-        Args:
-            digests: [n, 2] of the examples, so that a later set can keep their rows.
-
-        Raises:
-            ValueError: when a shard has not been written.
-        """
-        layout = self.layout
-        if len(self.shards) != layout.num_shards:
-            raise ValueError(f"{len(self.shards)} of {layout.num_shards} shards written")
-        index = np.stack([layout.shard, layout.start, layout.lengths], axis=1)
-        name = f"index-{self._generation}"
-        with self.cleaned_up():
-            index_checksum = write_array(self._storage, f"{self._folder}/{name}", index)
-            examples = None
-            if digests is not None:
-                examples = self._write_examples(digests)
-            self._note_kept()
-            manifest = ActivationManifest(
-                schema=1,
-                key=self._new.key,
-                boundary=self._new.boundary,
-                lineage=self._new.lineage,
-                dtype=self._format.dtype,
-                hidden_size=sum(self._format.widths.values()),
-                widths=dict(self._format.widths),
-                num_examples=len(layout.lengths),
-                num_rows=int(layout.lengths.sum()),
-                index=name,
-                index_checksum=index_checksum,
-                shards=[self.shards[i] for i in range(layout.num_shards)],
-                recipe=self._new.recipe,
-                producer=self._new.producer,
-                examples=examples,
-            )
-            self._storage.put_new(f"{self._folder}/manifest.json", manifest.to_json())
-            committed = open_set(self._storage, self._folder)
-            assert committed is not None
-            # By its index, not by the answer: that may be lost and the request repeated.
-            if committed.manifest.index != name:
-                self.discard()
-        return committed
-
-    def _write_examples(self, digests: npt.NDArray[np.uint64]) -> Shard:
-        name = f"examples-{self._generation}"
-        checksum = write_array(self._storage, f"{self._folder}/{name}", digests)
-        return Shard(name, len(digests), checksum)
-
-    def _note_kept(self) -> None:
-        """Before the manifest that names them: who evicts the other set looks for these notes."""
-        name = self._folder.rpartition("/")[2]
-        note = json.dumps({"folder": self._folder}).encode()
-        for folder in {shard.folder for shard in self._kept.values() if shard.folder}:
-            self._storage.put(f"{folder}/kept_by/{name}.json", note)
-
-    def discard(self) -> None:
-        """Delete what this writer wrote."""
-        for shard in range(self.layout.num_shards):
-            name = _shard_name(shard, self._generation)
-            self._storage.delete_folder(f"{self._folder}/{name}")
-        for kind in ("index", "examples"):
-            self._storage.delete_folder(f"{self._folder}/{kind}-{self._generation}")
-
-    @contextlib.contextmanager
-    def cleaned_up(self) -> Iterator[None]:
-        """Within it, whatever goes wrong deletes what was written."""
-        try:
-            yield
-        except Exception as error:
-            with contextlib.suppress(AutoFreezeError):  # what is raised here says more
-                self.discard()
-            raise_explained(error, f"cannot write {self._storage.uri(self._folder)}")
-
-
 def open_set(storage: Storage, folder: str) -> ActivationSet | None:
     """Open a committed set; None when there is no manifest.
 
@@ -530,19 +276,3 @@ def committed_sets(storage: Storage) -> Iterator[tuple[StoredSet, ActivationSet]
 def list_sets(storage: Storage) -> list[ActivationSet]:
     """All of :func:`committed_sets`, at once."""
     return [found for _, found in committed_sets(storage)]
-
-
-def _write_shard(
-    storage: Storage, folder: str, shard: int, rows: npt.NDArray[Any], generation: str
-) -> Shard:
-    name = _shard_name(shard, generation)
-    return Shard(name, len(rows), write_array(storage, f"{folder}/{name}", rows))
-
-
-def _shard_name(shard: int, generation: str) -> str:
-    return f"shards/{shard:05d}-{generation}"
-
-
-def new_generation() -> str:
-    """A name that no other writer has."""
-    return uuid.uuid4().hex[:12]

@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.layout import SHARD_BYTES
+from afcore.activations.manifest import NewSet
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.resident_shards import ResidentShards
-from afcore.activations.sets import ActivationSet, ActivationWriter, NewSet
+from afcore.activations.sets import ActivationSet
 from afcore.activations.tiers import Budgets
+from afcore.activations.writer import ActivationWriter
 from afcore.digest import RecipeDigest
 from afcore.planning.profile import Bandwidths
 from afcore.storage.objects import Storage

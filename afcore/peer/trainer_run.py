@@ -14,7 +14,6 @@ from afcore.model.processors import processor_of
 from afcore.peer.hf_trainer import Recipe, fit
 from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport, RunReport
-from afcore.results.tracking import Tracker
 from afcore.runs.publish import (
     described,
     publish_report,
@@ -23,6 +22,7 @@ from afcore.runs.publish import (
     totals_report,
 )
 from afcore.runs.run import Run, check_lease
+from afcore.tracking.tracker import Tracker
 
 __all__ = ["RECIPES", "run_hf_trainer"]
 

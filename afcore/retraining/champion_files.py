@@ -7,7 +7,7 @@ from pathlib import Path
 from afcore.config import Config
 from afcore.digest import recipe_digest
 from afcore.model_settings import MODEL_MARK
-from afcore.results.tracking_registry import ModelRegistry, ModelVersion
+from afcore.tracking.registry import ModelRegistry, ModelVersion
 
 __all__ = ["champion_folder", "forget_others", "start_folder"]
 

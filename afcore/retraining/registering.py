@@ -12,13 +12,13 @@ from afcore.errors import DataError, ModelError, UserError
 from afcore.results.comparison import difference_of_rows, row_difference, rows_of_test
 from afcore.results.paired import PairedDifference
 from afcore.results.report import RunReport
-from afcore.results.tracking_registry import ModelRegistry, ModelVersion
 from afcore.retraining.champion import ChampionAnswers, answers_of_champion
 from afcore.retraining.champion_files import champion_folder
 from afcore.retraining.judging import Verdict, judge
 from afcore.retraining.looking import RowsTonight
 from afcore.runs.run import Run, open_run
 from afcore.tasks.stored_tokens import PreparedData
+from afcore.tracking.registry import ModelRegistry, ModelVersion
 
 __all__ = ["Registered", "champion_on_added", "register_and_judge"]
 

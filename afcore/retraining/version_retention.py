@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from afcore.activations.garbage import Removal
 from afcore.config import Config
 from afcore.errors import AutoFreezeError, LeaseHeldError
-from afcore.results.tracking_registry import ModelRegistry
 from afcore.retraining.looking import model_folder, retrain_lease
 from afcore.runs.run import read_record
 from afcore.storage.objects import Storage
 from afcore.storage.store_version import open_for_cleaning
+from afcore.tracking.registry import ModelRegistry
 
 __all__ = ["KeptVersions", "collect_versions", "note_kept_versions"]
 

@@ -2,10 +2,10 @@
 
 import logging
 
-from afcore.results.tracking import Tracker
 from afcore.runs.run import Run, TrackedAs, find_run, lease_folder, read_record
 from afcore.storage.lease import attempts, is_held
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 
 __all__ = ["clear_abandoned_runs"]
 

@@ -10,10 +10,12 @@ from afcore.activations.building import open_or_build, open_sound
 from afcore.activations.codec import canonical_lineage, lineages_below
 from afcore.activations.extending import Extension, find_extension, note_extendable
 from afcore.activations.layout import plan_layout
+from afcore.activations.manifest import NewSet
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.room import make_room, room_bytes
-from afcore.activations.sets import ActivationSet, NewSet, SetPlan, open_set
+from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.writer import SetPlan
 from afcore.digest import ContentDigest, recipe_digest
 from afcore.errors import LeaseLostError
 from afcore.model.pretrained import forward_settings

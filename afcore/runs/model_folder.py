@@ -13,10 +13,10 @@ from afcore.errors import ConfigError, IntegrityError, StoreError
 from afcore.model.processors import processor_of
 from afcore.results.model_card import model_card
 from afcore.results.report import RunReport
-from afcore.results.tracking import Tracker
 from afcore.runs.publish import described, finished_report, published_model, write_adapters
 from afcore.runs.run import Run, open_run
 from afcore.storage.outputs import check_folder, new_folder
+from afcore.tracking.tracker import Tracker
 
 __all__ = ["check_output", "write_model_folder"]
 

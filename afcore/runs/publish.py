@@ -28,7 +28,6 @@ from afcore.results.report import (
     pack_array,
 )
 from afcore.results.story import what_happened
-from afcore.results.tracking import Tracker
 from afcore.runs.records import (
     CheckpointRecord,
     best_epoch,
@@ -43,6 +42,7 @@ from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
 from afcore.tasks.stored_tokens import PreparedData
+from afcore.tracking.tracker import Tracker
 from afcore.training.evaluate import evaluate
 
 __all__ = [

@@ -143,7 +143,7 @@ class CheckpointRecord(StateRecord):
     next: EpochPlan | None
 
     def metrics(self) -> list[tuple[str, float, float, int]]:
-        """Of its steps and decisions, as :data:`afcore.results.tracking.Metric`."""
+        """Of its steps and decisions, as :data:`afcore.tracking.tracker.Metric`."""
         metrics: list[tuple[str, float, float, int]] = []
         for step in self.trained.steps:
             metrics += [

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from afcore.errors import TrackingUnreachableError
 from afcore.results.report import EpochReport
-from afcore.results.tracking import Tracker
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run
+from afcore.tracking.tracker import Tracker
 
 __all__ = ["log_epochs"]
 

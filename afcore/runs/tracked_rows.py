@@ -1,8 +1,8 @@
 """What a run was trained on, as datasets of its MLflow run."""
 
 from afcore.data.named_sources import shown_name
-from afcore.results.tracking import Tracker
 from afcore.runs.run import Run
+from afcore.tracking.tracker import Tracker
 
 __all__ = ["log_rows"]
 

@@ -5,7 +5,6 @@ read without a listing cache, so that what another process wrote is seen.
 """
 
 import contextlib
-import errno
 import functools
 import mmap
 import os
@@ -41,6 +40,16 @@ from afcore.storage.listing import (
     other_objects,
     time_of,
 )
+from afcore.storage.local_files import (
+    Seen,
+    draft_of,
+    find_drafts,
+    link_file,
+    read_pieces,
+    remove_empty,
+    share_file,
+    unseen,
+)
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
@@ -49,10 +58,6 @@ __all__ = ["Storage", "StorageUsage", "Stored"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Seen = Callable[[memoryview], object]
-_PIECE_BYTES = 2**20
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What ``link`` says where a file system has no hard links (FAT and many network shares)."""
 
 
 def _patient(
@@ -170,7 +175,8 @@ class Storage:
         """
         with self._explained("write", key, len(data)):
             if self._is_local:
-                with self._local_draft(key, data, seen) as (draft, target):
+                target = Path(self._full(key))
+                with draft_of(target, data, seen) as draft:
                     os.replace(draft, target)
             else:
                 self._fs.pipe_file(self._full(key), bytes(data))
@@ -188,8 +194,9 @@ class Storage:
         with self._explained("write", key, len(data)):
             try:
                 if self._is_local:
-                    with self._local_draft(key, data) as (draft, target):
-                        self._link(draft, target)
+                    target = Path(self._full(key))
+                    with draft_of(target, data) as draft:
+                        link_file(draft, target, self.root)
                 else:
                     self._fs.pipe_file(self._full(key), data, mode="create")
             except FileExistsError:
@@ -258,7 +265,7 @@ class Storage:
         """
         with self._explained("read", key):
             try:
-                count = self._read_into(self._full(key), out, seen or _unseen)
+                count = self._read_into(self._full(key), out, seen or unseen)
             except FileNotFoundError:
                 raise KeyError(key) from None
         self.count(gets=1, read=count)
@@ -325,15 +332,7 @@ class Storage:
 
     def drafts(self) -> dict[str, Stored]:
         """The drafts that killed writers left on local disk, or that live ones use."""
-        if not self._is_local:
-            return {}
-        root, found = Path(self._path), {}
-        for path in sorted(root.rglob("*.draft")):
-            with contextlib.suppress(FileNotFoundError):  # its writer is done
-                status = path.stat()
-                key = path.relative_to(root).as_posix()
-                found[key] = Stored(status.st_size, status.st_mtime)
-        return found
+        return find_drafts(Path(self._path)) if self._is_local else {}
 
     @_patient
     def delete(self, key: str) -> None:
@@ -355,14 +354,7 @@ class Storage:
         with self._explained("write", target):
             try:
                 if self._is_local:
-                    path = Path(self._full(target))
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    draft = _draft_of(path)
-                    try:
-                        self._link(Path(self._full(source)), draft)
-                        os.replace(draft, path)
-                    finally:  # it stays where both are names of one file already
-                        draft.unlink(missing_ok=True)
+                    share_file(Path(self._full(source)), Path(self._full(target)), self.root)
                 else:
                     self._fs.cp_file(self._full(source), self._full(target))
             except FileNotFoundError:
@@ -396,14 +388,7 @@ class Storage:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(path)
                 if self._is_local:
-                    self._remove_empty(Path(path).parent)
-
-    def _remove_empty(self, folder: Path) -> None:
-        """A folder and those above it, as far as nothing else is in them."""
-        with contextlib.suppress(OSError):
-            while folder != Path(self._path):
-                folder.rmdir()
-                folder = folder.parent
+                    remove_empty(Path(path).parent, Path(self._path))
 
     def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
         """Add requests and bytes; several threads may read."""
@@ -457,18 +442,6 @@ class Storage:
         finally:
             self.delete(key)
 
-    def _link(self, draft: Path, target: Path) -> None:
-        try:
-            os.link(draft, target)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            raise StoreError(
-                f"store {self.root}: its file system has no hard links ({error.strerror}), by "
-                "which one of several processes gets a run. Point `store` at a folder of another "
-                "file system, or at S3."
-            ) from error
-
     @property
     def _is_local(self) -> bool:
         return self.protocol == "file"
@@ -485,12 +458,12 @@ class Storage:
     def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:
         if self._is_local:
             with open(path, "rb", buffering=0) as file:
-                return _read_pieces(file, out, seen)
+                return read_pieces(file, out, seen)
         if self.protocol == "s3":
             body = self._s3_reader.open(path)
             # Not what it is entered as: it alone notices that a connection ended early.
             with body:
-                return _read_pieces(body, out, seen)
+                return read_pieces(body, out, seen)
         data: bytes = self._fs.cat_file(path, start=0, end=len(out))
         out[: len(data)] = data
         seen(out[: len(data)])
@@ -514,23 +487,6 @@ class Storage:
         return answer
 
     @contextlib.contextmanager
-    def _local_draft(
-        self, key: str, data: bytes | memoryview, seen: Seen | None = None
-    ) -> Iterator[tuple[Path, Path]]:
-        target = Path(self._full(key))
-        draft = _draft_of(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _write_file(draft, memoryview(data), seen or _unseen)
-            except FileNotFoundError:  # who deleted the last file in it took the folder away
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _write_file(draft, memoryview(data), seen or _unseen)
-            yield draft, target
-        finally:
-            draft.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
     def _explained(self, verb: str, key: str, num_bytes: int | None = None) -> Iterator[None]:
         """Turn what the file systems raise into one message of ours."""
         try:
@@ -541,29 +497,3 @@ class Storage:
             size = "" if num_bytes is None else f" ({num_bytes / 1e6:.1f} MB)"
             disk = self._full(key) if self._is_local else None
             raise_explained(error, f"cannot {verb} {self.uri(key)}{size}", disk)
-
-
-def _draft_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
-
-
-def _read_pieces(source: Any, out: memoryview, seen: Seen) -> int:
-    """Fill ``out``; how many bytes there were."""
-    done = 0
-    while done < len(out) and (count := source.readinto(out[done : done + _PIECE_BYTES])):
-        seen(out[done : done + count])
-        done += count
-    return done
-
-
-def _write_file(path: Path, data: memoryview, seen: Seen) -> None:
-    with open(path, "wb", buffering=0) as file:
-        done = 0
-        while done < len(data):
-            count = file.write(data[done : done + _PIECE_BYTES])
-            seen(data[done : done + count])
-            done += count
-
-
-def _unseen(_piece: memoryview) -> None:
-    pass

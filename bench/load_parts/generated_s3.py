@@ -21,7 +21,8 @@ from xml.sax.saxutils import escape
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from afcore.activations.sets import ActivationManifest, Shard
+from afcore.activations.manifest import ActivationManifest
+from afcore.activations.shards import Shard
 from afcore.digest import RecipeDigest
 
 BUCKET, ROOT = "autofreeze-load", "store/"

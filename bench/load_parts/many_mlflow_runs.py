@@ -33,7 +33,7 @@ def write_runs(uri: str, count: int) -> str:
     """Finished runs, half of which are children of one; the training id of one in the middle."""
     from sqlalchemy import insert
 
-    from afcore.results.tracking import Tracker
+    from afcore.tracking.tracker import Tracker
 
     tracker = Tracker(uri, "load")
     parent = tracker.begin("parent", "compare", mode="compare")
@@ -95,7 +95,7 @@ def questions(uri: str, training_id: str) -> list[dict[str, Any]]:
     from mlflow.tracking._tracking_service.utils import _get_store
     from sqlalchemy import event
 
-    from afcore.results.tracking import Tracker
+    from afcore.tracking.tracker import Tracker
 
     tracker = Tracker(uri, "load")
     statements = []

@@ -97,7 +97,8 @@ def fill(client: Any, prefix: str, num_objects: int) -> None:
     """Ten sets, whose shards are most of the objects; one more that was never committed; a run."""
     from afcore.activations.codec import RowFormat
     from afcore.activations.layout import RaggedLayout
-    from afcore.activations.sets import ActivationWriter, NewSet, SetPlan
+    from afcore.activations.manifest import NewSet
+    from afcore.activations.writer import ActivationWriter, SetPlan
     from afcore.digest import RecipeDigest
     from afcore.storage.objects import Storage
 

@@ -45,7 +45,7 @@ def show_uis(config: Config, recorded: bool = False) -> None:
     """Where MLflow and Prefect show it."""
     uri = config.tracking.uri
     if uri.startswith("http") and not recorded:  # what was finished before needs no MLflow
-        from afcore.results.tracking import Tracker
+        from afcore.tracking.tracker import Tracker
 
         with contextlib.suppress(AutoFreezeError):
             uri = Tracker(uri, config.tracking.experiment).experiment_address() or uri

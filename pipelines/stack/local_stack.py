@@ -245,7 +245,7 @@ class LocalStack:
 
     def _make_mlflow_database(self) -> None:
         """Not by the server, which a kill, or a run that starts now, would stop half-way."""
-        from afcore.results.tracking_database import make_database
+        from afcore.tracking.database import make_database
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from afcore.activations import extending, leftovers
-from afcore.activations import sets as sets_module
+from afcore.activations import writer as writer_module
 from afcore.activations.building import build_lease, delete_parts
 from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.activations.extending import find_extension
 from afcore.activations.garbage import collect_garbage
 from afcore.activations.layout import plan_layout
-from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
+from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.writer import ActivationWriter
 from afcore.errors import IntegrityError
 from afcore.runs.run import lease_folder
 from afcore.storage.lease import Lease
@@ -199,7 +200,7 @@ def test_sets_are_right_whatever_happens(
     def small(lengths: Any, row_bytes: int) -> Any:
         return plan_layout(lengths, row_bytes=row_bytes, shard_bytes=16)
 
-    monkeypatch.setattr(sets_module, "plan_layout", small)
+    monkeypatch.setattr(writer_module, "plan_layout", small)
     monkeypatch.setattr(extending, "plan_layout", small)
     monkeypatch.setattr(leftovers, "UNFINISHED_SECONDS", -1.0)  # leftovers go at once
     root = str(tmp_path) if kind == "file" else f"memory://{tmp_path.name}"

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from afcore.activations import layout as layout_module
-from afcore.activations import sets as sets_module
+from afcore.activations import writer as writer_module
 from afcore.activations.building import build_lease, evict, open_or_build
 from afcore.activations.materialize import PrefixRunner, materialize
-from afcore.activations.sets import ActivationSet, ActivationWriter, open_set
+from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.writer import ActivationWriter
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 from tests.training_setup import make_split, make_trainee, new_set
@@ -28,14 +29,14 @@ ROOT = Path(__file__).parent.parent.parent
 def small_shards() -> None:
     """Several shards for a few rows, in this process."""
     plan = layout_module.plan_layout
-    sets_module.plan_layout = lambda lengths, row_bytes: plan(
+    writer_module.plan_layout = lambda lengths, row_bytes: plan(
         lengths, row_bytes=row_bytes, shard_bytes=4096
     )
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets_module, "plan_layout", layout_module.plan_layout)
+    monkeypatch.setattr(writer_module, "plan_layout", layout_module.plan_layout)
     small_shards()
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from afcore.activations import extending
-from afcore.activations import sets as sets_module
+from afcore.activations import writer as writer_module
 from afcore.activations.extending import Extension, find_extension, note_extendable
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.garbage import collect_garbage
@@ -94,7 +94,7 @@ def small_layout(lengths: IDS, *, row_bytes: int) -> RaggedLayout:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extending, "plan_layout", small_layout)
-    monkeypatch.setattr(sets_module, "plan_layout", small_layout)
+    monkeypatch.setattr(writer_module, "plan_layout", small_layout)
 
 
 FIRST = np.arange(50)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from afcore.activations import layout as layout_module
-from afcore.activations import sets as sets_module
+from afcore.activations import writer as writer_module
 from afcore.activations.feed import HiddenFeed
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.resident_shards import ResidentShards
@@ -35,7 +35,7 @@ SHARD_BYTES = 4096
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some ten shards for a few kilobytes."""
     plan = partial(layout_module.plan_layout, shard_bytes=SHARD_BYTES)
-    monkeypatch.setattr(sets_module, "plan_layout", plan)
+    monkeypatch.setattr(writer_module, "plan_layout", plan)
 
 
 def build(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from afcore.activations import layout as layout_module
-from afcore.activations import sets as sets_module
+from afcore.activations import writer as writer_module
 from afcore.activations.residency import release_shards
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
@@ -32,7 +32,7 @@ SHARD_BYTES = 4096
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plan = partial(layout_module.plan_layout, shard_bytes=SHARD_BYTES)
-    monkeypatch.setattr(sets_module, "plan_layout", plan)
+    monkeypatch.setattr(writer_module, "plan_layout", plan)
     monkeypatch.setattr(cache_module, "plan_layout", plan)
     release_shards()
     yield

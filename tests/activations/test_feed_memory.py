@@ -17,7 +17,8 @@ from functools import partial
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.materialize import PrefixRunner
 from afcore.activations.codec import RowFormat
-from afcore.activations.sets import ActivationWriter, NewSet
+from afcore.activations.manifest import NewSet
+from afcore.activations.writer import ActivationWriter
 from afcore.model.split_model import SplitModel
 from afcore.compute import Compute
 from afcore.data.order import windowed_batches

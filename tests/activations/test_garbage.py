@@ -16,7 +16,8 @@ from afcore.activations.codec import RowFormat
 from afcore.activations.garbage import collect_garbage
 from afcore.activations.layout import RaggedLayout
 from afcore.activations.maintenance import describe_sets
-from afcore.activations.sets import ActivationSet, ActivationWriter, SetPlan, list_sets
+from afcore.activations.sets import ActivationSet, list_sets
+from afcore.activations.writer import ActivationWriter, SetPlan
 from afcore.errors import StoreError
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage

@@ -2,7 +2,8 @@ import numpy as np
 
 from afcore.activations.codec import RowFormat
 from afcore.activations.maintenance import describe_sets, verify_sets
-from afcore.activations.sets import ActivationSet, ActivationWriter
+from afcore.activations.sets import ActivationSet
+from afcore.activations.writer import ActivationWriter
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from tests.training_setup import new_set

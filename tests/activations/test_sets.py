@@ -15,8 +15,11 @@ from zarr.storage import FsspecStore, LocalStore
 
 from afcore.activations import layout as layout_module
 from afcore.activations import sets as sets_module
+from afcore.activations import shards as shards_module
+from afcore.activations import writer as writer_module
 from afcore.activations.codec import STORED_AS, RowFormat, row_width
-from afcore.activations.sets import ActivationSet, ActivationWriter, list_sets, open_set
+from afcore.activations.sets import ActivationSet, list_sets, open_set
+from afcore.activations.writer import ActivationWriter
 from afcore.errors import IntegrityError, StorageFullError
 from afcore.storage.objects import Storage
 from tests.training_setup import new_set
@@ -63,7 +66,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several shards for a few rows."""
     plan = layout_module.plan_layout
     monkeypatch.setattr(
-        sets_module,
+        writer_module,
         "plan_layout",
         lambda lengths, row_bytes: plan(lengths, row_bytes=row_bytes, shard_bytes=64),
     )
@@ -105,7 +108,7 @@ def test_any_lengths_any_chunk_size_any_batch(
 ) -> None:
     plan = layout_module.plan_layout
     monkeypatch.setattr(
-        sets_module,
+        writer_module,
         "plan_layout",
         lambda lengths, row_bytes: plan(lengths, row_bytes=row_bytes, shard_bytes=shard_bytes),
     )
@@ -226,13 +229,13 @@ def test_two_runs_that_mend_at_once_lose_neither_repair(
 ) -> None:
     found = [write(storage), open_set(storage, FOLDER)]
     rows = [one.read_shard(shard) for shard, one in enumerate(found) if one is not None]
-    write_shard = sets_module._write_shard
+    write_shard = sets_module.write_shard
 
     def slowly(*args: Any) -> Any:
         time.sleep(0.3)  # after the newest manifest was read, before it is replaced
         return write_shard(*args)
 
-    monkeypatch.setattr(sets_module, "_write_shard", slowly)
+    monkeypatch.setattr(sets_module, "write_shard", slowly)
     for shard, one in enumerate(found):
         assert one is not None
         storage.delete(_chunk_key(storage, one, shard))
@@ -317,7 +320,7 @@ def test_a_shard_is_read_into_memory_that_is_there(storage: Storage) -> None:
 def test_a_disk_that_fills_up_leaves_nothing(
     local_storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = sets_module.write_array, []
+    real, calls = writer_module.write_array, []
 
     def failing(storage: Storage, folder: str, rows: np.ndarray) -> str:
         calls.append(folder)
@@ -325,7 +328,8 @@ def test_a_disk_that_fills_up_leaves_nothing(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(storage, folder, rows)
 
-    monkeypatch.setattr(sets_module, "write_array", failing)
+    for module in (shards_module, writer_module):
+        monkeypatch.setattr(module, "write_array", failing)
     with pytest.raises(StorageFullError, match="no space left") as caught:
         write(local_storage)
     assert caught.value.exit_code == 1

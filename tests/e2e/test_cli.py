@@ -354,14 +354,14 @@ def test_a_disk_that_fills_up_is_exit_code_1_and_the_run_goes_on_later(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    from afcore.activations import sets
+    from afcore.activations import sets, shards
 
     def full(storage: Storage, folder: str, rows: np.ndarray) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     config = write_config(tmp_path / "c.yaml", tiny_config)
     with monkeypatch.context() as patched:
-        patched.setattr(sets, "write_array", full)
+        patched.setattr(shards, "write_array", full)
         assert autofreeze("run", config) == 1
     _expect_one_message(capfd, "no space left")
     assert sets.list_sets(Storage(tiny_config["store"])) == []

@@ -16,8 +16,8 @@ from afcore.activations.validation_states import ValidationStates
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError
 from afcore.results.report import CompareReport, RunReport
-from afcore.results.tracking import Tracker
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from tests.conftest import BUCKET
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

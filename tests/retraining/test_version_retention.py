@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from afcore.config import Config, parse_config
-from afcore.results.tracking_registry import ModelRegistry
 from afcore.retraining.looking import retrain_lease
 from afcore.retraining.version_retention import collect_versions, note_kept_versions
 from afcore.storage.objects import Storage
+from afcore.tracking.registry import ModelRegistry
 from pipelines.cli import app
 
 

@@ -9,12 +9,12 @@ import mlflow
 import pytest
 
 from afcore.config import parse_config
-from afcore.results.tracking import Tracker
 from afcore.runs.abandoned_runs import clear_abandoned_runs
 from afcore.runs.identify import identify_run
 from afcore.runs.run import Run, begin_run, lease_folder, run_lease
 from afcore.storage import lease as leases
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from afcore.config import Config, parse_config
-from afcore.results.tracking import Tracker
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.publish import publish
 from afcore.runs.retention import collect_runs, list_runs
 from afcore.runs.run import Run, open_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from tests.conftest import BUCKET
 from tests.test_stopping import train
 

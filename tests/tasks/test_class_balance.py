@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from afcore.config import Config, parse_config
 from afcore.results.report import RunReport
-from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.publish import publish
@@ -23,6 +22,7 @@ from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.class_balance import score_warnings
 from afcore.tasks.known_tasks import find_score
+from afcore.tracking.tracker import Tracker
 from tests.conftest import write_csv
 from tests.reports import make_report
 

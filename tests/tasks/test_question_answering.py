@@ -17,7 +17,6 @@ from afcore.data.examples import Column, Examples
 from afcore.data.sources import Rows
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
-from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.run import begin_run, run_lease
@@ -26,6 +25,7 @@ from afcore.tasks.answer_spans import best_span, span_of
 from afcore.tasks.answer_texts import read_answers
 from afcore.tasks.question_answering import QuestionAnswering
 from afcore.tasks.squad_scores import exact_match, token_f1
+from afcore.tracking.tracker import Tracker
 from tests.conftest import write_csv
 
 TASK = QuestionAnswering(pad_token_id=0, may_be_blank=True)

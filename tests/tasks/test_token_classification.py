@@ -16,7 +16,6 @@ from afcore.config import parse_config
 from afcore.data.builtin.parameters import parameter_rows
 from afcore.data.sources import Rows
 from afcore.errors import DataError
-from afcore.results.tracking import Tracker
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.run import begin_run, run_lease
@@ -24,6 +23,7 @@ from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
 from afcore.tasks.task import NO_ANSWER
 from afcore.tasks.token_classification import TokenClassification
+from afcore.tracking.tracker import Tracker
 from tests.conftest import stdlib_rows
 
 NAMES = ["B-X", "I-X", "O"]

@@ -1,7 +1,4 @@
-"""MLflow's model registry: versions of one model, and the alias ``champion`` on one of them.
-
-A part of :mod:`afcore.results.tracking`, with which it alone knows MLflow.
-"""
+"""MLflow's model registry: versions of one model, and the alias ``champion`` on one of them."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,7 +8,9 @@ from typing import Any
 
 from afcore.errors import UserError, in_one_line
 from afcore.results.report import RunReport
-from afcore.results.tracking import MODEL_TAG, Tracker, transfer_settings
+from afcore.tracking.models import MODEL_TAG
+from afcore.tracking.tracker import Tracker
+from afcore.tracking.tracking_store import transfer_settings
 
 __all__ = ["CHAMPION", "ModelRegistry", "ModelVersion"]
 

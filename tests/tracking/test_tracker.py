@@ -18,10 +18,10 @@ from afcore.errors import (
 )
 from afcore.freezing.policy import FreezeDecision, FreezeState, Interval
 from afcore.results.report import EpochReport
-from afcore.results.tracking import Tracker, flat_parameters
 from afcore.runs.records import CheckpointRecord
 from afcore.tasks.known_tasks import TASKS
 from afcore.tasks.text_regression import TextRegression
+from afcore.tracking.tracker import Tracker, flat_parameters
 from afcore.training.trained import StepLog, TrainedEpoch
 from tests.reports import make_report
 

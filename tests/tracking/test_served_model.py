@@ -15,11 +15,11 @@ import transformers
 from afcore.config import parse_config
 from afcore.model.processors import processor_of
 from afcore.predict import predict_file
-from afcore.results.tracking import Tracker
 from afcore.runs.identify import identify_run
 from afcore.runs.publish import described
 from afcore.runs.run import begin_run
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from tests.conftest import write_csv
 from tests.tasks.test_each_task import KINDS, make_rows, tree_of
 

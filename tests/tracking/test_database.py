@@ -10,15 +10,15 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from afcore.results import tracking_database
-from afcore.results.tracking_database import make_database, sqlite_path
+from afcore.tracking import database as tracking_database
+from afcore.tracking.database import make_database, sqlite_path
 
 # One process imports MLflow, which takes seconds, and forks those that are killed.
 KILLS = """
 import logging, os, signal, sys, time
 from pathlib import Path
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from afcore.results.tracking_database import make_database
+from afcore.tracking.database import make_database
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -20,11 +20,13 @@ What a user cannot know is how much accuracy there is to lose. One knob says wha
 blocks at 0, half of them at 0.5 and two thirds from 2 on, and how much the loss must still fall for
 another cycle.
 
-**The boundary stays** as long as the task is not known: where the validation loss is not clearly
-below that of always answering with the classes' shares, or still falls fast. **It falls** to 0 at
-the end of an epoch in which the model has not begun to learn: a prefix that says nothing about the
-task is not kept frozen. At tolerance 0 a cycle begins at half the depth of the one before once
-training has settled, until that lowers the loss no more.
+**The boundary falls** to 0 for an epoch where the first one under the frozen start leaves the task
+unknown: where the validation loss is not clearly below that of always answering with the classes'
+shares. What pre-trained blocks put out says little of such a task (of what a review thinks of a
+film, say), so all of them are trained once before most of them freeze. From where the model has not
+begun to learn, it stays at 0: a prefix that says nothing about the task is not kept frozen. **It
+stays** where it is while the loss falls fast. At tolerance 0 a cycle begins at half the depth of
+the one before once training has settled, until that lowers the loss no more.
 
 What it was measured to do, how its constants were chosen, and where it fails: docs/freezing.md.
 """
@@ -53,10 +55,10 @@ _RISE = 2 / 3
 """Share of the blocks by which the boundary would rise over a whole cycle."""
 _LEARNED = 0.95
 """A validation loss below this share of chance's: the model has begun to learn."""
-_KNOWN = 0.7
-"""... below this one: it knows the task well enough for its boundary to rise ..."""
+_KNOWN = 0.6
+"""... below this one, after an epoch: the frozen start was one for this task."""
 _LEARNS_FAST = 0.25
-"""... unless the epoch lowered the loss by more than this share: the blocks are at work."""
+"""An epoch that lowered the loss by more than this share: the blocks are at work."""
 _LEAST_GAIN = 0.10
 """Share by which the last epoch of a cycle must lower the validation loss for another cycle."""
 
@@ -64,8 +66,8 @@ _LEAST_GAIN = 0.10
 class FrozenStart(FreezePolicy):
     """Blocks frozen and cached from the first step, as many as ``tolerance`` allows, and then more.
 
-    Memory: ``start``, the boundary at which cycles begin; ``best``, the lowest validation loss at
-    the end of a cycle so far, if there was one.
+    Memory: ``start``, the boundary at which cycles begin; ``thawed``, that the task was unknown
+    under it; ``best``, the lowest validation loss at the end of a cycle so far, if there was one.
     """
 
     keeps_statistics: ClassVar[bool] = False
@@ -117,11 +119,19 @@ class FrozenStart(FreezePolicy):
             settled, memory = self._end_cycle(state, statistics)
             if not settled and statistics.epoch < statistics.num_epochs:
                 after = memory["start"]
-        elif state.boundary and loss <= _KNOWN * chance and not _learns_fast(statistics):
+        elif self._is_strange(state, statistics):
+            after, memory = 0, {**memory, "thawed": True}
+        elif chance > 0 and not _learns_fast(statistics):
             after = max(after, self._risen(memory["start"], statistics.cycle_share, num_blocks))
         changed = FreezeState(after, _rate(after), settled, memory)
         nothing = (math.nan,) * num_blocks
         return changed, FreezeDecision(nothing, math.nan, state.boundary, after)
+
+    def _is_strange(self, state: FreezeState, statistics: IntervalStatistics) -> bool:
+        """Whether what the frozen blocks put out has not been enough to know the task."""
+        least = min(statistics.validation_losses)
+        is_frozen = state.boundary > 0 and "thawed" not in state.memory
+        return is_frozen and least > _KNOWN * statistics.chance_loss > 0
 
     def _end_cycle(
         self, state: FreezeState, statistics: IntervalStatistics
@@ -135,7 +145,7 @@ class FrozenStart(FreezePolicy):
         thaws = self.tolerance == 0 and left >= self.cycle_epochs and losses[-1] < best
         if settled and thaws and start:
             start, settled = start // 2, False
-        return settled, {"start": start, "best": min(best, losses[-1])}
+        return settled, {**memory, "start": start, "best": min(best, losses[-1])}
 
     def _risen(self, start: int, share: float, num_blocks: int) -> int:
         """The boundary after a share of a cycle that began at ``start``; 0 stays."""

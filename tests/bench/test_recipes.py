@@ -144,6 +144,8 @@ def test_sets_say_how_they_are_trained(recipes: Recipes) -> None:
         "debian-sections",
         "sources-long",
         "wordnet-glosses",
+        "film-reviews",
+        "certainty",
         "ag-news",
     ]
     pinned = [made.digests for made in sets.SETS.values() if made.digests]
@@ -181,6 +183,7 @@ def test_a_set_is_made_of_files_that_are_given(
     [
         ("ag-news", {}, "give them with --agnews"),
         ("wordnet-glosses", {"wordnet": Path("nowhere")}, "no data.noun in nowhere"),
+        ("certainty", {"corpora": Path("nowhere")}, "no uncertainty-conll2010.csv in nowhere"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -189,6 +192,20 @@ def test_what_is_missing_is_said(
     sets, error = recipes("sets"), recipes("rows").MissingSourceError
     with pytest.raises(error, match=message):
         sets.make_set(name, tmp_path, sets.Sources(**sources))
+
+
+def test_opinions_are_read_from_a_folder(recipes: Recipes, tmp_path: Path) -> None:
+    lines = [
+        '"1","a  film to see . \n"',
+        '"-1","a film , ""to miss"""',
+        '"1","both"',
+        '"-1","both"',
+    ]
+    path = tmp_path / "polarity-en-pang&lee2.csv"
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    split = recipes("opinions").film_reviews(tmp_path)
+    found = {(row.text, row.label) for row in (*split.train, *split.test)}
+    assert found == {("a film to see .", "for"), ('a film , "to miss"', "against")}
 
 
 def test_without_apt_it_is_said_what_to_give(

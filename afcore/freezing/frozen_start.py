@@ -54,9 +54,9 @@ _CYCLE_EPOCHS = 4
 _RISE = 2 / 3
 """Share of the blocks by which the boundary would rise over a whole cycle."""
 _LEARNED = 0.95
-"""A validation loss below this share of chance's: the model has begun to learn."""
+"""A validation loss below this share of chance's, once: the model has begun to learn."""
 _KNOWN = 0.6
-"""... below this one, after an epoch: the frozen start was one for this task."""
+"""... below this one: the frozen start was one for this task."""
 _LEARNS_FAST = 0.25
 """An epoch that lowered the loss by more than this share: the blocks are at work."""
 _LEAST_GAIN = 0.10
@@ -111,27 +111,21 @@ class FrozenStart(FreezePolicy):
     ) -> tuple[FreezeState, FreezeDecision | None]:
         """At the end of an epoch: freeze more, thaw, go on, or say that training has settled."""
         num_blocks = len(statistics.gradient_norms)
-        loss, chance = statistics.validation_losses[-1], statistics.chance_loss
+        least, chance = min(statistics.validation_losses), statistics.chance_loss
         after, settled, memory = state.boundary, False, state.memory
-        if loss > _LEARNED * chance > 0:
+        if least > _LEARNED * chance > 0:
             after, memory = 0, {**memory, "start": 0}
         elif statistics.ends_cycle:
             settled, memory = self._end_cycle(state, statistics)
             if not settled and statistics.epoch < statistics.num_epochs:
                 after = memory["start"]
-        elif self._is_strange(state, statistics):
+        elif state.boundary and "thawed" not in memory and least > _KNOWN * chance > 0:
             after, memory = 0, {**memory, "thawed": True}
         elif chance > 0 and not _learns_fast(statistics):
             after = max(after, self._risen(memory["start"], statistics.cycle_share, num_blocks))
         changed = FreezeState(after, _rate(after), settled, memory)
         nothing = (math.nan,) * num_blocks
         return changed, FreezeDecision(nothing, math.nan, state.boundary, after)
-
-    def _is_strange(self, state: FreezeState, statistics: IntervalStatistics) -> bool:
-        """Whether what the frozen blocks put out has not been enough to know the task."""
-        least = min(statistics.validation_losses)
-        is_frozen = state.boundary > 0 and "thawed" not in state.memory
-        return is_frozen and least > _KNOWN * statistics.chance_loss > 0
 
     def _end_cycle(
         self, state: FreezeState, statistics: IntervalStatistics

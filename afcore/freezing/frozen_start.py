@@ -23,10 +23,10 @@ another cycle.
 **The boundary falls** to 0 for an epoch where the first one under the frozen start leaves the task
 unknown: where the validation loss is not clearly below that of always answering with the classes'
 shares. What pre-trained blocks put out says little of such a task (of what a review thinks of a
-film, say), so all of them are trained once before most of them freeze. From where the model has not
-begun to learn, it stays at 0: a prefix that says nothing about the task is not kept frozen. **It
-stays** where it is while the loss falls fast. At tolerance 0 a cycle begins at half the depth of
-the one before once training has settled, until that lowers the loss no more.
+film, say), so all of them are trained once before most of them freeze; and again as long as the
+model has not begun to learn. **It stays** where it is while the loss falls fast. At tolerance 0 a
+cycle begins at half the depth of the one before once training has settled, until that lowers the
+loss no more.
 
 What it was measured to do, how its constants were chosen, and where it fails: docs/freezing.md.
 """
@@ -114,7 +114,7 @@ class FrozenStart(FreezePolicy):
         least, chance = min(statistics.validation_losses), statistics.chance_loss
         after, settled, memory = state.boundary, False, state.memory
         if least > _LEARNED * chance > 0:
-            after, memory = 0, {**memory, "start": 0}
+            after, memory = 0, {**memory, "thawed": True}
         elif statistics.ends_cycle:
             settled, memory = self._end_cycle(state, statistics)
             if not settled and statistics.epoch < statistics.num_epochs:

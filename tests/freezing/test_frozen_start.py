@@ -88,7 +88,8 @@ def test_more_blocks_freeze_over_a_cycle_until_the_last_one_trains_alone(
         ([1.3, 1.1, 1.2], [0, 5, 5]),  # unknown: all are trained once
         ([1.3, 0.9, 0.8], [0, 0, 5]),  # and again, as that lowers the loss by much
         ([1.3, 1.5, 2.6], [0, 5, 5]),  # and once, whatever comes of it: what was learned stays so
-        ([1.95, 1.1, 0.9], [0, 0, 0]),  # nothing was learned
+        ([1.95, 1.94, 1.93], [0, 0, 0]),  # nothing is learned
+        ([1.95, 1.7, 1.6], [0, 5, 5]),  # something is
     ],
 )
 def test_all_blocks_train_for_an_epoch_where_the_first_one_leaves_the_task_unknown(
@@ -152,12 +153,12 @@ def test_a_main_score_that_gains_keeps_training_going() -> None:
 def test_a_model_that_has_not_begun_to_learn_is_thawed_and_goes_on() -> None:
     policy = FrozenStart(tolerance=2.0)
     state, decision = policy.decide(policy.begin(6), after([1.95, 1.94]))
-    assert state == FreezeState(0, rate=1.0, memory={"start": 0})
+    assert state == FreezeState(0, rate=1.0, memory={"start": 4, "thawed": True})
     assert (decision.boundary_before, decision.boundary_after) == (4, 0)
     learned, _ = policy.decide(state, after([1.95, 1.94, 0.5], share=0.75))
     assert learned.boundary == 0
     again, _ = policy.decide(state, after([1.95, 1.94, 1.2, 0.5]))
-    assert (again.boundary, again.settled) == (0, False)
+    assert (again.boundary, again.settled) == (4, False)
 
 
 def test_without_tolerance_it_thaws_until_that_improves_nothing() -> None:

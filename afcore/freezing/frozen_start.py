@@ -58,7 +58,7 @@ _LEARNED = 0.95
 _KNOWN = 0.6
 """... below this one: the frozen start was one for this task."""
 _LEARNS_FAST = 0.25
-"""An epoch that lowered the loss by more than this share: the blocks are at work."""
+"""An epoch that lowered the loss by more than this share: the blocks that train are at work."""
 _LEAST_GAIN = 0.10
 """Share by which the last epoch of a cycle must lower the validation loss for another cycle."""
 
@@ -164,9 +164,13 @@ class FrozenStart(FreezePolicy):
 
 
 def _learns_fast(statistics: IntervalStatistics) -> bool:
-    """Whether the epoch lowered the lowest validation loss by much."""
+    """Whether the epoch lowered the lowest loss by much.
+
+    The first one: of its own mean, over examples that were new then. Where the head was not solved,
+    it is far above that of validation.
+    """
     *before, loss = statistics.validation_losses
-    return bool(before) and loss < (1 - _LEARNS_FAST) * min(before)
+    return loss < (1 - _LEARNS_FAST) * min(before or [statistics.train_loss])
 
 
 def _rate(depth: int) -> float:

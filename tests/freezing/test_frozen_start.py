@@ -104,6 +104,15 @@ def test_all_blocks_train_for_an_epoch_where_the_first_one_leaves_the_task_unkno
     assert boundaries == found
 
 
+@pytest.mark.parametrize(("train_loss", "boundary"), [(1.0, 4), (1.3, 4), (1.4, 3)])
+def test_what_is_learned_within_the_first_epoch_goes_on_before_more_freezes(
+    train_loss: float, boundary: int
+) -> None:
+    policy = FrozenStart()
+    statistics = after([1.0], share=0.25).model_copy(update={"train_loss": train_loss})
+    assert policy.decide(policy.begin(6), statistics)[0].boundary == boundary
+
+
 def test_without_a_loss_of_chance_nothing_more_freezes() -> None:
     policy = FrozenStart()
     state, _ = policy.decide(policy.begin(6), after([0.1], share=0.5, chance=0.0))

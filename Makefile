@@ -9,8 +9,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Two processes; one that has nothing left takes tests from the end of the other's list.
-TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Three processes on two cores, as tests wait for servers and for each other's processes; one that has
+# nothing left takes tests from the end of another's list.
+TESTS := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: setup run test test-faults check stack stack-status stack-down bench gpu clean

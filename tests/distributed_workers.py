@@ -63,7 +63,7 @@ def extend_a_set(root: str) -> None:
     from afcore.activations.extending import note_extendable
     from tests.activations import test_extending as extending
 
-    for module in (extending.extending, extending.sets_module):
+    for module in (extending.extending, extending.writer_module):
         module.plan_layout = extending.small_layout
     storage = Storage(root)
     with join_group(torch.device("cpu")) as group:

@@ -113,14 +113,13 @@ class FrozenStart(FreezePolicy):
         num_blocks = len(statistics.gradient_norms)
         least, chance = min(statistics.validation_losses), statistics.chance_loss
         after, settled, memory = state.boundary, False, state.memory
-        if least > _LEARNED * chance > 0:
+        is_first_look = state.boundary > 0 and "thawed" not in memory and not statistics.ends_cycle
+        if least > (_KNOWN if is_first_look else _LEARNED) * chance > 0:
             after, memory = 0, {**memory, "thawed": True}
         elif statistics.ends_cycle:
             settled, memory = self._end_cycle(state, statistics)
             if not settled and statistics.epoch < statistics.num_epochs:
                 after = memory["start"]
-        elif state.boundary and "thawed" not in memory and least > _KNOWN * chance > 0:
-            after, memory = 0, {**memory, "thawed": True}
         elif chance > 0 and not _learns_fast(statistics):
             after = max(after, self._risen(memory["start"], statistics.cycle_share, num_blocks))
         changed = FreezeState(after, _rate(after), settled, memory)

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from afcore.errors import UserError
 from afcore.model.truncating_tokenizer import truncating
 from afcore.tasks.task import Task
 from afcore.tracking.tracking_store import transfer_settings
@@ -73,7 +72,7 @@ def _save_folder(run_id: str, model: Any, processor: Any) -> str:
     return f"runs:/{run_id}/model"
 
 
-def load_model(uri: str | None, auto_class: str) -> Any:
+def load_model(uri: str, auto_class: str) -> Any:
     """The model that :func:`save_model` saved.
 
     Args:
@@ -81,19 +80,16 @@ def load_model(uri: str | None, auto_class: str) -> Any:
         auto_class: of ``transformers``, which knows its head.
 
     Raises:
-        UserError: when it cannot be had.
+        Exception: of any artifact store, when it cannot be had.
     """
     import mlflow
     import transformers
 
     with transfer_settings(), tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
-        try:
-            saved = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
-            return getattr(transformers, auto_class).from_pretrained(
-                Path(saved) / "model", use_safetensors=True, trust_remote_code=False
-            )
-        except Exception as error:  # of any artifact store
-            raise UserError(" ".join(str(error).split())[:300]) from error
+        saved = mlflow.artifacts.download_artifacts(uri, dst_path=folder)
+        return getattr(transformers, auto_class).from_pretrained(
+            Path(saved) / "model", use_safetensors=True, trust_remote_code=False
+        )
 
 
 def _input_example(task: Task, pairs: bool) -> Any:

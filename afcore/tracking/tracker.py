@@ -292,13 +292,13 @@ class Tracker(TrackingStore):
             UserError: when it cannot be had.
         """
         self._mlflow.set_tracking_uri(self._uri)
-        uri = self._client.get_run(run_id).data.tags.get(MODEL_TAG)
+        tags = self._client.get_run(run_id).data.tags
         try:
-            return load_model(uri, auto_class)
-        except UserError as error:
+            return load_model(tags[MODEL_TAG], auto_class)
+        except Exception as error:  # of any artifact store
             raise UserError(
-                f"the model of the MLflow run {run_id} in {self._uri!r} cannot be read: {error}. "
-                "Train anew with --fresh"
+                f"the model of the MLflow run {run_id} in {self._uri!r} cannot be read: "
+                f"{' '.join(str(error).split())[:300]}. Train anew with --fresh"
             ) from error
 
     def finish(self, run_id: str, error: BaseException | None = None) -> None:

@@ -12,6 +12,7 @@ import yaml
 from afcore.errors import StoreError
 from afcore.storage.objects import Storage
 from tests.conftest import environment
+from tests.prefect_rest import prefect_response
 
 INFRA = Path(__file__).parents[1] / "infra"
 BUCKET = "least-privilege"
@@ -92,11 +93,9 @@ def test_the_job_template_asks_for_gpus_and_its_blanks_are_variables() -> None:
 
 
 def test_prefect_takes_the_job_template(prefect_server: str) -> None:
-    import httpx
-
     template = json.loads((INFRA / "kubernetes" / "job-template.json").read_text())
     pool = {"name": "gpu", "type": "kubernetes", "base_job_template": template}
-    answer = httpx.post(f"{prefect_server}/work_pools/", json=pool)
+    answer = prefect_response("POST", f"{prefect_server}/work_pools/", pool)
     assert answer.status_code == 201, answer.text
 
 

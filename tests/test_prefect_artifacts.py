@@ -11,6 +11,7 @@ import pytest
 from afcore.config import parse_config
 from afcore.training import progress
 from pipelines.run_titles import data_name, model_name
+from tests.prefect_rest import prefect_answer
 from tests.reports import make_report
 
 
@@ -33,7 +34,7 @@ def test_what_is_shown_of_a_training(
 ) -> None:
     result, tree = trained
     cached = result["runs"][1]
-    newest = post(f"{prefect_server}/flow_runs/filter", sort="START_TIME_DESC")
+    newest = prefect_answer("POST", f"{prefect_server}/flow_runs/filter", sort="START_TIME_DESC")
     # Other tests had runs of the same name.
     names = {run["name"]: run["id"] for run in reversed(newest)}
     model = model_name(parse_config(tree, source="test"))
@@ -48,7 +49,11 @@ def test_what_is_shown_of_a_training(
     assert "epoch 1 of 2: block 0 frozen, read from the cache" in tasks
 
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
-    found = [one for one in post(f"{prefect_server}/artifacts/filter", **query) if one["key"]]
+    found = [
+        one
+        for one in prefect_answer("POST", f"{prefect_server}/artifacts/filter", **query)
+        if one["key"]
+    ]
     shown = {one["key"]: one for one in found}
     assert set(shown) == {"mlflow", "epoch-progress", "epochs", "result", "course"}
     assert cached["mlflow_run_id"] in shown["mlflow"]["data"]
@@ -117,11 +122,6 @@ def test_names_say_what_is_trained_on_what(model: str, train: Any, expected: Any
     assert (model_name(config), data_name(config)) == expected
 
 
-def post(url: str, **body: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.post(url, json=body).raise_for_status().json()
-    return found
-
-
 def task_names(server: str, flow_run_id: str) -> list[str]:
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
-    return [task["name"] for task in post(f"{server}/task_runs/filter", **query)]
+    return [task["name"] for task in prefect_answer("POST", f"{server}/task_runs/filter", **query)]

@@ -13,8 +13,6 @@ BLOCK_PREFECT = """
 import importlib, pkgutil, sys
 sys.modules["prefect"] = None
 import afcore
-
-from bench.shape import arrows, circles, double_names, large_functions
 names = [m.name for m in pkgutil.walk_packages(afcore.__path__, "afcore.")]
 for name in names:
     importlib.import_module(name)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import mlflow
 import psutil
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from afcore.results.report import RunReport
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
+from tests.prefect_rest import prefect_answer, prefect_response
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
@@ -35,9 +35,7 @@ def deployed(prefect_server: str) -> dict[str, Any]:
 
 
 def deployment(server: str, name: str) -> dict[str, Any]:
-    answer = httpx.get(f"{server}/deployments/name/{name}")
-    found: dict[str, Any] = answer.raise_for_status().json()
-    return found
+    return dict(prefect_answer("GET", f"{server}/deployments/name/{name}"))
 
 
 @pytest.fixture
@@ -106,7 +104,9 @@ def test_a_worker_retrains_with_the_store_on_s3_and_one_value_changed(
     (version,) = client.search_model_versions("name = 'deployment'")
     assert version.run_id == report.mlflow_run_id
     (run,) = flow_runs(prefect_server, deployment(prefect_server, RETRAINING), "COMPLETED")
-    logs = post(f"{prefect_server}/logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}})
+    logs = prefect_answer(
+        "POST", f"{prefect_server}/logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}}
+    )
     said = [line["message"] for line in logs if line["name"].startswith("afcore.")]
     assert any("without data.test there is nothing to compare" in line for line in said)
 
@@ -171,10 +171,8 @@ def test_parameters_that_are_not_allowed_are_refused(
     prefect_server: str, deployed: dict[str, Any]
 ) -> None:
     config = {**deployed["parameters"]["config"], "training": {"epochs": 0}}
-    answer = httpx.post(
-        f"{prefect_server}/deployments/{deployed['id']}/create_flow_run",
-        json={"parameters": {"config": config}},
-    )
+    url = f"{prefect_server}/deployments/{deployed['id']}/create_flow_run"
+    answer = prefect_response("POST", url, {"parameters": {"config": config}})
     assert answer.status_code == 409
     assert "epochs" in answer.text
 
@@ -197,14 +195,10 @@ def prefect(*arguments: str) -> str:
     return done.stdout
 
 
-def post(url: str, **body: Any) -> Any:
-    """What Prefect's API answers."""
-    return httpx.post(url, json=body).raise_for_status().json()
-
-
 def flow_runs(server: str, deployment: dict[str, Any], state: str) -> list[dict[str, Any]]:
     """Runs of the deployment in a state."""
-    found: list[dict[str, Any]] = post(
+    found: list[dict[str, Any]] = prefect_answer(
+        "POST",
         f"{server}/flow_runs/filter",
         deployments={"id": {"any_": [deployment["id"]]}},
         flow_runs={"state": {"type": {"any_": [state]}}},

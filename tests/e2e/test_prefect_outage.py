@@ -18,6 +18,7 @@ import pytest
 from pipelines.stack.services import ServiceFolder
 from pipelines.stack.stack_services import StackSettings, stack_services
 from tests.conftest import free_port, write_config
+from tests.prefect_rest import prefect_answer, prefect_response
 
 pytestmark = pytest.mark.slow
 
@@ -78,9 +79,7 @@ class OwnServer:
                 self.signal(signal.SIGKILL)
 
     def ask(self, kind: str) -> list[dict[str, Any]]:
-        answer = httpx.post(f"{self.url}/{kind}/filter", json={})
-        found: list[dict[str, Any]] = answer.raise_for_status().json()
-        return found
+        return list(prefect_answer("POST", f"{self.url}/{kind}/filter"))
 
     def _answers(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -264,12 +263,14 @@ def test_the_place_of_the_one_that_trains_outlives_the_stacks_server(tmp_path: P
     places = f"{server.url}/v2/concurrency_limits"
     try:
         server.start(**variables)
-        httpx.post(f"{places}/", json={"name": "one", "limit": 1}).raise_for_status()
-        taken = httpx.post(f"{places}/increment-with-lease", json={"names": ["one"], "slots": 1})
-        lease = taken.raise_for_status().json()["lease_id"]
+        prefect_answer("POST", f"{places}/", name="one", limit=1)
+        taken = prefect_answer("POST", f"{places}/increment-with-lease", names=["one"], slots=1)
+        lease = taken["lease_id"]
         server.signal(signal.SIGKILL)
         server.start(**variables)
-        renewed = httpx.post(f"{places}/leases/{lease}/renew", json={"lease_duration": 300})
+        renewed = prefect_response(
+            "POST", f"{places}/leases/{lease}/renew", {"lease_duration": 300}
+        )
         assert renewed.status_code == 204, renewed.text
     finally:
         server.stop()

@@ -3,33 +3,32 @@
 import os
 import subprocess
 import sys
-from typing import Any
 
-import httpx
 import pytest
 
 from pipelines.stack.dead_runs import mark_dead_runs
+from tests.prefect_rest import prefect_answer
 
 POOL = "dead-runs"
 
 
 @pytest.fixture(scope="module")
 def flow_id(prefect_server: str) -> str:
-    post(f"{prefect_server}/work_pools/", name=POOL, type="process")
-    return str(post(f"{prefect_server}/flows/", name="dead-runs")["id"])
+    prefect_answer("POST", f"{prefect_server}/work_pools/", name=POOL, type="process")
+    return str(prefect_answer("POST", f"{prefect_server}/flows/", name="dead-runs")["id"])
 
 
 def running_flow_run(server: str, flow_id: str) -> str:
     """A run in Prefect's eyes."""
     state = {"type": "RUNNING", "name": "Running"}
-    run = post(f"{server}/flow_runs/", flow_id=flow_id, work_pool_name=POOL, state=state)
+    url = f"{server}/flow_runs/"
+    run = prefect_answer("POST", url, flow_id=flow_id, work_pool_name=POOL, state=state)
     return str(run["id"])
 
 
 def note_process(server: str, run_id: str, pid: int) -> None:
     """As the worker does."""
-    body = {"infrastructure_pid": str(pid)}
-    httpx.patch(f"{server}/flow_runs/{run_id}", json=body).raise_for_status()
+    prefect_answer("PATCH", f"{server}/flow_runs/{run_id}", infrastructure_pid=str(pid))
 
 
 def test_a_run_whose_process_is_gone_has_crashed(prefect_server: str, flow_id: str) -> None:
@@ -54,9 +53,5 @@ def test_a_run_whose_process_is_gone_has_crashed(prefect_server: str, flow_id: s
     assert mark_dead_runs(prefect_server, "another-pool") == []
 
 
-def post(url: str, **body: Any) -> Any:
-    return httpx.post(url, json=body).raise_for_status().json()
-
-
 def state(server: str, run_id: str) -> str:
-    return str(httpx.get(f"{server}/flow_runs/{run_id}").json()["state"]["type"])
+    return str(prefect_answer("GET", f"{server}/flow_runs/{run_id}")["state"]["type"])

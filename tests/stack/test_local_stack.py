@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import httpx
 import mlflow
 import pytest
 import yaml
@@ -18,6 +16,7 @@ from afcore.storage.objects import Storage
 from pipelines.stack.local_stack import LocalStack
 from pipelines.stack.stack_services import StackSettings, stack_services
 from tests.conftest import environment, free_port
+from tests.prefect_rest import prefect_answer
 
 
 def test_everything_listens_on_loopback(tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_a_stack_outlives_its_command_and_a_power_cut(
             for one in known.values():
                 os.killpg(int(one["pid"]), signal.SIGKILL)
             assert "prefect: started" in stack(*up)
-            runs: list[dict[str, Any]] = httpx.post(f"{api}/flow_runs/filter", json={}).json()
+            runs = prefect_answer("POST", f"{api}/flow_runs/filter")
             assert [run["state"]["type"] for run in runs] == ["COMPLETED"]
             client = mlflow.MlflowClient(tree["tracking"]["uri"])
             experiment = client.get_experiment_by_name("night")

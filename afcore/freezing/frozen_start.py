@@ -166,8 +166,8 @@ class FrozenStart(FreezePolicy):
 def _learns_fast(statistics: IntervalStatistics) -> bool:
     """Whether the epoch lowered the lowest loss by much.
 
-    Of the first one, over examples that were new: whether its mean is that of an unknown task,
-    which is known by now. So the head was not solved, and was being learned.
+    Of the first one, over examples that were new, the mean says it: if that is of an unknown task,
+    what a solved head knows is little, or there is none, and the head is being learned.
     """
     *before, loss = statistics.validation_losses
     if not before:

@@ -9,23 +9,23 @@ So
    is computed once, cached, and shared by every run on the same text;
 2. the head's last layer is solved outright on what the pre-trained blocks put out
    (:mod:`afcore.training.head`), before the first step;
-3. the rest is trained for a cycle of four epochs, the learning rate falling to zero; halfway
-   through it all but the last block freeze, and that one trains alone, which costs next to nothing;
+3. the rest is trained for a cycle of four epochs, the learning rate falling to zero; after each
+   epoch of it another sixth of the blocks freezes (of six, one), so that at its end the last block
+   trains alone, which costs next to nothing;
 4. another cycle, from where the first one began, follows as long as the validation loss says that
    it pays: ``training.epochs`` is the most.
 
 What a user cannot know is how much accuracy there is to lose. One knob says what it is worth:
-``tolerance``, in points of the main score. It sets how deep the frozen start is, a third of the
-blocks at 0 and half of them from 0.5 on; how much of a cycle passes before only the last block
-trains, half of it up to 0.5 and a quarter from 2 on; and how much the loss must still fall for
+``tolerance``, in points of the main score. It sets the depth of the frozen start, a third of the
+blocks at 0, half of them at 0.5 and two thirds from 2 on, and how much the loss must still fall for
 another cycle.
 
-**The boundary stays** where it is while the loss falls fast, and **falls** to 0 for as long as the
-model has not begun to learn. At tolerance 0 it falls for an epoch, too, where the first one leaves
-the task unknown: where the validation loss is not clearly below that of always answering with the
-classes' shares, as what pre-trained blocks put out says little of what a review thinks of a film,
-say. And a cycle begins at half the depth of the one before once training has settled, until that
-lowers the loss no more.
+**The boundary stays** where it is while the loss falls fast, and after a first epoch in which the
+task was not known yet: in which the loss was not clearly below that of always answering with the
+classes' shares. **It falls** to 0 for as long as the model has not begun to learn. At tolerance 0
+it falls for an epoch, too, where the first one leaves the task unknown, as what pre-trained blocks
+put out says little of what a review thinks of a film, say. And a cycle begins at half the depth of
+the one before once training has settled, until that lowers the loss no more.
 
 What it was measured to do, how its constants were chosen, and where it fails: docs/freezing.md.
 """
@@ -47,11 +47,11 @@ from afcore.freezing.settling import has_settled
 
 __all__ = ["FrozenStart"]
 
-_DEPTHS = ((0.0, 0.5), (1 / 3, 1 / 2))
+_DEPTHS = ((0.0, 0.5, 2.0), (1 / 3, 1 / 2, 2 / 3))
 """Tolerances, and the shares of the blocks that are frozen from the start; linear between."""
-_SHARES = ((0.5, 2.0), (1 / 2, 1 / 4))
-"""Tolerances, and the shares of a cycle after which only the last block trains; linear between."""
 _CYCLE_EPOCHS = 4
+_RISE = 2 / 3
+"""Share of the blocks by which the boundary would rise over a whole cycle."""
 _LEARNED = 0.95
 """A validation loss below this share of chance's, once: the model has begun to learn."""
 _KNOWN = 0.6
@@ -79,15 +79,14 @@ class FrozenStart(FreezePolicy):
         0.5,
         ge=0,
         description="points of accuracy that may be given up for time, a wish and not a promise: "
-        "sets how deep the frozen start is, and how soon only the last block trains; at 0 all "
-        "blocks train for an epoch where the task is unknown, and cycles begin ever lower, until "
-        "that improves nothing",
+        "sets how deep the frozen start is; at 0 all blocks train for an epoch where the task is "
+        "unknown, and cycles begin ever lower, until that improves nothing",
     )
     depth: int | None = Field(
         None,
         ge=0,
         description="blocks frozen from the start; default: a third of them at tolerance 0, half "
-        "from 0.5 on",
+        "at 0.5, two thirds from 2 on",
     )
 
     @property
@@ -143,9 +142,9 @@ class FrozenStart(FreezePolicy):
 
     def _risen(self, start: int, share: float, num_blocks: int) -> int:
         """The boundary after a share of a cycle that began at ``start``; 0 stays."""
-        if start and share > float(np.interp(self.tolerance, *_SHARES)) - 1e-9:
-            return num_blocks - 1
-        return start
+        if start == 0:
+            return 0
+        return min(start + math.floor(share * _RISE * num_blocks + 1e-9), num_blocks - 1)
 
     def possible_traces(
         self, num_blocks: int, num_epochs: int, cycle_epochs: int | None = None
@@ -164,10 +163,10 @@ class FrozenStart(FreezePolicy):
 
 
 def _learns_fast(statistics: IntervalStatistics) -> bool:
-    """Whether the epoch lowered the lowest loss by much.
+    """Whether the epoch lowered the lowest loss by much; of the first one, whether it had to.
 
-    Of the first one, over examples that were new, the mean says it: if that is of an unknown task,
-    what a solved head knows is little, or there is none, and the head is being learned.
+    Where its mean loss, over examples that were new, is that of an unknown task, a solved head knew
+    little, or there was none, and the head is being learned.
     """
     *before, loss = statistics.validation_losses
     if not before:

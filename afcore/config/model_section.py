@@ -36,7 +36,7 @@ class AdapterConfig(Section):
     """LoRA (PEFT) on the blocks that train, instead of their own weights; none without the section.
 
     The head trains whole. Blocks below the boundary have no adapters, those that freeze keep
-    theirs. `training.learning_rate` is used as it is given: for LoRA ten times the rate of whole
+    theirs. `training.learning_rate` is not raised for them: for LoRA ten times the rate of whole
     weights is usual (5e-4).
     """
 

@@ -46,8 +46,8 @@ def compare_command(
     """Run the same training in several modes and put accuracy, time and cost side by side.
 
     All modes but those of the Trainer see the same batches. Every run pays for its own activation
-    sets, unless --share is given or CONFIG says cache.share: true. With two seeds or more, a column
-    says whether a mode's difference to full in test accuracy is within noise.
+    sets, unless --share is given or CONFIG says cache.share: true. Beside full, a column
+    says whether a mode's difference to it in the test score is within noise.
     """
     with exit_codes():
         resolved = load_config(config, overrides or [])

@@ -43,7 +43,7 @@ def plan_command(
     """Predict seconds, bytes and dollars of a training before they are spent.
 
     A few batches are measured on this machine; nothing is trained. What will freeze is not known
-    beforehand, so totals are a band from "nothing freezes" to "all freezes at once".
+    beforehand, so totals are given for the ends of what the policy may decide.
     """
     with exit_codes():
         resolved = load_config(config, overrides or [])

@@ -96,13 +96,13 @@ class WorkerGroup:
             values /= self.count
         return values
 
-    def longest(self, seconds: dict[str, float]) -> dict[str, float]:
-        """Of each of these, the most that a worker took."""
+    def longest(self, seconds: float) -> float:
+        """The most that a worker took."""
         if self.count == 1:
             return seconds
-        values = torch.tensor(list(seconds.values()), dtype=torch.float64)
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._patient)
-        return dict(zip(seconds, values.tolist(), strict=True))
+        value = torch.tensor(seconds, dtype=torch.float64)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self._patient)
+        return float(value)
 
     def wants_to_stop(self, wish: bool) -> bool:
         """Whether some worker wished to stop; all get the same answer at the same step.

@@ -4,7 +4,7 @@
 (128 + SIGINT) for a run that was told to stop, 1 for anything else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 __all__ = [
     "AutoFreezeError",
@@ -29,6 +29,7 @@ __all__ = [
     "causes",
     "in_one_line",
     "may_pass",
+    "some_of",
 ]
 
 
@@ -159,3 +160,9 @@ def may_pass(error: object) -> bool:
     return isinstance(
         error, StoreUnreachableError | WorkerLostError | ConnectionError | TimeoutError
     )
+
+
+def some_of(names: Sequence[str], count: int = 3) -> str:
+    """The first ``count`` of them, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

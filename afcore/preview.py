@@ -4,8 +4,6 @@ Data are prepared as a run would (and found by it later), the model is profiled 
 and nothing is trained.
 """
 
-from pathlib import Path
-
 import torch
 from pydantic import BaseModel, ConfigDict
 
@@ -15,7 +13,6 @@ from afcore.launch.launcher import as_worker, check_devices
 from afcore.memory import available_memory
 from afcore.planning.profile import Profile
 from afcore.planning.run_forecast import BoundaryForecast, RunForecast, forecast_boundaries
-from afcore.results.traces import load_recorded, recorded_trace
 from afcore.runs.cache import RunCache
 from afcore.runs.decide import possible_traces
 from afcore.runs.device_room import memory_by_boundary
@@ -23,7 +20,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.run import Run
 from afcore.storage.objects import Storage
 
-__all__ = ["PlanReport", "load_trace", "preview_run"]
+__all__ = ["PlanReport", "preview_run"]
 
 _BUDGET_SECONDS = 6.0
 
@@ -125,15 +122,6 @@ def preview_run(
         runs=runs,
         notes=[*_notes(run, existing), *_memory_notes(run, memory)],
     )
-
-
-def load_trace(path: Path) -> list[list[int]]:
-    """The boundaries of a recorded run: of a comparison's, the first that froze.
-
-    Raises:
-        ConfigError: when the file is no report, or nothing in it froze.
-    """
-    return recorded_trace(load_recorded(path))
 
 
 def _notes(run: Run, existing: list[int]) -> list[str]:

@@ -37,8 +37,9 @@ Columns are those that are read unless the key names another one.
 _REPORT = """
 `--report FILE` writes one JSON document: of `autofreeze run` a [run](#run), of `autofreeze compare`
 a [comparison](#comparison). The same documents are artifacts in MLflow, `report.json` of a run and
-`comparison.json` of a comparison. What `plan`, `simulate` and `search` write with `--report` is their tables
-as JSON, and `retrain` writes what became of it, with the run under `report`; neither is described here. Schema 1: fields may be added, none is renamed or removed.
+`comparison.json` of a comparison. What `plan`, `simulate` and `search` write with `--report` is
+their tables as JSON, and `retrain` writes what became of it, with the run under `report`; neither
+is described here. Schema 1: fields may be added, none is renamed or removed.
 
 Seconds are wall-clock seconds, dollars are US, accuracies go from 0 to 1, epochs and steps count
 from 1. A boundary is a number of frozen blocks. `null` stands for what does not exist, and for an

@@ -53,8 +53,8 @@ def test_a_wrong_policy_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot read the report"),
-        ("[]", "is not a report of this version"),
+        (None, "cannot be read"),
+        ("[]", "is no report of autofreeze run or compare"),
         (make_report("full").model_copy(update={"intervals": []}), "has no statistics to replay"),
     ],
 )
@@ -67,3 +67,17 @@ def test_a_file_that_cannot_be_replayed(
         path.write_text(text)
     assert autofreeze("replay", path) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_gradients_that_were_not_looked_at_are_not_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blind = [
+        one.model_copy(update={"gradient_norms": (0.0,) * len(one.gradient_norms)})
+        for one in INTERVALS
+    ]
+    path = tmp_path / "report.json"
+    path.write_text(recorded(blind, []).model_dump_json(by_alias=True))
+    assert autofreeze("replay", path, "--policy", "gradient_norm") == 2
+    assert "frozen_start none of gradients" in " ".join(capsys.readouterr().err.split())
+    assert autofreeze("replay", path, "--policy", "frozen_start") == 0

@@ -17,10 +17,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
+from afcore.data.tensor_file import bytes_of
 from afcore.errors import StoreUnreachableError
 from afcore.storage.objects import Storage
 
-__all__ = ["bytes_of", "check_metadata", "checksum", "read_array", "write_array"]
+__all__ = ["check_metadata", "checksum", "read_array", "write_array"]
 
 _CHUNK = "c/0/0"
 # The client asks again until an answer begins, but not when a connection breaks after that.
@@ -106,11 +107,6 @@ def check_metadata(
 def checksum(rows: npt.NDArray[Any]) -> str:
     """xxh3-64 of an array's bytes."""
     return xxhash.xxh3_64_hexdigest(bytes_of(rows))
-
-
-def bytes_of(rows: npt.NDArray[Any]) -> memoryview:
-    """An array's bytes; those of a contiguous one, without a copy."""
-    return np.ascontiguousarray(rows).view(np.uint8).reshape(-1).data
 
 
 def _metadata(rows: npt.NDArray[Any]) -> bytes:

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from afcore.activations.arrays import bytes_of, checksum
+from afcore.activations.arrays import checksum
 from afcore.activations.layout import RaggedLayout
 from afcore.activations.tiers import Budgets, Tier, choose_window, place, window_bytes
 from afcore.activations.validation_states import ValidationStates
+from afcore.data.tensor_file import bytes_of
 from afcore.errors import StorageFullError
 
 __all__ = ["ResidentShards"]

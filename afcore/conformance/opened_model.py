@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from afcore.conformance.heads import Head, find_head
 from afcore.errors import ModelError, in_one_line
 from afcore.model.decoder_start import set_decoder_start
-from afcore.model.pretrained import damaged_file, locate, read_model, why_not_loaded
+from afcore.model.pretrained import OURS, damaged_file, locate, read_model, why_not_loaded
 
 __all__ = ["OpenedModel", "UnsupportedModelError", "build_random", "one_line", "open_model"]
 
@@ -69,7 +69,7 @@ def open_model(name: str, task: str | None = None) -> OpenedModel:
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         return build_random(config, head)
     try:
-        model, report = read_model(path, head.auto_class, "", **_ours(config))
+        model, report = read_model(path, head.auto_class, "", **OURS)
     except ModelError as error:
         if damaged_file(path) is not None or isinstance(error.__cause__, OSError):
             raise
@@ -151,10 +151,6 @@ def _cut_blocks(config: Any) -> str:
         if isinstance(value, list) and len(value) == count:
             setattr(text, key, value[:_FEW_BLOCKS])
     return f"{_FEW_BLOCKS} of its {count} blocks"
-
-
-def _ours(config: Any) -> dict[str, Any]:
-    return {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 
 
 def _set_padding(config: Any) -> None:

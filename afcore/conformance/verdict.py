@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 
 from afcore.activations.codec import STORED_AS, RowFormat
 from afcore.conformance.chance import drawn_in_training, kept_between_batches
-from afcore.conformance.heads import Head
 from afcore.conformance.opened_model import (
     OpenedModel,
     UnsupportedModelError,
@@ -21,7 +20,6 @@ from afcore.conformance.opened_model import (
     open_model,
 )
 from afcore.conformance.trials import (
-    BoundaryTrial,
     as_precise_as_can_be,
     check_repeats,
     try_boundary,
@@ -31,6 +29,7 @@ from afcore.errors import ModelError, UserError
 from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.probing import varied_batch
 from afcore.model.split_model import EMBEDDINGS, HEAD, SplitModel
+from afcore.model.trial import Differences
 
 __all__ = ["Blocks", "Conformance", "Verdict", "check_model", "check_opened"]
 
@@ -61,24 +60,14 @@ class Blocks(BaseModel):
     last_block: str
 
 
-class Apart(BaseModel):
-    """Largest differences to the whole model, relative to the largest magnitude."""
-
-    model_config = ConfigDict(frozen=True)
-
-    outputs: float
-    loss: float
-    gradients: float
-
-
 class Compared(BaseModel):
     """Of one boundary: the suffix on fresh hidden states, and on those of a set."""
 
     model_config = ConfigDict(frozen=True)
 
     boundary: int
-    split: Apart
-    stored: Apart | None
+    split: Differences
+    stored: Differences | None
 
 
 class Conformance(BaseModel):
@@ -136,7 +125,7 @@ def check_opened(name: str, opened: OpenedModel) -> Conformance:
     found: dict[str, Any] = {
         "name": name,
         "model": type(opened.model).__name__,
-        "task": _task(opened.head),
+        "task": f"{opened.head.task} ({opened.head.why})",
         "weights": opened.weights,
         "drawn": drawn_in_training(opened.model.config),
     }
@@ -160,8 +149,10 @@ def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
     check_repeats(split, batch)
     tried, found["compared"] = [], []
     for boundary in _boundaries(split.num_blocks):
-        tried.append(try_boundary(split, batch, boundary))
-        found["compared"].append(_compared(tried[-1]))
+        trial = try_boundary(split, batch, boundary)
+        tried.append(trial)
+        compared = Compared(boundary=boundary, split=trial.split, stored=trial.stored)
+        found["compared"].append(compared)
     obstacle = next((one.obstacle for one in tried if one.obstacle), None)
     obstacle = (
         obstacle or changed_setting(settings, own_settings(model)) or try_training(split, batch)
@@ -201,15 +192,6 @@ def _blocks(split: SplitModel) -> Blocks:
         head=list(split.part_parameters(HEAD)),
         last_block=split.pooled_reason,
     )
-
-
-def _compared(trial: BoundaryTrial) -> Compared:
-    stored = None if trial.stored is None else Apart(**vars(trial.stored))
-    return Compared(boundary=trial.boundary, split=Apart(**vars(trial.split)), stored=stored)
-
-
-def _task(head: Head) -> str:
-    return f"{head.task} ({head.why})"
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from afcore.data.sources import Rows
 from afcore.data.tensor_file import bytes_of
 from afcore.digest import ContentDigest
 
-__all__ = ["DIGEST_BYTES", "RowDigests", "are_among", "digest_of_rows", "row_digests"]
+__all__ = ["DIGEST_BYTES", "RowDigests", "digest_of_rows", "row_digests"]
 
 DIGEST_BYTES = 16
 RowDigests = npt.NDArray[np.bytes_]
@@ -35,8 +35,3 @@ def digest_of_rows(digests: RowDigests) -> ContentDigest:
     ordered[:] = digests
     ordered.sort()
     return ContentDigest(hashlib.sha256(bytes_of(ordered)).hexdigest())
-
-
-def are_among(digests: RowDigests, others: RowDigests) -> npt.NDArray[np.bool_]:
-    """[n] bool, whether a row is one of the others."""
-    return np.isin(digests, others)

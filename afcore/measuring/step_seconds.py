@@ -7,10 +7,9 @@ not fit where training does. What does not fit even so is left out: larger passe
 boundaries.
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,7 +22,8 @@ from afcore.data.order import inference_batches
 from afcore.freezing.policy import FreezeState
 from afcore.measuring.least_squares import fit_terms
 from afcore.model.quantization import quantized_blocks
-from afcore.model.split_model import SplitModel, block_part
+from afcore.model.split_model import block_part
+from afcore.model.trial import restored
 from afcore.planning.profile import ComputeProfile
 from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
@@ -65,7 +65,7 @@ def measure_steps(
     Raises:
         torch.OutOfMemoryError: where not even the last block can be trained on an example.
     """
-    with torch.random.fork_rng(), _put_back(trainee.split):
+    with torch.random.fork_rng(), restored(trainee.split.model):
         trial = _Trial(trainee, settings)
         most = None if budget_share is None else budget_share * len(batches)
         steps = trial.steps(sample_batches(batches, trainee.examples.lengths), budget_seconds, most)
@@ -92,27 +92,6 @@ def measure_steps(
         **_fit_suffix(points, trainee.split.num_blocks),
         **_fit_prefix([point for point in points if point.boundary]),
     )
-
-
-@contextlib.contextmanager
-def _put_back(split: SplitModel) -> Iterator[None]:
-    """Undo what is done to the model meanwhile; its numbers are kept in host memory."""
-    parameters, modules = list(split.model.parameters()), list(split.model.modules())
-    tensors = [*parameters, *split.model.buffers()]
-    numbers = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-    trained = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
-    training = [module.training for module in modules]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, number in zip(tensors, numbers, strict=True):
-                tensor.copy_(number)
-        for parameter, (requires_grad, gradient) in zip(parameters, trained, strict=True):
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = gradient
-        for module, was_training in zip(modules, training, strict=True):
-            module.training = was_training
 
 
 def trial_steps(

@@ -40,7 +40,7 @@ def measure_together(trainee: Trainee, batches: Batches, settings: StepSettings)
         for ids in (sample[0], sample[-1]):
             trial_steps(trainee, optimizer, boundary, [ids], settings)  # kernels: by shape
             done = trial_steps(trainee, optimizer, boundary, [ids] * _STEPS, settings)
-            seconds = group.longest({"train": done.train_seconds})["train"] / _STEPS
+            seconds = group.longest(done.train_seconds) / _STEPS
             passes = done.num_passes // _STEPS
             points.append((boundary, padded_tokens(ids, lengths), passes, seconds))
     return points

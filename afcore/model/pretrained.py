@@ -16,13 +16,14 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-from afcore.errors import ModelError
+from afcore.errors import ModelError, some_of
 from afcore.extras import how_to_install
 from afcore.model.choice_inputs import take_single_choices
 from afcore.model.decoder_start import set_decoder_start
 from afcore.model_settings import MODEL_MARK
 
 __all__ = [
+    "OURS",
     "build_model",
     "check_finite",
     "damaged_file",
@@ -50,7 +51,7 @@ _NOT_IN_FORWARD = (
     "transformers_version",
 )
 # What a checkpoint may have been trained or saved for does not go on into ours.
-_OURS = {
+OURS = {
     "return_dict": True,
     "output_attentions": False,
     "output_hidden_states": False,
@@ -144,7 +145,7 @@ def load_model(
         name,
         auto_class,
         "Give a hub id or a folder with config.json and safetensors weights.",
-        **settings | _OURS,
+        **settings | OURS,
     )
     missing = sorted(report["missing_keys"])
     mismatched = sorted(report["mismatched_keys"])
@@ -238,7 +239,7 @@ def forward_settings(config: dict[str, Any]) -> dict[str, Any]:
 def build_model(config: dict[str, Any], auto_class: str) -> Any:
     """The architecture of a configuration, with weights that the caller will replace."""
     with torch.random.fork_rng(devices=[]):
-        architecture = AutoConfig.for_model(**config | _OURS)
+        architecture = AutoConfig.for_model(**config | OURS)
         kind = getattr(transformers, auto_class)
         return take_single_choices(kind.from_config(architecture, dtype=torch.float32))
 
@@ -327,9 +328,7 @@ def check_finite(name: str, model: Any, new: set[str]) -> None:
 
 def shown(names: list[str]) -> str:
     """The first few of many names, or that there are none."""
-    more = len(names) - _NUM_SHOWN
-    few = ", ".join(names[:_NUM_SHOWN]) or "nothing"
-    return few + (f" and {more} more" if more > 0 else "")
+    return some_of(names) or "nothing"
 
 
 def locate(name: str) -> str:

@@ -146,17 +146,8 @@ class SplitModel:
             return []
         return [part for part in self.parts if part != HEAD and not part.startswith(_ADAPTER)]
 
-    def part_parameters(self, part: str) -> dict[str, nn.Parameter]:
-        """Parameters of one part by their names in the whole model."""
-        return {
-            name: parameter
-            for name, parameter in self.model.named_parameters()
-            if self.part_of[name] == part
-        }
-
-    def block_parameters(self, index: int) -> dict[str, nn.Parameter]:
-        """Parameters of one block and its adapters by their names in the whole model."""
-        parts = (block_part(index), adapter_part(index))
+    def part_parameters(self, *parts: str) -> dict[str, nn.Parameter]:
+        """Parameters of these parts by their names in the whole model."""
         return {
             name: parameter
             for name, parameter in self.model.named_parameters()

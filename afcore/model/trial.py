@@ -205,12 +205,20 @@ def depends_on_neighbours(read: Hidden, hidden: Hidden, batch: Batch, least: flo
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Weights and buffers are afterwards what they were."""
-    tensors = [*model.parameters(), *model.buffers()]
-    before = [values.detach().clone() for values in tensors]
+    """Undo what is done to the model meanwhile; its numbers are kept in host memory."""
+    parameters, modules = list(model.parameters()), list(model.modules())
+    tensors = [*parameters, *model.buffers()]
+    numbers = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+    trained = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    training = [module.training for module in modules]
     try:
         yield
     finally:
         with torch.no_grad():
-            for values, old in zip(tensors, before, strict=True):
-                values.copy_(old)
+            for tensor, number in zip(tensors, numbers, strict=True):
+                tensor.copy_(number)
+        for parameter, (requires_grad, gradient) in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+        for module, was_training in zip(modules, training, strict=True):
+            module.training = was_training

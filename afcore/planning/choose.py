@@ -9,8 +9,6 @@ No I/O, no torch.
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from afcore.planning.choose_workers import Allowed, Standing, WorkersChoice, choose_workers
 from afcore.planning.forecast import (
     EpochSetup,
@@ -19,7 +17,7 @@ from afcore.planning.forecast import (
     build_seconds,
     forecast_epoch,
 )
-from afcore.planning.profile import Profile
+from afcore.planning.profile import Profile, Record
 
 __all__ = ["EpochChoice", "Source", "SourceChoice", "choose_epoch"]
 
@@ -28,11 +26,7 @@ Source = Literal["tokens", "current", "set"]
 """
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class SourceChoice(_Record):
+class SourceChoice(Record):
     """What an epoch reads, and why.
 
     Attributes:
@@ -50,7 +44,7 @@ class SourceChoice(_Record):
     totals: dict[Source, float]
 
 
-class EpochChoice(_Record):
+class EpochChoice(Record):
     """How an epoch is to be trained, and why.
 
     Attributes:

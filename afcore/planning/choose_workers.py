@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from afcore.cost import Prices, Usage, cost_usd
 from afcore.planning.forecast import (
     BYTES_OF_MOMENTS,
@@ -22,7 +20,7 @@ from afcore.planning.forecast import (
     Work,
     forecast_epoch,
 )
-from afcore.planning.profile import Profile
+from afcore.planning.profile import Profile, Record
 
 __all__ = [
     "Allowed",
@@ -38,11 +36,7 @@ __all__ = [
 _MOST_PARTIAL_PLANS = 4096
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class MemoryModel(_Record):
+class MemoryModel(Record):
     """What a worker's device must hold.
 
     Weights of the whole model, gradients and moments of the suffix, and what the backward pass
@@ -158,7 +152,7 @@ class Standing:
         return self.num_epochs - self.epoch + 1
 
 
-class WorkersChoice(_Record):
+class WorkersChoice(Record):
     """Workers of an epoch, and why.
 
     Attributes:

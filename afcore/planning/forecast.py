@@ -26,10 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from afcore.cost import Prices, Usage, cost_usd
-from afcore.planning.profile import ComputeProfile, Profile, Reading
+from afcore.planning.profile import ComputeProfile, Profile, Reading, Record
 
 __all__ = ["EpochSetup", "Forecast", "Work", "build_seconds", "forecast_epoch"]
 
@@ -85,11 +84,7 @@ class Work:
         return self.num_tokens * self.hidden_bytes
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class EpochSetup(_Record):
+class EpochSetup(Record):
     """How an epoch is trained.
 
     Attributes:
@@ -119,7 +114,7 @@ class EpochSetup(_Record):
     solves_head: bool = False
 
 
-class Forecast(_Record):
+class Forecast(Record):
     """An epoch, predicted.
 
     Attributes:

@@ -13,6 +13,7 @@ __all__ = [
     "MachineLink",
     "Profile",
     "Reading",
+    "Record",
     "WorkerProfile",
     "ring_terms",
 ]
@@ -21,11 +22,13 @@ _BUCKET_BYTES = 25 * 2**20
 """Of DistributedDataParallel: each bucket is an all-reduce of its own."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Numbers that stay what they are."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class ComputeProfile(_Record):
+class ComputeProfile(Record):
     """Fitted seconds of one device; the formulas are those of :mod:`.forecast`.
 
     Attributes:
@@ -76,7 +79,7 @@ class Reading:
     store_bytes: int
 
 
-class Bandwidths(_Record):
+class Bandwidths(Record):
     """Measured bytes per second, and the store's seconds for a tiny object.
 
     ``tiers``: gathering batches from host memory, local disk, ...; ``shard_bytes``: of an object of
@@ -91,9 +94,7 @@ class Bandwidths(_Record):
 
     def write_seconds(self, num_bytes: int) -> float:
         """Writing a set to the store."""
-        return (
-            self.num_shards(num_bytes) * self.store_latency_seconds + num_bytes / self.store_write
-        )
+        return self._waiting(num_bytes) + num_bytes / self.store_write
 
     def fetch_seconds(self, num_bytes: int) -> float:
         """Reading a set from the store once."""
@@ -115,7 +116,7 @@ class Bandwidths(_Record):
         return self.num_shards(num_bytes) * self.store_latency_seconds
 
 
-class MachineLink(_Record):
+class MachineLink(Record):
     """The faster link of workers that share a machine; rings of up to ``num_workers`` use it."""
 
     num_workers: int = Field(ge=1)
@@ -123,7 +124,7 @@ class MachineLink(_Record):
     bytes_per_second: float = Field(gt=0)
 
 
-class WorkerProfile(_Record):
+class WorkerProfile(Record):
     """Data-parallel workers: their link, their start, and how they share a machine.
 
     Attributes:
@@ -183,7 +184,7 @@ class WorkerProfile(_Record):
 _ALONE = WorkerProfile(link_latency_seconds=0.0, link_bytes_per_second=1.0)
 
 
-class Profile(_Record):
+class Profile(Record):
     """All that was measured; ``seconds`` is what measuring took.
 
     ``workers`` is None where one worker is all that is known.

@@ -9,12 +9,10 @@ the ends of what it may, which the policy itself knows (``possible_traces`` of
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from pydantic import BaseModel, ConfigDict
-
 from afcore.planning.choose import EpochChoice, choose_epoch
 from afcore.planning.choose_workers import Allowed, Standing, WorkersChoice, choose_workers
 from afcore.planning.forecast import EpochSetup, Forecast, Work, forecast_epoch
-from afcore.planning.profile import Profile
+from afcore.planning.profile import Profile, Record
 
 __all__ = ["BoundaryForecast", "RunForecast", "Trace", "forecast_boundaries", "forecast_run"]
 
@@ -29,11 +27,7 @@ _SUMS = (
 )
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class RunForecast(_Record):
+class RunForecast(Record):
     """A training in one mode along one trace.
 
     ``other_seconds`` are starts of workers, checkpoints and evaluation, the test included. What
@@ -121,7 +115,7 @@ def forecast_run(
     )
 
 
-class BoundaryForecast(_Record):
+class BoundaryForecast(Record):
     """An epoch at one boundary from its first step to its last.
 
     Attributes:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pydantic import BaseModel, ConfigDict
-
 from afcore.cost import Prices
 from afcore.planning.choose_workers import Standing, worker_counts
 from afcore.planning.described import Cluster, Workload, describe
+from afcore.planning.profile import Record
 from afcore.planning.run_forecast import RunForecast, Trace, forecast_run
 
 __all__ = ["MODES", "SimulatedRun", "Simulation", "scale_trace", "simulate"]
@@ -15,11 +14,7 @@ __all__ = ["MODES", "SimulatedRun", "Simulation", "scale_trace", "simulate"]
 MODES = ("full", "freeze", "cached", "performance", "efficiency")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class SimulatedRun(_Record):
+class SimulatedRun(Record):
     """One mode with so many workers at most.
 
     Attributes:
@@ -47,7 +42,7 @@ class SimulatedRun(_Record):
     saving: float
 
 
-class Simulation(_Record):
+class Simulation(Record):
     """``autofreeze simulate``: predicted, not measured.
 
     Attributes:

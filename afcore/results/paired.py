@@ -43,9 +43,7 @@ class PairedDifference:
         return self.low <= 0.0 <= self.high
 
 
-def paired_difference(
-    values: Sequence[float], baseline: Sequence[float], confidence: float = CONFIDENCE
-) -> PairedDifference:
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
     """Student's t interval of the mean difference of pairs: ``mean +- t * s / sqrt(n)``.
 
     ``s`` is the standard deviation of the differences with ``n - 1`` degrees of freedom, ``t`` the
@@ -54,24 +52,21 @@ def paired_difference(
     Args:
         values: one a seed, e.g. test accuracies.
         baseline: of the same seeds, in the same order.
-        confidence: of the two-sided interval, above 0 and below 1.
 
     Raises:
-        ValueError: without a pair, for lists of different lengths, or a confidence out of range.
+        ValueError: without a pair, or for lists of different lengths.
     """
     if len(values) != len(baseline) or len(values) == 0:
         raise ValueError(
             f"pairs are needed, at least one; got {len(values)} values and {len(baseline)} of the "
             "baseline"
         )
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     differences = np.asarray(values, dtype=float) - np.asarray(baseline, dtype=float)
     mean, num_pairs = float(differences.mean()), len(differences)
     if num_pairs == 1:
         return PairedDifference(mean, -math.inf, math.inf, 1)
     error = float(differences.std(ddof=1)) / math.sqrt(num_pairs)
-    half = float(stdtrit(num_pairs - 1, (1 + confidence) / 2)) * error
+    half = float(stdtrit(num_pairs - 1, (1 + CONFIDENCE) / 2)) * error
     return PairedDifference(mean, mean - half, mean + half, num_pairs)
 
 
@@ -79,7 +74,6 @@ def bootstrap_difference(
     score: Callable[[RowValues], float],
     values: RowValues,
     baseline: RowValues,
-    confidence: float = CONFIDENCE,
 ) -> PairedDifference:
     """Percentile bootstrap of a score that is no mean over rows; both are scored on the same rows.
 
@@ -89,7 +83,6 @@ def bootstrap_difference(
         score: of values of rows.
         values: by name, [n, ...].
         baseline: the same rows', of the baseline.
-        confidence: of the two-sided interval, above 0 and below 1.
     """
 
     def difference(rows: npt.NDArray[np.int64]) -> float:
@@ -110,7 +103,7 @@ def bootstrap_difference(
         vectorized=False,
         n_resamples=_RESAMPLES,
         batch=1,
-        confidence_level=confidence,
+        confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval

@@ -13,12 +13,10 @@ def read_reports(path: Path) -> list[RunReport]:
     """The runs of a report of ``run`` or ``compare``.
 
     Raises:
-        OSError: when it cannot be read.
-        ValueError: when it is no such report.
-        ConfigError: when a later version wrote it.
+        ConfigError: when the file cannot be read, is no such report, or of a later version.
     """
-    tree = json.loads(path.read_text(encoding="utf-8"))
     try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
         schema = tree.get("schema", REPORT_SCHEMA)
         if isinstance(schema, int) and schema > REPORT_SCHEMA:
             raise ConfigError(
@@ -27,8 +25,13 @@ def read_reports(path: Path) -> list[RunReport]:
             )
         runs = tree.get("runs", [tree])
         return [RunReport.model_validate(run) for run in runs]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"something is missing: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: is no report of autofreeze run or compare. Give a file that one of them "
+            "wrote with --report"
+        ) from error
 
 
 def load_recorded(path: Path) -> RunReport:
@@ -37,16 +40,11 @@ def load_recorded(path: Path) -> RunReport:
     Raises:
         ConfigError: when the file is no report, or nothing in it froze.
     """
-    try:
-        runs = read_reports(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--trace {path}: cannot be read: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"--trace {path}: is no report of autofreeze run or compare") from error
+    runs = read_reports(path)
     for run in runs:
         if any(epoch.boundary_end for epoch in run.epochs):
             return run
-    raise ConfigError(f"--trace {path}: in none of its {len(runs)} runs did a block freeze")
+    raise ConfigError(f"{path}: in none of its {len(runs)} runs did a block freeze")
 
 
 def recorded_trace(report: RunReport) -> list[list[int]]:

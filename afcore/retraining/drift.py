@@ -5,6 +5,7 @@ from typing import Any
 
 from afcore.config import Config
 from afcore.data.sources import Rows
+from afcore.errors import some_of
 from afcore.model.processors import load_processor
 from afcore.retraining.looking import RowsTonight
 from afcore.retraining.row_summary import RowSummary, summarize
@@ -41,7 +42,7 @@ class Drift:
             new = [label for label in self.tonight.labels if label not in before.labels]
             gone = [label for label in before.labels if label not in self.tonight.labels]
             lines += [f"new labels: {self._named(new)}"] if new else []
-            lines += [f"labels that are gone: {_listed(gone)}"] if gone else []
+            lines += [f"labels that are gone: {some_of(gone, _MOST_NAMED)}"] if gone else []
         if added is None:
             return lines
         if self.tonight.labels and (changed := self._changed(added, before)):
@@ -95,8 +96,9 @@ class Drift:
         return sorted(labels, key=lambda label: -abs(side.share(label) - before.share(label)))
 
     def _named(self, labels: list[str]) -> str:
-        assert self.tonight.labels is not None
-        return _listed([f"{label} ({self.tonight.labels[label]:,} rows)" for label in labels])
+        counts = self.tonight.labels
+        assert counts is not None
+        return some_of([f"{one} ({counts[one]:,} rows)" for one in labels], _MOST_NAMED)
 
 
 def drift_of(config: Config, tonight: RowsTonight) -> Drift:
@@ -124,8 +126,3 @@ def _learned(kind: type[Task], splits: dict[str, Rows], processor: Any) -> Task:
 
 def _row(name: str, values: list[str]) -> str:
     return f"| {name} | {' | '.join(values)} |"
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + rest

@@ -21,7 +21,6 @@ from afcore.config import Config
 from afcore.data.row_digests import (
     DIGEST_BYTES,
     RowDigests,
-    are_among,
     digest_of_rows,
     row_digests,
 )
@@ -100,13 +99,13 @@ class RowsTonight:
     @cached_property
     def added(self) -> Rows:
         """Training rows that the last retraining did not have."""
-        new = ~are_among(self.digests["train"], self.before)
+        new = ~np.isin(self.digests["train"], self.before)
         return self.splits["train"].pick(np.flatnonzero(new))
 
     @property
     def num_gone(self) -> int:
         """Training rows of the last retraining that are not there any more."""
-        return int((~are_among(self.before, self.digests["train"])).sum())
+        return int((~np.isin(self.before, self.digests["train"])).sum())
 
     @property
     def changes(self) -> str:

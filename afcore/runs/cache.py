@@ -224,7 +224,7 @@ class RunCache:
                 with contextlib.suppress(LeaseLostError):  # then the first one waits, or asks again
                     below = self._open_below(lineage_below, weights)
                     self._build(reference, weights, below, plan)
-            found = self._open_sound(reference.folder)
+            found = open_sound(self._run.storage, reference.folder)
             assert found is not None
             return found
 
@@ -292,7 +292,7 @@ class RunCache:
 
     def _is_at_hand(self, reference: SetReference, weights: Mapping[str, ContentDigest]) -> bool:
         """Whether the set is there; or so much of it that the rest is soon built, and has room."""
-        if self._open_sound(reference.folder) is not None:
+        if open_sound(self._run.storage, reference.folder) is not None:
             return True
         found, room = self._extension(reference, weights), self._room_bytes()
         if found is None:
@@ -334,14 +334,14 @@ class RunCache:
     ) -> ActivationSet | None:
         if not lineage:
             return None
-        return self._open_sound(self._reference(lineage, weights).folder)
+        return open_sound(self._run.storage, self._reference(lineage, weights).folder)
 
     def _nearest_below(
         self, reference: SetReference, weights: Mapping[str, ContentDigest]
     ) -> ActivationSet | None:
         """The highest set in the store that this one can be built from, whoever wrote it."""
         for lineage in lineages_below(reference.lineage, self.runner.dtype):
-            found = self._open_sound(self._reference(lineage, weights).folder)
+            found = open_sound(self._run.storage, self._reference(lineage, weights).folder)
             if found is not None:
                 self._note_use(found)
                 return found
@@ -350,9 +350,6 @@ class RunCache:
     def _note_use(self, activation_set: ActivationSet) -> None:
         run_id = self._run.record.run_id
         activation_set.record_use(run_id, run_folder(run_id))
-
-    def _open_sound(self, folder: str) -> ActivationSet | None:
-        return open_sound(self._run.storage, folder)
 
     def _reference(self, lineage: list[int], weights: Mapping[str, ContentDigest]) -> SetReference:
         lineage = canonical_lineage(lineage, self.runner.dtype)

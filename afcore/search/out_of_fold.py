@@ -1,5 +1,6 @@
 """What the trainings of folds predict of the rows that they have not seen: all rows, once each."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,11 @@ from afcore.runs.records import best_epoch, done_reports
 from afcore.runs.run import Run, open_run
 from afcore.search.search_report import MemberRow
 from afcore.storage.objects import Storage
-from afcore.storage.outputs import new_file
 from afcore.tasks.prepare import load_splits
 
 __all__ = ["PREDICTIONS_OPTION", "write_out_of_fold"]
 
 PREDICTIONS_OPTION = "--predictions"
-_FORMAT = "csv"
 
 
 def write_out_of_fold(config: Config, members: Sequence[MemberRow], path: Path) -> None:
@@ -34,10 +33,7 @@ def write_out_of_fold(config: Config, members: Sequence[MemberRow], path: Path) 
     Args:
         config: of the trial.
         members: its trainings, one a fold, done.
-        path: of the file; replaced.
-
-    Raises:
-        ConfigError: when it cannot be written.
+        path: of the file.
     """
     sources = data_sources(config).with_names({"test": None, "validation": 0.5})  # neither is read
     rows = load_splits(Storage(config.store), config.task, sources)[0]["train"]
@@ -56,12 +52,8 @@ def write_out_of_fold(config: Config, members: Sequence[MemberRow], path: Path) 
     for name, (_, kind) in parts[0].items():
         values = [value for part in parts for value in part[name][0]]
         whole[name] = ([values[at] for at in order], kind)
-    with new_file(path, PREDICTIONS_OPTION) as draft:
-        writer = open_writer(draft, _FORMAT)
-        try:
-            writer.write(whole)
-        finally:
-            writer.close()
+    with contextlib.closing(open_writer(path, "csv")) as writer:
+        writer.write(whole)
 
 
 def _predicted(run: Run, member: MemberRow) -> tuple[Any, dict[str, Column]]:

@@ -11,7 +11,7 @@ State = Literal["finished", "pruned", "failed", "running"]
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", populate_by_name=True)
 
 
 class EpochRow(_Row):
@@ -154,8 +154,6 @@ class SearchReport(_Row):
     config_file: str | None = None
     predictions_file: str | None = None
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", populate_by_name=True)
-
     @property
     def best_row(self) -> TrialRow | None:
         """The best trial."""
@@ -173,8 +171,6 @@ class LabelsReport(_Row):
 
     schema_version: int = Field(1, alias="schema")
     labels: dict[str, SearchReport]
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", populate_by_name=True)
 
 
 def best_number(rows: Sequence[TrialRow], higher_is_better: bool) -> int | None:

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from afcore.tasks.label_names import shown_labels
 from afcore.tasks.scores import Score
 
 __all__ = ["score_warnings"]
@@ -37,11 +38,9 @@ def score_warnings(
             "epochs apart. Set training.score to f1_macro or matthews"
         ]
     if score.stops and missing:
-        named = ", ".join(repr(one) for one in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         return [
-            f"no validation row is of class {named}{more}: the {score.title} that "
-            "chooses the epoch does not see them. Give data.validation with rows of every class, "
-            "or hold out more"
+            f"no validation row is of class {shown_labels(missing, _NAMED)}: the {score.title} "
+            "that chooses the epoch does not see them. Give data.validation with rows of every "
+            "class, or hold out more"
         ]
     return []

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from afcore.data.sources import Rows
-from afcore.errors import DataError, ModelError
+from afcore.errors import DataError, ModelError, some_of
 
 __all__ = ["label_settings", "learn_label_names", "read_label_names", "shown_labels"]
 
@@ -101,9 +101,8 @@ def _targets(rows: Rows) -> Sequence[Any]:
 
 def shown_labels(labels: Iterable[str], count: int = 50) -> str:
     """The first ``count`` of them, quoted."""
-    labels = list(labels) if isinstance(labels, list) else sorted(labels)
-    more = f" and {len(labels) - count} more" if len(labels) > count else ""
-    return ", ".join(repr(label) for label in labels[:count]) + more
+    ordered = labels if isinstance(labels, list) else sorted(labels)
+    return some_of([repr(label) for label in ordered], count)
 
 
 def _why_unknown(unknown: set[str], known: set[str], left_out: set[str]) -> str:

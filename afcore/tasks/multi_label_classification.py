@@ -21,20 +21,10 @@ from afcore.tasks.label_names import (
 )
 from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
 
-__all__ = ["SEPARATOR", "MultiLabelClassification", "read_label_lists"]
+__all__ = ["SEPARATOR", "MultiLabelClassification"]
 
 SEPARATOR = ","
 """Between the labels of a row, where they are written as one text."""
-
-
-def read_label_lists(source: str, key: str, column: str, table: Table) -> Sequence[list[str]]:
-    """A column of lists, or of texts with the labels of a row between commas; blank is none.
-
-    Raises:
-        DataError: for a value that is neither, or a list with something that is no text.
-    """
-    rows = read_text_lists(source, key, column, table, SEPARATOR)
-    return StoredValues(_without_blanks(labels) for labels in rows)
 
 
 def _without_blanks(labels: list[str]) -> list[str]:
@@ -88,8 +78,13 @@ class MultiLabelClassification(BinaryOutputsTask):
 
     @staticmethod
     def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
-        """See :func:`read_label_lists`."""
-        return read_label_lists(source, key, column, table)
+        """A column of lists, or of texts with the labels of a row between commas; blank is none.
+
+        Raises:
+            DataError: for a value that is neither, or a list with something that is no text.
+        """
+        rows = read_text_lists(source, key, column, table, SEPARATOR)
+        return StoredValues(_without_blanks(labels) for labels in rows)
 
     @classmethod
     def learn(

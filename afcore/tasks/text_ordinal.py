@@ -20,35 +20,10 @@ from afcore.errors import DataError
 from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
 from afcore.tasks.scores import LOG_LOSS, RowValues, Score, mean_of
 
-__all__ = ["MOST_LEVELS", "TextOrdinal", "quadratic_kappa", "read_levels"]
+__all__ = ["MOST_LEVELS", "TextOrdinal", "quadratic_kappa"]
 
 MOST_LEVELS = 100
 """More are refused: such labels are numbers, or no levels at all."""
-
-
-def read_levels(source: str, key: str, column: str, table: Table) -> Sequence[int]:
-    """A column as whole numbers; ``4.0`` is 4.
-
-    Raises:
-        DataError: for a value that is none.
-    """
-    labels = read_labels(source, key, column, table)
-
-    def level(row: int, text: str) -> int:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not number.is_integer():
-            what = f"holds {text[:40]!r}, which is no whole number," if text else "is empty"
-            raise DataError(
-                f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. Number "
-                f"the levels in their order, name another column with data.{key}, or choose "
-                "another task"
-            )
-        return int(number)
-
-    return StoredValues(level(row, text) for row, text in enumerate(labels))
 
 
 def quadratic_kappa(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
@@ -103,8 +78,28 @@ class TextOrdinal(BinaryOutputsTask):
 
     @staticmethod
     def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
-        """See :func:`read_levels`."""
-        return read_levels(source, key, column, table)
+        """A column as whole numbers; ``4.0`` is 4.
+
+        Raises:
+            DataError: for a value that is none.
+        """
+        labels = read_labels(source, key, column, table)
+
+        def level(row: int, text: str) -> int:
+            try:
+                number = float(text)
+            except ValueError:
+                number = math.nan
+            if not number.is_integer():
+                what = f"holds {text[:40]!r}, which is no whole number," if text else "is empty"
+                raise DataError(
+                    f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. "
+                    "Number the levels in their order, name another column with "
+                    f"data.{key}, or choose another task"
+                )
+            return int(number)
+
+        return StoredValues(level(row, text) for row, text in enumerate(labels))
 
     @classmethod
     def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "TextOrdinal":

@@ -19,52 +19,18 @@ from afcore.tasks.scores import RowValues, Score, mean_of
 from afcore.tasks.task import Targets
 from afcore.tasks.text import TextTask
 
-__all__ = ["TextRegression", "read_numbers"]
+__all__ = ["TextRegression"]
 
 
-def read_numbers(source: str, key: str, column: str, table: Table) -> Sequence[float]:
-    """A column as numbers.
-
-    Raises:
-        DataError: for a value that is none, or not finite.
-    """
-    labels = read_labels(source, key, column, table)
-
-    def finite(row: int, text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            what = f"holds {text[:40]!r}, which is no number," if text else "is empty"
-            raise DataError(
-                f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. Write a "
-                f"number with a decimal point, name another column with data.{key}, or choose "
-                "another task"
-            )
-        return number
-
-    return StoredValues(finite(row, text) for row, text in enumerate(labels))
-
-
-def _of_numbers(compute: Any, values: RowValues) -> float:
+def _correlation(name: str, values: RowValues) -> float:
     """0 where either side is one number throughout: nothing goes along with anything."""
+    from torchmetrics.functional import regression
+
     labels, predicted = (values[name].astype(np.float64) for name in ("labels", "predicted"))
     if np.ptp(labels) == 0.0 or np.ptp(predicted) == 0.0:
         return 0.0
+    compute = getattr(regression, f"{name}_corrcoef")
     return float(compute(torch.from_numpy(predicted), torch.from_numpy(labels)))
-
-
-def _pearson(predicted: Tensor, labels: Tensor) -> Tensor:
-    from torchmetrics.functional.regression import pearson_corrcoef
-
-    return pearson_corrcoef(predicted, labels)
-
-
-def _spearman(predicted: Tensor, labels: Tensor) -> Tensor:
-    from torchmetrics.functional.regression import spearman_corrcoef
-
-    return spearman_corrcoef(predicted, labels)
 
 
 class TextRegression(TextTask):
@@ -78,13 +44,13 @@ class TextRegression(TextTask):
             "pearson",
             "Pearson correlation",
             ("labels", "predicted"),
-            partial(_of_numbers, _pearson),
+            partial(_correlation, "pearson"),
         ),
         Score(
             "spearman",
             "Spearman correlation",
             ("labels", "predicted"),
-            partial(_of_numbers, _spearman),
+            partial(_correlation, "spearman"),
         ),
         mean_of("distances", "mae", "mean absolute error", higher_is_better=False),
         mean_of("losses", "loss", "mean squared error", higher_is_better=False),
@@ -94,8 +60,28 @@ class TextRegression(TextTask):
 
     @staticmethod
     def read_label(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
-        """See :func:`read_numbers`."""
-        return read_numbers(source, key, column, table)
+        """A column as numbers.
+
+        Raises:
+            DataError: for a value that is none, or not finite.
+        """
+        labels = read_labels(source, key, column, table)
+
+        def finite(row: int, text: str) -> float:
+            try:
+                number = float(text)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                what = f"holds {text[:40]!r}, which is no number," if text else "is empty"
+                raise DataError(
+                    f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. "
+                    "Write a number with a decimal point, name another column with "
+                    f"data.{key}, or choose another task"
+                )
+            return number
+
+        return StoredValues(finite(row, text) for row, text in enumerate(labels))
 
     @classmethod
     def learn(

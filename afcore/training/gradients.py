@@ -6,7 +6,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from afcore.model.split_model import SplitModel
+from afcore.model.split_model import SplitModel, adapter_part, block_part
 
 __all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
 
@@ -39,7 +39,9 @@ class GradientSums:
     """
 
     def __init__(self, split: SplitModel, num_steps: int) -> None:
-        parts = [split.block_parameters(i) for i in range(split.num_blocks)]
+        parts = [
+            split.part_parameters(block_part(i), adapter_part(i)) for i in range(split.num_blocks)
+        ]
         self._blocks = [list(part.values()) for part in parts]
         self._names = {parameter: name for part in parts for name, parameter in part.items()}
         self.begin(num_steps)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Schedule", "learning_rate_factor"]
+__all__ = ["Schedule"]
 
 
 @dataclass(frozen=True)
@@ -67,45 +67,26 @@ class Schedule:
         return self.cycle_share(epoch) == 1.0
 
     def factor(self, step: int) -> float:
-        """On the peak learning rate, for a step counted from 0."""
-        cycle_steps = self.total_steps
+        """On the peak learning rate, for a step counted from 0.
+
+        Within a cycle it rises linearly over ``warmup_ratio`` of its steps; then ``linear`` falls
+        to 0 at the end, ``constant`` stays, ``steps`` takes the factor of the last pair that is
+        reached, and ``wsd`` stays until the last ``decay_ratio`` of the steps, in which it falls
+        linearly to 0 at the end.
+        """
+        total_steps = self.total_steps
         if self.cycle_epochs is not None:
             cycle_steps = self.cycle_epochs * self.steps_per_epoch
-        first = step // cycle_steps * cycle_steps
-        return learning_rate_factor(
-            step - first,
-            min(cycle_steps, self.total_steps - first),
-            schedule=self.kind,
-            warmup_ratio=self.warmup_ratio,
-            steps=self.steps,
-            decay_ratio=self.decay_ratio,
-        )
-
-
-def learning_rate_factor(
-    step: int,
-    total_steps: int,
-    *,
-    schedule: Literal["linear", "constant", "steps", "wsd"],
-    warmup_ratio: float,
-    steps: Sequence[tuple[float, float]],
-    decay_ratio: float = 0.2,
-) -> float:
-    """Factor on the peak learning rate for a step, counted from 0.
-
-    Rises linearly over ``warmup_ratio * total_steps`` steps; then ``linear`` falls to 0 at the
-    end, ``constant`` stays, ``steps`` takes the factor of the last pair (share of all steps,
-    factor) reached, and ``wsd`` stays until the last ``decay_ratio * total_steps`` steps, in which
-    it falls linearly to 0 at the end.
-    """
-    warmup = round(warmup_ratio * total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == "linear":
-        return (total_steps - step) / max(1, total_steps - warmup)
-    if schedule == "steps":
-        return [factor for share, factor in steps if step >= share * total_steps][-1]
-    if schedule == "wsd":
-        decay = max(1, round(decay_ratio * total_steps))
-        return min(1.0, (total_steps - step) / decay)
-    return 1.0
+            first = step // cycle_steps * cycle_steps
+            step, total_steps = step - first, min(cycle_steps, total_steps - first)
+        warmup = round(self.warmup_ratio * total_steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.kind == "linear":
+            return (total_steps - step) / max(1, total_steps - warmup)
+        if self.kind == "steps":
+            return [factor for share, factor in self.steps if step >= share * total_steps][-1]
+        if self.kind == "wsd":
+            decay = max(1, round(self.decay_ratio * total_steps))
+            return min(1.0, (total_steps - step) / decay)
+        return 1.0

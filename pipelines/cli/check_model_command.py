@@ -7,7 +7,6 @@ import typer
 
 from pipelines.cli.consoles import console, wide
 from pipelines.cli.exit_codes import exit_codes
-from pipelines.environment import set_defaults
 
 __all__ = ["check_model_command"]
 
@@ -34,7 +33,6 @@ def check_model_command(
     is trained or written. docs/models.md has the verdicts of many families.
     """
     with exit_codes():
-        set_defaults()
         from afcore.conformance.verdict import check_model
         from pipelines.cli.check_model_shown import print_conformance
 

@@ -4,10 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.conformance.verdict import Conformance
+from afcore.errors import some_of
 
 __all__ = ["print_conformance"]
-
-_NUM_SHOWN = 3
 
 
 def print_conformance(found: Conformance, console: Console) -> None:
@@ -20,9 +19,9 @@ def print_conformance(found: Conformance, console: Console) -> None:
         say(f"model: {found.model}, for {found.task}; weights: {found.weights}")
     if found.blocks is not None:
         blocks = found.blocks
-        say(f"embeddings: {_some(blocks.embeddings)}")
+        say(f"embeddings: {some_of(blocks.embeddings) or 'no parameters'}")
         say(f"blocks: {blocks.count} of {blocks.kind}, {blocks.names[0]} to {blocks.names[-1]}")
-        say(f"head: {_some(blocks.head)}")
+        say(f"head: {some_of(blocks.head) or 'no parameters'}")
         say(f"last block at one position: {blocks.last_block}")
     if found.compared:
         console.print(_differences(found))
@@ -57,10 +56,3 @@ def _differences(found: Conformance) -> Table:
         ]
         table.add_row(str(one.boundary), *cells)
     return table
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "no parameters"
-    more = len(names) - _NUM_SHOWN
-    return ", ".join(names[:_NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -11,6 +11,7 @@ from rich.markup import escape
 from afcore.disk_space import temporary_files_full
 from afcore.errors import AutoFreezeError, StoppedError
 from pipelines.cli.consoles import errors
+from pipelines.environment import set_defaults
 
 __all__ = ["exit_codes"]
 
@@ -18,6 +19,7 @@ __all__ = ["exit_codes"]
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Errors of ours as one message and an exit code; SIGTERM as an error."""
+    set_defaults()
     # Training stops by itself, between steps. Prefect's flows mark themselves as crashed first, and
     # then send the signal on.
     signal.signal(signal.SIGTERM, _stop)

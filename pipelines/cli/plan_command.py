@@ -18,7 +18,6 @@ from pipelines.cli.options import (
     parse_modes,
     write_report,
 )
-from pipelines.environment import set_defaults
 
 __all__ = ["plan_command"]
 
@@ -50,12 +49,12 @@ def plan_command(
         several = ",performance,efficiency" if resolved.workers.max > 1 else ""
         wanted = parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
         check_writable(report)
-        set_defaults()
         from afcore.launch.launcher import close_launchers
-        from afcore.preview import load_trace, preview_run
+        from afcore.preview import preview_run
+        from afcore.results.traces import load_recorded, recorded_trace
         from pipelines.plan_table import boundary_table, run_table, workers_table
 
-        recorded = load_trace(trace) if trace is not None else None
+        recorded = recorded_trace(load_recorded(trace)) if trace is not None else None
         with console.status("Measuring a few batches"):
             try:
                 found = preview_run(resolved, wanted, recorded)

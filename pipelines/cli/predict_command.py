@@ -6,7 +6,6 @@ import typer
 
 from pipelines.cli.consoles import console, errors
 from pipelines.cli.exit_codes import exit_codes
-from pipelines.environment import set_defaults
 
 __all__ = ["predict_command"]
 
@@ -52,7 +51,6 @@ def predict_command(
     the score is printed. A long file is never held in memory (but for JSON that is one list).
     """
     with exit_codes():
-        set_defaults()
         from pipelines.cli.predict_shown import predict_and_show
 
         options = {"text": text, "text_pair": text_pair, "label": label, "encoding": encoding}

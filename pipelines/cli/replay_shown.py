@@ -31,13 +31,14 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
     Raises:
         ConfigError: for a file that is no report, one without statistics, or a wrong setting.
     """
-    runs = [run for run in _read_runs(path) if run.intervals]
+    chosen = _parsed(policy, settings)
+    runs = [run for run in read_reports(path) if _can_be_replayed(run, chosen)]
     if not runs:
         raise ConfigError(
-            f"{path} has no statistics to replay: mode full and policy static keep none. Record a "
-            "run with --set mode=freeze --set freezing.policy=none --report FILE."
+            f"{path} has no statistics to replay: mode full keeps none, and policies such as "
+            "static and frozen_start none of gradients. Record a run with --set mode=freeze --set "
+            "freezing.policy=none --report FILE."
         )
-    chosen = _parsed(policy, settings)
     for run in runs:
         try:
             done = replay(run, chosen)
@@ -50,16 +51,11 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
         console.print(_noise_sentence(eta_noise(done.intervals)))
 
 
-def _read_runs(path: Path) -> list[RunReport]:
-    try:
-        return read_reports(path)
-    except OSError as error:
-        raise ConfigError(f"cannot read the report {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} is not a report of this version: {str(error).splitlines()[0]}. Give a file "
-            "that run or compare wrote with --report."
-        ) from error
+def _can_be_replayed(run: RunReport, policy: FreezePolicy) -> bool:
+    """Whether the run has what the policy looks at."""
+    if not policy.keeps_statistics:
+        return bool(run.intervals)
+    return any(norm for interval in run.intervals for norm in interval.gradient_norms)
 
 
 def _parsed(policy: str, settings: Iterable[str]) -> FreezePolicy:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from afcore.errors import ConfigError, UserError
+from afcore.errors import UserError
 from afcore.results.page import report_page
 from afcore.results.report import RunReport
 from afcore.results.traces import read_reports
@@ -34,12 +34,7 @@ def write_report_page(wanted: list[str], output: Path, store: str | None, defaul
 
 def _reports(wanted: str, store: str | None, default: str) -> list[RunReport]:
     if wanted.endswith(".json"):
-        try:
-            return read_reports(Path(wanted))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{wanted}: cannot be read: {error}") from error
-        except ValueError as error:
-            raise ConfigError(f"{wanted}: is no report of autofreeze run or compare") from error
+        return read_reports(Path(wanted))
     status = find_run_status(wanted, [], store, default)
     if status.report is None:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 from afcore.config import Config
 from afcore.errors import OrchestrationError, UserError, in_one_line
 from pipelines.cli.consoles import console
-from pipelines.environment import from_prefect, proxy_for, set_defaults
+from pipelines.environment import from_prefect, proxy_for
 from pipelines.ephemeral import ephemeral_server
 
 __all__ = ["run_flow"]
@@ -44,7 +44,6 @@ def run_flow(name: str, config: Config, **parameters: Any) -> dict[str, Any]:
 def _import_flow(name: str) -> Any:
     """The flow of this name, imported when needed: ``--help`` should not wait for torch."""
     began = time.monotonic()
-    set_defaults()
     configured = bool(os.environ.get("PREFECT_API_URL"))
     with ephemeral_server():
         flow = getattr(importlib.import_module(f"pipelines.{name}"), name)

@@ -7,7 +7,6 @@ import typer
 from pipelines.cli.consoles import console, wide
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import DEFAULT_STORE, StoreUri
-from pipelines.environment import set_defaults
 
 __all__ = ["runs_app", "runs_gc", "runs_ls"]
 
@@ -18,7 +17,6 @@ runs_app = typer.Typer(no_args_is_help=True, help="Look at runs, and delete what
 def runs_ls(store: StoreUri = DEFAULT_STORE) -> None:
     """List runs: whether they are done, and the bytes that they take."""
     with exit_codes():
-        set_defaults()
         from pipelines.cli.runs_shown import print_runs
 
         print_runs(store, wide())
@@ -44,7 +42,6 @@ def runs_gc(
     where `retrain.keep_versions` says how many to keep. Activation sets: cache gc.
     """
     with exit_codes():
-        set_defaults()
         from afcore.retraining.version_retention import collect_versions
         from afcore.runs.retention import collect_runs
         from pipelines.cli.runs_shown import print_removals

@@ -11,7 +11,6 @@ from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import ConfigPath, Overrides, ReportPath, check_writable, write_report
 from pipelines.cli.run_flow import run_flow
 from pipelines.cli.show_results import show_uis
-from pipelines.environment import set_defaults
 
 __all__ = ["search_command"]
 
@@ -82,7 +81,6 @@ def search_command(
     is read for the best trial alone, at the end.
     """
     with exit_codes():
-        set_defaults()
         from pipelines.cli.search_shown import (
             best_path,
             predictions_path,

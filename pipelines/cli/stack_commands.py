@@ -8,8 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.environment import set_defaults
-
 __all__ = ["stack_app"]
 
 stack_app = typer.Typer(
@@ -46,7 +44,6 @@ def stack_up(
     from pipelines.cli.exit_codes import exit_codes
 
     with exit_codes():
-        set_defaults()
         from pipelines.stack.local_stack import LocalStack
 
         console, say = _console()
@@ -82,7 +79,6 @@ def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
     from pipelines.cli.exit_codes import exit_codes
 
     with exit_codes():
-        set_defaults()
         from pipelines.stack.local_stack import LocalStack
 
         console, _ = _console()

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 
 from afcore.training.optimizer import SuffixOptimizer
-from afcore.training.schedule import learning_rate_factor
+from afcore.training.schedule import Schedule
 from tests.training_setup import make_examples, make_split, make_state, run_epochs
 
 PAPER = [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)]
@@ -20,12 +22,9 @@ PAPER = [(0.0, 1.0), (0.3, 0.7), (0.6, 0.4)]
         ("wsd", 0.2, [0.5] + [1.0] * 8 + [0.5]),
     ],
 )
-def test_schedules(schedule: str, warmup: float, expected: list[float]) -> None:
-    factors = [
-        learning_rate_factor(step, 10, schedule=schedule, warmup_ratio=warmup, steps=PAPER)
-        for step in range(10)
-    ]
-    assert factors == pytest.approx(expected)
+def test_schedules(schedule: Any, warmup: float, expected: list[float]) -> None:
+    whole = Schedule(1, 10, kind=schedule, warmup_ratio=warmup, steps=PAPER)
+    assert [whole.factor(step) for step in range(10)] == pytest.approx(expected)
 
 
 def test_moments_by_name_survive_a_round_trip() -> None:

@@ -192,9 +192,7 @@ def test_the_example_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     for name, split in (("reviews.csv", "train"), ("reviews-test.csv", "test")):
         assert name in example
-        header, _, rows = text_files[split].read_text().partition("\n")
-        assert header == "text,label"
-        (tmp_path / name).write_text(f"review,stars\n{rows}")
+        (tmp_path / name).write_bytes(text_files[split].read_bytes())
     for large, small in (
         ("bert-base-uncased", str(tiny_bert)),
         ("epochs=4", "epochs=1, max_length=32"),

@@ -47,7 +47,7 @@ def test_it_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         (["--cluster", "nowhere"], "Give a YAML file, or one of h100-8x8, paper-p100"),
         (["--cluster", "h100-8x8", "--workload", "no"], "cannot read --workload"),
-        (["--cluster", "h100-8x8", "--trace", "no.json"], "no.json: cannot be read"),
+        (["--cluster", "h100-8x8", "--trace", "no.json"], "--trace no.json: cannot be read"),
     ],
 )
 def test_a_mistake_gets_one_message(

@@ -9,27 +9,28 @@ from afcore.results.report import REPORT_SCHEMA, RunReport
 __all__ = ["load_recorded", "read_reports", "recorded_trace"]
 
 
-def read_reports(path: Path) -> list[RunReport]:
-    """The runs of a report of ``run`` or ``compare``.
+def read_reports(path: Path, option: str = "") -> list[RunReport]:
+    """The runs of a report of ``run`` or ``compare``, which was given with ``option``, if any.
 
     Raises:
         ConfigError: when the file cannot be read, is no such report, or of a later version.
     """
+    given = f"{option} {path}".strip()
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         schema = tree.get("schema", REPORT_SCHEMA)
         if isinstance(schema, int) and schema > REPORT_SCHEMA:
             raise ConfigError(
-                f"{path}: is of schema {schema}, which a later version of AutoFreeze wrote; this "
+                f"{given}: is of schema {schema}, which a later version of AutoFreeze wrote; this "
                 f"one reads up to {REPORT_SCHEMA}. Upgrade it: pip install --upgrade autofreeze"
             )
         runs = tree.get("runs", [tree])
         return [RunReport.model_validate(run) for run in runs]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{given}: cannot be read: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{path}: is no report of autofreeze run or compare. Give a file that one of them "
+            f"{given}: is no report of autofreeze run or compare. Give a file that one of them "
             "wrote with --report"
         ) from error
 
@@ -40,11 +41,11 @@ def load_recorded(path: Path) -> RunReport:
     Raises:
         ConfigError: when the file is no report, or nothing in it froze.
     """
-    runs = read_reports(path)
+    runs = read_reports(path, "--trace")
     for run in runs:
         if any(epoch.boundary_end for epoch in run.epochs):
             return run
-    raise ConfigError(f"{path}: in none of its {len(runs)} runs did a block freeze")
+    raise ConfigError(f"--trace {path}: in none of its {len(runs)} runs did a block freeze")
 
 
 def recorded_trace(report: RunReport) -> list[list[int]]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from afcore.data.examples import Examples
-from afcore.data.sources import Field, Rows, read_labels, read_texts
+from afcore.data.parsed_labels import parsed_labels
+from afcore.data.sources import Field, Rows, read_texts
 from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.data.text_lists import is_list, read_inner
@@ -53,19 +54,13 @@ def read_numbers_of_choices(source: str, key: str, column: str, table: Table) ->
     Raises:
         DataError: for a value that is none.
     """
-    labels = read_labels(source, key, column, table)
-
-    def number(row: int, text: str) -> int:
-        if not text.isdecimal():
-            what = f"holds {text[:40]!r}" if text else "is empty"
-            raise DataError(
-                f"data {source!r}: column {column!r} {what} in {table.places.name(row)}, and the "
-                "number of a choice was expected, 0 for the first. Name another column with "
-                f"data.{key}"
-            )
-        return int(text)
-
-    return StoredValues(number(row, text) for row, text in enumerate(labels))
+    return parsed_labels(
+        (source, key, column, table),
+        lambda text: int(text) if text.isdecimal() else None,
+        "",
+        ", and the number of a choice was expected, 0 for the first. Name another column with "
+        f"data.{key}",
+    )
 
 
 class MultipleChoice(TextTask):

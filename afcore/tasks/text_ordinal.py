@@ -4,7 +4,6 @@ Each threshold between two levels is a binary question, "is the level above it?"
 (arXiv 1901.07884).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from afcore.data.examples import Examples
-from afcore.data.sources import Rows, read_labels
-from afcore.data.stored_values import StoredValues
+from afcore.data.parsed_labels import parsed_labels
+from afcore.data.sources import Rows
 from afcore.data.table import Table
 from afcore.errors import DataError
 from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
@@ -51,6 +50,14 @@ def _kappa(values: RowValues) -> float:
     return quadratic_kappa(values["labels"], values["predicted"])
 
 
+def _level(text: str) -> int | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
 class TextOrdinal(BinaryOutputsTask):
     """One of several levels that have an order, written as whole numbers, by thresholds.
 
@@ -83,23 +90,13 @@ class TextOrdinal(BinaryOutputsTask):
         Raises:
             DataError: for a value that is none.
         """
-        labels = read_labels(source, key, column, table)
-
-        def level(row: int, text: str) -> int:
-            try:
-                number = float(text)
-            except ValueError:
-                number = math.nan
-            if not number.is_integer():
-                what = f"holds {text[:40]!r}, which is no whole number," if text else "is empty"
-                raise DataError(
-                    f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. "
-                    "Number the levels in their order, name another column with "
-                    f"data.{key}, or choose another task"
-                )
-            return int(number)
-
-        return StoredValues(level(row, text) for row, text in enumerate(labels))
+        return parsed_labels(
+            (source, key, column, table),
+            _level,
+            ", which is no whole number,",
+            ". Number the levels in their order, name another column with "
+            f"data.{key}, or choose another task",
+        )
 
     @classmethod
     def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "TextOrdinal":

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from afcore.data.examples import Examples
-from afcore.data.sources import Rows, read_labels
-from afcore.data.stored_values import StoredValues
+from afcore.data.parsed_labels import parsed_labels
+from afcore.data.sources import Rows
 from afcore.data.table import Table
 from afcore.errors import DataError
 from afcore.tasks.scores import RowValues, Score, mean_of
@@ -31,6 +31,14 @@ def _correlation(name: str, values: RowValues) -> float:
         return 0.0
     compute = getattr(regression, f"{name}_corrcoef")
     return float(compute(torch.from_numpy(predicted), torch.from_numpy(labels)))
+
+
+def _finite(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 class TextRegression(TextTask):
@@ -65,23 +73,13 @@ class TextRegression(TextTask):
         Raises:
             DataError: for a value that is none, or not finite.
         """
-        labels = read_labels(source, key, column, table)
-
-        def finite(row: int, text: str) -> float:
-            try:
-                number = float(text)
-            except ValueError:
-                number = math.nan
-            if not math.isfinite(number):
-                what = f"holds {text[:40]!r}, which is no number," if text else "is empty"
-                raise DataError(
-                    f"data {source!r}: column {column!r} {what} in {table.places.name(row)}. "
-                    "Write a number with a decimal point, name another column with "
-                    f"data.{key}, or choose another task"
-                )
-            return number
-
-        return StoredValues(finite(row, text) for row, text in enumerate(labels))
+        return parsed_labels(
+            (source, key, column, table),
+            _finite,
+            ", which is no number,",
+            ". Write a number with a decimal point, name another column with "
+            f"data.{key}, or choose another task",
+        )
 
     @classmethod
     def learn(

@@ -75,7 +75,7 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
         ({"data": {"train": "nowhere.csv"}}, [], "cannot load the data"),
         ({"store": "gopher://x/y"}, [], "Protocol not known"),
         ({}, ["--modes", "fast"], "known are full, freeze, cached"),
-        ({}, ["--trace", "nowhere.json"], "nowhere.json: cannot be read"),
+        ({}, ["--trace", "nowhere.json"], "--trace nowhere.json: cannot be read"),
         ({}, ["--trace", "{config}"], "is no report of autofreeze run or compare"),
         ({}, ["--set", "prices.gpu=aws/abacus"], "no price is known of 'aws/abacus'; known are"),
         ({}, ["--figure", "plan.png"], "with one worker there is nothing to choose from"),

@@ -74,6 +74,10 @@ class RunCache:
             return False
         return self._is_at_hand(self._reference([boundary], weights), weights)
 
+    def key(self, boundary: int, weights: Mapping[str, ContentDigest]) -> str:
+        """Of the set at ``boundary`` that is built from the examples."""
+        return self._reference([boundary], weights).key
+
     def first_epoch(self, boundary: int) -> EpochPlan:
         """How epoch 1 is to be trained."""
         weights = self._run.record.weights

@@ -16,7 +16,7 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -31,7 +31,7 @@ from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.clock import Moment
 from afcore.data.examples import Examples
-from afcore.digest import code_digest, recipe_digest
+from afcore.digest import ContentDigest, code_digest, recipe_digest
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import StoppedError
 from afcore.interrupt import committing
@@ -55,7 +55,6 @@ from afcore.runs.records import (
 )
 from afcore.runs.run import Run
 from afcore.runs.state import OpenState, commit_partial, initial_policy, load_split, open_state
-from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
 from afcore.training.loop import Course, train_epoch
 from afcore.training.steps import StepSettings
@@ -291,7 +290,9 @@ class _Epoch:
             intervals_per_epoch=config.freezing.intervals_per_epoch,
             validations=tuple(report.validation for report in before),
             score=config.main_score,
-            validate=partial(self._evaluate, cache.trainee, plan.read_from),
+            validate=partial(
+                self._evaluate, cache, plan.read_from, run.record.weights | state.parts
+            ),
             solved_head=self._solved_head(plan, state, batches),
             keep=within.keep if within is not None else None,
         )
@@ -354,17 +355,25 @@ class _Epoch:
             next=following,
         )
 
-    def _evaluate(self, trainee: Trainee, read_from: SetReference | None) -> dict[str, float]:
+    def _evaluate(
+        self,
+        cache: RunCache,
+        read_from: SetReference | None,
+        weights: Mapping[str, ContentDigest],
+    ) -> dict[str, float]:
         """On the validation split; below the set that the epoch read, nothing runs twice."""
         validation, group = self._data.validation, self._group
         boundary, held = 0, None
         if read_from is not None:
             boundary, held = read_from.boundary, self._held.evaluated
+            # A set's key holds the weights of all blocks below it, which no others have.
             held.open(
-                (read_from.key, validation.digest, group.rank, group.count), self._held.room_bytes
+                boundary,
+                lambda at: (cache.key(at, weights), validation.digest, group.rank, group.count),
+                self._held.room_bytes,
             )
         answers = evaluate(
-            trainee.on(validation),
+            cache.trainee.on(validation),
             boundary=boundary,
             held=held,
             score=self._run.config.main_score,

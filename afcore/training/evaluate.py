@@ -1,7 +1,7 @@
 """Ask a model about a split: the whole model, in eval mode, in length-sorted batches.
 
 What the frozen prefix puts out is computed in the first evaluation that it is held for, and found
-in the next ones.
+in the next ones; above a boundary that has risen, from what is held below it.
 """
 
 import logging
@@ -58,10 +58,12 @@ def evaluate(
             if not len(ids):
                 continue
             batch, targets = task.collate(examples, ids, trainee.compute.device)
-            hidden = held.get(number) if held is not None else None
-            if held is not None and hidden is None:
-                hidden = split.hidden(batch, boundary)
-                held.put(number, hidden)
+            hidden = None
+            if held is not None:
+                below, hidden = held.get(number)
+                if below < boundary:
+                    hidden = split.hidden(batch, boundary, below, hidden)
+                    held.put(number, hidden)
             outputs = split.logits(batch, boundary, hidden).float()
             ids_done.append(ids)
             its_losses = task.losses(outputs, targets)

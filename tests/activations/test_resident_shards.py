@@ -143,7 +143,7 @@ def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch)
         assert held.budgets.host_bytes == free // 2
         held.fit(layout := make_layout(), 2 * WIDTH)
         fill(held, layout)
-        held.evaluated.open(("validation",), held.room_bytes)
+        held.evaluated.open(1, lambda _: "validation", held.room_bytes)
         held.evaluated.put(0, {HIDDEN_STATES: torch.zeros(10)})
         taken = int(LENGTHS.sum()) * 2 * WIDTH + 40
         assert held.host_bytes == taken

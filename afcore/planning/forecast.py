@@ -50,6 +50,7 @@ class Work:
         validation_tokens: scored after each epoch.
         test_tokens: scored once.
         statistics: whether a policy decides from them.
+        solved_share: of the batches, run before the first step where a head is solved.
     """
 
     num_steps: int
@@ -60,6 +61,7 @@ class Work:
     validation_tokens: int = 0
     test_tokens: int = 0
     statistics: bool = False
+    solved_share: float = 1.0
 
     @classmethod
     def of(
@@ -98,7 +100,7 @@ class EpochSetup(Record):
         builders: workers that build it, those of the epoch before.
         first: of the training: its checkpoint has every weight.
         last: of the training: the test is scored too.
-        solves_head: before its first step, by a pass over its batches.
+        solves_head: before its first step, by a pass over some of its batches.
     """
 
     boundaries: Sequence[int]
@@ -205,14 +207,14 @@ def forecast_epoch(
     gathering = bandwidths.gather_seconds(work.reading, count) if reads else 0.0
     fetching = bandwidths.fetch_seconds(work.reading.store_bytes) if reads else 0.0
     built = setup.built_from is not None
+    solved = work.solved_share if setup.solves_head else 0.0
     forecast = Forecast(
         setup=setup,
-        prefix_seconds=slowdown
-        * (mean(prefix) + (prefix(compute.num_blocks) if setup.solves_head else 0.0)),
+        prefix_seconds=slowdown * (mean(prefix) + solved * prefix(compute.num_blocks)),
         suffix_seconds=slowdown * mean(suffix),
         allreduce_seconds=work.num_steps
         * mean(lambda k: workers.allreduce_seconds(compute.num_parameters[k], count)),
-        read_seconds=fetching + (1 + setup.solves_head) * gathering,
+        read_seconds=fetching + (1 + solved) * gathering,
         startup_seconds=workers.start_seconds(count),
         materialize_seconds=_built_seconds(profile, work, setup),
         checkpoint_seconds=_checkpoint_seconds(profile, setup),

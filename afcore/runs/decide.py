@@ -25,6 +25,7 @@ from afcore.runs.records import done_reports
 from afcore.runs.run import Run
 from afcore.runs.run_profile import measure_run, read_profile, record_profile
 from afcore.runs.spent import cost_outside, wall_seconds
+from afcore.training.head import batches_to_solve_on
 from afcore.training.trained import TrainedEpoch
 
 __all__ = ["RunPlanner", "allowed_in", "lacks_profile", "possible_traces"]
@@ -302,8 +303,10 @@ class RunPlanner:
         lengths, batches = runner.examples.lengths, batches_of(run, runner.examples, epoch)
         work = Work.of(lengths, batches, runner.format.row_bytes)
         validation_tokens, test_tokens = self._scored_tokens
+        solved = batches_to_solve_on(batches, run.record.task.num_outputs)
         return replace(
             work,
+            solved_share=len(solved) / len(batches),
             reading=place_set(run, work.set_bytes),
             validation_tokens=validation_tokens,
             test_tokens=test_tokens,

@@ -6,15 +6,18 @@ on features that do not change yet, so it is solved outright, for a classificati
 logistic regression, by L-BFGS (head first, then the rest: LP-FT, arXiv 2202.10054).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from afcore.model.forwards import largest_difference
 from afcore.model.split_model import Batch, Hidden, SplitModel
 
-__all__ = ["HeadFeatures", "solve_head"]
+__all__ = ["HeadFeatures", "batches_to_solve_on", "solve_head"]
 
 PENALTY = 0.12
 """Times the curvature of the loss, on half of ``sum_j w_j ** 2 * E[x_j ** 2]``, beside the mean
@@ -23,6 +26,22 @@ soon as it is trained. By their deviations instead of their second moments, feat
 differ between texts would get weights that dropout blows up."""
 _ITERATIONS = 60
 _TOLERANCE = 1e-3
+_EXAMPLES, _EXAMPLES_OF_OUTPUT = 1024, 32
+"""The head is trained afterwards, so more of them cost more than they are worth."""
+
+
+def batches_to_solve_on(
+    batches: Sequence[npt.NDArray[np.int64]], num_outputs: int
+) -> list[npt.NDArray[np.int64]]:
+    """Some of an epoch's batches, with examples enough; from all parts of it, in its order.
+
+    Args:
+        batches: of example ids; all but the last of one size.
+        num_outputs: c, of the head.
+    """
+    enough = max(_EXAMPLES, _EXAMPLES_OF_OUTPUT * num_outputs)
+    count = min(math.ceil(enough / len(batches[0])), len(batches))
+    return [batches[index * len(batches) // count] for index in range(count)]
 
 
 class HeadFeatures:

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,7 +28,7 @@ from afcore.model.split_model import Batch, Hidden
 from afcore.tasks.task import Targets
 from afcore.trainee import Trainee
 from afcore.training.data_parallel import Suffix
-from afcore.training.head import HeadFeatures, solve_head
+from afcore.training.head import HeadFeatures, batches_to_solve_on, solve_head
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
@@ -94,16 +94,22 @@ class Steps:
     def shares(self) -> Iterator[tuple[int, npt.NDArray[np.int64], Hidden | None]]:
         """For each batch to come: its number from 1, its ids, the share's hidden states if fed."""
         first = len(self.done.steps)
-        left = self._batches[first:]
+        for number, (ids, hidden) in enumerate(self._fed(self._batches[first:]), start=first + 1):
+            yield number, ids, hidden
+
+    def _fed(
+        self, left: Sequence[npt.NDArray[np.int64]]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Hidden | None]]:
+        """Batches, with the share's hidden states of each."""
         hidden_states: Iterator[Hidden | None] = itertools.repeat(None)
         if self._feed is not None:
             hidden_states = self._feed.batches([self._share(ids) for ids in left])
-        for number, ids in enumerate(left, start=first + 1):
+        for ids in left:
             self.watch.start()
             hidden = next(hidden_states)
             if self._feed is not None:
                 self.done.activation_bytes_read += self._feed.batch_bytes(ids)
-            yield number, ids, hidden
+            yield ids, hidden
 
     def backward(self, ids: npt.NDArray[np.int64], hidden: Hidden | None) -> Tensor:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
@@ -168,9 +174,9 @@ class Steps:
     def solve_head(self, solved: dict[str, Tensor]) -> None:
         """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
 
-        One pass over the epoch's batches, each worker on its share. A model whose logits are not
-        those of one linear layer at one position, or at each that is answered by itself, keeps
-        the head that it has.
+        One pass over some of the epoch's batches, each worker on its share. A model whose logits
+        are not those of one linear layer at one position, or at each that is answered by itself,
+        keeps the head that it has.
 
         Args:
             solved: tensors of the layer by name, where it was solved on the same before; else
@@ -179,7 +185,8 @@ class Steps:
         if not self._trainee.task.head_is_new:
             _log.info("head: begins as it was pre-trained; it is not solved")
             return
-        found = HeadFeatures(self._split, self._trainee.task.num_outputs)
+        num_outputs = self._trainee.task.num_outputs
+        found = HeadFeatures(self._split, num_outputs)
         if solved:
             assert found.layer is not None
             found.layer.load_state_dict(solved)
@@ -189,7 +196,7 @@ class Steps:
         self._split.model.eval()
         features: list[Tensor] = []
         answers: list[Targets] = []
-        for _, ids, hidden in self.shares():
+        for ids, hidden in self._fed(batches_to_solve_on(self._batches, num_outputs)):
             batch, targets, hidden = self._inputs(ids, hidden)
             at = self._trainee.task.answered_alone(targets)
             with self._compute.autocast():

@@ -90,9 +90,9 @@ def test_work_counts_padding() -> None:
 
 def forecast(boundaries: list[int], num_workers: int, **changes: object) -> Forecast:
     found = changes.pop("profile", with_workers())
-    prices = changes.pop("prices", FREE)
+    prices, work = changes.pop("prices", FREE), changes.pop("work", RUN)
     setup = EpochSetup(boundaries=boundaries, num_workers=num_workers, **changes)
-    return forecast_epoch(found, replace(RUN, statistics=False), setup, prices)
+    return forecast_epoch(found, replace(work, statistics=False), setup, prices)
 
 
 @pytest.mark.parametrize(
@@ -258,14 +258,20 @@ def test_each_worker_opens_the_set() -> None:
     assert forecast([3], 4, prices=egress).cost_usd == 0
 
 
-def test_solving_the_head_runs_every_block_once_more_and_reads_the_set_again() -> None:
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_solving_the_head_runs_every_block_and_reads_the_set_on_a_share_of_the_batches(
+    share: float,
+) -> None:
+    work = replace(RUN, solved_share=share)
     plain, solved = (
-        forecast([2], 2, read_boundary=2),
-        forecast([2], 2, read_boundary=2, solves_head=True),
+        forecast([2], 2, work=work, read_boundary=2),
+        forecast([2], 2, work=work, read_boundary=2, solves_head=True),
     )
     # 10 steps of 10 ms, half of 1200 tokens x 2 blocks x 3 ms; 1000 bytes at 4000 a second.
-    assert solved.prefix_seconds - plain.prefix_seconds == pytest.approx(0.1 + 600 * 0.006)
-    assert solved.read_seconds - plain.read_seconds == pytest.approx(0.25)
+    assert solved.prefix_seconds - plain.prefix_seconds == pytest.approx(
+        share * (0.1 + 600 * 0.006)
+    )
+    assert solved.read_seconds - plain.read_seconds == pytest.approx(share * 0.25)
     assert solved.suffix_seconds == plain.suffix_seconds
 
 

@@ -1,12 +1,16 @@
 """The head solved before the first step."""
 
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from afcore.training.head import PENALTY, HeadFeatures, solve_head
+from afcore.model.split_model import Batch
+from afcore.training import head
+from afcore.training.head import PENALTY, HeadFeatures, batches_to_solve_on, solve_head
 from afcore.training.trained import TrainingState
 from tests.training_setup import TASK, make_examples, make_split, make_state, run_epochs
 
@@ -58,15 +62,47 @@ def test_features_that_hardly_differ_get_no_weights_that_dropout_blows_up() -> N
     assert loss < 0.8  # chance: 0.69
 
 
-def first_losses(state: TrainingState, head: dict[str, Tensor] | None) -> list[float]:
-    (done,) = run_epochs(state, make_examples(), 1, solved_head=head)
+@pytest.mark.parametrize(
+    ("num_batches", "num_outputs", "expected"),
+    [(10, 2, 10), (64, 2, 64), (65, 2, 64), (640, 2, 64), (640, 100, 200), (150, 100, 150)],
+)
+def test_a_head_is_solved_on_some_batches_from_all_parts_of_an_epoch(
+    num_batches: int, num_outputs: int, expected: int
+) -> None:
+    batches = np.split(np.arange(16 * num_batches), num_batches)
+    chosen = batches_to_solve_on(batches, num_outputs)
+    firsts = [int(ids[0]) // 16 for ids in chosen]
+    assert len(set(firsts)) == expected
+    assert firsts == sorted(firsts)
+    # As many of each half, but for rounding: an epoch may go through a sorted file in windows.
+    early = sum(first < num_batches / 2 for first in firsts)
+    assert abs(2 * early - expected) <= 2
+
+
+def test_only_those_batches_are_run_to_solve_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_EXAMPLES", 24)
+    monkeypatch.setattr(head, "_EXAMPLES_OF_OUTPUT", 8)
+    split, taken = make_split(dropout=0.0), list[int]()
+    take = HeadFeatures.take
+
+    def counted(self: HeadFeatures, batch: Batch, *args: Any) -> Tensor | None:
+        taken.append(len(batch["input_ids"]))
+        return take(self, batch, *args)
+
+    monkeypatch.setattr(HeadFeatures, "take", counted)
+    run_epochs(make_state(split), make_examples(), 1, solved_head={})
+    assert taken == [8, 8, 8]
+
+
+def first_losses(state: TrainingState, solved: dict[str, Tensor] | None) -> list[float]:
+    (done,) = run_epochs(state, make_examples(), 1, solved_head=solved)
     return [step.loss for step in done.steps]
 
 
 def test_training_begins_from_the_solved_head_once() -> None:
     drawn = first_losses(make_state(make_split(dropout=0.0)), None)
-    state, head = make_state(make_split(dropout=0.0)), dict[str, Tensor]()
-    solved = first_losses(state, head)
+    state, found = make_state(make_split(dropout=0.0)), dict[str, Tensor]()
+    solved = first_losses(state, found)
     assert solved[0] < drawn[0]
 
     weight = HeadFeatures(state.split, 3).layer.weight.detach().clone()
@@ -78,8 +114,8 @@ def test_training_begins_from_the_solved_head_once() -> None:
 def test_a_head_that_was_solved_is_taken_and_trains_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    head: dict[str, Tensor] = {}
-    expected = first_losses(make_state(make_split()), head)
-    assert set(head) == {"weight", "bias"}
+    found: dict[str, Tensor] = {}
+    expected = first_losses(make_state(make_split()), found)
+    assert set(found) == {"weight", "bias"}
     monkeypatch.setattr(HeadFeatures, "take", lambda *_: pytest.fail("it is solved again"))
-    assert first_losses(make_state(make_split()), head) == expected
+    assert first_losses(make_state(make_split()), found) == expected

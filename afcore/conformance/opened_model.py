@@ -101,6 +101,7 @@ def build_random(config: Any, head: Head, seed: int = 0) -> OpenedModel:
                 "sizes."
             )
     _set_padding(config)
+    config.update(OURS)
     if config.architectures is None:
         config.architectures = []  # DeiT has two classes, of which these choose
     with torch.random.fork_rng(devices=[]):

@@ -34,7 +34,12 @@ class Number(str):
     __slots__ = ()
 
 
-_JSON = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=lambda _: None)
+def _constant(name: str) -> Number | None:
+    """NaN is what pandas writes for a value that is missing; an infinity is a number, and wrong."""
+    return None if name == "NaN" else Number(name)
+
+
+_JSON = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_constant)
 
 
 def read_csv(

@@ -83,7 +83,12 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         AttributeError: when there are none.
     """
-    found = [values for name, values in output.items() if name.endswith("logits")]
+    # Those of a router, which experts a token goes to, come as one tensor a block.
+    found = [
+        values
+        for name, values in output.items()
+        if name.endswith("logits") and isinstance(values, Tensor)
+    ]
     if not found:
         raise AttributeError("it puts out no logits")
     logits: Tensor = found[0] if len(found) == 1 else torch.stack(found, -1)

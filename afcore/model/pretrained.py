@@ -24,6 +24,7 @@ from afcore.model_settings import MODEL_MARK
 
 __all__ = [
     "OURS",
+    "architecture_of",
     "build_model",
     "check_finite",
     "damaged_file",
@@ -236,12 +237,28 @@ def forward_settings(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in _NOT_IN_FORWARD}
 
 
+def architecture_of(model: Any) -> dict[str, Any]:
+    """The model's configuration as ``config.json`` would have it, for :func:`build_model`."""
+    as_written: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return {**as_written, "attn_implementation": model.config._attn_implementation}
+
+
 def build_model(config: dict[str, Any], auto_class: str) -> Any:
     """The architecture of a configuration, with weights that the caller will replace."""
     with torch.random.fork_rng(devices=[]):
-        architecture = AutoConfig.for_model(**config | OURS)
+        architecture = AutoConfig.for_model(**_with_infinities(config) | OURS)
         kind = getattr(transformers, auto_class)
         return take_single_choices(kind.from_config(architecture, dtype=torch.float32))
+
+
+def _with_infinities(config: dict[str, Any]) -> dict[str, Any]:
+    """With the numbers that JSON has none of: Mamba 2's steps are between 0 and infinity."""
+
+    def number(found: dict[str, Any]) -> Any:
+        return float(found["__float__"]) if found.keys() == {"__float__"} else found
+
+    decoded: dict[str, Any] = json.loads(json.dumps(config), object_hook=number)
+    return decoded
 
 
 def _is_of_body(model: Any, key: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from afcore.errors import ModelError
 from afcore.model.forwards import Batch
@@ -50,8 +51,12 @@ def _places(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 def _pictures(model: Any) -> tuple[int, ...] | None:
     """Shape of two pictures, or films; a side of 64 where the model takes any."""
+    if "spatial_shapes" in inspect.signature(model.forward).parameters:
+        return None  # patches, cut before (SigLIP 2)
     config = model.config
-    config = getattr(config, "vision_config", config)  # of its own where text is read too: CLIP
+    for part in ("vision_config", "encoder"):  # of its own where there is text too: CLIP, TrOCR
+        of_part = getattr(config, part, None)
+        config = of_part if isinstance(of_part, PreTrainedConfig) else config
     size = getattr(config, "image_size", 64)
     sides = (size, size) if isinstance(size, int) else size
     if not isinstance(sides, tuple | list) or len(sides) != 2 or None in sides:

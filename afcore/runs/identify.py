@@ -28,7 +28,7 @@ from afcore.model.checks import (
 )
 from afcore.model.compile import check_compiler
 from afcore.model.own_settings import changed_setting, own_settings
-from afcore.model.pretrained import forward_settings
+from afcore.model.pretrained import architecture_of, forward_settings
 from afcore.model.processors import load_processor
 from afcore.model.quantization import check_quantization
 from afcore.model.split_model import Batch, SplitModel
@@ -180,10 +180,9 @@ def _look(
         _check_averaging(split, batch)
     weights, num_pretrained = weight_digests(split), num_pretrained_blocks(split)
     _check_adapters(config, split, batch, num_pretrained)
-    attention = model.config._attn_implementation
     return LookedAt(
         data=data,
-        architecture={**model.config.to_dict(), "attn_implementation": attention},
+        architecture=architecture_of(model),
         structure=split.structure,
         num_blocks=split.num_blocks,
         num_pretrained=num_pretrained,

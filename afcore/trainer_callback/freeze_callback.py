@@ -96,7 +96,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         split = self._prefix.split
         adds_up = self.policy.keeps_statistics and self.policy.decides
         self._adds_up = adds_up
-        self._watch = IntervalWatch(split, group, adds_up=adds_up)
+        self._watch = IntervalWatch(self._prefix.model, split, group, adds_up=adds_up)
         _give_back_clipping(args)  # of a training that was broken off
         self._max_grad_norm = 0.0
         if adds_up and args.max_grad_norm:  # else the Trainer clips, before we look

@@ -23,7 +23,12 @@ class FrozenPrefix:
     A model has one: what an earlier one left, should its training have been broken off, is undone.
 
     Args:
-        model: a ``PreTrainedModel``, whose own ``forward`` is called.
+        model: a ``PreTrainedModel``, whose own ``forward`` is called, or PEFT's around one.
+
+    Attributes:
+        model: that one.
+        split: what PEFT has wrapped, else the model.
+        boundary: ``k``.
 
     Raises:
         ModelError: when no row of blocks is found, or parts share parameters.
@@ -32,14 +37,17 @@ class FrozenPrefix:
     def __init__(self, model: Any) -> None:
         if model in _prefixes:
             _prefixes[model].release()
-        use_cache = getattr(model.config, "use_cache", None)
+        # Adapters lie within its modules; the layers around it only hand on.
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        use_cache = getattr(inner.config, "use_cache", None)
         with torch.random.fork_rng(devices=[]):  # what is drawn in training does not depend on us
-            self.split = SplitModel(model, pool=False)
+            self.split = SplitModel(inner, pool=False)
         if use_cache is not None:
-            model.config.use_cache = use_cache
+            inner.config.use_cache = use_cache
         self.boundary = 0
-        self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._trainable = {name for name, p in inner.named_parameters() if p.requires_grad}
         # Whoever trains calls model.train() before each step.
+        self.model = model
         self._hook = model.register_forward_pre_hook(self._evaluate_frozen)
         _prefixes[model] = self
 
@@ -65,7 +73,7 @@ class FrozenPrefix:
         self._hook.remove()
         for name, parameter in self.split.model.named_parameters():
             parameter.requires_grad_(name in self._trainable)
-        _prefixes.pop(self.split.model, None)
+        _prefixes.pop(self.model, None)
 
     def _evaluate_frozen(self, model: nn.Module, _args: Any) -> None:
         if model.training:

@@ -20,18 +20,21 @@ class IntervalWatch:
     """The steps of one interval after another.
 
     Args:
-        split: whose gradients are added up.
+        model: whose outputs have the loss.
+        split: of its blocks, whose gradients are added up.
         group: the workers; losses are averaged over them.
         adds_up: whether gradients are.
     """
 
-    def __init__(self, split: SplitModel, group: WorkerGroup, *, adds_up: bool) -> None:
+    def __init__(
+        self, model: nn.Module, split: SplitModel, group: WorkerGroup, *, adds_up: bool
+    ) -> None:
         self._split = split
         self._group = group
         self._adds_up = adds_up
         self._micro_losses: list[Tensor] = []
         self._is_sum = False
-        self._hook = split.model.register_forward_hook(self._see_loss, with_kwargs=True)
+        self._hook = model.register_forward_hook(self._see_loss, with_kwargs=True)
         self.begin(1)
 
     def begin(self, num_steps: int) -> None:

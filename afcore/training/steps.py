@@ -16,7 +16,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from afcore.activations.codec import round_block, round_boundary
 from afcore.activations.feed import HiddenFeed
@@ -59,6 +60,8 @@ class StepSettings:
 
 
 _LAPS = ("read", "prefix", "suffix")
+_TRIED_ON = 4
+"""Batches, of those that the head is solved on."""
 
 
 class Steps:
@@ -81,6 +84,7 @@ class Steps:
         self._feed = feed
         self._micro_batch = settings.micro_batch
         self._augmentation = settings.augmentation
+        self._seed = settings.seed
         self._group_size = trainee.task.group_size
         self._weights = trainee.task.weights(trainee.examples)
         self._split.checkpoint_blocks(settings.checkpoints)
@@ -193,43 +197,75 @@ class Steps:
             self.done.found_head = True
             _log.info("head: begins as it was solved for another run")
             return
+        batches = batches_to_solve_on(self._batches, num_outputs)
         self._split.model.eval()
+        seen = self._head_features(found, batches)
+        self._split.set_training(self._state.freeze.boundary)
+        self._compute.seed(self._seed, 0, 0, self._group.rank)  # of dropout: steps have their own
+        tried = seen and self._head_features(found, batches[:_TRIED_ON])
+        if seen is None or tried is None:
+            _log.info("head: begins as it was drawn; it is no linear layer at one position")
+        else:
+            solved |= self._solve_together(found, seen, tried)
+        self.watch.lap("suffix")
+
+    def _head_features(
+        self, found: HeadFeatures, batches: Sequence[npt.NDArray[np.int64]]
+    ) -> tuple[Tensor, Targets] | None:
+        """Of this worker's share of some batches: [n, f], and what is to be answered."""
         features: list[Tensor] = []
         answers: list[Targets] = []
-        for ids, hidden in self._fed(batches_to_solve_on(self._batches, num_outputs)):
+        for ids, hidden in self._fed(batches):
             batch, targets, hidden = self._inputs(ids, hidden)
             at = self._trainee.task.answered_alone(targets)
             with self._compute.autocast():
                 some = found.take(batch, self._state.freeze.boundary, hidden, at)
             if some is None:
-                _log.info("head: begins as it was drawn; it is no linear layer at one position")
-                break
+                return None
             features.append(some)
             wanted = targets if at is None else {name: one[at] for name, one in targets.items()}
             answers.append({name: values.cpu() for name, values in wanted.items()})
             self.watch.lap("prefix")
-        else:
-            solved |= self._solve_together(found, torch.cat(features), _together(answers))
-        self._split.set_training(self._state.freeze.boundary)
-        self.watch.lap("suffix")
+        return torch.cat(features), _together(answers)
 
     def _solve_together(
-        self, found: HeadFeatures, features: Tensor, targets: Targets
+        self, found: HeadFeatures, seen: tuple[Tensor, Targets], tried: tuple[Tensor, Targets]
     ) -> dict[str, Tensor]:
-        """The first worker solves; the others take what it found."""
-        assert found.layer is not None
-        shares = self._group.gather((features, targets))
-        state = None
+        """The first worker solves; the others take what it found, which may be nothing.
+
+        Args:
+            found: with the layer.
+            seen: what it is solved on.
+            tried: the same as in training, with dropout: there it must be better than as drawn.
+        """
+        layer, task = found.layer, self._trainee.task
+        assert layer is not None
+        shares = self._group.gather((seen, tried))
+        state: dict[str, Tensor] = {}
         if self._group.is_first:
-            features = torch.cat([share[0] for share in shares])
-            targets = _together([share[1] for share in shares])
-            loss = partial(self._trainee.task.loss, targets=targets)
-            curvature = self._trainee.task.curvature
-            objective = solve_head(found.layer, features, loss, curvature)
-            state = {name: value.cpu().clone() for name, value in found.layer.state_dict().items()}
-            _log.info("head: solved on %d answers, objective %.3f", len(features), objective)
+            (features, targets), (noisy, answers) = (
+                (torch.cat([one for one, _ in part]), _together([of for _, of in part]))
+                for part in zip(*shares, strict=True)
+            )
+            drawn = _state_of(layer)
+            loss = partial(task.loss, targets=targets)
+            objective = solve_head(layer, features, loss, task.curvature)
+            state = _state_of(layer)
+            before, after = (
+                float(task.loss(linear(noisy, one["weight"], one.get("bias")), answers))
+                for one in (drawn, state)
+            )
+            if after < before:
+                _log.info("head: solved on %d answers, objective %.3f", len(features), objective)
+            else:
+                _log.info(
+                    "head: begins as it was drawn; under dropout the one that was solved is worse "
+                    "(a loss of %.3f instead of %.3f)",
+                    *(after, before),
+                )
+                state = drawn
         told: dict[str, Tensor] = self._group.tell(state)
-        found.layer.load_state_dict(told)
+        layer.load_state_dict(told)
         return told
 
     def change_boundary(self) -> None:
@@ -264,6 +300,10 @@ class Steps:
         found.steps, found.intervals = self.done.steps, self.done.intervals
         self.done = found
         return found
+
+
+def _state_of(layer: nn.Linear) -> dict[str, Tensor]:
+    return {name: value.cpu().clone() for name, value in layer.state_dict().items()}
 
 
 def _together(parts: list[Targets]) -> Targets:

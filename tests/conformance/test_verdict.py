@@ -251,3 +251,34 @@ def test_what_a_user_can_mend_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="is damaged"):
         check_model(str(tmp_path))
+
+
+def test_what_a_config_was_saved_for_does_not_go_into_the_verdict() -> None:
+    settings = {"return_dict": False, "output_hidden_states": True, "output_attentions": True}
+    assert look_at(bert(**settings)).verdict == "cached"
+
+
+def test_what_a_router_puts_out_is_no_answer() -> None:
+    sizes = SIZES | {"num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    config = transformers.MixtralConfig(**sizes, output_router_logits=True)
+    assert look_at(config, "causal-language-modeling").verdict == "cached"
+
+
+def test_pictures_are_of_the_size_that_an_encoder_of_its_own_takes() -> None:
+    sizes = {name: SIZES[name] for name in SIZES if name not in ("vocab_size",)}
+    encoder = transformers.ViTConfig(**sizes, image_size=16, patch_size=8)
+    decoder = transformers.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    assert look_at(config).verdict == "cached"
+
+
+def test_patches_that_are_cut_before_cannot_be_made_up() -> None:
+    sizes = {name: SIZES[name] for name in SIZES if name not in ("vocab_size",)}
+    config = transformers.Siglip2Config(
+        vision_config=sizes | {"num_patches": 16, "patch_size": 4},
+        text_config=SIZES | {"projection_size": 32},
+    )
+    found = look_at(config, "image-classification")
+    assert found.verdict == "unsupported"
+    assert "none can be made up" in found.reason

@@ -11,9 +11,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from afcore.digest import canonical_json
 from afcore.errors import ModelError
 from afcore.model.checks import verify_finite
-from afcore.model.pretrained import build_model, load_model, load_tokenizer
+from afcore.model.pretrained import architecture_of, build_model, load_model, load_tokenizer
 from afcore.model.split_model import SplitModel
 from tests.training_setup import TASK
 
@@ -217,3 +218,14 @@ def test_a_misspelt_folder_is_said(
         with pytest.raises(ModelError, match=message) as raised:
             read(name)
         assert "couldn't connect" not in str(raised.value)
+
+
+def test_an_architecture_with_infinities_is_recorded_and_built_again() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 8, "vocab_size": 64}
+    heads = {"num_heads": 8, "head_dim": 8, "n_groups": 1, "expand": 2}
+    config = transformers.Mamba2Config(**sizes, **heads)
+    assert config.time_step_limit[1] == float("inf")
+    architecture = architecture_of(transformers.Mamba2ForCausalLM(config))
+    recorded = json.loads(canonical_json(architecture))
+    built = build_model(recorded, "AutoModelForCausalLM")
+    assert tuple(built.config.time_step_limit) == (0.0, float("inf"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -56,7 +57,11 @@ class Seen(TrainerCallback):
 
 
 def make_trainer(
-    folder: Path, callback: AutoFreezeCallback | None, dropout: float = 0.0, **arguments: Any
+    folder: Path,
+    callback: AutoFreezeCallback | None,
+    dropout: float = 0.0,
+    with_adapters: bool = False,
+    **arguments: Any,
 ) -> tuple[Trainer, Seen]:
     seen = Seen(callback)
     settings: dict[str, Any] = {
@@ -74,8 +79,12 @@ def make_trainer(
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": False,
     }
+    model = make_split(dropout, pool=False).model
+    if with_adapters:
+        lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+        model = get_peft_model(model, lora)
     trainer = Trainer(
-        model=make_split(dropout, pool=False).model,
+        model=model,
         args=TrainingArguments(**settings | arguments),
         train_dataset=Rows(DATA),
         eval_dataset=Rows(DATA),

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 import afcore
 from afcore.errors import ConfigError
 from afcore.freezing.gradient_norm import GradientNorm
-from afcore.freezing.policy import FreezeState
+from afcore.freezing.policy import FreezeState, IntervalStatistics
 from afcore.trainer_callback import freeze_callback
 from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
 from afcore.training.optimizer import SuffixOptimizer
@@ -27,6 +27,9 @@ from tests.trainer_callback.small_trainer import DATA, make_trainer
 from tests.training_setup import SplitState, make_split, run_epochs, scripted
 
 ROOT = Path(afcore.__file__).parent.parent
+
+
+OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 def gradient_norm() -> AutoFreezeCallback:
@@ -129,6 +132,42 @@ def test_what_its_owner_froze_stays_frozen(tmp_path: Path) -> None:
     assert torch.equal(before, mine)
     assert not mine.requires_grad
     assert trainer.model.bert.pooler.dense.weight.requires_grad
+
+
+@OF_PEFT
+def test_adapters_of_frozen_blocks_stay_as_they_are(tmp_path: Path) -> None:
+    callback = AutoFreezeCallback(scripted([0, 1, 1, 2, 2, 2]), intervals_per_epoch=2)
+    trainer, seen = make_trainer(tmp_path, callback, with_adapters=True)
+    began = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert sum("lora_" in name for name in began) == 4 * 4  # A and B of queries and of values
+    trainer.train()
+    assert callback.boundary == 2
+    frozen = {name for name in began if ".layer.0." in name or ".layer.1." in name}
+    assert len(frozen) == 4 * 2
+    before, after = seen.weights[-4], seen.weights[-1]  # of 15 steps; at 2 after step 10
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == began - frozen
+
+
+@OF_PEFT
+def test_policies_see_losses_and_the_gradients_of_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[IntervalStatistics] = []
+    decide = GradientNorm.decide
+
+    def watched(self: GradientNorm, state: FreezeState, statistics: IntervalStatistics) -> Any:
+        seen.append(statistics)
+        return decide(self, state, statistics)
+
+    monkeypatch.setattr(GradientNorm, "decide", watched)
+    trainer, _ = make_trainer(tmp_path, gradient_norm(), with_adapters=True)
+    trainer.train()
+    assert len(seen) == 6
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    for statistics in seen:
+        assert all(norm > 0 for norm in statistics.gradient_norms)
+        assert min(losses) - 1e-3 <= statistics.train_loss <= max(losses) + 1e-3
 
 
 def test_accumulated_passes_are_one_step(tmp_path: Path) -> None:

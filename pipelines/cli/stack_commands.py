@@ -24,9 +24,15 @@ Say = Callable[[str], None]
 @stack_app.command("up")
 def stack_up(
     folder: _Folder = _DEFAULT_FOLDER,
-    prefect_port: Annotated[int | None, typer.Option(help="Default: 4200, or as last")] = None,
-    mlflow_port: Annotated[int | None, typer.Option(help="Default: 5000, or as last")] = None,
-    s3_port: Annotated[int | None, typer.Option(help="Of moto. Default: 9000, or as last")] = None,
+    prefect_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 4200, or as last")
+    ] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 5000, or as last")
+    ] = None,
+    s3_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of moto. Default: 9000, or as last")
+    ] = None,
     s3: Annotated[
         str | None,
         typer.Option(

@@ -65,7 +65,7 @@ class LocalStack:
         settings: what to start it with; what is left out or None is as it was last started.
 
     Raises:
-        UserError: when it runs with other settings.
+        UserError: when it runs with other settings, or they cannot be.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
@@ -77,6 +77,7 @@ class LocalStack:
         if given.get("s3") == FOLDER:
             given["s3"] = None
         self.settings = StackSettings(**{**(known.model_dump() if known else {}), **given})
+        self.settings.check()
         if known not in (None, self.settings) and self._running():
             raise UserError(
                 f"the stack runs with other settings ({_shown(known)}) than asked for "
@@ -107,9 +108,12 @@ class LocalStack:
             UserError: when a port is taken, or S3 cannot be used.
             AutoFreezeError: when a server does not come up.
         """
+        self.services_folder.make()
         with FileLock(self.services_folder.path / "lock"):
-            self._settings_file.write_text(self.settings.model_dump_json())
             *servers, worker = self._services()
+            for one in servers:  # before anything is started, or known as the last settings
+                self.services_folder.check_port(one)
+            self._settings_file.write_text(self.settings.model_dump_json())
             with self._no_temporary_server_migrates():
                 started = []
                 for one in servers:
@@ -137,6 +141,8 @@ class LocalStack:
             Whether anything ran.
         """
         stopped = False
+        if not self.services_folder.path.is_dir():
+            return False
         with FileLock(self.services_folder.path / "lock"):
             for service in reversed(self._services()):
                 if self.services_folder.stop(service):
@@ -262,7 +268,7 @@ class LocalStack:
     def _known_settings(self) -> StackSettings | None:
         try:
             return StackSettings.model_validate_json(self._settings_file.read_text())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
 
     def _running(self) -> bool:

@@ -63,13 +63,26 @@ class ServiceFolder:
     """Logs of services, and a file with the process of each.
 
     Args:
-        path: of the folder, which is made.
+        path: of the folder; who starts something makes it first.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        path.mkdir(parents=True, exist_ok=True)
+
+    def make(self) -> None:
+        """Make the folder, unless it is there.
+
+        Raises:
+            UserError: when it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the stack's folder {self.path} cannot be made: {error.strerror}. "
+                "Give another --folder"
+            ) from error
 
     def log(self, name: str) -> Path:
         """What the service printed."""
@@ -91,20 +104,29 @@ class ServiceFolder:
                 return process
         return None
 
+    def check_port(self, service: Service) -> None:
+        """That nothing else has its port.
+
+        Raises:
+            UserError: when something has.
+        """
+        port = service.port
+        if port is not None and self.process(service.name) is None and _answers(port):
+            raise UserError(
+                f"port {port}, for {service.name}, is taken by another program. Stop that, "
+                f"or give another port: autofreeze stack up --{service.name}-port "
+                f"{port + 1} (make stack {service.name.upper()}_PORT={port + 1})"
+            )
+
     def start(self, service: Service) -> bool:
         """Start it, unless it runs; whether it was started.
 
         Raises:
             UserError: when something else has its port.
         """
+        self.check_port(service)
         if self.process(service.name) is not None:
             return False
-        if service.port is not None and _answers(service.port):
-            raise UserError(
-                f"port {service.port}, for {service.name}, is taken by another program. Stop that, "
-                f"or give another port: autofreeze stack up --{service.name}-port "
-                f"{service.port + 1} (make stack {service.name.upper()}_PORT={service.port + 1})"
-            )
         with self.log(service.name).open("ab") as log:
             started = subprocess.Popen(
                 service.command,
@@ -157,7 +179,7 @@ class ServiceFolder:
     def _known(self) -> dict[str, dict[str, float]]:
         try:
             known: dict[str, dict[str, float]] = json.loads(self._file.read_text())
-        except (FileNotFoundError, ValueError):  # none yet, or one that a full disk cut short
+        except (OSError, ValueError):  # none yet, or one that a full disk cut short
             return {}
         return known
 

@@ -5,12 +5,14 @@ import datetime
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import httpx
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from afcore.errors import UserError
+from afcore.yaml_files import SECRET_MESSAGE, USERINFO
 from pipelines.stack.services import LOOPBACK, Service, ServiceFolder
 
 __all__ = [
@@ -28,6 +30,7 @@ MOTO = "moto"
 WORK_POOL = "autofreeze"
 _WORKER = "stack"
 _POLL_SECONDS = "5"
+Port = Annotated[int, Field(ge=1, le=65535)]
 _LEASES_IN_FILES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -42,10 +45,25 @@ class StackSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    prefect_port: int = 4200
-    mlflow_port: int = 5000
+    prefect_port: Port = 4200
+    mlflow_port: Port = 5000
     s3: str | None = None
-    s3_port: int = 9000
+    s3_port: Port = 9000
+
+    def check(self) -> None:
+        """That servers can be started with them.
+
+        Raises:
+            UserError: when they cannot.
+        """
+        ports = {"Prefect": self.prefect_port, "MLflow": self.mlflow_port}
+        if self.s3 == MOTO:
+            ports["moto"] = self.s3_port
+        for name, port in ports.items():
+            if [*ports.values()].count(port) > 1:
+                raise UserError(f"port {port} is given twice, for {name} too. Give each its own")
+        if self.s3 and USERINFO.search(self.s3):
+            raise UserError(f"--s3: {SECRET_MESSAGE}")
 
     @property
     def prefect_api(self) -> str:

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -33,6 +35,7 @@ def test_settings_are_those_of_the_last_start_unless_given(tmp_path: Path) -> No
     stack = LocalStack(tmp_path, {"s3": "moto", "prefect_port": 4444})
     assert stack.store == "s3://autofreeze/store"
     assert stack.is_volatile
+    stack.services_folder.make()
     (tmp_path / "stack" / "settings.json").write_text(stack.settings.model_dump_json())
     assert LocalStack(tmp_path).settings == stack.settings
     folder = LocalStack(tmp_path, {"s3": "folder", "prefect_port": None})
@@ -43,6 +46,7 @@ def test_settings_are_those_of_the_last_start_unless_given(tmp_path: Path) -> No
 
 def test_a_stack_that_runs_is_not_started_with_other_settings(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path, {})
+    stack.services_folder.make()
     (tmp_path / "stack" / "settings.json").write_text(stack.settings.model_dump_json())
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
@@ -56,6 +60,55 @@ def test_a_stack_that_runs_is_not_started_with_other_settings(tmp_path: Path) ->
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_ports_are_tried_before_anything_is_started_or_remembered(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        stack = LocalStack(tmp_path, {"prefect_port": free_port(), "mlflow_port": taken})
+        with pytest.raises(UserError, match=f"port {taken}, for mlflow, is taken"):
+            stack.up(lambda _: None)
+    assert [one.state for one in stack.states()] == ["stopped"] * 3
+    # What the message advises is taken.
+    assert LocalStack(tmp_path, {"mlflow_port": taken + 1}).settings.mlflow_port == taken + 1
+    assert LocalStack(tmp_path).settings == StackSettings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prefect_port": 5000}, "port 5000 is given twice"),
+        ({"s3": "moto", "s3_port": 4200}, "port 4200 is given twice"),
+        ({"s3": "http://me:secret@127.0.0.1:9000"}, r"^--s3: a password in a URI would be logged"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        LocalStack(tmp_path, settings)
+    assert "secret" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_looks_makes_no_folder_and_who_starts_says_why_there_is_none(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path / "new")
+    assert {one.state for one in stack.states()} == {"stopped"}
+    assert not stack.down(lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    stack = LocalStack(tmp_path / "file")
+    assert {one.state for one in stack.states()} == {"stopped"}
+    assert not stack.down(lambda _: None)
+    with pytest.raises(UserError, match=r"the stack's folder .*/file/stack cannot be made"):
+        stack.up(lambda _: None)
+
+
+def test_a_port_that_cannot_be_is_not_remembered(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path)
+    stack.services_folder.make()
+    (tmp_path / "stack" / "settings.json").write_text('{"prefect_port": 70000}')
+    assert LocalStack(tmp_path).settings == StackSettings()
 
 
 def test_all_deployments_are_on_the_stack(tmp_path: Path) -> None:
@@ -137,6 +190,7 @@ def test_a_bucket_is_made_once_on_a_server_that_is_given(s3_endpoint: str, tmp_p
 def test_the_volatile_server_holds_a_store(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path, {"s3": "moto", "s3_port": free_port()})
     server = next(one for one in stack._services() if one.name == "s3")
+    stack.services_folder.make()
     try:
         assert stack.services_folder.start(server)
         stack.services_folder.wait_until_healthy(server)

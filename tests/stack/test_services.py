@@ -48,7 +48,9 @@ def web_server(port: int) -> Service:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ServiceFolder:
-    return ServiceFolder(tmp_path / "stack")
+    made = ServiceFolder(tmp_path / "stack")
+    made.make()
+    return made
 
 
 @pytest.fixture

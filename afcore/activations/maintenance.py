@@ -11,7 +11,9 @@ from datetime import timedelta
 
 from afcore.activations.known_runs import KnownRuns
 from afcore.activations.manifest import ActivationManifest
-from afcore.activations.sets import committed_sets
+from afcore.activations.sets import committed_sets, open_set
+from afcore.activations.stored_sets import stored_sets
+from afcore.errors import IntegrityError
 from afcore.storage.objects import Storage
 
 __all__ = ["describe_sets", "duration", "verify_sets"]
@@ -60,9 +62,15 @@ def verify_sets(store: str) -> tuple[int, list[str]]:
     storage = Storage(store)
     storage.check_there()
     num_sets, problems = 0, []
-    for _, found in committed_sets(storage):
+    for stored in stored_sets(storage):
+        if not stored.is_committed:
+            continue
         num_sets += 1
-        problems += found.verify()
+        try:
+            found = open_set(storage, stored.folder)
+            problems += found.verify() if found is not None else []
+        except IntegrityError as error:  # its manifest's
+            problems.append(str(error))
     return num_sets, problems
 
 

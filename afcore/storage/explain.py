@@ -60,9 +60,21 @@ def explain(error: Exception, what: str, disk: str | None = None) -> Exception:
             )
         if name == "ClientError":
             return _explain_s3(cause, f"{what}: {text}")
+        if _is_of_settings(cause, text):
+            return StoreError(
+                f"{what}: {text}. Check AWS_ENDPOINT_URL (http://HOST:PORT), AWS_PROFILE, "
+                "AWS_DEFAULT_REGION and the files that they name."
+            )
     if isinstance(error, OSError):
         return StoreError(f"{what}: {in_one_line(error)}")
     return error
+
+
+def _is_of_settings(error: BaseException, text: str) -> bool:
+    """Whether botocore refuses what it is to work with, before anything is asked of a server."""
+    if isinstance(error, ValueError) and text.startswith("Invalid endpoint"):
+        return True
+    return any(kind.__module__ == "botocore.exceptions" for kind in type(error).__mro__)
 
 
 def _broke(error: BaseException) -> bool:

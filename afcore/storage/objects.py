@@ -8,6 +8,7 @@ import contextlib
 import functools
 import mmap
 import os
+import re
 import tempfile
 import threading
 import uuid
@@ -98,6 +99,8 @@ class Storage:
 
     def __init__(self, root: str, *, waits: bool = False) -> None:
         self.root = root.rstrip("/")
+        if re.fullmatch(r"s3:/*|s3:///.*", root):
+            raise StoreError(f"store {root!r}: no bucket is named. Write s3://BUCKET/PREFIX.")
         self._waits = waits
         self.usage = StorageUsage()
         self._counting = threading.Lock()
@@ -109,12 +112,14 @@ class Storage:
             }
         try:
             self._fs, self._path = fsspec.core.url_to_fs(self.root, **options)
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             raise StoreError(
                 f"store {root!r}: {error}. Use a folder, file://, s3:// or memory://."
             ) from error
         protocol = self._fs.protocol
         self.protocol: str = protocol if isinstance(protocol, str) else protocol[0]
+        if self.protocol == "file" and os.path.isfile(self._path):
+            raise StoreError(f"store {root!r}: it is a file. Use a folder, s3:// or memory://.")
 
     @classmethod
     def of_run(cls, root: str) -> "Storage":

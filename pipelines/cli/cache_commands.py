@@ -56,7 +56,9 @@ def cache_gc(
     ] = 30.0,
     max_gb: Annotated[
         float | None,
-        typer.Option(min=0, help="Then delete the least recently used until so many GB are left"),
+        typer.Option(
+            min=0, max=1e9, help="Then delete the least recently used until so many GB are left"
+        ),
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=0, help="The same, in bytes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say it, but delete nothing")] = False,

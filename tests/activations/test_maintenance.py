@@ -34,3 +34,13 @@ def test_damage_is_listed(local_storage: Storage) -> None:
     num_sets, problems = verify_sets(local_storage.root)
     assert num_sets == 1
     assert "is missing" in problems[0]
+
+
+def test_a_damaged_manifest_is_listed(local_storage: Storage) -> None:
+    write_set(local_storage, "activations/a")
+    write_set(local_storage, "activations/b")
+    key = "activations/a/manifest.json"
+    local_storage.put(key, local_storage.get(key)[:50])
+    num_sets, (problem,) = verify_sets(local_storage.root)
+    assert num_sets == 2
+    assert "activations/a/manifest.json is damaged" in problem

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from botocore.exceptions import ClientError
 
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
@@ -101,7 +102,14 @@ def test_an_interrupted_write_is_not_seen(
 
 @pytest.mark.parametrize(
     ("root", "message"),
-    [("nonsense://x", "Protocol not known"), ("/proc/nowhere", "cannot write")],
+    [
+        ("nonsense://x", "Protocol not known"),
+        ("/proc/nowhere", "cannot write"),
+        ("ftp://127.0.0.1:9/x", r"Use a folder, file://, s3:// or memory://"),
+        ("s3://", r"store 's3://': no bucket is named\. Write s3://BUCKET/PREFIX"),
+        ("s3:", "no bucket is named"),
+        ("s3:///prefix", "no bucket is named"),
+    ],
 )
 def test_a_store_that_cannot_be_used(root: str, message: str) -> None:
     with pytest.raises(StoreError, match=message):
@@ -112,6 +120,28 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError):
         Storage(str(tmp_path / "file" / "store")).check()
+    with pytest.raises(StoreError, match=r"it is a file\. Use a folder"):
+        Storage(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL", "localhost:9000", "Invalid endpoint: localhost:9000"),
+        ("AWS_PROFILE", "nosuch", "nosuch"),
+        ("AWS_DEFAULT_REGION", "not a region!", "not a region!"),
+    ],
+)
+def test_settings_that_botocore_refuses_are_one_message(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreError, match=said) as caught:
+        Storage("s3://bucket/prefix").check_there()
+    assert "Check AWS_ENDPOINT_URL (http://HOST:PORT), AWS_PROFILE" in str(caught.value)
 
 
 @pytest.mark.s3

@@ -110,7 +110,10 @@ def _conduct(conductor: StudyConductor, label: str, files: _Files) -> SearchRepo
         open_launcher(config.workers)
         with catch_sigterm():
             _train_trials(conductor, tracker, parent)
-        report = _publish(conductor, tracker, parent, files)
+        report = conductor.report(importance=False)
+        # Another label column may have used up what there was for all; what it found counts.
+        if not (label and report.best is None and report.stopped):
+            report = _publish(conductor, tracker, parent, files)
     except BaseException as error:
         tracker.finish(parent, error)
         raise

@@ -3,6 +3,7 @@
 Nothing of it decides what a single training is: a trial's configuration has no such section.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -59,6 +60,8 @@ def _range(given: dict[Any, Any]) -> Range:
         value = numbers.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ValueError(f"{name} must be a number; got {value!r}")
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value!r}")
     log = numbers.setdefault("log", False)
     if not isinstance(log, bool):
         raise ValueError(f"log must be true or false; got {log!r}")
@@ -159,6 +162,11 @@ class SearchConfig(Section):
     def num_members(self) -> int:
         """Trainings of a trial."""
         return self.folds or self.seeds
+
+    @property
+    def varies(self) -> bool:
+        """Whether there is anything to vary: a section may only say where studies lie."""
+        return bool(self.vary) or self.num_members > 1 or self.labels is not None
 
     @model_validator(mode="after")
     def _once(self) -> "SearchConfig":

@@ -248,7 +248,8 @@ class StudyConductor:
         report = self.report(importance=False)
         row = report.best_row
         if row is None:
-            raise UserError("no trial has finished, so there is none to be published")
+            why = f": no more were begun, as {report.stopped}" if report.stopped else ""
+            raise UserError(f"no trial has finished, so there is none to be published{why}")
         sign = 1.0 if report.higher_is_better else -1.0
         member = max(row.members, key=lambda one: sign * (one.score or 0.0))
         config = trial_config(self.prepared.config, row.values)

@@ -148,7 +148,7 @@ def check_space(config: Config) -> Space:
     search = search_of(config)
     if search.folds is not None and config.data.fold is not None:
         raise ConfigError("search.folds: give data.fold or search.folds, not both")
-    if not search.vary and search.num_members == 1 and search.labels is None:
+    if not search.varies:
         raise ConfigError(
             "search.vary: nothing is varied. Give keys with values, here or as --over "
             "training.learning_rate=1e-5..3e-4:log, or --seeds, --folds or --labels"
@@ -217,7 +217,12 @@ def parse_over(texts: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for anything else.
     """
-    return dict(_parse_one(text) for text in texts)
+    found: dict[str, Any] = {}
+    for key, varied in map(_parse_one, texts):
+        if key in found:
+            raise ConfigError(f"--over {key}: is given twice. Give all its values at once")
+        found[key] = varied
+    return found
 
 
 def _parse_one(text: str) -> tuple[str, Any]:
@@ -227,9 +232,10 @@ def _parse_one(text: str) -> tuple[str, Any]:
             f"--over {text!r} is not of the form key.path=1,2,3 or key.path=LOW..HIGH[:log|:step=S]"
         )
     low, dots, rest = given.partition("..")
-    if not dots:
-        return key.strip(), [_value(one, text) for one in given.split(",")]
     high, *options = rest.split(":")
+    # Paths have dots, too: ../a.csv,../b.csv
+    if not dots or not (_is_number(low) or (not low.strip() and _is_number(high))):
+        return key.strip(), [_value(one, text) for one in given.split(",")]
     found = {"low": _value(low, text), "high": _value(high, text)}
     for option in options:
         name, _, value = option.partition("=")
@@ -237,6 +243,14 @@ def _parse_one(text: str) -> tuple[str, Any]:
             raise ConfigError(f"--over {text!r}: after the range may follow :log or :step=S")
         found[name] = _value(value, text) if value else True
     return key.strip(), found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _value(text: str, of: str) -> Any:

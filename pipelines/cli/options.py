@@ -10,7 +10,7 @@ import typer
 
 from afcore.config import MODES
 from afcore.errors import ConfigError
-from afcore.storage.outputs import new_file
+from afcore.storage.outputs import check_file, new_file
 
 __all__ = [
     "DEFAULT_STORE",
@@ -54,19 +54,10 @@ def parse_modes(modes: str, known: Sequence[str] = MODES) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def check_writable(report: Path | None) -> None:
+def check_writable(path: Path | None, option: str = "--report") -> None:
     """Before hours of work, not after."""
-    if report is None:
-        return
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        existed = report.exists()
-        with report.open("a"):
-            pass
-        if not existed:
-            report.unlink()
-    except OSError as error:
-        raise ConfigError(f"--report {report}: cannot be written: {error.strerror}") from error
+    if path is not None:
+        check_file(str(path), option)
 
 
 def write_report(report: Path | None, result: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from afcore.config import OWN_MODES, load_config
+from afcore.config import CHOOSING_MODES, OWN_MODES, load_config
 from afcore.errors import ConfigError
 from pipelines.cli.consoles import console, wide
 from pipelines.cli.exit_codes import exit_codes
@@ -49,6 +49,15 @@ def plan_command(
         several = ",performance,efficiency" if resolved.workers.max > 1 else ""
         wanted = parse_modes(modes or f"full,freeze,cached{several}", OWN_MODES)
         check_writable(report)
+        check_writable(figure, "--figure")
+        chooses = resolved.workers.max > 1 and not set(wanted).isdisjoint(CHOOSING_MODES)
+        if figure is not None and not chooses:
+            raise ConfigError(f"--figure {figure}: with one worker there is nothing to choose from")
+        searches = resolved.search is not None and resolved.search.varies
+        if searches:
+            from afcore.search.space import check_space
+
+            check_space(resolved)
         from afcore.launch.launcher import close_launchers
         from afcore.preview import preview_run
         from afcore.results.traces import load_recorded, recorded_trace
@@ -65,7 +74,7 @@ def plan_command(
         if found.weighs_workers:
             wide().print(workers_table(found))
         wide().print(run_table(found))
-        if resolved.search is not None:
+        if searches:
             from afcore.search.study_forecast import forecast_study
             from pipelines.search_table import forecast_table
 
@@ -81,8 +90,6 @@ def plan_command(
 def _draw_plan(path: Path, plan: Any) -> None:
     from pipelines.plan_figures import pareto_figure
 
-    if not plan.weighs_workers:
-        raise ConfigError(f"--figure {path}: with one worker there is nothing to choose from")
     try:
         pareto_figure(plan).savefig(path, dpi=150)
     except (OSError, ValueError) as error:

@@ -83,6 +83,7 @@ def search_command(
     with exit_codes():
         from pipelines.cli.search_shown import (
             best_path,
+            check_figures,
             predictions_path,
             resolve_search,
             show_searches,
@@ -92,6 +93,7 @@ def search_command(
         options |= {"folds": folds, "labels": labels}
         resolved = resolve_search(load_config(config, overrides or []), over or [], options)
         check_writable(report)
+        check_figures(figures)
         path = best_path(config, best)
         files = {
             "best_file": str(path),

@@ -16,7 +16,14 @@ from afcore.search.winner_file import BEST_OPTION
 from afcore.storage.outputs import check_file
 from pipelines.search_table import labels_table, members_table, search_notes, search_table
 
-__all__ = ["best_path", "predictions_path", "resolve_search", "show_searches", "write_figures"]
+__all__ = [
+    "best_path",
+    "check_figures",
+    "predictions_path",
+    "resolve_search",
+    "show_searches",
+    "write_figures",
+]
 
 
 def resolve_search(config: Config, over: list[str], options: dict[str, Any]) -> Config:
@@ -61,6 +68,12 @@ def predictions_path(config_file: str, config: Config, given: Path | None) -> st
     return str(check_file(str(path), PREDICTIONS_OPTION))
 
 
+def check_figures(folder: Path | None) -> None:
+    """Before hours of work, not after."""
+    if folder is not None:
+        check_file(str(folder / "x.png"), "--figures")
+
+
 def write_figures(report: SearchReport, folder: Path) -> list[Path]:
     """The pictures, as PNG.
 
@@ -95,7 +108,8 @@ def show_searches(
 
 def _show_one(report: SearchReport, figures: Path | None, wide: Console, console: Console) -> None:
     show_search(report, wide, console)
-    for picture in write_figures(report, figures) if figures is not None else ():
+    wanted = figures is not None and report.best is not None
+    for picture in write_figures(report, figures) if wanted else ():
         console.print(f"Picture: {picture}", markup=False, soft_wrap=True)
 
 

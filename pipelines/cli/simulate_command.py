@@ -37,6 +37,7 @@ def simulate_command(
     """
     with exit_codes():
         check_writable(report)
+        check_writable(figure, "--figure")
         from pipelines.cli.simulate_shown import simulate_report
 
         simulate_report(cluster, trace, workload, global_batch, report, figure, wide())

@@ -84,3 +84,9 @@ def test_several_files_are_not_streamed(tmp_path: Path) -> None:
         (tmp_path / f"{name}.csv").write_text("text\nx\n")
     with pytest.raises(DataError, match="names 2 files; give one at a time"):
         stream(tmp_path / "*.csv")
+
+
+def test_an_infinity_is_a_number_and_nan_is_a_value_that_is_missing() -> None:
+    lines = ['{"n": Infinity}\n', '{"n": -Infinity}\n', '{"n": NaN}\n']
+    (table,) = read_json("x", lines, None)
+    assert table.columns["n"] == ["Infinity", "-Infinity", None]

@@ -61,6 +61,34 @@ def test_each_label_column_has_its_best_and_one_set_serves_all(
     assert {key.split("/")[1] for key in results} == set(runs)
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_a_limit_that_one_label_column_used_up_leaves_the_next_without_trials(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    rows = [{**row, "long": str(len(row["text"]) > 60)} for row in stdlib_rows()[:60]]
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["data"] = {"train": str(write_csv(tmp_path / "a.csv", rows)), "max_length": 32}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {"storage": f"sqlite:///{tmp_path}/o.db", "max_seconds": 0.001, "trials": 3}
+    path = write_config(tmp_path / "config.yaml", tree)
+    report_path, figures = tmp_path / "search.json", tmp_path / "figures"
+    command = ["search", str(path), "--labels", "label,long", "--report", str(report_path)]
+    command += ["--over", "training.learning_rate=1e-4,2e-4,3e-4", "--figures", str(figures)]
+    for _ in range(2):  # the second time nothing may be begun at all
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        label, long = LabelsReport.model_validate_json(report_path.read_text()).labels.values()
+        assert label.winner is not None
+        assert [len(label.trials), len(long.trials)] == [1, 0]
+        assert "max_seconds" in (label.stopped or "")
+        assert "max_seconds" in (long.stopped or "")
+        assert (long.best, long.winner, long.config_file) == (None, None, None)
+    assert [folder.name for folder in figures.iterdir()] == ["label"]
+
+
 def test_sets_hold_texts_alone(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     rows = [{**row, "long": str(len(row["text"]) > 60)} for row in stdlib_rows()[:40]]
     tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}

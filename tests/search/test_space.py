@@ -68,6 +68,28 @@ def test_over() -> None:
         parse_over(["training.epochs=1..5:2"])
     with pytest.raises(ConfigError, match=r"is not of the form"):
         parse_over(["training.epochs"])
+    with pytest.raises(ConfigError, match=r"--over training.epochs: is given twice"):
+        parse_over(["training.epochs=1,2", "training.epochs=3"])
+
+
+def test_paths_with_dots_are_no_range() -> None:
+    over = ["data.train=../a.csv,../b.csv", "model.name=/x/../m1, m2"]
+    assert parse_over(over) == {
+        "data.train": ["../a.csv", "../b.csv"],
+        "model.name": ["/x/../m1", "m2"],
+    }
+    for text in ("..5", "1..x", "1e-5..3e-4:log"):
+        assert set(parse_over([f"training.learning_rate={text}"])["training.learning_rate"]) >= {
+            "low",
+            "high",
+        }
+
+
+@pytest.mark.parametrize("text", ["1e-5...inf:log", "1e-5..1e400"])
+def test_ends_that_are_not_finite_are_refused(text: str) -> None:
+    varied = parse_over([f"training.learning_rate={text}"])
+    with pytest.raises(ConfigError, match=r"high must be (finite|a number)"):
+        check_space(make(varied))
 
 
 def test_a_key_of_some_policies_is_varied_with_these() -> None:
@@ -107,3 +129,19 @@ def test_the_best_configuration_is_a_file(tmp_path: Path, policy: str) -> None:
     write_config(config, path, "the best")
     assert load_config(str(path)) == config
     assert "search:" not in config_text(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "varies"),
+    [
+        ({"storage": "sqlite:///o.db"}, False),
+        ({"vary": {"training.learning_rate": [1e-4, 1e-3]}}, True),
+        ({"seeds": 2}, True),
+        ({"folds": 2}, True),
+        ({"labels": ["a", "b"]}, True),
+    ],
+)
+def test_a_section_may_only_say_where_studies_lie(section: dict[str, Any], varies: bool) -> None:
+    search = make(**{"vary": {}, **section}).search
+    assert search is not None
+    assert search.varies == varies

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from afcore.model.split_model import Batch
-from afcore.training import head
+from afcore.training import head, steps
 from afcore.training.head import PENALTY, HeadFeatures, batches_to_solve_on, solve_head
 from afcore.training.trained import TrainingState
 from tests.training_setup import TASK, make_examples, make_split, make_state, run_epochs
@@ -91,12 +91,34 @@ def test_only_those_batches_are_run_to_solve_it(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(HeadFeatures, "take", counted)
     run_epochs(make_state(split), make_examples(), 1, solved_head={})
-    assert taken == [8, 8, 8]
+    assert taken == [8, 8, 8] * 2, "solved on, and tried on with dropout"
 
 
 def first_losses(state: TrainingState, solved: dict[str, Tensor] | None) -> list[float]:
     (done,) = run_epochs(state, make_examples(), 1, solved_head=solved)
     return [step.loss for step in done.steps]
+
+
+def test_a_solved_head_that_training_would_begin_worse_with_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where eval states hardly differ, what tells them apart is lost in dropout, magnified."""
+    caplog.set_level("INFO", "afcore.training.steps")
+
+    def solve(layer: nn.Linear, *_: Any) -> float:
+        with torch.no_grad():
+            layer.weight.mul_(1000.0)
+        return 0.1
+
+    monkeypatch.setattr(steps, "solve_head", solve)
+    found: dict[str, Tensor] = {}
+    assert first_losses(make_state(make_split()), found) == first_losses(
+        make_state(make_split()), None
+    )
+    assert "head: begins as it was drawn; under dropout the one that was solved is worse" in (
+        caplog.text
+    )
+    assert set(found) == {"weight", "bias"}, "who has it in common begins as this one did"
 
 
 def test_training_begins_from_the_solved_head_once() -> None:

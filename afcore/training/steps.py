@@ -231,7 +231,7 @@ class Steps:
     def _solve_together(
         self, found: HeadFeatures, seen: tuple[Tensor, Targets], tried: tuple[Tensor, Targets]
     ) -> dict[str, Tensor]:
-        """The first worker solves; the others take what it found, which may be nothing.
+        """The first worker solves; the others take what it found, which may be what was drawn.
 
         Args:
             found: with the layer.

@@ -11,8 +11,7 @@ from datetime import timedelta
 
 from afcore.activations.known_runs import KnownRuns
 from afcore.activations.manifest import ActivationManifest
-from afcore.activations.sets import committed_sets, open_set
-from afcore.activations.stored_sets import stored_sets
+from afcore.activations.sets import committed_sets, opened_sets
 from afcore.errors import IntegrityError
 from afcore.storage.objects import Storage
 
@@ -62,15 +61,9 @@ def verify_sets(store: str) -> tuple[int, list[str]]:
     storage = Storage(store)
     storage.check_there()
     num_sets, problems = 0, []
-    for stored in stored_sets(storage):
-        if not stored.is_committed:
-            continue
+    for _, found in opened_sets(storage):
         num_sets += 1
-        try:
-            found = open_set(storage, stored.folder)
-            problems += found.verify() if found is not None else []
-        except IntegrityError as error:  # its manifest's
-            problems.append(str(error))
+        problems += [str(found)] if isinstance(found, IntegrityError) else found.verify()
     return num_sets, problems
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "kept_by_others",
     "list_sets",
     "open_set",
+    "opened_sets",
     "prefix_folder",
     "prefix_key",
     "users_of",
@@ -258,18 +259,29 @@ def users_of(storage: Storage, folder: str) -> dict[str, float]:
     return dict(noted_use(key.rpartition("/")[2], stored.modified) for key, stored in notes)
 
 
+def opened_sets(
+    storage: Storage,
+) -> Iterator[tuple[StoredSet, ActivationSet | IntegrityError]]:
+    """As :func:`committed_sets`; of one with a damaged manifest what is wrong with it."""
+    for stored in stored_sets(storage):
+        try:
+            found = open_set(storage, stored.folder) if stored.is_committed else None
+        except IntegrityError as error:
+            yield stored, error
+            continue
+        if found is not None:
+            yield stored, found
+
+
 def committed_sets(storage: Storage) -> Iterator[tuple[StoredSet, ActivationSet]]:
     """Every committed set in the store, one after the other, with what the listing tells of it.
 
     One with a damaged manifest is warned of and left out.
     """
-    for stored in stored_sets(storage):
-        try:
-            found = open_set(storage, stored.folder) if stored.is_committed else None
-        except IntegrityError as error:
-            _log.warning("%s", error)
-            continue
-        if found is not None:
+    for stored, found in opened_sets(storage):
+        if isinstance(found, IntegrityError):
+            _log.warning("%s", found)
+        else:
             yield stored, found
 
 

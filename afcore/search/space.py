@@ -234,7 +234,7 @@ def _parse_one(text: str) -> tuple[str, Any]:
     low, dots, rest = given.partition("..")
     high, *options = rest.split(":")
     # Paths have dots, too: ../a.csv,../b.csv
-    if not dots or not (_is_number(low) or (not low.strip() and _is_number(high))):
+    if not dots or not _is_number(low.strip() or high):
         return key.strip(), [_value(one, text) for one in given.split(",")]
     found = {"low": _value(low, text), "high": _value(high, text)}
     for option in options:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import mmap
 import os
-import re
 import tempfile
 import threading
 import uuid
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
-
-import fsspec
 
 from afcore.errors import (
     AutoFreezeError,
@@ -51,6 +48,7 @@ from afcore.storage.local_files import (
     share_file,
     unseen,
 )
+from afcore.storage.root import open_root
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
@@ -94,32 +92,17 @@ class Storage:
             that forbids what it allowed before a :class:`StoreRefusedError`.
 
     Raises:
-        StoreError: for an unknown protocol, or one whose package is not installed.
+        StoreError: for a root that cannot be, see :func:`.root.open_root`.
     """
 
     def __init__(self, root: str, *, waits: bool = False) -> None:
         self.root = root.rstrip("/")
-        if re.fullmatch(r"s3:/*|s3:///.*", root):
-            raise StoreError(f"store {root!r}: no bucket is named. Write s3://BUCKET/PREFIX.")
         self._waits = waits
         self.usage = StorageUsage()
         self._counting = threading.Lock()
-        options: dict[str, Any] = {}
-        if self.root.startswith("s3://"):
-            options = {
-                "use_listings_cache": False,
-                "endpoint_url": os.environ.get("AWS_ENDPOINT_URL"),
-            }
-        try:
-            self._fs, self._path = fsspec.core.url_to_fs(self.root, **options)
-        except (ValueError, ImportError, OSError) as error:
-            raise StoreError(
-                f"store {root!r}: {error}. Use a folder, file://, s3:// or memory://."
-            ) from error
+        self._fs, self._path = open_root(root)
         protocol = self._fs.protocol
         self.protocol: str = protocol if isinstance(protocol, str) else protocol[0]
-        if self.protocol == "file" and os.path.isfile(self._path):
-            raise StoreError(f"store {root!r}: it is a file. Use a folder, s3:// or memory://.")
 
     @classmethod
     def of_run(cls, root: str) -> "Storage":

@@ -44,10 +44,10 @@ class FrozenPrefix:
             self.split = SplitModel(inner, pool=False)
         if use_cache is not None:
             inner.config.use_cache = use_cache
+        self.model = model
         self.boundary = 0
         self._trainable = {name for name, p in inner.named_parameters() if p.requires_grad}
         # Whoever trains calls model.train() before each step.
-        self.model = model
         self._hook = model.register_forward_pre_hook(self._evaluate_frozen)
         _prefixes[model] = self
 

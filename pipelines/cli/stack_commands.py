@@ -21,18 +21,16 @@ _DEFAULT_FOLDER = Path(".autofreeze")
 Say = Callable[[str], None]
 
 
+def _port(about: str) -> typer.models.OptionInfo:
+    return typer.Option(min=1, max=65535, help=about)
+
+
 @stack_app.command("up")
 def stack_up(
     folder: _Folder = _DEFAULT_FOLDER,
-    prefect_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: 4200, or as last")
-    ] = None,
-    mlflow_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: 5000, or as last")
-    ] = None,
-    s3_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Of moto. Default: 9000, or as last")
-    ] = None,
+    prefect_port: Annotated[int | None, _port("Default: 4200, or as last")] = None,
+    mlflow_port: Annotated[int | None, _port("Default: 5000, or as last")] = None,
+    s3_port: Annotated[int | None, _port("Of moto. Default: 9000, or as last")] = None,
     s3: Annotated[
         str | None,
         typer.Option(

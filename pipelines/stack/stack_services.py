@@ -30,7 +30,7 @@ MOTO = "moto"
 WORK_POOL = "autofreeze"
 _WORKER = "stack"
 _POLL_SECONDS = "5"
-Port = Annotated[int, Field(ge=1, le=65535)]
+_Port = Annotated[int, Field(ge=1, le=65535)]
 _LEASES_IN_FILES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -45,10 +45,10 @@ class StackSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    prefect_port: Port = 4200
-    mlflow_port: Port = 5000
+    prefect_port: _Port = 4200
+    mlflow_port: _Port = 5000
     s3: str | None = None
-    s3_port: Port = 9000
+    s3_port: _Port = 9000
 
     def check(self) -> None:
         """That servers can be started with them.

@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 64,
     "max_position_embeddings": 64,
 }
+WITHOUT_WORDS = {name: size for name, size in SIZES.items() if name != "vocab_size"}
 VERDICTS = {
     "ModernBERT": "cached",
     "DeBERTa-v3": "cached",
@@ -265,8 +266,7 @@ def test_what_a_router_puts_out_is_no_answer() -> None:
 
 
 def test_pictures_are_of_the_size_that_an_encoder_of_its_own_takes() -> None:
-    sizes = {name: SIZES[name] for name in SIZES if name not in ("vocab_size",)}
-    encoder = transformers.ViTConfig(**sizes, image_size=16, patch_size=8)
+    encoder = transformers.ViTConfig(**WITHOUT_WORDS, image_size=16, patch_size=8)
     decoder = transformers.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id = 1, 0
@@ -274,9 +274,8 @@ def test_pictures_are_of_the_size_that_an_encoder_of_its_own_takes() -> None:
 
 
 def test_patches_that_are_cut_before_cannot_be_made_up() -> None:
-    sizes = {name: SIZES[name] for name in SIZES if name not in ("vocab_size",)}
     config = transformers.Siglip2Config(
-        vision_config=sizes | {"num_patches": 16, "patch_size": 4},
+        vision_config=WITHOUT_WORDS | {"num_patches": 16, "patch_size": 4},
         text_config=SIZES | {"projection_size": 32},
     )
     found = look_at(config, "image-classification")

@@ -68,6 +68,18 @@ def test_blocks_below_are_near_and_those_above_as_they_were(name: str, kind: Qua
 
 
 @needs_bitsandbytes
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "vit"])
+def test_fewer_bits_are_further_from_the_whole(name: str) -> None:
+    errors = []
+    for kind in ("8bit", "4bit"):
+        split, batch = built(name)
+        whole = hidden(split, batch)
+        place_model(split, CPU, 2, kind)
+        errors.append(float((hidden(split, batch) - whole).norm()))
+    assert errors[0] < errors[1]
+
+
+@needs_bitsandbytes
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_example_is_its_own_beside_outliers(kind: Quantization) -> None:
     """LLM.int8 itself would take columns out for all rows of a batch in which one is large."""

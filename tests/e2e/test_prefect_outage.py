@@ -171,7 +171,7 @@ def test_training_goes_on_and_nothing_is_lost(
         time.sleep(2 * step_seconds)
         server.signal(how)
         time.sleep(seconds)
-        assert run.has("epochs/003/started.json"), "it went on"
+        run.wait_for("epochs/003/started.json")  # it goes on
         assert run.runs
         server.start() if how == signal.SIGKILL else server.signal(signal.SIGCONT)
         assert run.ends() == 0, run.output

@@ -33,7 +33,7 @@ test: setup
 # What takes minutes: processes killed, servers stopped, the whole stack, faults at many instants.
 # Stopped, it goes on with those that did not pass yet.
 test-faults: setup
-	$(BIN)/python -m pytest -m faults --done-file .faults-done -rA --show-capture=no $(ARGS)
+	$(BIN)/python -m pytest -m faults --done-file=.faults-done -rA --show-capture=no $(ARGS)
 	rm -f .faults-done
 
 check: setup

@@ -112,6 +112,8 @@ class LocalStack:
         with FileLock(self.services_folder.path / "lock"):
             *servers, worker = self._services()
             for one in servers:  # before anything is started, or known as the last settings
+                if self.services_folder.process(one.name) is None:
+                    self.services_folder.stop(one)  # what it left when it was killed
                 self.services_folder.check_port(one)
             self._settings_file.write_text(self.settings.model_dump_json())
             with self._no_temporary_server_migrates():

@@ -165,16 +165,25 @@ class ServiceFolder:
         """Stop it and what it has started; whether it ran.
 
         A training that the worker has started is told first: it commits, and the worker, still
-        there, tells Prefect how it ended.
+        there, tells Prefect how it ended. Where it was killed, what it left is ended.
         """
         process = self.process(service.name)
-        if process is not None:
+        if process is None:
+            _end(self._orphans(service.name), service.stop_seconds)
+        else:
             while leaders := [one for one in process.children() if os.getpgid(one.pid) == one.pid]:
                 _end(leaders, service.stop_seconds)
             _end([process, *process.children(recursive=True)], service.stop_seconds)
         self.process(service.name)
         self._note({name: known for name, known in self._known().items() if name != service.name})
         return process is not None
+
+    def _orphans(self, name: str) -> list[psutil.Process]:
+        """Of the session of a service that died, as MLflow's workers: they keep its port."""
+        known = self._known().get(name)
+        if known is None or known["created"] < psutil.boot_time():
+            return []
+        return [one for one in psutil.process_iter() if _session(one) == int(known["pid"])]
 
     def _known(self) -> dict[str, dict[str, float]]:
         try:
@@ -203,6 +212,14 @@ def _end(processes: list[psutil.Process], seconds: float) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(left, timeout=5)
+
+
+def _session(process: psutil.Process) -> int | None:
+    """None when it has ended, or leads one itself."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        session = os.getsid(process.pid)
+        return session if session != process.pid else None
+    return None
 
 
 def _answers(port: int) -> bool:

@@ -1,5 +1,6 @@
 """With a real server, that of the standard library."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,10 @@ from afcore.errors import AutoFreezeError, UserError
 from pipelines.stack.services import Service, ServiceFolder
 from tests.conftest import free_port
 
+PARENT = """
+import subprocess, sys
+subprocess.Popen(sys.argv[1:]).wait()
+"""
 WORKER = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
@@ -88,6 +93,31 @@ def test_after_a_reboot_another_process_is_not_taken_for_the_service(
     assert folder.process("prefect") is None
     assert folder.start(running)
     folder.wait_until_healthy(running)
+
+
+def test_what_a_killed_service_left_on_its_port_is_ended(folder: ServiceFolder) -> None:
+    service = web_server(free_port())
+    command = (sys.executable, "-c", PARENT, *service.command)
+    service = dataclasses.replace(service, command=command)
+    folder.start(service)
+    folder.wait_until_healthy(service)
+    process = folder.process("prefect")
+    assert process is not None
+    (child,) = process.children()
+    process.kill()  # as the system does that has no memory left
+    psutil.wait_procs([process], timeout=10)
+    assert folder.process("prefect") is None
+    again, file = ServiceFolder(folder.path), folder.path / "processes.json"
+    known = file.read_text()
+    file.write_text(json.dumps({"prefect": {"pid": process.pid, "created": 0.0}}))
+    again.stop(service)
+    assert child.is_running(), "before a reboot its number was that of another"
+    file.write_text(known)
+    with pytest.raises(UserError, match="is taken"):
+        again.check_port(service)
+    assert not again.stop(service)
+    assert not child.is_running()
+    again.check_port(service)
 
 
 def test_a_port_that_is_taken_is_one_message(folder: ServiceFolder) -> None:

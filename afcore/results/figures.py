@@ -1,6 +1,7 @@
 """Pictures of a run and of a comparison. No I/O."""
 
 import math
+from collections.abc import Iterable
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "course_figure",
     "epoch_time_figure",
     "freezing_figure",
+    "from_zero",
 ]
 
 MODE_COLORS = {
@@ -134,6 +136,11 @@ def epoch_time_figure(report: RunReport) -> Figure:
     return figure
 
 
+def from_zero(values: Iterable[float]) -> tuple[float, float]:
+    """Limits of an axis that begins at 0 and has room for a point at the largest value."""
+    return 0.0, 1.1 * max(values) or 1.0
+
+
 def accuracy_cost_figure(report: CompareReport) -> Figure:
     """Test (else validation) score against dollars and against seconds, a point a run."""
     main = report.runs[0].main
@@ -153,8 +160,8 @@ def accuracy_cost_figure(report: CompareReport) -> Figure:
                 color=MODE_COLORS.get(mode),
                 s=60,
             )
-        axes.set(xlabel=label, ylabel=f"{main.title}{unit}")
-        axes.set_xlim(left=0)
+        xlim = from_zero(getattr(run.totals, field) for run in report.runs)
+        axes.set(xlabel=label, ylabel=f"{main.title}{unit}", xlim=xlim)
         axes.margins(y=0.4)
         axes.grid(alpha=0.3)
     axes.legend()

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from afcore.results.figures import MODE_COLORS, TIME_PARTS
+from afcore.results.figures import MODE_COLORS, TIME_PARTS, from_zero
 from afcore.results.report import RunReport
 
 __all__ = [
@@ -61,9 +61,8 @@ def score_cost_svg(reports: Sequence[RunReport]) -> str:
                 x, y = getattr(report.totals, name), factor * report.main_score
                 color = MODE_COLORS.get(report.mode, _INK)
                 axes.scatter([x], [y], s=90, color=color, edgecolor="white", label=report.mode)
-            axes.set(xlabel=label, xlim=(0, None))
-            axes.margins(x=0.1, y=0.25)
-            axes.set_xlim(left=0)
+            axes.set(xlabel=label, xlim=from_zero(getattr(one.totals, name) for one in reports))
+            axes.margins(y=0.25)
             axes.grid()
         panels[0].set_ylabel(f"{main.title}{unit}")
         handles, labels = panels[0].get_legend_handles_labels()
@@ -202,7 +201,13 @@ def _draw_losses(axes: Axes, report: RunReport, ends: np.ndarray) -> None:
         color="#c5ccd6",
         label="training loss",
     )
-    axes.plot(ends, losses, "o-", color="#5e81ac", markersize=5, label="validation loss")
+    axes.plot(
+        *(ends, losses, "o-"),
+        color="#5e81ac",
+        markersize=5,
+        label="validation loss",
+        clip_on=False,
+    )
     axes.set(ylabel="loss", ylim=(0, None))
     axes.legend(fontsize=8, loc="best")
 

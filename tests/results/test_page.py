@@ -5,9 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from afcore.errors import ConfigError, UserError
+from afcore.results import page_figures
+from afcore.results.figures import accuracy_cost_figure
 from afcore.results.page import report_page
+from afcore.results.report import CompareReport
 from pipelines.cli.report_shown import write_report_page
 from tests.reports import make_report
 
@@ -92,3 +96,24 @@ def test_pages_of_files(tmp_path: Path) -> None:
         write_report_page([str(file)], page, None, "")
     with pytest.raises(UserError, match="no run 'abc' in"):
         write_report_page(["abc"], page, str(tmp_path / "store"), "")
+
+
+@pytest.mark.parametrize("dollars", [0.0, 0.1472])
+def test_a_point_of_a_run_is_not_cut_off_at_the_edge(
+    dollars: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that are far from zero and near to each other."""
+    drawn, report = Figure(), make_report()
+    totals = report.totals.model_copy(update={"wall_seconds": 528.0, "cost_usd": dollars})
+    runs = [report.model_copy(update={"totals": totals})]
+    totals = report.totals.model_copy(update={"wall_seconds": 482.0, "cost_usd": dollars})
+    runs.append(report.model_copy(update={"totals": totals}))
+    monkeypatch.setattr(page_figures, "_svg", lambda draw, *_: draw(drawn))
+    page_figures.score_cost_svg(runs)
+    compared = accuracy_cost_figure(CompareReport(schema=1, runs=runs, speedup={}, wall_speedup={}))
+    assert len(drawn.axes) == len(compared.axes) == 2
+    for axes in [*drawn.axes, *compared.axes]:
+        left, right = axes.get_xlim()
+        largest = max(x for points in axes.collections for x, _ in points.get_offsets())
+        assert left == 0
+        assert right > 1.05 * largest

@@ -135,7 +135,7 @@ class Started:
         return self.process.wait(timeout=240)
 
     def expect_nothing_left(self) -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while left := self.family():
             assert time.monotonic() < until, [" ".join(one.cmdline()) for one in left]
             time.sleep(0.1)
@@ -266,7 +266,7 @@ def stop(command: Command, told: Callable[[Started], psutil.Process]) -> None:
     assert "Traceback" not in run.output
     (message,) = [line for line in run.output.splitlines() if line.startswith("Stopped:")]
     (path,) = command.epoch("partial")
-    assert path.stat().st_mtime - began < 10
+    assert path.stat().st_mtime - began < 60
     step = json.loads(path.read_text())["step"]
     assert f"stopped in epoch 1 after step {step}" in message
     assert "The same command goes on from there" in message

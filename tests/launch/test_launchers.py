@@ -84,8 +84,8 @@ def parent(name: str, function: str, folder: Path) -> Iterator[subprocess.Popen[
         process.communicate(timeout=120)
         # After a kill Ray's two agents look for the rest of the cluster for a minute.
         watched = [pid for pid, name in names.items() if name not in RAY_AGENTS]
-        wait_for(lambda: are_gone(worker_pids(folder)), 30)
-        wait_for(lambda: are_gone(watched), 60)
+        wait_for(lambda: are_gone(worker_pids(folder)), 120)
+        wait_for(lambda: are_gone(watched), 180)
     finally:
         for child in [process, *descendants]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -114,7 +114,7 @@ def test_a_killed_worker_is_named_within_seconds(launcher: Launcher, tmp_path: P
     with pytest.raises(WorkerLostError, match=r"^worker 1 of 2 was lost in epoch 3: its process"):
         run(launcher, "kill_last", tmp_path)
     assert time.time() - (tmp_path / "killed").stat().st_mtime < 15
-    wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
+    wait_for(lambda: are_gone(worker_pids(tmp_path)), 60)
 
 
 @mostly_local
@@ -177,7 +177,7 @@ def test_a_worker_that_does_not_stop_is_ended_after_the_grace_period(
         with pytest.raises(StoppedError, match="epoch 3"):
             run(launcher, "never_stop", tmp_path)
     assert time.monotonic() - began < 300  # it would sleep for 600
-    wait_for(lambda: are_gone(worker_pids(tmp_path)), 5)
+    wait_for(lambda: are_gone(worker_pids(tmp_path)), 60)
 
 
 def request_stop_when_working(folder: Path) -> None:

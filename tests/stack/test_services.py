@@ -142,7 +142,7 @@ def test_a_training_commits_while_its_worker_is_still_there(folder: ServiceFolde
     service = Service("worker", command, {}, None, lambda: True)
     folder.start(service)
     log = folder.log("worker")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while "trains" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)

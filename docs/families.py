@@ -199,6 +199,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "EuroBERT": ("eurobert", _HEADS),
     "ESM": ("esm", _TEXT | {"pad_token_id": 1, "mask_token_id": 3}),
     "LayoutLM": ("layoutlm", _TEXT),
+    "LiLT": ("lilt", _TEXT | {"hidden_size": 48, "channel_shrink_ratio": 2}),
     "ALBERT": ("albert", _TEXT | {"embedding_size": 16}),
     "MobileBERT": (
         "mobilebert",
@@ -370,6 +371,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "BigBird-Pegasus": ("bigbird_pegasus", _SEQ2SEQ | {"block_size": 2, "num_random_blocks": 1}),
     "LED": ("led", _SEQ2SEQ | {"attention_window": 4, "max_encoder_position_embeddings": 64}),
     "FSMT": ("fsmt", _SEQ2SEQ | {"src_vocab_size": 64, "tgt_vocab_size": 64, "langs": ["a", "b"]}),
+    "UDOP": ("udop", _T5 | {"image_size": 16, "patch_size": 4}),
     # Models of pictures and films.
     "ViT": ("vit", _PICTURES),
     "DeiT": ("deit", _PICTURES),

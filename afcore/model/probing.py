@@ -46,7 +46,8 @@ def _places(model: Any, ids: Tensor) -> dict[str, Tensor]:
     if "bbox" not in inspect.signature(model.forward).parameters:
         return {}
     corners = ids[..., None].clamp(max=4) * torch.tensor([1, 1, 2, 2], device=ids.device)
-    return {"bbox": corners}
+    # UDOP, whose bias measures how far apart they are, wants shares of the page.
+    return {"bbox": corners / 8 if hasattr(model.config, "relative_bias_args") else corners}
 
 
 def _pictures(model: Any) -> tuple[int, ...] | None:

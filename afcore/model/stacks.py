@@ -33,7 +33,7 @@ class Stack:
         unsplittable: why the blocks cannot be run apart, if they cannot.
 
     Outputs without a width are the same for all batches of a shape and mask, and made anew by block
-    0.
+    0; or they are what block 0 is given, made above it of the batch in each pass.
     """
 
     body: str

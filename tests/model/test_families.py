@@ -103,6 +103,27 @@ def wav2vec2(**settings: Any) -> Any:
     return transformers.Wav2Vec2ForSequenceClassification(config)
 
 
+def lilt() -> Any:
+    """Its blocks hand on a second row at every position, of where the words stand."""
+    config = transformers.LiltConfig(
+        hidden_size=48,
+        num_hidden_layers=NUM_BLOCKS,
+        num_attention_heads=4,
+        intermediate_size=64,
+        channel_shrink_ratio=2,
+        max_2d_position_embeddings=64,
+        vocab_size=64,
+        num_labels=3,
+    )
+    return transformers.LiltForSequenceClassification(config)
+
+
+def udop() -> Any:
+    """Its bias, of where the words stand, is made before block 0, and each block hands it on."""
+    config = transformers.UdopConfig(image_size=16, patch_size=4, **T5)
+    return transformers.UdopForConditionalGeneration(config)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "t5": lambda: transformers.T5ForSequenceClassification(transformers.T5Config(**T5)),
     "t5-generation": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)),
@@ -111,7 +132,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     "vit": vit,
     "clip": clip,
     "wav2vec2": wav2vec2,
+    "lilt": lilt,
+    "udop": udop,
 }
+WIDTHS = {name: {H: 32} for name in MODELS} | {"lilt": {H: 48, "layout_inputs": 24}}
 
 
 def build(name: str) -> Any:
@@ -137,7 +161,11 @@ def columns(name: str) -> tuple[dict[str, Tensor], np.ndarray]:
     mask = (torch.arange(12) < lengths[:, None]).long()
     ids[torch.arange(COUNT), lengths - 1] = 2 if name == "bart" else 1  # each ends in one </s>
     given = {"input_ids": ids * mask + (1 - mask) * (name == "bart"), "attention_mask": mask}
-    if name == "t5-generation":
+    if name in ("lilt", "udop"):
+        corners = torch.randint(0, 30, (COUNT, 12, 2))
+        boxes = torch.cat([corners, corners + torch.randint(1, 30, (COUNT, 12, 2))], -1)
+        given["bbox"] = boxes if name == "lilt" else boxes / 60
+    if name in ("t5-generation", "udop"):
         given["decoder_input_ids"] = torch.randint(3, 64, (COUNT, 4))
     return given, lengths.numpy()
 
@@ -153,7 +181,7 @@ class OneColumnTask:
         batch = {key: values[at] for key, values in self.given.items()}
         if "attention_mask" in batch:
             longest = int(batch["attention_mask"].sum(1).max())
-            for key in batch.keys() & {"input_ids", "input_values", "attention_mask"}:
+            for key in batch.keys() & {"input_ids", "input_values", "attention_mask", "bbox"}:
                 batch[key] = batch[key][:, :longest]
         return batch, torch.zeros(len(ids))
 
@@ -178,7 +206,7 @@ def test_the_suffix_of_a_set_read_back_is_the_whole(
     assert made.verify() == []
     found = open_set(local_storage, "activations/a")
     assert found is not None
-    assert found.manifest.format == RowFormat("fp32", {H: 32})
+    assert found.manifest.format == RowFormat("fp32", WIDTHS[name])
     ids = np.asarray([3, 0, 7, 11])
     hidden = HiddenFeed(found, runner).batch(ids)
     batch = runner.trainee.inputs(ids)
@@ -240,6 +268,22 @@ def test_the_bias_of_positions_is_made_anew_from_one_example(name: str) -> None:
     blind = SplitModel(split.model, structure=ModelStructure(without, None, "turned off"))
     with pytest.raises(ModelError, match=r"T5For.* cannot be split: prefix and suffix"):
         verify_split(blind, given, 2, 1e-4)
+
+
+def test_a_bias_that_each_block_is_given_is_that_of_all_examples() -> None:
+    """UDOP's, which depends on the boxes; these are added to the words' embeddings in place."""
+    given, _ = columns("udop")
+    split = SplitModel(build("udop"))
+    stack = split.structure.stack
+    assert dict(stack.outputs) == {H: 0, "position_bias": 1}
+    assert (stack.remade_from_all, stack.entry, stack.unsplittable) == (True, None, None)
+    hidden = split.hidden(given, 2)
+    before = hidden[H].clone()
+    split.logits(given, 2, hidden)
+    assert torch.equal(hidden[H], before)
+    relative = [name for name in split.part_of if name.startswith("encoder.relative_bias.")]
+    assert relative
+    assert {split.part_of[name] for name in relative} <= set(split.frozen_parts(1))
 
 
 def test_blocks_of_sound_are_those_above_the_convolutions() -> None:

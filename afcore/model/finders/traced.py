@@ -133,6 +133,8 @@ class _Trace:
     started: list[nn.Module]
     given: dict[nn.Module, dict[str, Any]]
     outputs: dict[nn.Module, Any]
+    entered: dict[nn.Module, int]  # how often its input had been changed in place by then,
+    left: dict[nn.Module, int]  # and its output
 
     def is_chain(self, row: list[nn.Module]) -> bool:
         if any(self.started.count(block) != 1 for block in row):
@@ -150,20 +152,27 @@ def _input(given: dict[str, Any]) -> Any:
     return next(iter(given.values()), None)
 
 
+def _version(value: Any) -> int:
+    """Counts changes in place."""
+    return value._version if isinstance(value, Tensor) else 0
+
+
 def _num_outputs(output: Any) -> int | None:
     """Of a block's tuple; None where it puts out the hidden states alone."""
     return len(output) if isinstance(output, tuple | list) else None
 
 
 def _trace(body: nn.Module, batch: Batch) -> _Trace:
-    trace = _Trace([], {}, {})
+    trace = _Trace([], {}, {}, {}, {})
 
     def start(module: nn.Module, args: Any, kwargs: Any) -> None:
         trace.started.append(module)
         trace.given[module] = _by_name(module, args, kwargs)
+        trace.entered[module] = _version(_input(trace.given[module]))
 
     def finish(module: nn.Module, _args: Any, output: Any) -> None:
         trace.outputs[module] = output
+        trace.left[module] = _version(output)
 
     with ExitStack() as stack:
         for module in body.modules():
@@ -240,10 +249,14 @@ def _below(model: Any, blocks: list[nn.Module], output: Tensor) -> tuple[str, ..
 def _entry(
     model: Any, before: list[nn.Module], trace: _Trace, first: nn.Module
 ) -> nn.Module | None:
-    """The outermost module that puts out nothing but what block 0 takes, and runs only for that."""
+    """The outermost module that puts out nothing but what block 0 takes, and runs only for that.
+
+    None also where something is added to its output in place (UDOP's boxes): it would be added to
+    the given hidden states.
+    """
     given = _input(trace.given[first])
     found = next((m for m in before if trace.outputs.get(m) is given), None)
-    if found is None:
+    if found is None or trace.left[found] != trace.entered[first]:
         return None
     places = [m for _, m in model.named_modules(remove_duplicate=False) if m is found]
     return found if len(places) == 1 and trace.started.count(found) == 1 else None
@@ -263,14 +276,17 @@ def _with_handed_on(
         return stack
     widths = dict(stack.widths)
     reasons, from_all = [], False
-    other = _trace(body, {name: values.flip(-1) for name, values in batch.items()})
+    # Examples and positions the other way round; corners of a box stay in their order.
+    flipped = {name: values.flip(*range(min(values.ndim, 2))) for name, values in batch.items()}
+    other = _trace(body, flipped)
     for name, index in indices.items():
         made = trace.outputs[blocks[0]][index]
         positions = first_output(trace.outputs[blocks[0]]).shape[:2]
         handed = all(trace.outputs[b][index] is trace.given[b].get(name) for b in blocks[1:])
+        above = made is trace.given[blocks[0]].get(name)  # in every pass, of the batch (UDOP)
         if made.ndim == 3 and made.shape[:2] == positions:
             widths[name] = made.shape[-1]
-        elif not handed or not torch.equal(made, other.outputs[blocks[0]][index]):
+        elif not handed or not (above or torch.equal(made, other.outputs[blocks[0]][index])):
             reasons.append(
                 f"its blocks hand on {name} {list(made.shape)}, which has no row at every position "
                 "and is not the same for all batches of a shape"

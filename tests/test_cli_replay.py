@@ -77,5 +77,11 @@ def test_gradients_that_were_not_looked_at_are_not_replayed(
     path = tmp_path / "report.json"
     path.write_text(recorded(blind, []).model_dump_json(by_alias=True))
     assert autofreeze("replay", path, "--policy", "gradient_norm") == 2
-    assert "frozen_start none of gradients" in " ".join(capsys.readouterr().err.split())
+    assert "look at losses alone none of gradients" in " ".join(capsys.readouterr().err.split())
     assert autofreeze("replay", path, "--policy", "frozen_start") == 0
+    shown = capsys.readouterr().out
+    assert "eta" not in shown
+    assert "Noise" not in shown
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert len(rows) == len({one.epoch for one in blind}), "it is asked once an epoch"
+    assert "a learning rate that falls in cycles" in " ".join(shown.split())

@@ -1,6 +1,7 @@
 """An epoch that is stopped within: what was done is committed, and it goes on exactly there."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from afcore.config import Config, parse_config
 from afcore.errors import StoppedError
+from afcore.freezing.frozen_start import FrozenStart
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
@@ -98,3 +100,21 @@ def test_what_was_trained_before_a_stop_is_not_counted_as_lost(
     assert min(record.seconds.values()) > 0
     built_after = report.materialize_seconds - record.build_seconds
     assert sum(record.seconds.values()) == pytest.approx(report.seconds - built_after)
+
+
+def test_what_settles_within_a_cycle_ends_with_the_cycle(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what a cycle ends with can be published."""
+    monkeypatch.setattr(
+        FrozenStart, "decide", lambda _self, state, _: (replace(state, settled=True), None)
+    )
+    monkeypatch.setattr(FrozenStart, "cycle_epochs", 2)
+    changes = {"training.epochs": 4, "freezing": {"policy": "frozen_start", "depth": 2}}
+    run, _ = train(config.replace(**changes), tmp_path / "run", [])
+    first, second = (record_of(run, epoch, CheckpointRecord) for epoch in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first.freeze.settled
+    assert (first.candidate, first.next is None) == (False, False)
+    assert (second.candidate, second.next) == (True, None)

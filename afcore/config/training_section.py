@@ -80,10 +80,10 @@ class TrainingConfig(Section):
     stop: Literal["settled", "never"] | None = Field(
         None,
         description="`settled`: the learning rate falls to the end of its schedule every two "
-        "epochs (four with `frozen_start`), and training stops there once more would gain "
-        "too little: `epochs` is the most; "
+        "epochs, or as many as the policy says (four with the default one), and training stops "
+        "there once more would gain too little: `epochs` is the most; "
         "`never`: all of `epochs` in one schedule; default: `settled` where blocks freeze by a "
-        "policy that says when (`frozen_start`), else `never`",
+        "policy that says when (the default one does), else `never`",
     )
     score: str | None = Field(
         None,

@@ -122,7 +122,7 @@ class FreezeState:
         boundary: blocks frozen.
         rate: factor on the peak learning rate of what trains; 1 for the configured one.
         settled: whether more epochs would gain too little: where ``training.stop`` allows it,
-            training ends with the epoch.
+            training ends with the epoch, at the end of a cycle of the learning rate alone.
         memory: the policy's, opaque to everybody else: of JSON's types (lists, not tuples), and
             numbers may be infinite. Recorded with every commit; never changed in place.
     """
@@ -246,8 +246,9 @@ class FreezePolicy(BaseModel, ABC):
         between which all lies that it may decide. Each epoch has ``intervals_per_epoch``
         boundaries, equal ones where a policy decides once an epoch. A boundary is the one in force
         during the interval: what the first decision changes shows in the second. That training may
-        stop before is added by who asks. None: nothing is known, so a plan forecasts nothing that
-        depends on it.
+        stop after one cycle is added by who asks, with the boundaries of the first trace, unless
+        one of them is shorter: a policy may know better. None: nothing is known, so a plan
+        forecasts nothing that depends on it.
 
         Args:
             num_blocks: L.

@@ -3,7 +3,7 @@
 The statistics are those of the run as it was trained: a policy that would have frozen other blocks
 would, from then on, have seen somewhat other ones. A run in mode ``freeze`` with the policy
 ``none`` trains everything and records everything, so any policy can be replayed on it. On a run
-that froze, a replay ends where it would need a block that had been frozen there.
+that froze, a replay ends where it would need the statistics of a block that had been frozen there.
 """
 
 import math
@@ -32,6 +32,7 @@ class ReplayedInterval:
         coherence: L numbers, of its gradients; 1 is noise, 0 where there are none.
         recorded: boundary after it, in the recorded run.
         replayed: boundary after it, by the policy.
+        settled: whether training would have ended there, were a cycle of the learning rate over.
     """
 
     step: int
@@ -41,6 +42,7 @@ class ReplayedInterval:
     coherence: tuple[float, ...]
     recorded: int
     replayed: int
+    settled: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
     rows: list[ReplayedInterval] = []
     last_steps = {interval.epoch: interval.step for interval in report.intervals}
     for interval in report.intervals:
-        if state.boundary < recorded:
+        if policy.keeps_statistics and state.boundary < recorded:
             return Replay(
                 rows,
                 f"from step {interval.step - interval.num_steps} on the run had "
@@ -113,6 +115,7 @@ def replay(report: RunReport, policy: FreezePolicy) -> Replay:
                 coherences,
                 recorded,
                 state.boundary,
+                state.settled,
             )
         )
         previous = interval

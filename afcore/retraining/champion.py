@@ -1,21 +1,20 @@
 """The registered champion on rows: as a test scores a model, whatever labels it knows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from afcore.compute import HiddenDtype, choose_compute
-from afcore.data.examples import Column, Examples
 from afcore.data.sources import Rows
-from afcore.errors import ModelError
 from afcore.model.finetuned import FinetunedModel, load_finetuned
 from afcore.model.split_model import SplitModel
+from afcore.predict import asked_about
 from afcore.runs.fit import check_tokens, longest_example
 from afcore.tasks.answers import Answers
 from afcore.tasks.scores import RowValues, Score
-from afcore.tasks.task import NO_ANSWER, Task
+from afcore.tasks.task import Task
 from afcore.trainee import Trainee
 from afcore.training.evaluate import evaluate
 
@@ -88,32 +87,15 @@ def answers_of_champion(folder: Path, rows: Rows, dtype: HiddenDtype) -> Champio
     examples = found.task.examples(found.processor, rows, length)
     if _has_tokens(found):
         check_tokens(str(folder), found.model, found.processor, examples, rows.source)
-    if unknown:
-        examples = _unlabelled(examples, found.task)
     compute = choose_compute(found.settings.precision)
     found.model.to(compute.device)
+    if unknown:  # which have no loss
+        answered = asked_about(found.task, found, examples, compute)
+        return ChampionAnswers(found.task, Answers.of(found.task, examples, answered), unknown)
     split = SplitModel(found.model, pool=bool(found.settings.pooled_last_block))
     answers = evaluate(Trainee(split, found.task, examples, compute, dtype))
-    if unknown:
-        answers = _of_a_class_beyond(answers, found.task)
     return ChampionAnswers(found.task, answers, unknown)
 
 
 def _has_tokens(found: FinetunedModel) -> bool:
     return found.task.processor == "tokenizer"
-
-
-def _unlabelled(examples: Examples, task: Task) -> Examples:
-    """The same; a class that the model does not have is none, which its loss leaves out."""
-    if task.class_names is None:
-        raise ModelError("the champion does not know some of the answers in the rows")
-    column = examples.targets["labels"]
-    labels = np.where(column.values < 0, NO_ANSWER, column.values)
-    return replace(examples, targets={**examples.targets, "labels": Column(labels)})
-
-
-def _of_a_class_beyond(answers: Answers, task: Task) -> Answers:
-    """The same; rows without one of the model's classes are of one beyond them."""
-    labels = answers.values["labels"]
-    beyond = np.where(labels < 0, len(task.class_names or []), labels)
-    return replace(answers, values={**answers.values, "labels": beyond})

@@ -54,7 +54,8 @@ def judge(
     better = found if score.higher_is_better else _reversed(found)
     shown = (
         f"{_amount(score, better.mean)} ({_amount(score, better.low)} to "
-        f"{_amount(score, better.high)}, 95 % interval over {better.num_pairs:,} test rows)"
+        f"{_amount(score, better.high)}, 95 % interval over {better.num_pairs:,} test rows"
+        f"{'' if score.higher_is_better else '; + is better'})"
     )
     limit = f"minus retrain.margin, {_amount(score, -margin)}"
     if better.low > -margin:

@@ -54,7 +54,7 @@ def summarize(rows: Rows, task: Task, processor: Any, max_length: int) -> RowSum
     """
     labels = None
     if task.class_names is not None:
-        labels = dict(Counter(next(iter(rows.targets.values()))))
+        labels = dict(Counter(map(str, next(iter(rows.targets.values())))))
     examples = task.examples(processor, rows.pick(sampled(rows.identities, _SAMPLE)), max_length)
     tokens = examples.inputs.get("input_ids")
     if task.processor != "tokenizer" or tokens is None:

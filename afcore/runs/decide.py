@@ -56,14 +56,15 @@ def allowed_in(run: Run) -> Allowed:
 def possible_traces(config: Config, num_blocks: int) -> dict[str, list[list[int]]] | None:
     """The ends of what may be decided in the configuration's mode; None: nothing is known.
 
-    Where training may stop, it does so at the end of a cycle: at the earliest of the first.
+    Where training may stop, it does so at the end of a cycle: of the first, unless the policy says
+    when at the earliest.
     """
     policy, num_epochs = config.freezing, config.training.num_epochs
     if not config.freezes:
         policy = NoFreezing(intervals_per_epoch=policy.intervals_per_epoch)
     cycle = config.cycle_epochs or num_epochs
     traces = policy.possible_traces(num_blocks, num_epochs, cycle)
-    if traces is None or cycle >= num_epochs:
+    if traces is None or cycle >= num_epochs or min(map(len, traces.values())) < num_epochs:
         return traces
     first = next(iter(traces.values()))
     return {f"stops after {cycle} epochs": first[:cycle], **traces}

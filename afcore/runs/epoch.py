@@ -335,7 +335,8 @@ class _Epoch:
         saved = state.save(run, epoch, self._attempt, trained, clock, further)
         if (partial := state.partial) is not None and partial.num_workers != state.num_workers:
             trained = trained.since(partial.trained)  # what so many took tells nothing of others
-        stops = run.config.stops and freeze.settled
+        ends_cycle = self._schedule.ends_cycle(epoch)
+        stops = run.config.stops and freeze.settled and ends_cycle
         following, error = None, None
         if epoch < run.config.training.num_epochs and not stops:
             # Not of what has thawed since.
@@ -351,7 +352,7 @@ class _Epoch:
             build_seconds=cache.seconds,
             built_bytes=cache.bytes_written,
             prediction_error=error,
-            candidate=not run.config.stops or self._schedule.ends_cycle(epoch),
+            candidate=not run.config.stops or ends_cycle,
             next=following,
         )
 

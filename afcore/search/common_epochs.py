@@ -188,7 +188,8 @@ class _Course:
             settled = settled_by_scores(run.config.main_score, self._validations)
             freeze = replace(freeze, settled=settled)
         following = None
-        if epoch < run.config.training.num_epochs and not (run.config.stops and freeze.settled):
+        stops = run.config.stops and freeze.settled and ends
+        if epoch < run.config.training.num_epochs and not stops:
             following = _next_plan(found)
             if following is None:
                 return None

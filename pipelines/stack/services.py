@@ -22,6 +22,8 @@ __all__ = ["LOOPBACK", "Service", "ServiceFolder"]
 
 LOOPBACK = "127.0.0.1"
 _LOG_LINES = 15
+_CLOCK_SECONDS = 60.0
+"""By which a process may seem to have begun at another time, when the clock was set."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class ServiceFolder:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(int(known["pid"]))
             if (
-                process.create_time() == known["created"]
+                abs(process.create_time() - known["created"]) < _CLOCK_SECONDS
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
                 return process

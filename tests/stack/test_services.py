@@ -79,6 +79,17 @@ def test_a_service_is_found_again_and_stopped(folder: ServiceFolder, running: Se
     assert not again.stop(running)
 
 
+def test_a_service_is_found_though_the_clock_was_set(
+    folder: ServiceFolder, running: Service
+) -> None:
+    file = folder.path / "processes.json"
+    known = json.loads(file.read_text())
+    known["prefect"]["created"] -= 1.0
+    file.write_text(json.dumps(known))
+    assert ServiceFolder(folder.path).process("prefect") is not None
+    assert running.is_healthy()
+
+
 def test_after_a_reboot_another_process_is_not_taken_for_the_service(
     folder: ServiceFolder, running: Service
 ) -> None:
@@ -88,7 +99,7 @@ def test_after_a_reboot_another_process_is_not_taken_for_the_service(
     psutil.wait_procs([process], timeout=10)
     assert folder.process("prefect") is None
     file = folder.path / "processes.json"
-    known = {"prefect": {"pid": os.getpid(), "created": process.create_time()}}
+    known = {"prefect": {"pid": os.getpid(), "created": process.create_time() - 86400.0}}
     file.write_text(json.dumps(known))  # its number is now that of another
     assert folder.process("prefect") is None
     assert folder.start(running)

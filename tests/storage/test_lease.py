@@ -57,6 +57,12 @@ def test_a_reused_process_id_is_not_the_holder(local_storage: Storage) -> None:
         pass
 
 
+def test_a_holder_is_the_same_though_the_clock_was_set(local_storage: Storage) -> None:
+    """By which the system tells when a process began."""
+    _write(local_storage, process_started=psutil.Process().create_time() - 2.0)
+    assert not attempts(local_storage, "lease")[1].is_gone
+
+
 @pytest.mark.usefixtures("quick_hearts")
 def test_a_silent_holder_elsewhere_is_waited_for_then_succeeded(local_storage: Storage) -> None:
     _write(local_storage, host="elsewhere")

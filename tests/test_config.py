@@ -134,9 +134,9 @@ def test_another_policy_leaves_behind_what_it_does_not_have(
         # Given with the policy, it is not left behind but wrong.
         (
             GIVEN,
-            {"policy": "static", "percentile": 3},
-            "unknown key 'freezing.percentile'; it is for freezing.policy 'gradient_norm'; "
-            "'static' has policy, intervals_per_epoch, depth",
+            {"policy": "static", "patience": 3},
+            "unknown key 'freezing.patience'; it is for freezing.policy 'guarded'; 'static' has "
+            "policy, intervals_per_epoch, depth",
         ),
         ({"patients": 3}, {"policy": "static"}, "unknown key 'freezing.patients'"),
         (GIVEN, {"policy": "magic"}, "freezing.policy: got 'magic'"),

@@ -181,11 +181,17 @@ class ServiceFolder:
         return process is not None
 
     def _orphans(self, name: str) -> list[psutil.Process]:
-        """Of the session of a service that died, as MLflow's workers: they keep its port."""
+        """Of the session of a service that died, as MLflow's workers: they keep its port.
+
+        Nothing while its number lives: that is the service itself, or another session.
+        """
         known = self._known().get(name)
         if known is None or known["created"] < psutil.boot_time():
             return []
-        return [one for one in psutil.process_iter() if _session(one) == int(known["pid"])]
+        leader = int(known["pid"])
+        if psutil.pid_exists(leader):
+            return []
+        return [one for one in psutil.process_iter() if _session(one) == leader]
 
     def _known(self) -> dict[str, dict[str, float]]:
         try:
@@ -217,10 +223,9 @@ def _end(processes: list[psutil.Process], seconds: float) -> None:
 
 
 def _session(process: psutil.Process) -> int | None:
-    """None when it has ended, or leads one itself."""
+    """None when it has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        session = os.getsid(process.pid)
-        return session if session != process.pid else None
+        return os.getsid(process.pid)
     return None
 
 

@@ -98,12 +98,15 @@ def test_a_plan_contains_what_is_decided(kind: type[FreezePolicy], seed: int) ->
             assert min(at_ends) <= boundary <= max(at_ends), (epoch, number)
 
 
-@pytest.mark.parametrize("name", ["frozen_start", "guarded", "gradient_norm", "linear", "annealed"])
-def test_the_recorded_intervals_make_policies_freeze(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [("frozen_start", 0), ("guarded", 0), ("gradient_norm", 0), ("linear", 0), ("annealed", 0)],
+)
+def test_the_recorded_intervals_make_policies_freeze(name: str, seed: int) -> None:
     """Else what the plan contains would be nothing."""
     (kind,) = [kind for kind in KINDS if _name(kind) == name]
     policy = kind()  # type: ignore[call-arg]
-    assert any(max(decided_trace(noisy_report(seed), policy)[-1]) > 0 for seed in range(3))
+    assert max(decided_trace(noisy_report(seed), policy)[-1]) > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -182,7 +182,7 @@ class _Reader:
             record=record,
             state="finished" if report else "at work" if held else "stopped",
             attempts=len(rows),
-            worker=f"{last.host.partition('/')[0]}, process {last.pid}" if last else None,
+            worker=f"{last.process.host}, process {last.process.pid}" if last else None,
             epochs=epochs,
             next_step=step,
             damaged=self._damaged,

@@ -14,7 +14,6 @@ worked is measured by a clock that nobody sets.
 import contextlib
 import json
 import logging
-import os
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,9 +21,9 @@ from types import TracebackType
 
 import psutil
 
-from afcore.clock import this_machine
 from afcore.errors import AutoFreezeError, LeaseHeldError, LeaseLostError
 from afcore.interrupt import stop_requested
+from afcore.processes import KnownProcess
 from afcore.storage.objects import Storage, Stored
 
 __all__ = [
@@ -42,6 +41,8 @@ EXPIRY_SECONDS = 60.0
 _WATCHED_BEATS = 2.5
 """For how many beats a heart is watched that seems to be still."""
 _POLLS_A_BEAT = 10
+_NOBODY = KnownProcess("", 0, 0.0)
+"""Who holds a row that cannot be read."""
 
 _first_seen: dict[str, tuple["Attempt", float]] = {}
 """Rows by their addresses: as last found here, and since when, by the monotonic clock."""
@@ -57,9 +58,7 @@ class Attempt:
     ``worked_seconds`` are measured, from ``acquired`` to ``beat``; an older release left them out.
     """
 
-    host: str
-    pid: int
-    process_started: float
+    process: KnownProcess
     acquired: float
     beat: float
     released: bool
@@ -75,16 +74,7 @@ class Attempt:
     @property
     def is_gone(self) -> bool:
         """Whether the holder is known to work no more, whatever the clocks say."""
-        if self.released:
-            return True
-        if self.host != this_machine():
-            return False
-        try:
-            started = float(psutil.Process(self.pid).create_time())
-        except psutil.NoSuchProcess:
-            return True
-        # Both are told by the clock, which may have been set since; else the heart is watched.
-        return abs(started - self.process_started) >= EXPIRY_SECONDS
+        return self.released or (self.process.is_here and self.process.find() is None)
 
     def has_just_beaten(self) -> bool:
         """Whether that is so, as far as the holder's clock and this machine's agree."""
@@ -129,17 +119,16 @@ class Lease:
         newest = max(rows, default=0)
         if newest and _lives(self._storage, _key(self._folder, newest), rows[newest]):
             last = rows[newest]
-            host, silent = last.host.partition("/")[0], max(0.0, time.time() - last.beat)
+            silent = max(0.0, time.time() - last.beat)
             raise LeaseHeldError(
-                f"{self._what} is already being worked on by process {last.pid} on {host} "
-                f"(last sign {silent:.0f} s ago). Wait for it, or stop it first."
+                f"{self._what} is already being worked on by process {last.process.pid} on "
+                f"{last.process.host} (last sign {silent:.0f} s ago). Wait for it, or stop it "
+                "first."
             )
         self._began = time.monotonic() if self._since is None else self._since
         worked, now = time.monotonic() - self._began, time.time()
         self._attempt = Attempt(
-            host=this_machine(),
-            pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
+            process=KnownProcess.of(psutil.Process()),
             acquired=now - worked,
             beat=now,
             released=False,
@@ -334,12 +323,12 @@ def _key(folder: str, number: int) -> str:
     return f"{folder}/{number:06d}.json"
 
 
-def _holder(row: Attempt) -> tuple[str, int, float, float]:
-    return row.host, row.pid, row.process_started, row.acquired
+def _holder(row: Attempt) -> tuple[KnownProcess, float]:
+    return row.process, row.acquired
 
 
 def _is_damaged(row: Attempt) -> bool:
-    return row.host == ""
+    return row.process == _NOBODY
 
 
 def _encode(attempt: Attempt) -> bytes:
@@ -348,10 +337,12 @@ def _encode(attempt: Attempt) -> bytes:
 
 def _read(storage: Storage, key: str, written: float) -> Attempt:
     """A damaged row is that of a holder who is gone: a live one soon writes it again."""
+    read = storage.get(key)
     try:
-        row = Attempt(**json.loads(storage.get(key)))
-    except (ValueError, TypeError):
+        fields = json.loads(read)
+        row = Attempt(**{**fields, "process": KnownProcess(**fields["process"])})
+    except (ValueError, TypeError, KeyError):
         _log.warning("%s is damaged; its holder is taken to be gone", storage.uri(key))
-        return Attempt("", 0, 0.0, acquired=written, beat=written, released=True)
+        return Attempt(_NOBODY, acquired=written, beat=written, released=True)
     given_back = _not_given_back.get(storage.uri(key)) == row.acquired
     return replace(row, released=True) if given_back else row

@@ -11,19 +11,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 from afcore.errors import AutoFreezeError, UserError
+from afcore.processes import KnownProcess
 
 __all__ = ["LOOPBACK", "Service", "ServiceFolder"]
 
 LOOPBACK = "127.0.0.1"
 _LOG_LINES = 15
-_CLOCK_SECONDS = 60.0
-"""By which a process may seem to have begun at another time, when the clock was set."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,7 @@ class ServiceFolder:
         if name in self._children:
             self._children[name].poll()
         known = self._known().get(name)
-        if known is None:
-            return None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(int(known["pid"]))
-            if (
-                abs(process.create_time() - known["created"]) < _CLOCK_SECONDS
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                return process
-        return None
+        return known.find() if known else None
 
     def check_port(self, service: Service) -> None:
         """That nothing else has its port.
@@ -140,8 +130,8 @@ class ServiceFolder:
                 start_new_session=True,
             )
         self._children[service.name] = started
-        created = psutil.Process(started.pid).create_time()
-        self._note({**self._known(), service.name: {"pid": started.pid, "created": created}})
+        known = KnownProcess.of(psutil.Process(started.pid))
+        self._note({**self._known(), service.name: known})
         return True
 
     def wait_until_healthy(self, service: Service) -> None:
@@ -186,23 +176,20 @@ class ServiceFolder:
         Nothing while its number lives: that is the service itself, or another session.
         """
         known = self._known().get(name)
-        if known is None or known["created"] < psutil.boot_time():
+        if known is None or not known.is_here or psutil.pid_exists(known.pid):
             return []
-        leader = int(known["pid"])
-        if psutil.pid_exists(leader):
-            return []
-        return [one for one in psutil.process_iter() if _session(one) == leader]
+        return [one for one in psutil.process_iter() if _session(one) == known.pid]
 
-    def _known(self) -> dict[str, dict[str, float]]:
+    def _known(self) -> dict[str, KnownProcess]:
         try:
-            known: dict[str, dict[str, float]] = json.loads(self._file.read_text())
-        except (OSError, ValueError):  # none yet, or one that a full disk cut short
+            known = json.loads(self._file.read_text())
+            return {name: KnownProcess(**one) for name, one in known.items()}
+        except (OSError, ValueError, TypeError):  # none yet, or one that a full disk cut short
             return {}
-        return known
 
-    def _note(self, known: Mapping[str, Mapping[str, float]]) -> None:
+    def _note(self, known: Mapping[str, KnownProcess]) -> None:
         draft = self._file.with_suffix(".draft")
-        draft.write_text(json.dumps(known, indent=1))
+        draft.write_text(json.dumps({name: asdict(one) for name, one in known.items()}, indent=1))
         draft.replace(self._file)
 
     @property

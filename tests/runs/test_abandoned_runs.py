@@ -1,7 +1,7 @@
 """What the next start says to MLflow of runs whose process died."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def left_by_a_kill(run: Run) -> None:
     """Its last holder never gave the lease back, and is no process any more."""
     folder = lease_folder(run.record.run_id)
     (last,) = leases.attempts(run.storage, folder).values()
-    gone = leases.Attempt(**{**asdict(last), "released": False, "process_started": 1.0})
+    gone = replace(last, process=replace(last.process, began=1.0), released=False)
     run.storage.put(f"{folder}/000001.json", leases._encode(gone))
 
 

@@ -6,14 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 import yaml
 
 from afcore.errors import UserError
+from afcore.processes import KnownProcess
 from afcore.storage.objects import Storage
 from pipelines.stack.local_stack import LocalStack
 from pipelines.stack.stack_services import StackSettings, stack_services
@@ -50,9 +53,7 @@ def test_a_stack_that_runs_is_not_started_with_other_settings(tmp_path: Path) ->
     (tmp_path / "stack" / "settings.json").write_text(stack.settings.model_dump_json())
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        import psutil
-
-        known = {"pid": sleeper.pid, "created": psutil.Process(sleeper.pid).create_time()}
+        known = asdict(KnownProcess.of(psutil.Process(sleeper.pid)))
         (tmp_path / "stack" / "processes.json").write_text(json.dumps({"prefect": known}))
         assert LocalStack(tmp_path, {"mlflow_port": 5000}).settings == stack.settings
         with pytest.raises(UserError, match=r"mlflow_port 5000, .* than .* mlflow_port 5001, "):

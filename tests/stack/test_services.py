@@ -79,17 +79,6 @@ def test_a_service_is_found_again_and_stopped(folder: ServiceFolder, running: Se
     assert not again.stop(running)
 
 
-def test_a_service_is_found_though_the_clock_was_set(
-    folder: ServiceFolder, running: Service
-) -> None:
-    file = folder.path / "processes.json"
-    known = json.loads(file.read_text())
-    known["prefect"]["created"] -= 1.0
-    file.write_text(json.dumps(known))
-    assert ServiceFolder(folder.path).process("prefect") is not None
-    assert running.is_healthy()
-
-
 def test_after_a_reboot_another_process_is_not_taken_for_the_service(
     folder: ServiceFolder, running: Service
 ) -> None:
@@ -99,8 +88,10 @@ def test_after_a_reboot_another_process_is_not_taken_for_the_service(
     psutil.wait_procs([process], timeout=10)
     assert folder.process("prefect") is None
     file = folder.path / "processes.json"
-    known = {"prefect": {"pid": os.getpid(), "created": process.create_time() - 86400.0}}
-    file.write_text(json.dumps(known))  # its number is now that of another
+    known = json.loads(file.read_text())
+    known["prefect"]["pid"] = os.getpid()  # its number is now that of one that began earlier
+    known["prefect"]["began"] += 60.0
+    file.write_text(json.dumps(known))
     assert folder.process("prefect") is None
     assert folder.start(running)
     folder.wait_until_healthy(running)
@@ -120,7 +111,8 @@ def test_what_a_killed_service_left_on_its_port_is_ended(folder: ServiceFolder) 
     assert folder.process("prefect") is None
     again, file = ServiceFolder(folder.path), folder.path / "processes.json"
     known = file.read_text()
-    file.write_text(json.dumps({"prefect": {"pid": process.pid, "created": 0.0}}))
+    before = {"prefect": {**json.loads(known)["prefect"], "machine": "this one, before"}}
+    file.write_text(json.dumps(before))
     again.stop(service)
     assert child.is_running(), "before a reboot its number was that of another"
     file.write_text(known)

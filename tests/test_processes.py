@@ -1,0 +1,53 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from afcore.processes import KnownProcess
+
+SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+
+
+def test_a_process_is_found_until_it_ends() -> None:
+    child = subprocess.Popen(SLEEP)
+    known = KnownProcess.of(psutil.Process(child.pid))
+    try:
+        assert known.is_here
+        assert known.find() == psutil.Process(child.pid)
+    finally:
+        child.kill()
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            pass
+        assert known.find() is None, "nobody has reaped it yet"
+        child.wait()
+    assert known.find() is None
+    with pytest.raises(psutil.NoSuchProcess):
+        KnownProcess.of(psutil.Process(child.pid))
+
+
+def test_another_process_with_its_number_is_not_taken_for_it() -> None:
+    known = KnownProcess.of(psutil.Process())
+    assert known.find() is not None
+    assert replace(known, began=known.began - 60.0).find() is None
+
+
+def test_elsewhere_nothing_is_known_of_it() -> None:
+    """Nor after a reboot, where its number may be that of another."""
+    known = replace(KnownProcess.of(psutil.Process()), machine="elsewhere/boot/namespace")
+    assert not known.is_here
+    assert known.find() is None
+    assert known.host == "elsewhere"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="patches how psutil reads Linux's clock")
+@pytest.mark.parametrize("seconds", [1.0, -3600.0, 86400.0])
+def test_a_clock_that_is_set_changes_nothing(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KnownProcess.of(psutil.Process())
+    true, before = psutil.boot_time(), psutil.Process().create_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: true + seconds)
+    assert psutil.Process().create_time() == pytest.approx(before + seconds)
+    assert known.find() is not None

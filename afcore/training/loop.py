@@ -27,6 +27,7 @@ from afcore.trainee import Trainee
 from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
 from afcore.training.progress import EpochProgress
 from afcore.training.schedule import Schedule
+from afcore.training.solved_head import start_from_solved_head
 from afcore.training.steps import Losses, Steps, StepSettings, diverged
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
@@ -114,7 +115,9 @@ def train_epoch(
     steps = Steps(trainee, state, batches, settings, feed, done or TrainedEpoch())
     loop = _EpochLoop(trainee, state, len(batches), course, settings, steps)
     if course.solved_head is not None and not state.step:
-        steps.solve_head(course.solved_head)
+        start_from_solved_head(
+            trainee, state.freeze.boundary, settings.seed, steps, course.solved_head
+        )
     loop.train(stop)
     trainee.group.pending_stop()
     done = steps.finish()

@@ -7,7 +7,6 @@ does so with its share of every batch.
 
 import contextlib
 import itertools
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
 
 from afcore.activations.codec import round_block, round_boundary
 from afcore.activations.feed import HiddenFeed
@@ -29,13 +27,10 @@ from afcore.model.split_model import Batch, Hidden
 from afcore.tasks.task import Targets
 from afcore.trainee import Trainee
 from afcore.training.data_parallel import Suffix
-from afcore.training.head import HeadFeatures, batches_to_solve_on, solve_head
 from afcore.training.stopwatch import Stopwatch
 from afcore.training.trained import StepLog, TrainedEpoch, TrainingState
 
 __all__ = ["Losses", "StepSettings", "Steps", "diverged"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,8 +55,6 @@ class StepSettings:
 
 
 _LAPS = ("read", "prefix", "suffix")
-_TRIED_ON = 4
-"""Batches, of those that the head is solved on."""
 
 
 class Steps:
@@ -77,10 +70,10 @@ class Steps:
         done: TrainedEpoch,
     ) -> None:
         self.done = done
+        self.batches = batches
         self._trainee = trainee
         self._state = state
         self._split, self._group, self._compute = trainee.split, trainee.group, trainee.compute
-        self._batches = batches
         self._feed = feed
         self._micro_batch = settings.micro_batch
         self._augmentation = settings.augmentation
@@ -98,13 +91,13 @@ class Steps:
     def shares(self) -> Iterator[tuple[int, npt.NDArray[np.int64], Hidden | None]]:
         """For each batch to come: its number from 1, its ids, the share's hidden states if fed."""
         first = len(self.done.steps)
-        for number, (ids, hidden) in enumerate(self._fed(self._batches[first:]), start=first + 1):
+        for number, (ids, hidden) in enumerate(self.fed(self.batches[first:]), start=first + 1):
             yield number, ids, hidden
 
-    def _fed(
+    def fed(
         self, left: Sequence[npt.NDArray[np.int64]]
     ) -> Iterator[tuple[npt.NDArray[np.int64], Hidden | None]]:
-        """Batches, with the share's hidden states of each."""
+        """Batches, with the share's hidden states of each where they are fed."""
         hidden_states: Iterator[Hidden | None] = itertools.repeat(None)
         if self._feed is not None:
             hidden_states = self._feed.batches([self._share(ids) for ids in left])
@@ -117,7 +110,7 @@ class Steps:
 
     def backward(self, ids: npt.NDArray[np.int64], hidden: Hidden | None) -> Tensor:
         """Leave the batch's gradients behind; its share of the loss stays on the device."""
-        batch, targets, hidden = self._inputs(ids, hidden)
+        batch, targets, hidden = self.inputs(ids, hidden)
         self.watch.lap("prefix")
         share, whole = self._share(ids), self._weigh(ids)
         size = self._micro_batch * self._group_size if self._micro_batch else len(share)
@@ -139,7 +132,7 @@ class Steps:
     def _weigh(self, ids: npt.NDArray[np.int64]) -> int:
         return len(ids) if self._weights is None else int(self._weights[ids].sum())
 
-    def _inputs(
+    def inputs(
         self, ids: npt.NDArray[np.int64], hidden: Hidden | None
     ) -> tuple[Batch, Targets, Hidden | None]:
         """This worker's share of a batch, its targets, and hidden states at the boundary."""
@@ -175,99 +168,6 @@ class Steps:
             states = round_boundary(hidden, dtype)
             return {name: without_padding(one, batch) for name, one in states.items()}
 
-    def solve_head(self, solved: dict[str, Tensor]) -> None:
-        """Begin with the best last layer on what the blocks put out now; see :mod:`.head`.
-
-        One pass over some of the epoch's batches, each worker on its share. A model whose logits
-        are not those of one linear layer at one position, or at each that is answered by itself,
-        keeps the head that it has.
-
-        Args:
-            solved: tensors of the layer by name, where it was solved on the same before; else
-                filled in.
-        """
-        if not self._trainee.task.head_is_new:
-            _log.info("head: begins as it was pre-trained; it is not solved")
-            return
-        num_outputs = self._trainee.task.num_outputs
-        found = HeadFeatures(self._split, num_outputs)
-        if solved:
-            assert found.layer is not None
-            found.layer.load_state_dict(solved)
-            self.done.found_head = True
-            _log.info("head: begins as it was solved for another run")
-            return
-        batches = batches_to_solve_on(self._batches, num_outputs)
-        self._split.model.eval()
-        seen = self._head_features(found, batches)
-        self._split.set_training(self._state.freeze.boundary)
-        self._compute.seed(self._seed, 0, 0, self._group.rank)  # of dropout: steps have their own
-        tried = seen and self._head_features(found, batches[:_TRIED_ON])
-        if seen is None or tried is None:
-            _log.info("head: begins as it was drawn; it is no linear layer at one position")
-        else:
-            solved |= self._solve_together(found, seen, tried)
-        self.watch.lap("suffix")
-
-    def _head_features(
-        self, found: HeadFeatures, batches: Sequence[npt.NDArray[np.int64]]
-    ) -> tuple[Tensor, Targets] | None:
-        """Of this worker's share of some batches: [n, f], and what is to be answered."""
-        features: list[Tensor] = []
-        answers: list[Targets] = []
-        for ids, hidden in self._fed(batches):
-            batch, targets, hidden = self._inputs(ids, hidden)
-            at = self._trainee.task.answered_alone(targets)
-            with self._compute.autocast():
-                some = found.take(batch, self._state.freeze.boundary, hidden, at)
-            if some is None:
-                return None
-            features.append(some)
-            wanted = targets if at is None else {name: one[at] for name, one in targets.items()}
-            answers.append({name: values.cpu() for name, values in wanted.items()})
-            self.watch.lap("prefix")
-        return torch.cat(features), _together(answers)
-
-    def _solve_together(
-        self, found: HeadFeatures, seen: tuple[Tensor, Targets], tried: tuple[Tensor, Targets]
-    ) -> dict[str, Tensor]:
-        """The first worker solves; the others take what it found, which may be what was drawn.
-
-        Args:
-            found: with the layer.
-            seen: what it is solved on.
-            tried: the same as in training, with dropout: there it must be better than as drawn.
-        """
-        layer, task = found.layer, self._trainee.task
-        assert layer is not None
-        shares = self._group.gather((seen, tried))
-        state: dict[str, Tensor] = {}
-        if self._group.is_first:
-            (features, targets), (noisy, answers) = (
-                (torch.cat([one for one, _ in part]), _together([of for _, of in part]))
-                for part in zip(*shares, strict=True)
-            )
-            drawn = _state_of(layer)
-            loss = partial(task.loss, targets=targets)
-            objective = solve_head(layer, features, loss, task.curvature)
-            state = _state_of(layer)
-            before, after = (
-                float(task.loss(linear(noisy, one["weight"], one.get("bias")), answers))
-                for one in (drawn, state)
-            )
-            if after < before:
-                _log.info("head: solved on %d answers, objective %.3f", len(features), objective)
-            else:
-                _log.info(
-                    "head: begins as it was drawn; under dropout the one that was solved is worse "
-                    "(a loss of %.3f instead of %.3f)",
-                    *(after, before),
-                )
-                state = drawn
-        told: dict[str, Tensor] = self._group.tell(state)
-        layer.load_state_dict(told)
-        return told
-
     def change_boundary(self) -> None:
         """Train what is above the new boundary, and nothing else."""
         self.drop_frozen()
@@ -300,14 +200,6 @@ class Steps:
         found.steps, found.intervals = self.done.steps, self.done.intervals
         self.done = found
         return found
-
-
-def _state_of(layer: nn.Linear) -> dict[str, Tensor]:
-    return {name: value.cpu().clone() for name, value in layer.state_dict().items()}
-
-
-def _together(parts: list[Targets]) -> Targets:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _some(named: Batch, part: slice) -> Batch:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from afcore.model.split_model import Batch
-from afcore.training import head, steps
+from afcore.training import head, solved_head
 from afcore.training.head import PENALTY, HeadFeatures, batches_to_solve_on, solve_head
 from afcore.training.trained import TrainingState
 from tests.training_setup import TASK, make_examples, make_split, make_state, run_epochs
@@ -103,14 +103,14 @@ def test_a_solved_head_that_training_would_begin_worse_with_is_not_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where eval states hardly differ, what tells them apart is lost in dropout, magnified."""
-    caplog.set_level("INFO", "afcore.training.steps")
+    caplog.set_level("INFO", "afcore.training.solved_head")
 
     def solve(layer: nn.Linear, *_: Any) -> float:
         with torch.no_grad():
             layer.weight.mul_(1000.0)
         return 0.1
 
-    monkeypatch.setattr(steps, "solve_head", solve)
+    monkeypatch.setattr(solved_head, "solve_head", solve)
     found: dict[str, Tensor] = {}
     assert first_losses(make_state(make_split()), found) == first_losses(
         make_state(make_split()), None

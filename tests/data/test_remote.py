@@ -17,7 +17,7 @@ import pytest
 from afcore.data import files
 from afcore.errors import DataError
 from tests.conftest import BUCKET, free_port
-from tests.data.test_sources import load_rows, texts_and_labels
+from tests.data.source_files import load_rows, texts_and_labels
 
 NAMES = ["rows", "reviews[2024]", "my reviews (final)", "a+b%20c#d"]
 WANTED = [("caf\xe9", "007"), ("two, with comma", "TRUE")]

@@ -1,10 +1,14 @@
 """A study on which several processes work, and workers that are lost."""
 
+import contextlib
 import multiprocessing
+import random
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from afcore.activations.sets import list_sets
@@ -58,6 +62,47 @@ def test_two_processes_run_no_trial_twice_and_build_no_set_twice(
     assert sorted(found.manifest.boundary for found in sets) == [1, 2]
     alone = outcome(conduct(elsewhere(listed, tmp_path / "alone")))
     assert sorted(map(repr, alone)) == sorted(map(repr, outcome(report)))
+
+
+def workers_of(study: multiprocessing.process.BaseProcess) -> list[psutil.Process]:
+    """Processes that compute for it; which rank is which is not known."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(study.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = child.parent()
+                if parent is not None and "forkserver" in " ".join(parent.cmdline()):
+                    found.append(child)
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_that_is_killed_in_a_trial_changes_nothing(
+    seed: int, listed: Config, tmp_path: Path
+) -> None:
+    draw = random.Random(seed)
+    several = listed.replace(**{"workers.max": 2, "workers.launcher": "torchrun"})
+    study = begun(several)
+    killed = False
+    try:
+        while study.is_alive() and not killed:  # a second time it would go on with one worker
+            if len(workers := workers_of(study)) == 2:
+                time.sleep(2.0 * draw.random())
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    draw.choice(workers).kill()
+                    killed = True
+            time.sleep(0.02)
+        study.join()
+        assert study.exitcode == 0
+    finally:
+        study.kill()
+    assert killed
+    report = conduct(several)  # finds all of it
+    undisturbed = begun(elsewhere(several, tmp_path / "undisturbed"))
+    undisturbed.join(300)
+    assert undisturbed.exitcode == 0
+    assert outcome(report) == outcome(conduct(elsewhere(several, tmp_path / "undisturbed")))
 
 
 @pytest.mark.parametrize("losses", [2, 3])

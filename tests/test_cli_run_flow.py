@@ -10,7 +10,7 @@ import pytest
 from pipelines.cli import run_flow
 from pipelines.environment import from_prefect
 from tests.conftest import write_config
-from tests.e2e.test_cli import _expect_one_message, autofreeze
+from tests.e2e.command import autofreeze, expect_one_message
 from tests.reports import make_report
 
 
@@ -42,7 +42,7 @@ def test_what_prefect_raises_is_one_message(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert run(error(), tmp_path, monkeypatch) == 1
-    _expect_one_message(capfd, message)
+    expect_one_message(capfd, message)
 
 
 def test_a_fault_of_the_training_keeps_its_traceback(

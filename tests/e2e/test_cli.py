@@ -1,8 +1,6 @@
 """What a user meets: help, exit codes, and one clear message for each kind of mistake."""
 
-import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,27 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import transformers
 import typer
 
 from afcore.launch import launcher as launchers
 from afcore.storage.objects import Storage
-from tests.conftest import BUCKET, write_config
+from tests.conftest import write_config
+from tests.e2e.command import ENTRY, autofreeze, expect_one_message, nothing_believable
 from tests.model.test_pretrained import configure, set_weight
 
 pytestmark = pytest.mark.slow
+
+
 LABELS = ("argparse", "random", "statistics")
-ENTRY = "from pipelines.cli import main; main()"
-
-
-def autofreeze(*arguments: object) -> int:
-    """Run the command line in this process; its exit code."""
-    from pipelines.cli import app
-
-    code = app([str(argument) for argument in arguments], standalone_mode=False)
-    return int(code or 0)
 
 
 @pytest.mark.parametrize(
@@ -272,8 +263,8 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     change(tiny_config, tmp_path)
     config = write_config(tmp_path / "c.yaml", tiny_config)
     assert autofreeze("run", config) == 2
-    _expect_one_message(capfd, message)
-    _nothing_believable(tiny_config["store"])
+    expect_one_message(capfd, message)
+    nothing_believable(tiny_config["store"])
     assert not launchers._opened
 
 
@@ -284,7 +275,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_best_reachable(
     tiny_config |= {"mode": "efficiency", "workers": {"max": 2, "deadline_seconds": 0.001}}
     config = write_config(tmp_path / "c.yaml", tiny_config)
     assert autofreeze("run", config) == 2
-    _expect_one_message(capfd, "workers.deadline_seconds: 0.0 s cannot be kept")
+    expect_one_message(capfd, "workers.deadline_seconds: 0.0 s cannot be kept")
     storage = Storage(tiny_config["store"])
     assert not [key for key in storage.list("runs") if key.endswith(("started.json", "point.json"))]
 
@@ -300,150 +291,8 @@ def test_compiling_without_a_compiler(
     config = write_config(tmp_path / "c.yaml", tiny_config)
     with inductor.patch({"cpp.cxx": (None, "/no/such/compiler")}):
         assert autofreeze("run", config) == 2
-    _expect_one_message(capfd, "set training.compile to false")
-    _nothing_believable(tiny_config["store"])
-
-
-@pytest.mark.s3
-@pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize(
-    ("store", "variables", "message"),
-    [
-        ("s3://no-such-bucket/x", {}, "bucket"),
-        ("s3://elsewhere/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot reach the store"),
-        (
-            f"s3://{BUCKET}/x",
-            {
-                "AWS_ACCESS_KEY_ID": "",
-                "AWS_SECRET_ACCESS_KEY": "",
-                "AWS_EC2_METADATA_DISABLED": "1",
-            },
-            "no S3 credentials",
-        ),
-    ],
-)
-def test_s3_that_cannot_be_used(
-    store: str,
-    variables: dict[str, str],
-    message: str,
-    s3_endpoint: str,
-    tiny_config: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    # By other names of the same server: a client that has credentials already is not reused.
-    host = "LocalHost" if "AWS_ACCESS_KEY_ID" in variables else "localhost"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint.replace("127.0.0.1", host))
-    for name, value in variables.items():
-        if value:
-            monkeypatch.setenv(name, value)
-        else:
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    config = write_config(tmp_path / "c.yaml", tiny_config | {"store": store})
-    assert autofreeze("run", config) == 2
-    _expect_one_message(capfd, message)
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_a_disk_that_fills_up_is_exit_code_1_and_the_run_goes_on_later(
-    tiny_config: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    from afcore.activations import sets, shards
-
-    def full(storage: Storage, folder: str, rows: np.ndarray) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    config = write_config(tmp_path / "c.yaml", tiny_config)
-    with monkeypatch.context() as patched:
-        patched.setattr(shards, "write_array", full)
-        assert autofreeze("run", config) == 1
-    _expect_one_message(capfd, "no space left")
-    assert sets.list_sets(Storage(tiny_config["store"])) == []
-    report = tmp_path / "r.json"
-    assert autofreeze("run", config, "--report", report) == 0
-    epochs = json.loads(report.read_text())["epochs"]
-    assert [epoch["attempt"] for epoch in epochs][-1] == 2
-    assert "activations@" in epochs[-1]["read_from"]
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_what_is_damaged_in_the_store_is_made_again_or_named(
-    tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config, out = write_config(tmp_path / "c.yaml", tiny_config), tmp_path / "report.json"
-    command = ["run", config, "--set", "training.epochs=1", "--report", out]
-    assert autofreeze(*command) == 0
-    sound = json.loads(out.read_text())
-    store = Path(tiny_config["store"])
-    for pattern in ("data/*/train.safetensors", "runs/*/run.json", "runs/*/*/result.json"):
-        (file,) = store.glob(pattern)
-        content = file.read_bytes()
-        file.write_bytes(content[:100])
-        assert autofreeze(*command) == 0
-        again = json.loads(out.read_text())
-        assert (again["run_id"], again["epochs"]) == (sound["run_id"], sound["epochs"])
-        assert len(file.read_bytes()) > 100
-    capfd.readouterr()
-    for name in ("checkpoint", "report"):
-        (file,) = store.glob(f"runs/*/*/epochs/001/{name}.json")
-        (result,) = store.glob("runs/*/*/result.json")
-        contents = {path: path.read_bytes() for path in (file, result)}
-        file.write_bytes(contents[file][:100])
-        result.unlink()
-        assert autofreeze(*command) == 1
-        _expect_one_message(capfd, f"{name}.json is damaged")
-        for path, content in contents.items():
-            path.write_bytes(content)
-    file.write_bytes(b"")
-    assert autofreeze(*command, "--fresh") == 0
-
-
-def test_a_proxy_is_passed_by_on_the_way_to_our_own_server(
-    tiny_config: dict[str, Any], tmp_path: Path
-) -> None:
-    tiny_config["data"]["train"] = "nowhere.csv"
-    config = write_config(tmp_path / "c.yaml", tiny_config)
-    unset = ("NO_PROXY", "no_proxy", "PREFECT_API_URL")
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    for variables, message in (
-        ({}, "cannot load the data 'nowhere.csv'"),
-        (
-            {"PREFECT_API_URL": "http://prefect.invalid/api"},
-            "at http://prefect.invalid/api/ does not answer through the proxy http://127.0.0.1:9",
-        ),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", ENTRY, "run", str(config)],
-            env=environment
-            | {"HTTP_PROXY": "http://127.0.0.1:9", "PREFECT_HOME": str(tmp_path)}
-            | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2, done.stderr
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Path) -> None:
-    config = write_config(tmp_path / "c.yaml", tiny_config)
-    done = subprocess.run(
-        [sys.executable, "-c", ENTRY, "run", str(config)],
-        env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Error: the Prefect server at http://127.0.0.1:9/api/ does not answer" in done.stderr
-    assert "Traceback" not in done.stderr
+    expect_one_message(capfd, "set training.compile to false")
+    nothing_believable(tiny_config["store"])
 
 
 @pytest.mark.parametrize(
@@ -469,53 +318,9 @@ def test_mistakes_on_the_command_line(
 ) -> None:
     config = write_config(tmp_path / "c.yaml", tiny_config)
     assert autofreeze(*(a.format(config=config) for a in arguments)) == 2
-    _expect_one_message(capfd, message)
+    expect_one_message(capfd, message)
 
 
 def test_a_missing_argument_is_a_usage_error() -> None:
     with pytest.raises(typer._click.exceptions.MissingParameter):
         autofreeze("run")
-
-
-def test_a_damaged_cache_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from tests.activations.test_maintenance import write_set
-
-    storage = Storage(str(tmp_path / "store"))
-    found = write_set(storage, "activations/a")
-    storage.delete(f"activations/a/{found.manifest.shards[0].name}/c/0/0")
-    assert autofreeze("cache", "verify", "--store", storage.root) == 1
-    assert "is missing" in capfd.readouterr().err
-
-
-def test_the_cache_is_listed_and_shrunk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from tests.activations.test_maintenance import write_set
-
-    storage = Storage(str(tmp_path / "store"))
-    for name in ("older", "newer"):
-        write_set(storage, f"activations/{name}")
-    assert autofreeze("cache", "ls", "--store", storage.root) == 0
-    assert "0, 0 live" in capfd.readouterr().out
-    shrink = ["cache", "gc", "--store", storage.root, "--max-bytes", "50"]
-    assert autofreeze(*shrink, "--dry-run") == 0
-    out = capfd.readouterr().out
-    assert "activations/older: least recently used" in out
-    assert "1 would be deleted, 0.0 MB would be freed" in out
-    assert storage.list("activations/older")
-    assert autofreeze(*shrink) == 0
-    assert not storage.list("activations/older")
-    assert storage.list("activations/newer")
-
-
-def _expect_one_message(capfd: pytest.CaptureFixture[str], message: str) -> None:
-    out, err = capfd.readouterr()
-    assert "Traceback" not in out + err
-    errors = [line for line in err.splitlines() if line.startswith("Error:")]
-    assert len(errors) == 1, err
-    assert message in errors[0]
-
-
-def _nothing_believable(store: str) -> None:
-    """No record that a later run would take for a result."""
-    if Path(store).is_dir():
-        keys = Storage(store).list("")
-        assert not [key for key in keys if key.startswith(("runs/", "activations/"))]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import pipelines
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 FOLDER = Path(pipelines.__file__).parent / "configs"

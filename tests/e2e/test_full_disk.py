@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from tests.conftest import write_config
-from tests.e2e.test_cli import _expect_one_message, autofreeze
+from tests.e2e.command import autofreeze, expect_one_message
 from tests.small_disk import SmallDisk, small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -122,9 +122,9 @@ def test_what_a_user_asks_for_does_not_fit(
     with monkeypatch.context() as patched:
         patched.setattr(finetune, "publish_run", full)
         assert autofreeze("run", config, "--output", model) == 1
-    _expect_one_message(capfd, f"--output {model}: no space left: of 16.8 MB on the disk at")
+    expect_one_message(capfd, f"--output {model}: no space left: of 16.8 MB on the disk at")
     assert autofreeze("run", config, "--report", report) == 1
-    _expect_one_message(capfd, f"--report {report}: no space left")
+    expect_one_message(capfd, f"--report {report}: no space left")
     assert report.read_text() == "what was there before"
     assert {path.name for path in disk.path.iterdir()} == {"report.json", "others"}
 

@@ -24,7 +24,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.run import run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub import ModelCard
 
 from tests.conftest import write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 LABELS = ["argparse", "random", "statistics"]

@@ -18,7 +18,7 @@ from afcore.runs.records import plan_of
 from afcore.runs.run import Run, begin_run, read_record, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 from tests.reports import make_report
 
 pytestmark = pytest.mark.slow

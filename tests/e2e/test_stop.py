@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

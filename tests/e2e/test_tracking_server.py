@@ -17,7 +17,7 @@ import pytest
 
 from afcore.outage import OUTAGE_VARIABLE
 from tests.conftest import environment, free_port, write_config
-from tests.e2e.test_cli import _expect_one_message, autofreeze
+from tests.e2e.command import autofreeze, expect_one_message
 from tests.faulty_proxy import faulty_proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -96,9 +96,9 @@ def test_training_goes_on_and_nothing_is_lost(
         assert said[0].endswith(". Training goes on; MLflow gets what it lacks later")
         assert said[1] == "MLflow answers again: epochs 1, 2 are logged"
         start = f"MLflow at tracking.uri '{proxy.url}' does not answer"
-        _expect_one_message(capfd, start)
+        expect_one_message(capfd, start)
         assert autofreeze("run", config) == 2
-        _expect_one_message(capfd, "See that it runs; what is committed stands")
+        expect_one_message(capfd, "See that it runs; what is committed stands")
 
     report = tmp_path / "report.json"
     again = ["--set", f"tracking.uri={database}", "--report", report]  # the same one, without it

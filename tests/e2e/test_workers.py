@@ -28,7 +28,7 @@ from afcore.runs.launch_epoch import launch_epoch
 from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config, write_csv
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -211,7 +211,7 @@ def test_the_example_of_the_readme_runs(
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_command_finds_the_run_and_logs_it(tiny_config: dict[str, Any], tmp_path: Path) -> None:
-    from tests.e2e.test_cli import autofreeze
+    from tests.e2e.command import autofreeze
 
     config = write_config(tmp_path / "c.yaml", tiny_config)
     result = afcore.fit(config=config, progress=False)

@@ -26,7 +26,7 @@ from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 from tests.tasks.test_each_task import losses, train
 
 BASE = ["embeddings", *(f"block.{i:03d}" for i in range(4))]

@@ -17,7 +17,7 @@ from afcore.runs.publish import finish
 from afcore.runs.run import Run, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 from tests.model.test_quantization import needs_bitsandbytes
 from tests.runs.test_adapted_runs import checkpoint
 from tests.tasks.test_each_task import losses, train

@@ -19,7 +19,7 @@ from afcore.runs.show import RunStatus, find_status
 from afcore.storage.objects import Storage
 from pipelines.cli.status_shown import epochs_table, intervals_table, print_status
 from tests.conftest import BUCKET, write_config
-from tests.e2e.test_cli import autofreeze
+from tests.e2e.command import autofreeze
 from tests.test_stopping import after
 
 

@@ -36,6 +36,7 @@ from afcore.model.forwards import (
     replaced_forwards,
     taken_by,
 )
+from afcore.model.layer_drop import block_skipper
 from afcore.model.pooled_block import PooledBlock
 from afcore.model.probing import probing_batch
 from afcore.model.stacks import HIDDEN_STATES, ModelStructure, Pooling, Stack
@@ -100,6 +101,7 @@ class SplitModel:
         self._body = modules[stack.body]
         self._before = [modules[name] for name in stack.before if name not in stack.again]
         self._entry = modules[stack.entry] if stack.entry is not None else None
+        self._skipper = block_skipper(model, stack.blocks)
         self._arguments = inspect.signature(self.blocks[0].forward)
         self.part_of = _parts(model, stack)
         if structure is None:
@@ -189,6 +191,9 @@ class SplitModel:
                 parameter.grad = None
         for module in self.frozen_modules(boundary):
             module.eval()
+        if boundary and self._skipper is not None:
+            # It would skip blocks that hand out hidden states as well as others.
+            self._skipper.training = False
 
     def checkpoint_blocks(self, wanted: bool) -> None:
         """Whether blocks that train keep only what goes into them (arXiv 1604.06174).

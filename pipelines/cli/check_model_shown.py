@@ -5,6 +5,7 @@ from rich.table import Table
 
 from afcore.conformance.verdict import Conformance
 from afcore.errors import some_of
+from afcore.model.layer_drop import LAYER_DROP
 
 __all__ = ["print_conformance"]
 
@@ -25,9 +26,14 @@ def print_conformance(found: Conformance, console: Console) -> None:
         say(f"last block at one position: {blocks.last_block}")
     if found.compared:
         console.print(_differences(found))
-    if found.drawn:
-        settings = ", ".join(f"{name} {value:g}" for name, value in found.drawn.items())
-        say(f"drawn in training, above the boundary alone: {settings}")
+    skipped = {name: value for name, value in found.drawn.items() if name.endswith(LAYER_DROP)}
+    drawn = {name: value for name, value in found.drawn.items() if name not in skipped}
+    for what, settings in (
+        ("drawn in training, above the boundary alone", drawn),
+        ("blocks skipped in training, not once some are frozen", skipped),
+    ):
+        if settings:
+            say(f"{what}: {', '.join(f'{name} {value:g}' for name, value in settings.items())}")
     if found.kept:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.kept.items())
         say(f"statistics of batches, not changed below the boundary: {kinds}")

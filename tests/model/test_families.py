@@ -307,12 +307,31 @@ def test_nothing_is_drawn_below_a_boundary(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     split = SplitModel(wav2vec2(**settings))
     given, _ = columns("wav2vec2")
-    split.set_training(2)
+    split.model.train()
     found = [split.hidden(given, 2)[H] for _ in range(8)]
     assert split.model.wav2vec2.encoder.training
     split.model.eval()
     expected = split.hidden(given, 2)[H]
     assert all(torch.equal(states, expected) for states in found)
+
+
+def test_blocks_that_are_frozen_are_never_skipped() -> None:
+    """And no others are, as long as there are any: all are skipped by the same draw."""
+    torch.manual_seed(0)
+    split = SplitModel(wav2vec2(layerdrop=0.5))
+    given, _ = columns("wav2vec2")
+    hidden = split.hidden(given, 2)
+    seen: list[Tensor] = []
+    split.blocks[2].register_forward_pre_hook(lambda _block, args: seen.append(args[0]))
+    split.set_training(2)
+    for _ in range(8):
+        split.logits(given, 2, hidden)
+    assert [torch.equal(states, hidden[H]) for states in seen] == [True] * 8
+    split.set_training(0)
+    seen.clear()
+    for _ in range(8):
+        split.logits(given)
+    assert 0 < len(seen) < 8
 
 
 def test_sound_that_is_normed_with_its_padding_is_not_cached() -> None:

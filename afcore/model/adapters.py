@@ -20,9 +20,17 @@ from afcore.errors import ConfigError, ModelError
 from afcore.extras import require_package
 from afcore.model.split_model import HEAD, SplitModel, adapter_part, block_part
 
-__all__ = ["LoraSettings", "adapted_blocks", "add_adapters", "merge_adapters", "save_adapters"]
+__all__ = [
+    "LoraSettings",
+    "adapted_blocks",
+    "add_adapters",
+    "check_targets",
+    "merge_adapters",
+    "save_adapters",
+]
 
 _LINEAR = (nn.Linear, Conv1D)  # and no subclass: attention of torch's own reads weights past them
+_BASE_LAYER = ".base_layer"  # PEFT's name of a layer within one that is adapted
 _NAME = "default"  # PEFT's, of a model's first adapter
 
 
@@ -64,6 +72,7 @@ def add_adapters(
     require_package("peft", "adapter")
     from peft import inject_adapter_in_model
 
+    check_targets(split.model, split.structure.stack.blocks, settings.target_modules or ())
     known = set(adapted_blocks(split))
     for index in sorted(set(blocks) - known):
         config = _peft_config(split, settings, _targets(split, index, settings))
@@ -168,6 +177,32 @@ def _targets(split: SplitModel, index: int, settings: LoraSettings) -> list[str]
             f"such linear layer; it has {', '.join(there) or 'none'}"
         )
     return wanted
+
+
+def check_targets(model: nn.Module, within: Iterable[str], targets: Iterable[str]) -> None:
+    """Refuse names of layers that nothing has, though others of them may be right.
+
+    Args:
+        model: that is to be adapted.
+        within: names of the modules whose linear layers count.
+        targets: ends of names.
+
+    Raises:
+        ConfigError: when there is such a name.
+    """
+    names = [
+        f"{outer}.{name.removesuffix(_BASE_LAYER)}"
+        for outer in within
+        for name, layer in model.get_submodule(outer).named_modules()
+        if type(layer) in _LINEAR
+    ]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            there = sorted({name.rpartition(".")[2] for name in names})
+            raise ConfigError(
+                f"adapter.target_modules: {target!r}: {type(model).__name__} has no such linear "
+                f"layer; it has {', '.join(there) or 'none'}"
+            )
 
 
 def _adapted_layers(split: SplitModel, index: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from afcore.extras import require_package
-from afcore.model.adapters import LoraSettings
+from afcore.model.adapters import LoraSettings, check_targets
 
 __all__ = ["add_lora", "merge_lora"]
 
@@ -26,7 +26,7 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
         The ``PeftModel`` around it.
 
     Raises:
-        ConfigError: when PEFT is not installed.
+        ConfigError: when PEFT is not installed, or no layer is called as wanted.
     """
     require_package("peft", "mode hf_trainer_lora")
     from peft import LoraConfig, TaskType, get_peft_model
@@ -37,6 +37,7 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
         if name != model.base_model_prefix and any(True for _ in part.parameters())
     ]
     targets = settings.target_modules
+    check_targets(model, [model.base_model_prefix], targets or ())
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=settings.rank,

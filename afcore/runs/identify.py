@@ -18,6 +18,7 @@ from afcore.data.fold import Fold
 from afcore.data.held_rows import HeldRows
 from afcore.digest import RecipeDigest, recipe_digest
 from afcore.errors import ConfigError, ModelError
+from afcore.freezing.policy import FreezeState
 from afcore.model.adapters import add_adapters
 from afcore.model.checks import (
     num_pretrained_blocks,
@@ -99,7 +100,10 @@ def identify_run(
         assert held is None, "rows in memory have no name"
         look = partial(_look, config, storage, keeps_model=True)
         looked = common.look(_looked_at(config), look)
-    _check_depth(config, looked.num_blocks)
+    freeze = _first_freeze(config, looked.num_blocks, looked.num_pretrained)
+    if config.model.quantization is not None and not (config.freezes and freeze.boundary):
+        why = "no block is frozen from the start" if config.freezes else f"mode {config.mode}"
+        _log.warning("model.quantization: nothing is quantized (%s)", why)
     return RunRecord(
         run_id=_run_id(config, looked, compute),
         training_id=uuid.uuid4().hex[:16],
@@ -169,7 +173,7 @@ def _look(
         check_length(config.data.max_length, config.model.name, model, processor)
     check_fit(config.model.name, model, processor, data)
     split = SplitModel(model, pool=config.training.pooled_last_block)
-    _check_depth(config, split.num_blocks)
+    _first_freeze(config, split.num_blocks)  # said before the model is tried
     data = data.of_length(_num_states(split, data))
     batch = _few_examples(split, data)
     _check_model(config, split, batch)
@@ -192,9 +196,11 @@ def _look(
     )
 
 
-def _check_depth(config: Config, num_blocks: int) -> None:
+def _first_freeze(
+    config: Config, num_blocks: int, num_pretrained: int | None = None
+) -> FreezeState:
     try:
-        config.freezing.begin(num_blocks)
+        return config.freezing.begin(num_blocks, num_pretrained)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -226,6 +226,8 @@ def test_layers_can_be_named() -> None:
     }
     with pytest.raises(ConfigError, match=r"no such linear layer; it has dense, key, query, value"):
         adapted(target_modules=["q_proj"])
+    with pytest.raises(ConfigError, match=r"adapter\.target_modules: 'vlaue': .* no such linear"):
+        adapted(target_modules=["query", "vlaue"])
 
 
 def test_without_peft_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

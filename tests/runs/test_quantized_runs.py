@@ -48,6 +48,20 @@ def test_cached_is_recomputed_and_stopped_is_undisturbed(config: Config) -> None
 
 
 @needs_bitsandbytes
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"mode": "full"}, "mode full"), ({"freezing.depth": 0}, "no block is frozen from the start")],
+)
+def test_where_nothing_is_frozen_it_is_said(
+    changes: dict[str, Any], why: str, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    identify_run(config, Storage(config.store))
+    assert "nothing is quantized" not in caplog.text
+    identify_run(config.replace(**changes), Storage(config.store))
+    assert f"model.quantization: nothing is quantized ({why})" in caplog.text
+
+
+@needs_bitsandbytes
 def test_what_is_stored_and_named_are_the_weights_themselves(config: Config) -> None:
     run = train(config)
     for part in FROZEN:

@@ -105,14 +105,15 @@ class StoppedError(AutoFreezeError):
         """128 and the signal's number, as shells have it."""
         return 130 if self.by_ctrl_c else 143
 
-    def __str__(self) -> str:
-        """All that a user should know."""
+    @property
+    def what(self) -> str:
+        """Where it stopped, and who asked."""
         stopped = " ".join(["stopped", *self.args])
-        asked_by = "Ctrl-C" if self.by_ctrl_c else "SIGTERM"
-        return (
-            f"{stopped}, as asked by {asked_by}; what is committed stands. The same command goes "
-            "on from there."
-        )
+        return f"{stopped}, as asked by {'Ctrl-C' if self.by_ctrl_c else 'SIGTERM'}"
+
+    def __str__(self) -> str:
+        """All that a user should know of a training."""
+        return f"{self.what}; what is committed stands. The same command goes on from there."
 
 
 class TrackingError(AutoFreezeError):

@@ -1,5 +1,6 @@
 """What runs and their epochs are called, in Prefect and in MLflow."""
 
+import re
 from typing import Any
 
 from afcore.config import Config
@@ -43,7 +44,8 @@ def data_name(config: Config) -> str:
     train: Any = config.data.train
     first = train if isinstance(train, str) else train[0]
     more = "" if isinstance(train, str) or len(train) == 1 else f" and {len(train) - 1} more"
-    return _short(first.rstrip("/").rpartition("/")[2].partition(".")[0] or first) + more
+    name = re.match(r"[^.[]*", first.rstrip("/").rpartition("/")[2])  # of a hub set's, no [version]
+    return _short((name and name[0]) or first) + more
 
 
 def epoch_title(epoch: int, num_epochs: int, plan: EpochPlan | None) -> str:

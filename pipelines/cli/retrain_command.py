@@ -29,7 +29,7 @@ def retrain_command(
     alias champion moves to it only where it is not worse than the champion on the same test rows,
     by more than retrain.margin allows. For every night, by a deployment or by cron.
     """
-    with exit_codes():
+    with exit_codes(commits=True):
         resolved = load_config(config, overrides or [])
         check_writable(report)
         result = run_flow("retrain", resolved, fresh=fresh)

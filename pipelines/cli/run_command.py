@@ -40,7 +40,7 @@ def run_command(
     Killed and started again, the same command goes on from the last epoch that was done. A
     finished run returns its recorded result, unless --fresh; with --output it writes its model.
     """
-    with exit_codes():
+    with exit_codes(commits=True):
         resolved = load_config(config, overrides or [])
         check_writable(report)
         folder = None

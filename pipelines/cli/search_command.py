@@ -80,7 +80,7 @@ def search_command(
     from their last epoch. Several processes with the same CONFIG work on one study. The test set
     is read for the best trial alone, at the end.
     """
-    with exit_codes():
+    with exit_codes(commits=True):
         from pipelines.cli.search_shown import (
             best_path,
             check_figures,

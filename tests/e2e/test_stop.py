@@ -55,6 +55,20 @@ def test_one_line_says_how_to_go_on(
     assert tree["epochs"][0]["resumed"]
 
 
+def test_who_commits_nothing_does_not_say_how_to_go_on(
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("afcore.preview.identify_run", interrupted)
+    assert autofreeze("plan", write_config(tmp_path / "c.yaml", tiny_config)) == 130
+    assert "Stopped: stopped, as asked by Ctrl-C\n" in capfd.readouterr().err
+
+
 def test_stopped_behind_the_last_epoch_it_goes_straight_to_the_test(
     tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from afcore.config import Config
 from afcore.errors import ConfigError
 from afcore.launch.launcher import as_worker, check_devices
+from afcore.measuring.kept_bytes import kept_bytes
 from afcore.memory import available_memory
 from afcore.planning.profile import Profile
 from afcore.planning.run_forecast import BoundaryForecast, RunForecast, forecast_boundaries
@@ -108,8 +109,9 @@ def preview_run(
         if recorded is not None and mode != "full":
             traces = {**traces, "as recorded": recorded}
         runs += planner.forecasts(traces, mode, at, existing)
+    kept = kept_bytes(cache.trainee, checkpoints=config.training.gradient_checkpointing)
     memory = memory_by_boundary(
-        run, profile.compute.num_parameters, int(data.validation.lengths.sum())
+        run, profile.compute.num_parameters, kept, int(data.validation.lengths.sum())
     )
     return PlanReport(
         model=config.model.name,

@@ -13,6 +13,7 @@ from afcore.config import CHOOSING_MODES
 from afcore.data.order import INFERENCE_TOKENS
 from afcore.model.pretrained import build_model
 from afcore.planning.choose_workers import MemoryModel, activation_bytes
+from afcore.planning.forecast import BYTES_OF_MOMENTS, BYTES_OF_WEIGHT
 from afcore.planning.profile import Reading
 from afcore.runs.run import Run
 
@@ -26,10 +27,10 @@ __all__ = [
 _INPUT_BYTES = 2.0  # of a number that goes into a block, under 16-bit autocast
 _USABLE = 0.9  # of a GPU's memory: the rest is the context's, the kernels' and the allocator's
 
-_PROCESS_BYTES = 600 * 2**20
+_PROCESS_BYTES = 550 * 2**20
 """Of a process on a CPU: Python, PyTorch and Transformers, and what kernels work in."""
-_TRAINED_LOGIT_BYTES, _SCORED_LOGIT_BYTES = 12, 8
-"""Of a word of the vocabulary at a position: logits, their softmax, their gradients."""
+_SCORED_LOGIT_BYTES = 8
+"""Of a word of the vocabulary at a position: logits and their softmax."""
 
 
 def place_set(run: Run, num_bytes: int) -> Reading:
@@ -86,10 +87,13 @@ def training_bytes(run: Run) -> int:
     memory = _memory(run, model, 0)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     by_boundary = [num_parameters] * run.record.num_blocks
-    return memory.needed_bytes(by_boundary, 0, _tokens_of_a_pass(run, memory))
+    tokens = _examples_of_a_pass(run) * memory.example_tokens
+    return memory.needed_bytes(by_boundary, 0, tokens)
 
 
-def memory_by_boundary(run: Run, num_parameters: Sequence[int], scored_tokens: int) -> list[int]:
+def memory_by_boundary(
+    run: Run, num_parameters: Sequence[int], example_bytes: Sequence[int], scored_tokens: int
+) -> list[int]:
     """Bytes that a worker takes while it trains at each boundary, but for sets held in memory.
 
     On a GPU, of its memory. On a CPU, of the machine's: the process itself too, and the copy of
@@ -98,31 +102,30 @@ def memory_by_boundary(run: Run, num_parameters: Sequence[int], scored_tokens: i
     Args:
         run: begun or not.
         num_parameters: [L], that train at each boundary.
+        example_bytes: [L], that a step keeps of an example; see
+            :func:`afcore.measuring.kept_bytes.kept_bytes`.
         scored_tokens: of the validation split.
     """
-    model = _without_weights(run)
-    memory = _memory(run, model, 0)
-    tokens = _tokens_of_a_pass(run, memory)
-    on_cpu = run.compute.device.type == "cpu"
-    logits = 0
+    examples, on_cpu = _examples_of_a_pass(run), run.compute.device.type == "cpu"
+    scoring = 0
     if not run.record.task.head_is_new:  # a word of the vocabulary at each position
-        scored = min(scored_tokens, INFERENCE_TOKENS) * _SCORED_LOGIT_BYTES
-        vocabulary = int(model.config.get_text_config().vocab_size)
-        logits = vocabulary * max(tokens * _TRAINED_LOGIT_BYTES, scored)
+        words = int(_without_weights(run).config.get_text_config().vocab_size)
+        scoring = words * min(scored_tokens, INFERENCE_TOKENS) * _SCORED_LOGIT_BYTES
     found = []
-    for boundary, trained in enumerate(num_parameters):
-        needed = memory.needed_bytes(num_parameters, boundary, tokens) + logits
-        copied = trained * (memory.weight_bytes + memory.moments_bytes)
-        found.append(needed + (_PROCESS_BYTES + copied if on_cpu else 0))
+    for trained, kept in zip(num_parameters, example_bytes, strict=True):
+        held = num_parameters[0] * BYTES_OF_WEIGHT + trained * BYTES_OF_MOMENTS
+        training = trained * BYTES_OF_WEIGHT + examples * kept
+        committing = trained * (BYTES_OF_WEIGHT + BYTES_OF_MOMENTS) if on_cpu else 0
+        found.append(held + max(training, committing, scoring) + on_cpu * _PROCESS_BYTES)
     return found
 
 
-def _tokens_of_a_pass(run: Run, memory: MemoryModel) -> int:
+def _examples_of_a_pass(run: Run) -> int:
     """The most that a worker trains on at once, if no batch is cut by a plan."""
     config = run.config
     fewest = config.workers.min if config.mode in CHOOSING_MODES else config.workers.max
     examples = min(config.training.batch_size // fewest, config.workers.micro_batch or sys.maxsize)
-    return examples * run.record.task.group_size * memory.example_tokens
+    return examples * run.record.task.group_size
 
 
 def _without_weights(run: Run) -> Any:

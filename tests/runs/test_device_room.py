@@ -53,19 +53,21 @@ def test_training_takes_all_parameters_and_the_largest_share_of_a_batch(
 def test_memory_falls_with_what_trains_and_has_the_process_on_a_cpu(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = [1000, 800, 500, 100]
-    process, tokens, block = 600 * 2**20, 8 * 32, 34 * 32
+    trained, kept = [1000, 800, 500, 100], [4000, 3000, 100, 10]
+    process = 550 * 2**20
     expected = [
-        # Weights of all, gradients and moments of what trains; 4 - k blocks keep a token's states.
-        4 * 1000 + 12 * count + (4 - k) * tokens * block + process + 12 * count
-        for k, count in enumerate(trained)
+        # Weights of all, moments of what trains; with it gradients and what a step keeps of eight
+        # examples, or the copy that is committed, whichever is more.
+        4 * 1000 + 8 * count + max(4 * count + 8 * of_one, 12 * count) + process
+        for count, of_one in zip(trained, kept, strict=True)
     ]
-    assert device_room.memory_by_boundary(run, trained, 10**6) == expected
+    assert 12 * trained[2] > 4 * trained[2] + 8 * kept[2]
+    assert device_room.memory_by_boundary(run, trained, kept, 10**6) == expected
     monkeypatch.setattr(Run, "compute", Compute(CUDA, "bf16"))
     on_gpu = [
-        needed - process - 12 * count for needed, count in zip(expected, trained, strict=True)
+        4 * 1000 + 12 * count + 8 * of_one for count, of_one in zip(trained, kept, strict=True)
     ]
-    assert device_room.memory_by_boundary(run, trained, 10**6) == on_gpu
+    assert device_room.memory_by_boundary(run, trained, kept, 10**6) == on_gpu
 
 
 def test_the_device_tier_leaves_what_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:

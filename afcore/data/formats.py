@@ -187,12 +187,12 @@ def _json_rows(source: str, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _json_elements(source: str, text: str, first_line: int) -> Iterator[tuple[int, Any]]:
-    """(line that it begins in, value) of each element of a list."""
+    """(line that it begins in, value) of each element of a list, which nothing follows."""
     line, counted, position = first_line, 0, text.index("[")
     while text[position : position + 1] != "]":
         position = _next(text, position + 1)  # behind the bracket or a comma
         if text[position : position + 1] == "]":
-            return
+            break
         line, counted = line + text.count("\n", counted, position), position
         try:
             value, position = _JSON.raw_decode(text, position)
@@ -202,6 +202,10 @@ def _json_elements(source: str, text: str, first_line: int) -> Iterator[tuple[in
         except json.JSONDecodeError as error:
             raise _not_json(source, first_line + error.lineno - 1, error) from error
         yield line, value
+    position = _next(text, position + 1)
+    if position < len(text):
+        error = json.JSONDecodeError("Something follows the list", text, position)
+        raise _not_json(source, first_line + error.lineno - 1, error)
 
 
 def _next(text: str, position: int) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import re
 import shutil
 import tempfile
@@ -41,7 +42,7 @@ __all__ = [
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "feather")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
-_FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$")
+_FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$", re.I)
 _PATTERN = re.compile(r"[*?\[]")
 # A file may take however long, but not without an answer; proxies are those of the environment.
 _HTTP = {
@@ -58,7 +59,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": _S3}
 def file_format(source: str) -> str | None:
     """One of :data:`FORMATS` by the end of the name, or of that before a compression's."""
     match = _FILE.search(source)
-    return match[1] if match else None
+    return match[1].lower() if match else None
 
 
 def is_pattern(source: str) -> bool:
@@ -81,9 +82,11 @@ def read_files(sources: Sequence[str], columns: Iterable[str], encoding: str) ->
         OSError: for one that cannot be read.
     """
     copies = _Copies()
-    found: dict[str, Path] = {}
-    for number, source in enumerate(sources):
-        found |= _local_files(source, copies.path / str(number))
+    found = _each_once(
+        file
+        for number, source in enumerate(sources)
+        for file in _local_files(source, copies.path / str(number)).items()
+    )
     tables = _tables(found, encoding, copies)
     return read_tables(tables, list(dict.fromkeys(columns)), name_files=len(found) > 1)
 
@@ -111,6 +114,14 @@ def _tables(files: Mapping[str, Path], encoding: str, copies: _Copies | None = N
     return parts
 
 
+def _each_once(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Local path of each file by its first name, however many names it is given by."""
+    names = dict[Path, str]()
+    for name, path in files:
+        names.setdefault(path.resolve(), name)
+    return {name: path for path, name in names.items()}
+
+
 def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
     """Read all columns of one file, a table of ``num_rows`` at a time: at least one table.
 
@@ -132,7 +143,7 @@ def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
 
 def read_local_files(paths: Iterable[str], columns: Iterable[str], encoding: str) -> Table:
     """Read files of this machine below each other; each place names its file."""
-    tables = _tables({path: Path(path) for path in paths}, encoding)
+    tables = _tables(_each_once((path, Path(path)) for path in paths), encoding)
     return read_tables(tables, list(dict.fromkeys(columns)), name_files=True)
 
 
@@ -143,7 +154,7 @@ def _local_files(source: str, folder: Path) -> dict[str, Path]:
             return _opened(*_remote(source), folder)
         except Exception as error:
             raise DataError(f"cannot read the data {source!r}: {_why_unread(error)}") from error
-    return _opened(LocalFileSystem(), source, folder)
+    return _opened(LocalFileSystem(), os.path.expanduser(source), folder)
 
 
 def _opened(fs: Any, path: str, folder: Path) -> dict[str, Path]:
@@ -159,6 +170,12 @@ def _opened(fs: Any, path: str, folder: Path) -> dict[str, Path]:
     if isinstance(fs, LocalFileSystem):
         if not Path(names[0]).exists():
             raise FileNotFoundError(f"there is no such file (from the folder {Path.cwd()})")
+        for name in names:
+            if Path(name).is_dir():
+                raise DataError(
+                    f"data {name!r} is a folder, where files were expected. Name its files by a "
+                    f"pattern, as {name.rstrip('/')}/*.{file_format(name) or FORMATS[0]}."
+                )
         return {name: Path(name) for name in names}
     folder.mkdir(exist_ok=True)
     copies = {}

@@ -34,6 +34,15 @@ __all__ = ["Names", "hub_name", "innermost_reason", "load_failure", "load_table"
 Names = str | Sequence[str]
 """One name, or those of several files."""
 
+# What ``datasets`` says, and what is to be done.
+_TODO = {
+    "Unknown split": "Name one that is there, as NAME:SPLIT.",
+    "Config name is missing": "Name one of them, as NAME[CONFIGURATION].",
+    "configurations in the cache": "Name one of them, as NAME[CONFIGURATION].",
+    "BuilderConfig": "Name one that is there, as NAME[CONFIGURATION].",
+    "same data file format for all splits": "Give them one format, or name the files of each split "
+    "with data.train, data.validation and data.test.",
+}
 _ALSO_ROWS = (".ndjson", ".zip")  # of a folder, what is no format and may have rows
 
 
@@ -69,9 +78,20 @@ def load_failure(name: str, error: Exception) -> DataError:
     """What to say of a source that could not be loaded."""
     if isinstance(error, DataError):
         return error
-    return DataError(
-        f"cannot load the data {name!r}: {innermost_reason(error)}. Give files that end in "
-        f".{', .'.join(FORMATS)}, a folder of such, a hub data set as "
+    reason = innermost_reason(error).rstrip(".")
+    return DataError(f"cannot load the data {name!r}: {reason}. {_todo(reason, error)}")
+
+
+def _todo(reason: str, error: Exception) -> str:
+    for said, todo in _TODO.items():
+        if said in reason:
+            return todo
+    if type(error) is FileNotFoundError:  # ``datasets`` has its own of names on the hub
+        return "Check its name."
+    if isinstance(error, OSError) and error.errno is not None:
+        return "Check the disk, and the right to read it."
+    return (
+        f"Give files that end in .{', .'.join(FORMATS)}, a folder of such, a hub data set as "
         "NAME[CONFIGURATION]@REVISION:SPLIT, of which only the name is needed, or one that is "
         f"built in ({', '.join(BUILT_IN)})."
     )
@@ -140,13 +160,17 @@ def _folder(source: str) -> HubName | None:
     """A folder of this machine, with its parts; None where there is none of this name."""
     if "://" in source:
         return None
-    if Path(source).is_dir():
+    if _is_dir(source):
         return HubName(source)
-    path, colon, split = source.rpartition(":")
-    if colon and Path(path).is_dir():
+    path, _, split = source.rpartition(":")
+    if _is_dir(path):
         return HubName(path, split=split)
     name = HubName.parse(source)
-    return name if name.revision is None and Path(name.name).is_dir() else None
+    return name if name.revision is None and _is_dir(name.name) else None
+
+
+def _is_dir(path: str) -> bool:
+    return path != "" and Path(path).is_dir()
 
 
 def _folder_table(folder: HubName, columns: list[str], encoding: str) -> Table:

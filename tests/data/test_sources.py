@@ -131,7 +131,7 @@ def test_files_of_a_folder_are_text_as_single_ones_are(tmp_path: Path) -> None:
     (folder / "test" / "c.csv").write_text("text,label\n008,TRUE\n")
     assert load(folder) == [("007", "TRUE"), ("NA", "01"), ("1.50", "UNKNOWN")]
     assert load(f"{folder}:test") == [("008", "TRUE")]
-    with pytest.raises(DataError, match=r"Unknown split \"dev\".*'test'"):
+    with pytest.raises(DataError, match=r"Unknown split \"dev\".*'test'.*, as NAME:SPLIT\.$"):
         load(f"{folder}:dev")
     (folder / "train" / "b.csv").write_text("text,label\nx,a\ny,\n")
     with pytest.raises(DataError, match=r"'label' is empty in 1 of 4 .*line 3, of '.*b\.csv'"):
@@ -191,6 +191,13 @@ def test_a_folder_without_rows(tmp_path: Path) -> None:
         load(tmp_path)
     write(tmp_path / "a.feather", WANTED)
     with pytest.raises(DataError, match=r"a\.feather would be left out"):
+        load(tmp_path)
+
+
+def test_splits_of_two_formats(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", WANTED)
+    write(tmp_path / "test.jsonl", OTHERS)
+    with pytest.raises(DataError, match=r"Give them one format, or name the files of each split"):
         load(tmp_path)
 
 

@@ -261,7 +261,7 @@ def _checked_codec(source: str, path: Path, encoding: str) -> str:
         codec = codecs.lookup(encoding).name
     except LookupError as error:
         raise DataError(
-            f"data.encoding: no encoding of text is named {encoding!r}; utf-8, utf-16, latin-1 and "
+            f"data.encoding: unknown encoding {encoding!r}; utf-8, utf-16, latin-1 and "
             "cp1252 are some"
         ) from error
     with _unpacked(path) as stream:

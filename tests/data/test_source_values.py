@@ -143,7 +143,7 @@ def test_an_encoding_that_is_not_utf_8(tmp_path: Path) -> None:
         load_rows(str(path), "train", "text", "label", encoding="latin-1").inputs["text"]
         == expected
     )
-    with pytest.raises(DataError, match=r"data\.encoding: no encoding of text is named 'latin-x'"):
+    with pytest.raises(DataError, match=r"data\.encoding: unknown encoding 'latin-x'"):
         load_rows(str(path), "train", "text", "label", encoding="latin-x")
     path.write_bytes(LATIN.encode("utf-8-sig"))
     with pytest.raises(DataError, match=r"is not CP1252, but UTF-8 by .* Leave data\.encoding out"):

@@ -185,7 +185,7 @@ def _checked_format(source: str, output: str | None) -> str:
     if output is None:
         return "jsonl" if kind in ("json", "jsonl") else "csv"
     written = file_format(output)
-    if written is None or not output.endswith(written):
+    if written is None or not output.lower().endswith(written):
         raise ConfigError(f"--output {output}: its name must end in {allowed}")
     path = check_file(output)
     if "://" not in source and path == Path(source).expanduser().resolve():

@@ -10,10 +10,12 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import re
 import shutil
 import tempfile
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +43,7 @@ __all__ = [
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "feather")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
-_FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$")
+_FILE = re.compile(rf"\.({'|'.join(FORMATS)})(\.({'|'.join(COMPRESSIONS)}))?$", re.I)
 _PATTERN = re.compile(r"[*?\[]")
 # A file may take however long, but not without an answer; proxies are those of the environment.
 _HTTP = {
@@ -51,6 +53,12 @@ _HTTP = {
     }
 }
 _S3 = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}  # s3fs itself tries five times
+_NO_TEXT = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook by its first bytes. Unpack it, or save the "
+    "sheet as CSV",
+    b"PAR1": "Parquet by its first bytes. Name it .parquet",
+    b"ARROW1": "Arrow by its first bytes. Name it .arrow",
+}
 _TYPED = {"parquet": read_parquet, "arrow": read_arrow, "feather": read_arrow}
 _OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": _S3}
 
@@ -58,7 +66,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": _S3}
 def file_format(source: str) -> str | None:
     """One of :data:`FORMATS` by the end of the name, or of that before a compression's."""
     match = _FILE.search(source)
-    return match[1] if match else None
+    return match[1].lower() if match else None
 
 
 def is_pattern(source: str) -> bool:
@@ -81,9 +89,11 @@ def read_files(sources: Sequence[str], columns: Iterable[str], encoding: str) ->
         OSError: for one that cannot be read.
     """
     copies = _Copies()
-    found: dict[str, Path] = {}
-    for number, source in enumerate(sources):
-        found |= _local_files(source, copies.path / str(number))
+    found = _each_once(
+        file
+        for number, source in enumerate(sources)
+        for file in _local_files(source, copies.path / str(number)).items()
+    )
     tables = _tables(found, encoding, copies)
     return read_tables(tables, list(dict.fromkeys(columns)), name_files=len(found) > 1)
 
@@ -111,6 +121,14 @@ def _tables(files: Mapping[str, Path], encoding: str, copies: _Copies | None = N
     return parts
 
 
+def _each_once(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Local path of each file by its first name, however many names it is given by."""
+    names = dict[Path, str]()
+    for name, path in files:
+        names.setdefault(path.resolve(), name)
+    return {name: path for path, name in names.items()}
+
+
 def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
     """Read all columns of one file, a table of ``num_rows`` at a time: at least one table.
 
@@ -132,7 +150,7 @@ def stream_file(source: str, encoding: str, num_rows: int) -> Iterator[Table]:
 
 def read_local_files(paths: Iterable[str], columns: Iterable[str], encoding: str) -> Table:
     """Read files of this machine below each other; each place names its file."""
-    tables = _tables({path: Path(path) for path in paths}, encoding)
+    tables = _tables(_each_once((path, Path(path)) for path in paths), encoding)
     return read_tables(tables, list(dict.fromkeys(columns)), name_files=True)
 
 
@@ -143,7 +161,7 @@ def _local_files(source: str, folder: Path) -> dict[str, Path]:
             return _opened(*_remote(source), folder)
         except Exception as error:
             raise DataError(f"cannot read the data {source!r}: {_why_unread(error)}") from error
-    return _opened(LocalFileSystem(), source, folder)
+    return _opened(LocalFileSystem(), os.path.expanduser(source), folder)
 
 
 def _opened(fs: Any, path: str, folder: Path) -> dict[str, Path]:
@@ -159,6 +177,12 @@ def _opened(fs: Any, path: str, folder: Path) -> dict[str, Path]:
     if isinstance(fs, LocalFileSystem):
         if not Path(names[0]).exists():
             raise FileNotFoundError(f"there is no such file (from the folder {Path.cwd()})")
+        for name in names:
+            if Path(name).is_dir():
+                raise DataError(
+                    f"data {name!r} is a folder, where files were expected. Name its files by a "
+                    f"pattern, as {name.rstrip('/')}/*.{file_format(name) or FORMATS[0]}."
+                )
         return {name: Path(name) for name in names}
     folder.mkdir(exist_ok=True)
     copies = {}
@@ -201,14 +225,13 @@ def _read(
     source: str, path: Path, columns: Columns, encoding: str, num_rows: int | None = None
 ) -> Iterator[Table]:
     kind = file_format(source)
-    if kind in _TYPED:
-        with _unpacked(path) as stream, _seekable(stream) as seekable:
-            yield from _TYPED[kind](source, seekable, columns, num_rows)
-        return
-    # Without the mark that some editors put before UTF-8.
-    codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    newline = None if kind in ("json", "jsonl") else ""  # a quoted text keeps its line ends
     try:
+        if kind in _TYPED:
+            with _unpacked(path) as stream, _seekable(stream) as seekable:
+                yield from _TYPED[kind](source, seekable, columns, num_rows)
+            return
+        codec = _checked_codec(source, path, encoding)
+        newline = None if kind in ("json", "jsonl") else ""  # a quoted text keeps its line ends
         with _unpacked(path) as stream, io.TextIOWrapper(stream, codec, newline=newline) as lines:
             if kind in ("json", "jsonl"):
                 yield from read_json(source, lines, columns, num_rows)
@@ -216,8 +239,44 @@ def _read(
                 yield from read_csv(
                     source, lines, "\t" if kind == "tsv" else ",", columns, num_rows
                 )
-    except UnicodeError as error:
-        raise _not_encoded(source, path, encoding, error) from error
+    except (UnicodeError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, UnicodeError) and kind not in _TYPED:
+            raise _not_encoded(source, path, encoding, error) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of what the file holds
+        what = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"cannot load the data {source!r}: it is damaged, cut off, or not what its name says "
+            f"({type(error).__name__}: {what}). Write it again, or get another copy."
+        ) from error
+
+
+def _checked_codec(source: str, path: Path, encoding: str) -> str:
+    """Of a text file, which begins like one.
+
+    Raises:
+        DataError: for an encoding that there is not, or is not the file's; for what is no text.
+    """
+    try:
+        codec = codecs.lookup(encoding).name
+    except LookupError as error:
+        raise DataError(
+            f"data.encoding: unknown encoding {encoding!r}; utf-8, utf-16, latin-1 and "
+            "cp1252 are some"
+        ) from error
+    with _unpacked(path) as stream:
+        head = stream.read(6)
+    for magic, what in _NO_TEXT.items():
+        if head.startswith(magic):
+            raise DataError(f"data {source!r} is no text, but {what}.")
+    if head.startswith(codecs.BOM_UTF8):  # some editors put it before UTF-8
+        if not codec.startswith("utf-8"):
+            raise DataError(
+                f"data {source!r} is not {encoding.upper()}, but UTF-8 by its first bytes. Leave "
+                "data.encoding out, or give utf-8."
+            )
+        return "utf-8-sig"
+    return codec
 
 
 def _unpacked(path: Path) -> IO[bytes]:
@@ -261,10 +320,11 @@ def _not_encoded(source: str, path: Path, encoding: str, error: UnicodeError) ->
             "UTF-8 or give data.encoding: utf-16"
         )
     place = ""
-    with _unpacked(path) as stream:
-        for number, line in enumerate(stream, start=1):
+    # Each byte is a character of latin-1, and not every stream can give lines.
+    with _unpacked(path) as stream, io.TextIOWrapper(stream, "latin-1", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
             try:
-                line.decode(encoding)
+                line.encode("latin-1").decode(encoding)
             except UnicodeDecodeError as bad:
                 place = f": line {number} has the byte 0x{bad.object[bad.start]:02x}"
                 break

@@ -18,13 +18,15 @@ from typing import Any
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["Columns", "Number", "read_csv", "read_json"]
+__all__ = ["Columns", "Number", "read_csv", "read_json", "refuse_twice"]
 
 Columns = Sequence[str] | None
 """Names of the columns to read, where they are there; None: all of them."""
 
 _END = "\0end of the file"
 _SPACE = re.compile(r"\s*")
+_DELIMITERS = ",;\t|"
+_ENDINGS = {",": ".csv", "\t": ".tsv"}
 _SHORT, _MOST_SHARED = 40, 1000  # characters; texts
 
 
@@ -63,15 +65,12 @@ def read_csv(
         raise DataError(
             f"cannot load the data {source!r}: the file is empty, and a header was expected"
         )
+    names = [name.strip() for name in names]
+    _refuse_other_delimiter(source, names, delimiter, columns)
     if columns is None:
-        while not names[-1].strip():  # of a delimiter at the end of the lines
+        while not names[-1]:  # of a delimiter at the end of the lines
             names.pop()
-    for column in names if columns is None else columns:
-        if names.count(column) > 1:
-            raise DataError(
-                f"data {source!r} has {names.count(column)} columns with the name {column!r}. "
-                "Give each its own."
-            )
+    refuse_twice(source, names, columns)
     wanted = names if columns is None else columns
     index = {column: names.index(column) for column in wanted if column in names}
     part = _Part(dict.fromkeys(index))
@@ -87,6 +86,36 @@ def read_csv(
             part = _Part(dict.fromkeys(index))
         part.add(number, ((name, row[i]) for name, i in index.items() if i < len(row)))
     yield part.table(names)
+
+
+def _refuse_other_delimiter(
+    source: str, names: Sequence[str], delimiter: str, columns: Columns
+) -> None:
+    """Of a header that is one name, which nobody wants, and would be more by another delimiter."""
+    other = max(_DELIMITERS.replace(delimiter, ""), key=names[0].count)
+    if len(names) > 1 or other not in names[0] or (columns is not None and names[0] in columns):
+        return
+    todo = f"Write it with {delimiter!r}, and quotes around values with {delimiter!r} in them"
+    if other in _ENDINGS:
+        todo = f"If so, name it {_ENDINGS[other]}"
+    raise DataError(
+        f"data {source!r}: the header is one column, {names[0]!r}, by {delimiter!r}, and looks "
+        f"separated by {other!r}. {todo}."
+    )
+
+
+def refuse_twice(source: str, names: Sequence[str], columns: Columns) -> None:
+    """Refuse a column to read that there is more than once.
+
+    Raises:
+        DataError: naming it.
+    """
+    for column in names if columns is None else columns:
+        if names.count(column) > 1:
+            raise DataError(
+                f"data {source!r} has {names.count(column)} columns with the name {column!r}. "
+                "Give each its own."
+            )
 
 
 class _Part:
@@ -182,17 +211,17 @@ def _json_rows(source: str, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
         elif line.strip():
             try:
                 yield number, _JSON.decode(line.strip())
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise _not_json(source, number, error) from error
 
 
 def _json_elements(source: str, text: str, first_line: int) -> Iterator[tuple[int, Any]]:
-    """(line that it begins in, value) of each element of a list."""
+    """(line that it begins in, value) of each element of a list, which nothing follows."""
     line, counted, position = first_line, 0, text.index("[")
     while text[position : position + 1] != "]":
         position = _next(text, position + 1)  # behind the bracket or a comma
         if text[position : position + 1] == "]":
-            return
+            break
         line, counted = line + text.count("\n", counted, position), position
         try:
             value, position = _JSON.raw_decode(text, position)
@@ -201,7 +230,13 @@ def _json_elements(source: str, text: str, first_line: int) -> Iterator[tuple[in
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
         except json.JSONDecodeError as error:
             raise _not_json(source, first_line + error.lineno - 1, error) from error
+        except RecursionError as error:
+            raise _not_json(source, line, error) from error
         yield line, value
+    position = _next(text, position + 1)
+    if position < len(text):
+        more = json.JSONDecodeError("Something follows the list", text, position)
+        raise _not_json(source, first_line + more.lineno - 1, more)
 
 
 def _next(text: str, position: int) -> int:
@@ -210,7 +245,12 @@ def _next(text: str, position: int) -> int:
     return space.end()
 
 
-def _not_json(source: str, line: int, error: json.JSONDecodeError) -> DataError:
+def _not_json(source: str, line: int, error: json.JSONDecodeError | RecursionError) -> DataError:
+    if isinstance(error, RecursionError):
+        return DataError(
+            f"data {source!r}: line {line} holds lists or objects nested deeper than can be read. "
+            "Write each row flatter, or leave it out."
+        )
     return DataError(
         f"data {source!r}: line {line} is not JSON ({error.msg}, at character {error.colno}). "
         "Write one object a line, or one list of objects."

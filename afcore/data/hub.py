@@ -89,6 +89,10 @@ def load_hub_dataset(source: HubName, split: str) -> datasets.Dataset:
 
 
 def _builder(source: HubName) -> Any:
+    if not re.search(r"\w", source.name.partition(":")[0]):
+        raise DataError(
+            f"cannot load the data {str(source)!r}: that is no name of a file, folder or data set."
+        )
     datasets.disable_progress_bars()
     try:
         builder = datasets.load_dataset_builder(

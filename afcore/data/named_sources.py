@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.data_files import EmptyDatasetError, resolve_pattern
+from datasets.exceptions import DataFilesNotFoundError
 
 from afcore.data.builtin.names import BUILT_IN
 from afcore.data.files import (
@@ -31,6 +33,17 @@ __all__ = ["Names", "hub_name", "innermost_reason", "load_failure", "load_table"
 
 Names = str | Sequence[str]
 """One name, or those of several files."""
+
+# What ``datasets`` says, and what is to be done.
+_TODO = {
+    "Unknown split": "Name one that is there, as NAME:SPLIT.",
+    "Config name is missing": "Name one of them, as NAME[CONFIGURATION].",
+    "configurations in the cache": "Name one of them, as NAME[CONFIGURATION].",
+    "BuilderConfig": "Name one that is there, as NAME[CONFIGURATION].",
+    "same data file format for all splits": "Give them one format, or name the files of each split "
+    "with data.train, data.validation and data.test.",
+}
+_ALSO_ROWS = (".ndjson", ".zip")  # of a folder, what is no format and may have rows
 
 
 def load_table(names: Names, split: str, columns: list[str], encoding: str) -> Table:
@@ -65,9 +78,20 @@ def load_failure(name: str, error: Exception) -> DataError:
     """What to say of a source that could not be loaded."""
     if isinstance(error, DataError):
         return error
-    return DataError(
-        f"cannot load the data {name!r}: {innermost_reason(error)}. Give files that end in "
-        f".{', .'.join(FORMATS)}, a folder of such, a hub data set as "
+    reason = innermost_reason(error).rstrip(".")
+    return DataError(f"cannot load the data {name!r}: {reason}. {_todo(reason, error)}")
+
+
+def _todo(reason: str, error: Exception) -> str:
+    for said, todo in _TODO.items():
+        if said in reason:
+            return todo
+    if type(error) is FileNotFoundError:  # ``datasets`` has its own of names on the hub
+        return "Check its name."
+    if isinstance(error, OSError) and error.errno is not None:
+        return "Check the disk, and the right to read it."
+    return (
+        f"Give files that end in .{', .'.join(FORMATS)}, a folder of such, a hub data set as "
         "NAME[CONFIGURATION]@REVISION:SPLIT, of which only the name is needed, or one that is "
         f"built in ({', '.join(BUILT_IN)})."
     )
@@ -103,7 +127,7 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
 
 def _is_files(source: str) -> bool:
     if file_format(source):
-        return True
+        return not Path(source).is_dir()  # as others write a folder of parts: ``out.parquet/``
     return is_pattern(source) and not Path(source).exists()
 
 
@@ -136,19 +160,26 @@ def _folder(source: str) -> HubName | None:
     """A folder of this machine, with its parts; None where there is none of this name."""
     if "://" in source:
         return None
-    if Path(source).is_dir():
+    if _is_dir(source):
         return HubName(source)
-    path, colon, split = source.rpartition(":")
-    if colon and Path(path).is_dir():
+    path, _, split = source.rpartition(":")
+    if _is_dir(path):
         return HubName(path, split=split)
     name = HubName.parse(source)
-    return name if name.revision is None and Path(name.name).is_dir() else None
+    return name if name.revision is None and _is_dir(name.name) else None
+
+
+def _is_dir(path: str) -> bool:
+    return path != "" and Path(path).is_dir()
 
 
 def _folder_table(folder: HubName, columns: list[str], encoding: str) -> Table:
     """A folder as it is now. ``datasets`` says which of its files are the split's.
 
     It also reads them where a README tells the types, or where they have other formats.
+
+    Raises:
+        DataError: where files of rows would be left out; a README may say which ones are read.
     """
     path, split = folder.name, str(folder.split)
     if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
@@ -161,13 +192,67 @@ def _folder_table(folder: HubName, columns: list[str], encoding: str) -> Table:
         )
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(prefix="autofreeze-data-") as copy:
-        builder = datasets.load_dataset_builder(path, folder.config, cache_dir=copy)
+        try:
+            builder = datasets.load_dataset_builder(path, folder.config, cache_dir=copy)
+        except (EmptyDatasetError, DataFilesNotFoundError) as error:
+            raise _nothing_read(path) from error
+        _refuse_left_out(path, builder)
         files = (builder.config.data_files or {}).get(split, [])
         if files and builder.info.features is None and all(file_format(file) for file in files):
             return read_local_files(files, columns, encoding)
         # Its files are mapped, and there until nobody reads them, whatever becomes of their names.
         read = datasets.load_dataset(path, folder.config, split=split, cache_dir=copy)
         return dataset_table(path, read, columns)
+
+
+def _refuse_left_out(path: str, builder: Any) -> None:
+    """Of pictures and texts, files of rows are no part, and only there an archive is read."""
+    if builder.name not in FORMATS:
+        return
+    read = {file for files in (builder.config.data_files or {}).values() for file in files}
+    left_out = [file for file in _files_of_rows(path) if file not in read or file.endswith(".zip")]
+    if left_out:
+        module = datasets.load.dataset_module_factory(path)
+        if not module.builder_configs_parameters.metadata_configs:  # which the README names
+            raise _left_out(path, left_out)
+
+
+def _nothing_read(path: str) -> DataError:
+    left_out = _files_of_rows(path)
+    if left_out:
+        return _left_out(path, left_out)
+    return DataError(
+        f"cannot load the data {path!r}: the folder has no file of rows. Name one with files that "
+        f"end in .{', .'.join(FORMATS)}."
+    )
+
+
+def _left_out(path: str, files: Sequence[str]) -> DataError:
+    names = [Path(file).relative_to(Path(path).resolve()).as_posix() for file in files]
+    suffix = Path(names[0]).suffix
+    if suffix == ".zip":
+        why = "a .zip is read where it holds pictures. Unpack it"
+    elif suffix != suffix.lower():
+        why = "in a folder, endings are in small letters. Rename it"
+    else:
+        why = (
+            "a folder's files have one format that `datasets` knows, and all are named after a "
+            "split (train, test) or none. Give them one format and such names"
+        )
+    more = f" and {len(names) - 3} more" * (len(names) > 3)
+    return DataError(
+        f"data {path!r}: {', '.join(names[:3])}{more} would be left out, as {why}, name the files "
+        "to read in a list or by a pattern, or take out of the folder what is no data."
+    )
+
+
+def _files_of_rows(path: str) -> list[str]:
+    """All that may have rows, but those that ``datasets`` takes for something else by name."""
+    try:
+        files = resolve_pattern("**", str(Path(path).resolve()))
+    except FileNotFoundError:
+        return []
+    return sorted(f for f in files if file_format(f) or f.lower().endswith(_ALSO_ROWS))
 
 
 def _saved_dataset(path: str, split: str) -> Any:

@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afcore.data.formats import Columns
+from afcore.data.formats import Columns, refuse_twice
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
@@ -33,10 +33,11 @@ def read_parquet(
         num_rows: of a table at most; None: one table has all.
 
     Raises:
-        DataError: for a value of a ``ClassLabel`` that names no class.
+        DataError: for a value of a ``ClassLabel`` that names no class, or two columns of one name.
     """
     parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES)
     schema = parquet.schema_arrow
+    refuse_twice(source, schema.names, columns)
     wanted = _wanted(schema, columns)
     if num_rows is None or not parquet.metadata.num_rows:
         parts = iter([parquet.read(columns=wanted)])
@@ -68,6 +69,7 @@ def read_arrow(
             f"data {source!r} is no Arrow file or stream ({' '.join(str(error).split())}). Feather "
             "1 is not read: write it as Feather 2 or Parquet."
         ) from error
+    refuse_twice(source, schema.names, columns)
     if num_rows is None:
         parts: Iterable[Any] = [pa.Table.from_batches(list(batches), schema)]
     else:

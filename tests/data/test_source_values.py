@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from afcore.errors import DataError
-from tests.data.source_files import FORMATS, load, load_rows, write
+from tests.data.source_files import FORMATS, load, load_rows, packed, write
 
 TYPED = ["007", "1.50", "TRUE", "NA", "2024-01-01", "1e3", "01", "1A", "0.0", "0", "-1", "nan"]
 
@@ -143,6 +143,15 @@ def test_an_encoding_that_is_not_utf_8(tmp_path: Path) -> None:
         load_rows(str(path), "train", "text", "label", encoding="latin-1").inputs["text"]
         == expected
     )
+    with pytest.raises(DataError, match=r"data\.encoding: unknown encoding 'latin-x'"):
+        load_rows(str(path), "train", "text", "label", encoding="latin-x")
+    path.write_bytes(LATIN.encode("utf-8-sig"))
+    with pytest.raises(DataError, match=r"is not CP1252, but UTF-8 by .* Leave data\.encoding out"):
+        load_rows(str(path), "train", "text", "label", encoding="cp1252")
+    zst = tmp_path / "rows.csv.zst"
+    zst.write_bytes(packed("zst", LATIN.encode("latin-1")))
+    with pytest.raises(DataError, match=r"is not UTF-8: line 3 has the byte 0xe9"):
+        load(zst)
     path.write_bytes(LATIN.encode("utf-16"))
     with pytest.raises(DataError, match=r"give data\.encoding: utf-16"):
         load(path)
@@ -168,6 +177,8 @@ def test_an_encoding_that_is_not_utf_8(tmp_path: Path) -> None:
         ("text,label,\nx,a,\ny,b,\n", [("x", "a"), ("y", "b")]),
         ("text,label,more\nx,a\ny,b\n", [("x", "a"), ("y", "b")]),
         (",text,label\n0,x,a\n1,y,b\n", [("x", "a"), ("y", "b")]),
+        ("text, label \nx,a\n", [("x", "a")]),
+        ("\ufefftext,label\nx,a\n", [("x", "a")]),
         ('text,label\r\n"x ""y"" z",a\r\n', [('x "y" z', "a")]),
         ('text,label\n"two\r\nlines",a', [("two\r\nlines", "a")]),
     ],
@@ -189,7 +200,18 @@ def test_csv_as_people_write_it(
         ("rows.jsonl", '{"text": "x", "label": "a"}\n{"text": ', "line 2 is not JSON"),
         ("rows.json", '[{"text": "x"},\n {"text" "y"}]', "line 2 is not JSON"),
         ("rows.json", '[{"text": "x"}', "line 1 is not JSON"),
+        ("rows.json", '\n[{"text": "x"}]\n[{"text": "y"}]', "line 3 is not JSON (Something foll"),
+        ("rows.json", '[{"text": "x"}] y', "line 1 is not JSON (Something follows the list, at"),
+        ("rows.json", "[]\n{}", "line 2 is not JSON (Something follows"),
+        ("rows.json", "[" * 99_999, "line 1 holds lists or objects nested deeper than can be read"),
+        ("rows.jsonl", '{}\n{"text": ' + "[" * 99_999, "line 2 holds lists or objects nested de"),
+        ("rows.csv", "text;label\nx, y;a\n", "'text;label', by ',', and looks separated by ';'"),
+        ("rows.csv", "text\tlabel\nx\ta\n", "looks separated by '\\t'. If so, name it .tsv"),
+        ("rows.tsv", "text,label\nx,a\n", "looks separated by ','. If so, name it .csv"),
+        ("rows.csv", "PK\x03\x04\n", "is no text, but a ZIP archive or an Excel workbook"),
+        ("rows.jsonl", "PAR1\n", "is no text, but Parquet by its first bytes. Name it .parquet"),
         ("rows.parquet", "text,label\nx,a\n", "cannot load the data"),
+        ("rows.parquet", "text,label\nx,a\n", "it is damaged, cut off, or not what its name says"),
         ("rows.txt", "text,label\nx,a\n", "cannot tell the format"),
     ],
 )
@@ -200,6 +222,49 @@ def test_files_that_are_not_what_their_names_say(
     with pytest.raises(DataError) as caught:
         load(tmp_path / name)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_packed_file_that_is_cut_off(tmp_path: Path, suffix: str, packing: str) -> None:
+    rows = [{"text": f"t{number}", "label": str(number % 7)} for number in range(2000)]
+    path = write(tmp_path / f"rows.{suffix}", rows, packing)
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"cannot load the data '{path}': it is damaged, cut off, ")
+    assert str(caught.value).endswith("). Write it again, or get another copy.")
+
+
+def test_damaged_bytes_are_told_from_a_disk_that_fails(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", [{"text": "x", "label": "a"}] * 999, "gz")
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # of the checksum
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"BadGzipFile: CRC check failed .* Write it again, or"):
+        load(path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"no such file \(from the folder .*\)\. Check its name\.$"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "feather"])
+def test_two_columns_of_one_name(tmp_path: Path, suffix: str) -> None:
+    table = pa.table([["x"], ["a"], ["b"]], names=["text", "label", "label"])
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=r"has 2 columns with the name 'label'\. Give each its own"):
+        load(path)
+
+
+@pytest.mark.parametrize("source", ["", ":", "::", " "])
+def test_a_name_of_nothing(source: str) -> None:
+    with pytest.raises(DataError, match="that is no name of a file, folder or data set"):
+        load(source)
 
 
 @pytest.mark.parametrize("number", [-1, 2])

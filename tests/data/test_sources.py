@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_files_of_a_folder_are_text_as_single_ones_are(tmp_path: Path) -> None:
     (folder / "test" / "c.csv").write_text("text,label\n008,TRUE\n")
     assert load(folder) == [("007", "TRUE"), ("NA", "01"), ("1.50", "UNKNOWN")]
     assert load(f"{folder}:test") == [("008", "TRUE")]
-    with pytest.raises(DataError, match=r"Unknown split \"dev\".*'test'"):
+    with pytest.raises(DataError, match=r"Unknown split \"dev\".*'test'.*, as NAME:SPLIT\.$"):
         load(f"{folder}:dev")
     (folder / "train" / "b.csv").write_text("text,label\nx,a\ny,\n")
     with pytest.raises(DataError, match=r"'label' is empty in 1 of 4 .*line 3, of '.*b\.csv'"):
@@ -141,6 +142,63 @@ def test_files_of_a_folder_are_text_as_single_ones_are(tmp_path: Path) -> None:
     folder.rename(tmp_path / "set[1]")
     with pytest.raises(DataError, match=r"taken for a pattern. Rename it"):
         load(tmp_path / "set[1]")
+
+
+@pytest.mark.parametrize(
+    ("read", "left_out", "message"),
+    [
+        ("2023.csv", "2024.jsonl", r"2023\.csv would be left out, as a folder's files have one fo"),
+        ("a.csv", "b.ndjson", r"b\.ndjson would be left out"),
+        ("a.csv", "b.feather", r"b\.feather would be left out"),
+        ("a.csv", "B.CSV", r"B\.CSV would be left out, as in a folder, endings are in small"),
+        ("train.csv", "more.csv", r"more\.csv would be left out, .* named after a split"),
+        ("data/train.csv", "deep/in/more.csv", r"deep/in/more\.csv would be left out"),
+        ("a.csv", "x.zip", r"x\.zip would be left out, as a \.zip is read where it holds pictures"),
+    ],
+)
+def test_files_that_a_folder_would_leave_out(
+    tmp_path: Path, read: str, left_out: str, message: str
+) -> None:
+    folder = tmp_path / "set"
+    for name in (read, left_out):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("c.csv", "text,label\nx,a\n")
+        else:
+            path.write_bytes(write(tmp_path / f"x{path.suffix.lower()}", WANTED).read_bytes())
+    with pytest.raises(DataError, match=message):
+        load(folder)
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- {{config_name: default, data_files: {read}}}\n---\n"
+    )
+    assert load(folder) == [("wanted", "yes")], "the README says which file is read"
+
+
+def test_files_that_a_folder_rightly_leaves_out(tmp_path: Path) -> None:
+    names = ["README.md", ".gitattributes", "_SUCCESS", "config.json", ".a.csv.crc", ".old/b.jsonl"]
+    (tmp_path / ".old").mkdir()
+    for name in [*names, "notes.txt", "dataset_info.json"]:
+        (tmp_path / name).write_text("{}")
+    write(tmp_path / "train.csv", WANTED)
+    write(tmp_path / "test.csv", OTHERS)
+    assert load(tmp_path) == [("wanted", "yes")]
+
+
+def test_a_folder_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the folder has no file of rows\. Name one with files"):
+        load(tmp_path)
+    write(tmp_path / "a.feather", WANTED)
+    with pytest.raises(DataError, match=r"a\.feather would be left out"):
+        load(tmp_path)
+
+
+def test_splits_of_two_formats(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", WANTED)
+    write(tmp_path / "test.jsonl", OTHERS)
+    with pytest.raises(DataError, match=r"Give them one format, or name the files of each split"):
+        load(tmp_path)
 
 
 def test_a_folder_whose_readme_tells_the_types(tmp_path: Path) -> None:
@@ -250,6 +308,46 @@ def test_a_list_of_files_and_patterns(tmp_path: Path) -> None:
         load_rows([*names, "user/set"], "train", "text", "label")
     with pytest.raises(DataError, match=r"the pattern matches none that ends in \.csv"):
         load(tmp_path / "d*")
+
+
+def test_a_file_with_several_names_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.csv", WANTED)
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    write(tmp_path / "b.csv", OTHERS)
+    names = ["./a.csv", "*.csv", "~/a.csv", str(tmp_path / "a.csv"), f"file://{tmp_path}/b.csv"]
+    rows = load_rows(names, "train", "text", "label")
+    assert rows.inputs["text"] == ["wanted", "other"]
+    assert rows.place(0) == "line 2, of './a.csv'"
+    assert load(tmp_path) == [("wanted", "yes"), ("other", "no")], "of a folder as well"
+
+
+@pytest.mark.parametrize("name", ["ROWS.CSV", "rows.Csv.GZ"])
+def test_an_ending_in_capitals(tmp_path: Path, name: str) -> None:
+    small = write(tmp_path / "rows.csv", WANTED, "gz" if name.endswith("GZ") else "")
+    path = small.rename(tmp_path / name)
+    (tmp_path / "rows.csv").unlink(missing_ok=True)
+    assert load(path) == load(tmp_path / "*") == [("wanted", "yes")]
+    with pytest.raises(DataError, match=f"{name} would be left out, as in a folder, endings are"):
+        load(tmp_path)
+
+
+def test_a_folder_that_is_named_like_a_file(tmp_path: Path) -> None:
+    """As Spark and Dask write what they call a file."""
+    folder = tmp_path / "out.parquet"
+    folder.mkdir()
+    (folder / "_SUCCESS").touch()
+    for name, rows in (("a", WANTED), ("b", OTHERS)):
+        write(folder / f"part-{name}.snappy.parquet", rows)
+    for source in (folder, f"{folder}/", f"{folder}:train"):
+        assert load(source) == [("wanted", "yes"), ("other", "no")]
+    with pytest.raises(DataError, match=r"is a folder, .* by a pattern, as .*out\.parquet/\*\.par"):
+        load(tmp_path / "*")
+    with pytest.raises(DataError, match=r"is a folder, where files were expected"):
+        list(stream_file(str(folder), "utf-8", 1))
 
 
 def test_files_that_do_not_go_together(tmp_path: Path) -> None:

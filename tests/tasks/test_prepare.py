@@ -108,6 +108,22 @@ def test_a_group_is_on_one_side(
     assert "1 texts are both trained and validated on" in caplog.text
 
 
+def test_rows_of_another_source_that_are_trained_on_are_said(
+    local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": f"word {i}", "label": str(i % 2)} for i in range(40)]
+    new = [{"text": f"new {i}", "label": str(i % 2)} for i in range(10)]
+    test = str(write_csv(tmp_path / "test.csv", new))
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, test=test)
+    assert "stand in data.train" not in caplog.text
+    write_csv(tmp_path / "test.csv", [*new, rows[3], rows[3], rows[4] | {"label": "1"}])
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, test=test)
+    assert "3 of 13 rows of data.test stand in data.train as well, by their inputs" in caplog.text
+    train = str(tmp_path / "rows.csv")
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, validation=train)
+    assert "40 of 40 rows of data.validation stand in data.train as well" in caplog.text
+
+
 def test_one_text_or_one_group_cannot_be_split(
     local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:

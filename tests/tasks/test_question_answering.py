@@ -136,6 +136,7 @@ def test_scores_are_those_of_torchmetrics_where_there_are_answers() -> None:
         (["a", "b"], [("a", None), ("b", None)]),
         ("a b", [("a b", None)]),
         ('{"text": ["a"], "answer_start": [2]}', [("a", 2)]),
+        ("{'text': [\"it's\"], 'answer_start': [2]}", [("it's", 2)]),
         ("", []),
         (None, []),
     ],
@@ -145,7 +146,15 @@ def test_answers_are_read(value: Any, expected: list[Any]) -> None:
     assert read_answers("here", "label", "answers", table) == [expected]
 
 
-@pytest.mark.parametrize("value", [{"text": ["a"], "answer_start": []}, {"answer": "a"}, "{a"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": ["a"], "answer_start": []},
+        {"answer": "a"},
+        "{a",
+        "{'text': array(['a'], dtype=object)}",
+    ],
+)
 def test_other_answers_are_refused(value: Any) -> None:
     table = Table(["answers"], {"answers": [value]}, Places("row", [0]))
     with pytest.raises(DataError, match=r"column 'answers' holds .* in row 0, counted from 0"):

@@ -1,5 +1,6 @@
 """Answers in a context: windows, targets, the answer of a row, SQuAD 2.0's scores; learning."""
 
+import json
 import logging
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ from torchmetrics.functional.text import squad
 from afcore.config import parse_config
 from afcore.data.builtin.questions import question_rows
 from afcore.data.examples import Column, Examples
-from afcore.data.sources import Rows
+from afcore.data.sources import Rows, load_rows
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 from afcore.runs.epoch import run_epoch
@@ -246,3 +247,12 @@ def test_rows_of_the_built_in_data_set() -> None:
     assert 0.15 < blank / len(train) < 0.4
     with pytest.raises(DataError, match="train and test, not 'dev'"):
         question_rows("dev")
+
+
+def test_nested_files_of_squad_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "train-v2.0.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": [{"title": "a", "paragraphs": []}]}))
+    fields = QuestionAnswering.fields(dict(QuestionAnswering.columns))
+    message = r"no column 'question', only version, data\. .* as SQuAD's own files do\? Then write"
+    with pytest.raises(DataError, match=message):
+        load_rows(str(path), "train", fields)

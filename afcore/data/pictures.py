@@ -129,8 +129,6 @@ def _bytes(where: str) -> bytes:
 
 def _encoded(pixels: "npt.NDArray[np.uint8] | Image.Image") -> bytes:
     file = io.BytesIO()
-    is_array = isinstance(pixels, np.ndarray)
-    # PNG would be written without the EXIF data.
-    picture = Image.fromarray(pixels) if is_array else ImageOps.exif_transpose(pixels)
-    picture.save(file, "PNG")
+    picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    ImageOps.exif_transpose(picture).save(file, "PNG")  # which is without the EXIF data
     return file.getvalue()

@@ -10,6 +10,7 @@ __all__ = ["NUMERICS", "numerics_of"]
 
 NUMERICS = {
     "data": 1,  # reading, splitting, sampling, order, tokens
+    "pictures": 1,  # how they are opened; names the data of tasks on them alone
     "model": 1,  # what blocks and heads put out
     "activations": 1,  # rounding and encoding
     "training": 1,  # optimizer, schedule, dropout, loss, scores

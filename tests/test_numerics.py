@@ -4,13 +4,16 @@ When this fails and the change is meant: raise the room's version in ``afcore/nu
 the new numbers here, in the same commit. When it is not meant, it is a bug.
 """
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from afcore.activations.codec import round_hidden
+from afcore.data.pictures import Picture
 from afcore.data.split import held_out, sampled
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.numerics import NUMERICS
@@ -23,6 +26,7 @@ from tests.training_setup import (
     run_epochs,
 )
 
+_ORIENTATION = 0x0112
 TEXTS = [f"text {i}" for i in range(40)]
 
 
@@ -31,6 +35,16 @@ def data() -> list[float]:
     batches = grouped_batches(make_examples(), 1)[:2]
     chosen = [np.flatnonzero(held_out(TEXTS, 0.1)), sampled(TEXTS, 4), *batches]
     return [float(i) for ids in chosen for i in ids]
+
+
+def pictures() -> list[float]:
+    """A gray one of 16 bits that lies on its side, as it is opened."""
+    file, on_side = io.BytesIO(), Image.Exif()
+    on_side[_ORIENTATION] = 6
+    gray = Image.fromarray(np.asarray([[0, 300, 40000], [65535, 1000, 128]], dtype=np.uint16))
+    gray.save(file, "PNG", exif=on_side)
+    opened = Picture("digest", content=file.getvalue()).open()
+    return [float(value) for value in np.asarray(opened)[..., 0].flatten()]
 
 
 def model() -> list[float]:
@@ -78,6 +92,7 @@ PINNED: dict[str, tuple[int, Any, list[float]]] = {
         data,
         [11, 15, 0, 18, 28, 37, 31, 8, 3, 20, 4, 37, 24, 39, 16, 13, 22, 10, 15, 29, 21, 28],
     ),
+    "pictures": (1, pictures, [255, 0, 4, 1, 0, 156]),
     "model": (
         1,
         model,

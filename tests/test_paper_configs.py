@@ -38,8 +38,12 @@ def question(draw: random.Random) -> dict[str, Any]:
     answers = {"text": [text], "answer_start": [start]}
     if draw.random() < 0.3:
         answers = {"text": [], "answer_start": []}
-    return {"id": str(draw.random()), "question": words(draw, 4), "context": context} | {
-        "answers": answers
+    return {
+        "id": str(draw.random()),
+        "title": f"article {draw.randrange(6)}",
+        "question": words(draw, 4),
+        "context": context,
+        "answers": answers,
     }
 
 
@@ -77,7 +81,7 @@ def test_it_starts_trains_and_ends(
     name: str, tiny_bert: Path, tiny_generators: Path, tmp_path: Path
 ) -> None:
     draw = random.Random(0)
-    for split, count in (("train", 24), ("test", 8)):
+    for split, count in (("train", 24), ("test", 8), ("validation", 8)):
         rows = [ROWS[name](draw) for _ in range(count)]
         path = tmp_path / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -90,6 +94,9 @@ def test_it_starts_trains_and_ends(
         "training.precision": "fp32",
         "store": tmp_path / "store",
     }
+    if name == "cnn_dailymail":
+        changed["data.validation"] = tmp_path / "validation.jsonl"
+        changed["task_settings.max_target_length"] = 24  # of the 64 positions of the tiny model
     config = load_config(
         str(FOLDER / f"{name}.yaml"), [f"{key}={value}" for key, value in changed.items()]
     )
@@ -112,4 +119,15 @@ def test_the_data_are_named_as_on_the_hub() -> None:
         HubName("nyu-mll/glue", "mrpc", split="validation"),
     ]
     assert named["cnn_dailymail"][0] == HubName("abisee/cnn_dailymail", "3.0.0")
+    validation = {name: load_config(str(FOLDER / f"{name}.yaml")).data.validation for name in ROWS}
+    # Of the other sets, the hub has no validation split, or it is what they are tested on.
+    assert validation == {
+        name: "abisee/cnn_dailymail[3.0.0]" if name == "cnn_dailymail" else 0.1 for name in ROWS
+    }
     assert all(one.name.count("/") == 1 for both in named.values() for one in both)
+
+
+def test_what_two_of_them_set_beside() -> None:
+    summaries = load_config(str(FOLDER / "cnn_dailymail.yaml"))
+    assert summaries.task_settings == {"max_target_length": 128}
+    assert load_config(str(FOLDER / "squad_v2.yaml")).data.group == "title"

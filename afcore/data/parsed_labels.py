@@ -8,11 +8,20 @@ from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.errors import DataError
 
-__all__ = ["parsed_labels"]
+__all__ = ["parsed_labels", "whole_number"]
 
 Value = TypeVar("Value", int, float)
 _LabelColumn = tuple[str, str, str, Table]
 """Source, key, column and table, as a task's ``read_label`` is given them."""
+
+
+def whole_number(text: str) -> int | None:
+    """Of a text such as ``4`` or ``4.0``, as which pandas has numbers beside a missing one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def parsed_labels(

@@ -9,13 +9,17 @@ from typing import Any
 import fsspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from afcore.data.column_file import ColumnFile
 from afcore.data.table import Table
 from afcore.errors import DataError
 
 __all__ = ["Picture", "read_pictures"]
+
+_WIDE_MODES = ("I", "F")
+"""How PIL's names begin of pictures with one number of more than 8 bits a pixel."""
+_BRIGHTEST = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,21 @@ class Picture:
         return self.digest
 
     def open(self) -> Any:
-        """A ``PIL.Image`` of three colours.
+        """A ``PIL.Image`` of three colours, turned upright as its EXIF data say.
 
         Raises:
             OSError: when it is no picture.
+            DataError: when it is too large, or its numbers are no brightness of 16 bits; what is
+                said follows the picture's name.
         """
         content = self.content if self.where is None else _bytes(self.where)
         assert content is not None
-        return Image.open(io.BytesIO(content)).convert("RGB")
+        try:
+            picture = Image.open(io.BytesIO(content))
+        except Image.DecompressionBombError as error:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise DataError(f"has more than {most} pixels. Make it smaller") from error
+        return _of_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
 
 
 def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]:
@@ -81,6 +92,17 @@ def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]
     ]
 
 
+def _of_eight_bits(picture: Any) -> Any:
+    """Itself; of a gray one of 16 bits what it is in 8, where PIL makes nearly all of it white."""
+    if not picture.mode.startswith(_WIDE_MODES):
+        return picture
+    brightness = np.asarray(picture)
+    if picture.mode == "F" or brightness.min() < 0 or brightness.max() > _BRIGHTEST:
+        raise DataError("holds numbers that are no brightness of 16 bits. Save it with 8 or 16")
+    rounded = (brightness.astype(np.int64) * 255 + _BRIGHTEST // 2) // _BRIGHTEST
+    return Image.fromarray(rounded.astype(np.uint8))
+
+
 def _located(source: str, value: Any) -> tuple[str | None, bytes | None]:
     """(path or URL, contents), one of them or none."""
     if isinstance(value, dict):  # as ``datasets`` has pictures
@@ -108,5 +130,5 @@ def _bytes(where: str) -> bytes:
 def _encoded(pixels: "npt.NDArray[np.uint8] | Image.Image") -> bytes:
     file = io.BytesIO()
     picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    picture.save(file, "PNG")
+    ImageOps.exif_transpose(picture).save(file, "PNG")  # which is without the EXIF data
     return file.getvalue()

@@ -163,7 +163,7 @@ def load_rows(
         if one.column not in table.columns:
             raise DataError(
                 f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
-                f"Name the column with data.{one.key.partition('.')[0]}."
+                f"Name the column with data.{one.key.partition('.')[0]}.{_nested(table)}"
             )
     try:
         rows = read_rows(source, table, fields)
@@ -182,6 +182,16 @@ def load_rows(
     if rows.groups is not None:
         refuse_blank(rows, groups[0].column, rows.groups)
     return rows
+
+
+def _nested(table: Table) -> str:
+    """What is said of one row that may have all others in it."""
+    if len(table) > 1 or "data" not in table.names:
+        return ""
+    return (
+        " Or does its one row hold them all in 'data', as SQuAD's own files do? Then write each of "
+        "those as an object a line."
+    )
 
 
 def read_rows(source: str, table: Table, fields: Sequence[Field]) -> Rows:
@@ -210,17 +220,17 @@ def read_texts(source: str, key: str, column: str, table: Table) -> Sequence[str
         DataError: for a value that is no text.
     """
     _say_numbers(source, key, column, table)
-    return StoredValues(_texts(source, key, column, table))
+    return StoredValues(_texts(source, key, column, table, "text"))
 
 
-def _texts(source: str, key: str, column: str, table: Table) -> Iterator[str]:
+def _texts(source: str, key: str, column: str, table: Table, what: str) -> Iterator[str]:
     for row, value in enumerate(table.columns[column]):
         text = value if type(value) is str else _as_text(value)
         if text is None or not _is_unicode(text):
-            what = _KINDS.get(type(value), f"a value of the type {type(value).__name__}")
+            kind = _KINDS.get(type(value), f"a value of the type {type(value).__name__}")
             raise DataError(
-                f"data {source!r}: column {column!r} holds {what} in {table.places.name(row)}, "
-                f"{str(value)[:40]!r}. Write one {key} a row as text, or name another column with "
+                f"data {source!r}: column {column!r} holds {kind} in {table.places.name(row)}, "
+                f"{str(value)[:40]!r}. Write one {what} a row as text, or name another column with "
                 f"data.{key}."
             )
         yield text
@@ -232,7 +242,7 @@ def read_labels(source: str, key: str, column: str, table: Table) -> Sequence[st
 
     def stripped() -> Iterator[str]:
         nonlocal num_changed, first
-        for row, text in enumerate(_texts(source, key, column, table)):
+        for row, text in enumerate(_texts(source, key, column, table, key)):
             label = text.strip()
             if label not in (text, ""):
                 num_changed, first = num_changed + 1, first if num_changed else row

@@ -1,6 +1,6 @@
 """A column of lists of texts: words, labels."""
 
-import ast
+import re
 from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import Any
@@ -10,9 +10,14 @@ import numpy as np
 from afcore.data.sources import Field, read_labels
 from afcore.data.stored_values import StoredValues
 from afcore.data.table import Places, ReadColumn, Table
+from afcore.data.written_values import written_value
 from afcore.errors import DataError
 
 __all__ = ["is_list", "read_inner", "read_text_lists"]
+
+_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+\.?\d*|\.\.\.)"""
+_OF_NUMPY = re.compile(rf"\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]")
+"""As NumPy writes an array: with no comma between two items."""
 
 
 def read_text_lists(
@@ -31,12 +36,13 @@ def read_text_lists(
         separator: between the parts of a text; None: white space.
 
     Raises:
-        DataError: for a value that is neither, or a list with something that is no text.
+        DataError: for a value that is neither, a list with something that is no text, or one that
+            is written so that it cannot be read.
     """
     values, field = table.columns[column], Field(key, column, read_labels)
     if not any(is_list(value) for value in values):
         texts = read_labels(source, key, column, table)
-        if not any(map(_written_list, texts)) or any(_written_list(t) is None for t in texts):
+        if not _are_written_lists(source, column, texts, table.places):
             return StoredValues(text.split(separator) for text in texts)
         rows = ReadColumn(lambda: map(_written_list, texts), len(texts))
         return read_inner(field, source, rows, table.places)
@@ -73,14 +79,45 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray)
 
 
+def _are_written_lists(source: str, column: str, texts: Sequence[str], places: Places) -> bool:
+    """Whether texts are lists that are written out: all that are not blank, and there are some.
+
+    Raises:
+        DataError: for one that NumPy wrote, or that cannot be read where the others are lists.
+    """
+    readable, unreadable, all_bracketed = False, None, True
+    for row, text in enumerate(texts):
+        if _OF_NUMPY.fullmatch(text):
+            raise _no_list(source, column, text, places.name(row))
+        found = _written_list(text)
+        readable = readable or bool(found)
+        if found is None:
+            unreadable = row if unreadable is None else unreadable
+            all_bracketed = all_bracketed and _is_bracketed(text)
+    if readable and all_bracketed and unreadable is not None:
+        raise _no_list(source, column, texts[unreadable], places.name(unreadable))
+    return readable and unreadable is None
+
+
+def _no_list(source: str, column: str, text: str, place: str) -> DataError:
+    return DataError(
+        f"data {source!r}: column {column!r} holds {text[:40]!r} in {place}, which is no list that "
+        'can be read. Write it with commas and quotes, like ["a", "b"]'
+    )
+
+
+def _is_bracketed(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]")
+
+
 def _written_list(text: str) -> list[Any] | None:
     """None: it is none."""
     if not text:
         return []
-    if not (text.startswith("[") and text.endswith("]")):
+    if not _is_bracketed(text):
         return None
     try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+        value = written_value(text)
+    except ValueError:
         return None
     return value if isinstance(value, list) else None

@@ -313,7 +313,10 @@ def decisive_numerics(config: Config) -> dict[str, int]:
     """Of the rooms whose numbers decide the run's result."""
     if config.mode in PEER_MODES:
         return numerics_of("data", "model", "peer")
-    left_out = {"peer"} | (set() if config.mode in FREEZING_MODES else {"freezing", "activations"})
+    # The name of the data knows how pictures were opened.
+    left_out = {"peer", "pictures"} | (
+        set() if config.mode in FREEZING_MODES else {"freezing", "activations"}
+    )
     return numerics_of(*(room for room in NUMERICS if room not in left_out))
 
 

@@ -1,12 +1,12 @@
 """Columns of answers: texts that stand in another text, perhaps with the place where."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from afcore.data.sources import read_texts
 from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
+from afcore.data.written_values import written_value
 from afcore.errors import DataError
 
 __all__ = ["KnownAnswer", "read_answers"]
@@ -20,7 +20,7 @@ def read_answers(source: str, key: str, column: str, table: Table) -> Sequence[l
 
     A value is an object ``{"text": [...], "answer_start": [...]}`` as hub data sets have it, a list
     of objects with one of each, a list of texts, or a text; nothing is no answer. A CSV has objects
-    as JSON.
+    as JSON, or as pandas writes them.
 
     Raises:
         DataError: for another value.
@@ -47,7 +47,7 @@ def read_answers(source: str, key: str, column: str, table: Table) -> Sequence[l
 
 def _pairs(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = json.loads(value)
+        value = written_value(value)
     if isinstance(value, dict):
         texts = list(value["text"]) if not isinstance(value["text"], str) else [value["text"]]
         starts = value.get("answer_start")

@@ -20,7 +20,12 @@ from afcore.data.sources import Field, Rows, read_texts
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.table import Table
 from afcore.errors import ConfigError, DataError, ModelError
-from afcore.tasks.conversations import is_conversation, read_conversations, tokens_of_conversations
+from afcore.tasks.conversations import (
+    is_conversation,
+    means_conversation,
+    read_conversations,
+    tokens_of_conversations,
+)
 from afcore.tasks.scores import TOKEN_LOSS, RowValues, Score
 from afcore.tasks.task import NO_ANSWER, Targets, Task
 from afcore.tasks.tokenizing import encodings
@@ -70,11 +75,11 @@ class CausalLanguageModeling(Task):
     ``data.text`` names a column of texts, which are packed into blocks of ``data.max_length``
     tokens for training, as ``run_clm`` of Transformers does. Where ``data.label`` names a column,
     it holds completions of the texts, and loss and scores are of these alone. A column of
-    conversations, lists of messages (``{"role": ..., "content": ...}``), is written by the chat
-    template of the tokenizer, and loss and scores are of what the assistant says. These two are
-    cut at ``data.max_length`` and not packed. Scores are over the tokens of a split, each row by
-    itself; the end of a text counts as one of its tokens. ``autofreeze predict`` writes the
-    perplexity of each row.
+    conversations, lists of messages (``{"role": ..., "content": ...}``) or in a CSV the JSON of
+    such, is written by the chat template of the tokenizer, and loss and scores are of what the
+    assistant says. These two are cut at ``data.max_length`` and not packed. Scores are over the
+    tokens of a split, each row by itself; the end of a text counts as one of its tokens.
+    ``autofreeze predict`` writes the perplexity of each row.
     """
 
     scores: ClassVar[tuple[Score, ...]] = (
@@ -267,7 +272,7 @@ class CausalLanguageModeling(Task):
 
 def _read(source: str, key: str, column: str, table: Table) -> Sequence[Any]:
     """Texts, or conversations where the first row has one."""
-    if is_conversation(next(iter(table.columns[column]), None)):
+    if means_conversation(next(iter(table.columns[column]), None)):
         return read_conversations(source, key, column, table)
     return read_texts(source, key, column, table)
 
@@ -280,7 +285,8 @@ def _end_of(processor: Any) -> int:
     if processor.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {processor.name_or_path!r} has no end token, by which one text is "
-            "told from the next. Give a tokenizer with an eos_token"
+            "told from the next. Encoders, such as BERT, have none: give a decoder, such as GPT-2 "
+            "or Llama, or a tokenizer with an eos_token"
         )
     return int(processor.eos_token_id)
 

@@ -1,5 +1,6 @@
 """Conversations: lists of messages, as a tokenizer's chat template writes them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,29 +9,47 @@ from jinja2 import TemplateError
 from afcore.data.sources import Rows
 from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
+from afcore.data.written_values import written_value
 from afcore.errors import DataError, ModelError
 
-__all__ = ["ASSISTANT", "is_conversation", "read_conversations", "tokens_of_conversations"]
+__all__ = [
+    "ASSISTANT",
+    "is_conversation",
+    "means_conversation",
+    "read_conversations",
+    "tokens_of_conversations",
+]
 
 ASSISTANT = "assistant"
 """The role of whose messages a model learns."""
 
 Conversation = list[dict[str, str]]
+_WRITTEN = re.compile(r"""\s*\[\s*\{[^{}]*["'](?:role|content|from)["']\s*:""")
+"""How a list of messages begins, where a CSV holds it as text."""
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a value of a column is one, or meant to be."""
+    """Whether a value that was read is one."""
     return isinstance(value, list)
+
+
+def means_conversation(value: Any) -> bool:
+    """Whether a value of a column is one, or meant to be: a list, or the text of one."""
+    is_text = isinstance(value, str)
+    return _WRITTEN.match(value) is not None if is_text else isinstance(value, list)
 
 
 def read_conversations(source: str, key: str, column: str, table: Table) -> Sequence[Conversation]:
     """A column of lists of messages, each with a ``role`` and a ``content``; both are texts.
 
+    A CSV has the lists as JSON, or as pandas writes them.
+
     Raises:
         DataError: for a value that is no such list, or in which the assistant says nothing.
     """
 
-    def checked(row: int, value: Any) -> Conversation:
+    def checked(row: int, given: Any) -> Conversation:
+        value = _unwritten(given)
         if fault := _fault(value):
             raise DataError(
                 f"data {source!r}: column {column!r} holds {fault} in {table.places.name(row)}. "
@@ -40,6 +59,15 @@ def read_conversations(source: str, key: str, column: str, table: Table) -> Sequ
         return [{name: str(one[name]) for name in ("role", "content")} for one in value]
 
     return StoredValues(checked(row, value) for row, value in enumerate(table.columns[column]))
+
+
+def _unwritten(value: Any) -> Any:
+    if not isinstance(value, str) or not means_conversation(value):
+        return value
+    try:
+        return written_value(value)
+    except ValueError:
+        return value
 
 
 def _fault(value: Any) -> str | None:

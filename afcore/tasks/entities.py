@@ -10,7 +10,7 @@ as ``O``; here they are read whole.
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Entity", "Tag", "entities", "read_tags"]
+__all__ = ["Entity", "Tag", "are_plain", "entities", "read_tags"]
 
 Tag = tuple[str, str]
 """B, I, E, S or O; and the kind of the entity."""
@@ -23,11 +23,15 @@ _PREFIXED = re.compile(r"([BIESLUM])(?:-(.*))?")
 _SAME_AS = {"L": "E", "U": "S", "M": "I"}
 
 
+def are_plain(label_names: Sequence[str]) -> bool:
+    """Whether they have no scheme: not all of them have a prefix, or are ``O``."""
+    return not all(_PREFIXED.fullmatch(name) for name in label_names if name != "O")
+
+
 def read_tags(label_names: Sequence[str]) -> list[Tag]:
     """What each label says; as plain ones unless all of them have a prefix, or are ``O``."""
     found = [_PREFIXED.fullmatch(name) for name in label_names]
-    inside = [one for one, name in zip(found, label_names, strict=True) if name != "O"]
-    plain = not all(inside)
+    plain = are_plain(label_names)
     tags = []
     for name, one in zip(label_names, found, strict=True):
         if name == "O":

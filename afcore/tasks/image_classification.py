@@ -26,8 +26,9 @@ _PIXELS = "pixel_values"
 class ImageClassification(OneLabelTask):
     """One label of several for a picture: a path relative to the file that names it, or its bytes.
 
-    Pictures are brought to the model's size once and kept as bytes a pixel and colour; their
-    numbers are scaled and normed as the model wants it when a batch is made.
+    Pictures are turned upright as their EXIF data say, and brought to 8 bits, where they are gray
+    ones of 16, and to the model's size. That is done once, and they are kept as bytes a pixel and
+    colour; their numbers are scaled and normed as the model wants it when a batch is made.
 
     Attributes:
         scale: of a pixel's byte.
@@ -91,6 +92,11 @@ class ImageClassification(OneLabelTask):
         picture: Picture = rows.inputs["image"][row]
         try:
             return picture.open()
+        except DataError as error:
+            name = "the picture" if picture.where is None else f"the picture {picture.where!r}"
+            raise DataError(
+                f"data {rows.source!r}: {name} in {rows.place(row)} {error}, or remove the row."
+            ) from error
         except (OSError, SyntaxError) as error:  # PIL's, of a damaged PNG
             raise DataError(
                 f"data {rows.source!r}: {picture.where or 'what stands'!r} in {rows.place(row)} is "

@@ -59,18 +59,22 @@ def learn_label_names(
         labels_of: the labels of a row, from its target.
 
     Raises:
-        DataError: for one class only, or a label that only validation or test shows.
+        DataError: for no label, or one class only, or a label that only validation or test shows.
     """
     targets = {split: _targets(rows) for split, rows in splits.items()}
     known = {label for target in _targets(everything) for label in labels_of(target)}
     beyond = chain.from_iterable(everything.beyond.values())
     left_out = {label for target in beyond for label in labels_of(target)} - known
     raised = " Raise data.limit, or leave it out." if left_out else ""
+    if not known:
+        raise DataError(
+            f"data {splits['train'].source!r}: no row has a label."
+            f"{raised or ' Is it the column that data.label should name?'}"
+        )
     if len(known) < 2:
         lost = f": data.limit leaves {shown_labels(left_out, 5)} out" if left_out else ""
         raise DataError(
-            f"data {splits['train'].source!r} has one class only: "
-            f"{min(known, default=None)!r}{lost}.{raised}"
+            f"data {splits['train'].source!r} has one class only: {min(known)!r}{lost}.{raised}"
         )
     names = sorted(known)
     if all(_INTEGER.fullmatch(name) for name in names):

@@ -13,6 +13,7 @@ from afcore.data.sources import Rows
 from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.data.text_lists import read_text_lists
+from afcore.errors import DataError
 from afcore.tasks.binary_outputs import BinaryOutputsTask, binary_head
 from afcore.tasks.label_names import (
     learn_label_names,
@@ -25,10 +26,26 @@ __all__ = ["SEPARATOR", "MultiLabelClassification"]
 
 SEPARATOR = ","
 """Between the labels of a row, where they are written as one text."""
+_FLAGS = {"0", "1", "0.0", "1.0", "false", "true"}
 
 
 def _without_blanks(labels: list[str]) -> list[str]:
     return list(dict.fromkeys(label.strip() for label in labels if label.strip()))
+
+
+def _are_flags(rows: Sequence[list[str]]) -> bool:
+    """Whether each row has as many, two or more, that say yes or no, and some say it twice.
+
+    They would be taken for the names of two labels.
+    """
+    sizes, twice = set[int](), False
+    for labels in rows:
+        if labels:
+            sizes.add(len(labels))
+            if len(sizes) > 1 or not all(label.strip().casefold() in _FLAGS for label in labels):
+                return False
+            twice = twice or len(set(labels)) < len(labels)
+    return twice
 
 
 def _f1(average: Literal["micro", "macro"], values: RowValues) -> float:
@@ -81,17 +98,38 @@ class MultiLabelClassification(BinaryOutputsTask):
         """A column of lists, or of texts with the labels of a row between commas; blank is none.
 
         Raises:
-            DataError: for a value that is neither, or a list with something that is no text.
+            DataError: for a value that is neither, or a list with something that is no text; and
+                where each row says of each label whether it has it.
         """
         rows = read_text_lists(source, key, column, table, SEPARATOR)
+        if _are_flags(rows):
+            first = next(row for row, labels in enumerate(rows) if labels)
+            raise DataError(
+                f"data {source!r}: column {column!r} holds a 0 or 1 for each of "
+                f"{len(rows[first])} labels in every row (the first is {table.places.name(first)}),"
+                " and the names of those that hold were expected. Write these, as in "
+                '["news", "sport"], or with commas between them'
+            )
         return StoredValues(_without_blanks(labels) for labels in rows)
 
     @classmethod
     def learn(
         cls, splits: Mapping[str, Rows], everything: Rows, processor: Any
     ) -> "MultiLabelClassification":
-        """The labels; those of validation and test must be among them."""
+        """The labels; those of validation and test must be among them.
+
+        Raises:
+            DataError: for one with a comma, by which predictions would not be told apart.
+        """
         names = learn_label_names(splits, everything, lambda labels: labels)
+        if divided := [name for name in names if SEPARATOR in name]:
+            rows = enumerate(everything.targets["label"])
+            first = next(row for row, labels in rows if divided[0] in labels)
+            raise DataError(
+                f"data {everything.source!r}: the label {divided[0]!r} in "
+                f"{everything.place(first)} has a comma, which stands between two labels in "
+                "predictions. Write it without"
+            )
         return cls(pad_token_id=processor.pad_token_id, label_names=names)
 
     def encode_labels(self, labels: list[list[str]]) -> npt.NDArray[np.float32]:

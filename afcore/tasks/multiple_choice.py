@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from afcore.data.examples import Examples
-from afcore.data.parsed_labels import parsed_labels
+from afcore.data.parsed_labels import parsed_labels, whole_number
 from afcore.data.sources import Field, Rows, read_texts
 from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
@@ -22,6 +22,11 @@ from afcore.tasks.task import Targets
 from afcore.tasks.text import TextTask, text_fields
 
 __all__ = ["MultipleChoice", "read_choices", "read_numbers_of_choices"]
+
+_HIDDEN = (
+    ". -1 stands for no label, as in test sets whose labels are not published: take another split, "
+    "or only the rows that have one"
+)
 
 
 def read_choices(source: str, key: str, column: str, table: Table) -> Sequence[list[str]]:
@@ -49,14 +54,14 @@ def read_choices(source: str, key: str, column: str, table: Table) -> Sequence[l
 
 
 def read_numbers_of_choices(source: str, key: str, column: str, table: Table) -> Sequence[int]:
-    """A column of whole numbers, the first choice being 0.
+    """A column of whole numbers, the first choice being 0; ``2.0`` is 2.
 
     Raises:
         DataError: for a value that is none.
     """
     return parsed_labels(
         (source, key, column, table),
-        lambda text: int(text) if text.isdecimal() else None,
+        whole_number,
         "",
         ", and the number of a choice was expected, 0 for the first. Name another column with "
         f"data.{key}",
@@ -231,5 +236,5 @@ def _check(rows: Rows, count: int) -> None:
         if not 0 <= label < count:
             raise DataError(
                 f"data {rows.source!r}: {rows.place(row)} says that choice {label} is right, and "
-                f"there are choices 0 to {count - 1}"
+                f"there are choices 0 to {count - 1}{_HIDDEN if label == -1 else ''}"
             )

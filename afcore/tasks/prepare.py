@@ -42,6 +42,7 @@ from afcore.tasks.task import Task
 
 __all__ = ["DataSources", "load_splits", "prepare"]
 
+_ROOMS = {"tokenizer": ["data"], "image_processor": ["data", "pictures"]}
 _log = logging.getLogger(__name__)
 
 
@@ -115,7 +116,7 @@ def prepare(
     digest = recipe_digest(
         {
             "schema": 4,
-            "numerics": numerics_of("data"),
+            "numerics": numerics_of(*_ROOMS[kind.processor]),
             "task": task.model_dump(),
             "rows": {name: _rows_digest(rows) for name, rows in splits.items()},
             "processor": _processor_digest(kind, processor, splits["train"], max_length),

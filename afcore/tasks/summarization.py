@@ -24,6 +24,8 @@ from afcore.tasks.tokens import mean_losses, num_answers, token_loss, unigram_en
 __all__ = ["Summarization", "shifted_right"]
 
 _ROUGES = ("rougeL", "rouge1", "rouge2")
+_MANY_UNSEEN = 0.1
+"""Share of summaries of which ROUGE sees little, from which that is said."""
 _NOT_KEPT = (
     "_from_model_config",
     "max_length",
@@ -118,6 +120,20 @@ class Summarization(Task):
             {"labels": labels},
             references={"summary": _bytes_of(summaries)},
         )
+
+    def warnings(self, validation: Examples, score: Score) -> list[str]:
+        """Of summaries in whose letters ROUGE sees nothing."""
+        if score.name not in _ROUGES:
+            return []
+        texts = validation.references["summary"].texts()
+        unseen = sum(map(_is_unseen, texts))
+        if unseen < _MANY_UNSEEN * len(texts):
+            return []
+        return [
+            f"ROUGE counts letters a to z and digits alone, and {unseen} of {len(texts)} "
+            f"validation summaries are mostly of others: their {score.title}, which chooses the "
+            "epoch, is about 0 whatever the model writes. Set training.score to loss"
+        ]
 
     @property
     def head_settings(self) -> dict[str, Any]:
@@ -247,6 +263,12 @@ def _tokens(
         check_tokens_of(rows, start, encoded["input_ids"], "summary" if target else "text")
         found.add(encoded["input_ids"])
     return found.column()
+
+
+def _is_unseen(text: str) -> bool:
+    """Whether most of its letters and digits are none that ROUGE counts."""
+    counted = [character.isascii() for character in text if character.isalnum()]
+    return 2 * sum(counted) < len(counted)
 
 
 def _bytes_of(texts: Sequence[str]) -> Column:

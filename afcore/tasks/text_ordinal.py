@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from afcore.data.examples import Examples
-from afcore.data.parsed_labels import parsed_labels
+from afcore.data.parsed_labels import parsed_labels, whole_number
 from afcore.data.sources import Rows
 from afcore.data.table import Table
 from afcore.errors import DataError
@@ -50,14 +50,6 @@ def _kappa(values: RowValues) -> float:
     return quadratic_kappa(values["labels"], values["predicted"])
 
 
-def _level(text: str) -> int | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
-
-
 class TextOrdinal(BinaryOutputsTask):
     """One of several levels that have an order, written as whole numbers, by thresholds.
 
@@ -92,7 +84,7 @@ class TextOrdinal(BinaryOutputsTask):
         """
         return parsed_labels(
             (source, key, column, table),
-            _level,
+            whole_number,
             ", which is no whole number,",
             ". Number the levels in their order, name another column with "
             f"data.{key}, or choose another task",

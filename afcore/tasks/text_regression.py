@@ -21,6 +21,9 @@ from afcore.tasks.text import TextTask
 
 __all__ = ["TextRegression"]
 
+_LARGEST = 1e18
+"""Of whose squares, the losses, 32 bits can sum some hundreds."""
+
 
 def _correlation(name: str, values: RowValues) -> float:
     """0 where either side is one number throughout: nothing goes along with anything."""
@@ -71,15 +74,23 @@ class TextRegression(TextTask):
         """A column as numbers.
 
         Raises:
-            DataError: for a value that is none, or not finite.
+            DataError: for a value that is none, not finite, or too large.
         """
-        return parsed_labels(
+        numbers = parsed_labels(
             (source, key, column, table),
             _finite,
             ", which is no number,",
             ". Write a number with a decimal point, name another column with "
             f"data.{key}, or choose another task",
         )
+        for row, number in enumerate(numbers):
+            if abs(number) > _LARGEST:
+                raise DataError(
+                    f"data {source!r}: column {column!r} holds {number:g} in "
+                    f"{table.places.name(row)}, whose square is too large to be trained on. Give "
+                    f"numbers up to {_LARGEST:g}, in another unit, say"
+                )
+        return numbers
 
     @classmethod
     def learn(

@@ -15,7 +15,7 @@ from afcore.data.sources import Field, Rows
 from afcore.data.stored_values import AT_ONCE, StoredValues
 from afcore.data.text_lists import read_text_lists
 from afcore.errors import DataError
-from afcore.tasks.entities import entities, read_tags
+from afcore.tasks.entities import are_plain, entities, read_tags
 from afcore.tasks.label_names import (
     label_settings,
     learn_label_names,
@@ -154,6 +154,18 @@ class TokenClassification(Task):
         """Not among the label names."""
         known = set(self.label_names)
         return [label for some in labels for label in some if label not in known]
+
+    def warnings(self, validation: Examples, score: Score) -> list[str]:
+        """Of labels among which none is outside of entities."""
+        of_entities = {"found", "answered", "expected"} & {*score.rows}
+        if not of_entities or _OUTSIDE in self.label_names or not are_plain(self.label_names):
+            return []
+        return [
+            f"no label is {_OUTSIDE}, which words outside of entities have: each run of words of "
+            f"one label counts as an entity in the {score.title}, of "
+            f"{shown_labels(self.label_names[:1])} too. Write {_OUTSIDE} for the label of words "
+            "outside, and B- and I- before those of entities, or set training.score to accuracy"
+        ]
 
     @property
     def head_settings(self) -> dict[str, Any]:

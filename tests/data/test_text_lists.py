@@ -24,6 +24,8 @@ def read(values: list[Any], separator: str | None = None) -> list[list[str]]:
         ([["a", "b c"], None, [7]], [["a", "b c"], [], ["7"]]),
         (['["a", "b"]', "['c']", ""], [["a", "b"], ["c"], []]),
         (["[ 1 ]", "a b"], [["[", "1", "]"], ["a", "b"]]),
+        (["[a] of [b]", "['a', 'b']", "c"], [["[a]", "of", "[b]"], ["['a',", "'b']"], ["c"]]),
+        (['["\\ud83d\\ude00", 1.5]'], [["\U0001f600", "1.5"]]),
     ],
 )
 def test_lists(values: list[Any], expected: list[list[str]]) -> None:
@@ -39,6 +41,13 @@ def test_a_separator() -> None:
     [
         ([["a"], "b"], "holds lists, and 'b' in row 1"),
         ([["a"], [["b"]]], "holds a list in row 1"),
+        (
+            ["['a', 'b']", "['a' 'b']"],
+            r"holds \"\['a' 'b'\]\" in row 1, .* no list that can be read",
+        ),
+        (["['a'\n \"it's\" ... 'c']"], "in row 0, counted from 0, which is no list that can be"),
+        (["[0 1 0]", ""], r"holds '\[0 1 0\]' in row 0, counted from 0, which is no list"),
+        (["['a', 'b']", "", "['a', nan]"], r"'a', nan\]\" in row 2, counted from 0, which is no l"),
     ],
 )
 def test_what_is_no_list_is_refused(values: list[Any], message: str) -> None:

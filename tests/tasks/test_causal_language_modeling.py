@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from afcore.config import load_config, parse_config
-from afcore.data.sources import Rows
+from afcore.data.sources import Rows, load_rows
+from afcore.data.table import Places, Table
 from afcore.errors import ConfigError, DataError, ModelError, UserError
 from afcore.model.pretrained import load_tokenizer
 from afcore.predict import predict_file
@@ -97,6 +99,37 @@ def test_only_what_the_assistant_says_is_asked(tiny_generators: Path) -> None:
     assert weights.tolist() == [(labels != NO_ANSWER).sum()]
     ids = examples.inputs["input_ids"].values
     assert (labels == ids)[labels != NO_ANSWER].all()
+
+
+@pytest.mark.parametrize("write", [json.dumps, str])
+def test_conversations_that_are_texts_of_a_csv(write: Callable[[Any], str], tmp_path: Path) -> None:
+    """As JSON, or as pandas writes lists."""
+    talk = [{**TALK[0], "content": "it's {so}"}, *TALK[1:]]
+    (field,) = CausalLanguageModeling.fields({"text": "messages"})
+    path = write_csv(tmp_path / "talks.csv", [{"messages": write(some)} for some in (talk, TALK)])
+    assert load_rows(str(path), "train", [field]).inputs["text"] == [talk, TALK]
+    path = write_csv(tmp_path / "mixed.csv", [{"messages": write(talk)}, {"messages": "a text"}])
+    with pytest.raises(DataError, match="holds 'a text', which is no conversation, in line 3"):
+        load_rows(str(path), "train", [field])
+    path = write_csv(tmp_path / "texts.csv", [{"messages": '[{"a": 1}]'}, {"messages": "a text"}])
+    assert load_rows(str(path), "train", [field]).inputs["text"] == ['[{"a": 1}]', "a text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[{'from': 'human', 'value': 'a'}]", "a conversation whose message 1 has no role"),
+        (
+            "[{'role': 'user', 'content': array(['a'])}]",
+            "\"\\[{'role': .*, which is no conversation,",
+        ),
+    ],
+)
+def test_texts_that_mean_conversations(text: str, fault: str) -> None:
+    (field,) = CausalLanguageModeling.fields({"text": "messages"})
+    table = Table(["messages"], {"messages": [text]}, Places("row", [0]))
+    with pytest.raises(DataError, match=f"holds {fault}"):
+        field.read("here", "text", "messages", table)
 
 
 def test_perplexity_by_hand() -> None:
@@ -198,7 +231,7 @@ def test_mistakes(tree: dict[str, Any], tmp_path: Path, tiny_bert: Path) -> None
     fails(ConfigError, "reads no second text; a completion", data=data | {"text_pair": "label"})
     fails(DataError, "no column 'prompt', only text, label", data=data | {"text": "prompt"})
     bert = {"name": str(tiny_bert)}
-    fails(ModelError, "has no end token, by which one text is told", model=bert)
+    fails(ModelError, "has no end token, by which one text is told .* give a decoder", model=bert)
     folder = tmp_path / "encoder"
     shutil.copytree(tiny_bert, folder)
     tokenizer = load_tokenizer(tree["model"]["name"])

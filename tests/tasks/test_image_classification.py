@@ -12,8 +12,11 @@ import torch
 import transformers
 from PIL import Image
 
+from afcore import numerics
 from afcore.config import Config, parse_config
 from afcore.data.builtin.digits import digit_rows
+from afcore.data.pictures import Picture, read_pictures
+from afcore.data.table import Places, Table
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.predict import predict_file
 from afcore.runs.identify import identify_run
@@ -192,6 +195,61 @@ def test_mistakes(config: Config, line: str, message: str) -> None:
     _, _, *rest = path.read_text().splitlines()
     path.write_text("\n".join(["image,label", line, *rest]) + "\n")
     with pytest.raises(DataError, match=message):
+        identify_run(config, Storage(config.store))
+
+
+def opened(picture: Image.Image, kind: str = "PNG", **options: Any) -> np.ndarray[Any, Any]:
+    """Of its first colour, as a data set's picture is opened."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return np.asarray(Picture("digest", content=file.getvalue()).open())[..., 0]
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("<u2", "PNG"), (">u2", "TIFF"), ("<i4", "TIFF")])
+def test_a_gray_picture_of_16_bits_keeps_its_brightness(dtype: str, kind: str) -> None:
+    values = np.asarray([[0, 255, 32768, 65535]], dtype=dtype)
+    assert opened(Image.fromarray(values), kind).tolist() == [[0, 1, 128, 255]]
+
+
+def test_a_picture_is_turned_as_its_exif_data_say(config: Config, tmp_path: Path) -> None:
+    """From a file, and where rows in memory hold it."""
+    exif = Image.Exif()
+    exif[0x0112] = 8  # its right side is up
+    pixels = np.asarray([[[10] * 3, [200] * 3]], dtype=np.uint8)
+    lying = tmp_path / "lying.png"
+    Image.fromarray(pixels).save(lying, exif=exif)
+    assert opened(Image.open(lying), exif=exif).tolist() == [[200], [10]]
+    table = Table(["image"], {"image": [Image.open(lying)]}, Places("row", [0]))
+    (held,) = read_pictures("here", "image", "image", table)
+    assert np.asarray(held.open())[..., 0].tolist() == [[200], [10]]
+
+
+def test_prepared_pictures_are_not_taken_for_those_opened_otherwise(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(config.store)
+    before = identify_run(config, storage)
+    monkeypatch.setitem(numerics.NUMERICS, "pictures", 99)
+    after = identify_run(config, storage)
+    assert after.data != before.data
+    assert after.run_id != before.run_id
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((30, 30), 7, dtype=np.uint8), "has more than 800 pixels. Make it smaller, or rem"),
+        (np.full((4, 4), 70000, dtype=np.int32), "numbers that are no brightness of 16 bits. Save"),
+        (np.full((4, 4), 0.5, dtype=np.float32), "numbers that are no brightness of 16 bits. Save"),
+    ],
+)
+def test_pictures_that_are_not_opened(
+    config: Config, values: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    folder = Path(str(config.data.test)).parent
+    Image.fromarray(values).save(folder / "0.png", "TIFF")
+    with pytest.raises(DataError, match=rf"the picture '.*0\.png' in line 2 .*{message}"):
         identify_run(config, Storage(config.store))
 
 

@@ -115,7 +115,7 @@ def test_lists_of_other_lengths_and_blank_choices_are_refused(tmp_path: Path) ->
     columns = {"text": "text", "choices": "choices", "label": "label"}
 
     def read(*choices: Any) -> Any:
-        rows = [{"text": "a", "choices": some, "label": 0} for some in choices]
+        rows = [{"text": "a", "choices": some, "label": 0.0} for some in choices]
         path = write_jsonl(tmp_path / "b.jsonl", rows)
         found = load_rows(str(path), "b", MultipleChoice.fields(columns))
         return MultipleChoice.learn({"train": found}, found, type("T", (), {"pad_token_id": 0}))

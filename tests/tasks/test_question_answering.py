@@ -1,5 +1,6 @@
 """Answers in a context: windows, targets, the answer of a row, SQuAD 2.0's scores; learning."""
 
+import json
 import logging
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ from torchmetrics.functional.text import squad
 from afcore.config import parse_config
 from afcore.data.builtin.questions import question_rows
 from afcore.data.examples import Column, Examples
-from afcore.data.sources import Rows
+from afcore.data.sources import Rows, load_rows
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 from afcore.runs.epoch import run_epoch
@@ -136,6 +137,7 @@ def test_scores_are_those_of_torchmetrics_where_there_are_answers() -> None:
         (["a", "b"], [("a", None), ("b", None)]),
         ("a b", [("a b", None)]),
         ('{"text": ["a"], "answer_start": [2]}', [("a", 2)]),
+        ("{'text': [\"it's\"], 'answer_start': [2]}", [("it's", 2)]),
         ("", []),
         (None, []),
     ],
@@ -145,7 +147,15 @@ def test_answers_are_read(value: Any, expected: list[Any]) -> None:
     assert read_answers("here", "label", "answers", table) == [expected]
 
 
-@pytest.mark.parametrize("value", [{"text": ["a"], "answer_start": []}, {"answer": "a"}, "{a"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": ["a"], "answer_start": []},
+        {"answer": "a"},
+        "{a",
+        "{'text': array(['a'], dtype=object)}",
+    ],
+)
 def test_other_answers_are_refused(value: Any) -> None:
     table = Table(["answers"], {"answers": [value]}, Places("row", [0]))
     with pytest.raises(DataError, match=r"column 'answers' holds .* in row 0, counted from 0"):
@@ -237,3 +247,12 @@ def test_rows_of_the_built_in_data_set() -> None:
     assert 0.15 < blank / len(train) < 0.4
     with pytest.raises(DataError, match="train and test, not 'dev'"):
         question_rows("dev")
+
+
+def test_nested_files_of_squad_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "train-v2.0.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": [{"title": "a", "paragraphs": []}]}))
+    fields = QuestionAnswering.fields(dict(QuestionAnswering.columns))
+    message = r"no column 'question', only version, data\. .* as SQuAD's own files do\? Then write"
+    with pytest.raises(DataError, match=message):
+        load_rows(str(path), "train", fields)

@@ -13,13 +13,15 @@ from rouge_score.rouge_scorer import RougeScorer
 from afcore.config import Config, load_config, parse_config
 from afcore.conformance.opened_model import open_model
 from afcore.data.examples import Column, Examples
-from afcore.errors import ConfigError, ModelError
+from afcore.data.sources import load_rows
+from afcore.errors import ConfigError, DataError, ModelError
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.publish import described
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from afcore.tasks.known_tasks import find_score
 from afcore.tasks.summarization import Summarization, shifted_right
 from afcore.training.evaluate import evaluate
 from pipelines.example_configs import write_examples
@@ -76,6 +78,37 @@ def test_rouge_by_hand(tiny_generators: Path) -> None:
     assert values["rouge1"].tolist() == pytest.approx([2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2), 0])
     assert values["rouge2"].tolist() == pytest.approx([2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3), 0])
     assert values["rougeL"].tolist() == pytest.approx(values["rouge1"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("texts", "score", "unseen"),
+    [
+        (["москва 2020", "ein Ölfass", "北京"], "rougeL", 2),
+        (["naïve café", "1 2", "Zürich"], "rougeL", 0),
+        (["москва"] + ["a text"] * 19, "rougeL", 0),
+        (["москва"], "loss", 0),
+    ],
+)
+def test_summaries_that_rouge_does_not_see_are_told(
+    texts: list[str], score: str, unseen: int
+) -> None:
+    ids = Column.of([[2]] * len(texts))
+    examples = Examples({"input_ids": ids}, references={"summary": Column.of_texts(texts)})
+    task = Summarization(pad_token_id=0)
+    found = task.warnings(examples, find_score("summarization", score))
+    assert [f"and {unseen} of {len(texts)} validation summaries" in text for text in found] == (
+        [True] if unseen else []
+    )
+    assert all("their ROUGE-L, which chooses the epoch, is about 0" in text for text in found)
+    assert all(text.endswith("Set training.score to loss") for text in found)
+
+
+def test_a_list_where_a_summary_should_stand(tmp_path: Path) -> None:
+    fields = Summarization.fields({"text": "document", "label": "summary"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"document": "a text", "summary": ["a", "b"]}))
+    with pytest.raises(DataError, match=r"'summary' holds a list in line 1, .* Write one text a"):
+        load_rows(str(path), "train", fields)
 
 
 class _Words:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from afcore.config import parse_config
 from afcore.data.builtin.parameters import parameter_rows
+from afcore.data.examples import Examples
 from afcore.data.sources import Rows
 from afcore.errors import DataError
 from afcore.runs.epoch import run_epoch
@@ -21,6 +22,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.run import begin_run, run_lease
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
+from afcore.tasks.known_tasks import find_score
 from afcore.tasks.task import NO_ANSWER
 from afcore.tasks.token_classification import TokenClassification
 from afcore.tracking.tracker import Tracker
@@ -135,6 +137,24 @@ def test_chance_is_the_entropy_of_the_words_labels(tiny_tokenizer: Any) -> None:
     examples = TASK.examples(tiny_tokenizer, rows_of(["a b", "c d"], ["O O", "O B-X"]), 16)
     expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert TASK.chance_loss(examples) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "score", "told"),
+    [
+        (["0", "1", "2"], "f1", True),
+        (["0", "1", "2"], "accuracy", False),
+        (["0", "B-X", "I-X"], "precision", True),
+        (["O", "noun"], "f1", False),
+        (["B-X", "I-X"], "f1", False),
+        (NAMES, "recall", False),
+    ],
+)
+def test_labels_of_which_none_is_outside_are_told(names: list[str], score: str, told: bool) -> None:
+    task = TASK.model_copy(update={"label_names": names, "unread": names[0]})
+    found = task.warnings(Examples({}), find_score("token-classification", score))
+    assert [text.startswith("no label is O, which") for text in found] == [True] * told
+    assert all(f"of {names[0]!r} too. Write O for the label" in text for text in found)
 
 
 def test_a_label_of_two_words_is_refused(tiny_tokenizer: Any) -> None:

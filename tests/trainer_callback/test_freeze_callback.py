@@ -248,10 +248,7 @@ def test_a_frozen_start_has_its_rate_and_says_what_it_lacks(
     assert torch.equal(start, all_weights(trainer.model.bert.encoder.layer[:2]))
     assert caplog.text.count("train with afcore.fit or `autofreeze run`") == 1
     assert "The head begins as it is" in caplog.text
-    assert (
-        "freezes 2 of 4 blocks and trains the others at 2 times the learning rate (0.002 for"
-        in (caplog.text)
-    )
+    assert "trains the others at 2 times the learning rate (0.002 for 0.001)" in caplog.text
     assert "neither thaws nor freezes more: the boundary stays at 2" in caplog.text
     make_trainer(tmp_path, AutoFreezeCallback())[0].train()
     assert caplog.text.count("train with afcore.fit") == 1

@@ -169,7 +169,7 @@ def predict_rows(model: FinetunedModel, rows: HeldRows) -> list[Any]:
     compute = choose_compute(model.settings.precision)
     known = _known_fields(model.task, model.settings.columns)
     table = rows.table([one.column for one in known if not one.is_target])
-    found = _inputs(rows.name, table, _fields(rows.name, table, known, ()))
+    found = _inputs(rows.name, table, _fields(rows.name, table, known, None))
     examples = _examples(model, "the model", found)
     model.model.to(compute.device)
     answers = asked_about(model.task, model, examples, compute)
@@ -233,15 +233,21 @@ def _known_fields(task: Task, columns: Mapping[str, str | None]) -> list[Field]:
     return task.fields(task.named_columns(columns))
 
 
-def _fields(source: str, table: Table, known: list[Field], asked: Collection[str]) -> list[Field]:
-    """Those that the table has; it must have the inputs, and what is ``asked`` for."""
+def _fields(
+    source: str, table: Table, known: list[Field], asked: Collection[str] | None
+) -> list[Field]:
+    """Those that the table has; it must have the inputs, and what is ``asked`` for.
+
+    Of rows in memory nothing is (None): their columns can be given no other names.
+    """
     if not len(table):
         raise DataError(f"data {source!r} has no rows")
     for one in known:
-        if one.column not in table.columns and (one.key in asked or not one.is_target):
+        if one.column not in table.columns and (one.key in (asked or ()) or not one.is_target):
+            name_it = f"Name the column with --{one.key.replace('_', '-')}."
             raise DataError(
                 f"data {source!r} has no column {one.column!r}, only {', '.join(table.names)}. "
-                f"Name the column with --{one.key.replace('_', '-')}."
+                f"{'Rename the one that holds it.' if asked is None else name_it}"
             )
     inputs = {one.column for one in known if not one.is_target}
     return [

@@ -18,6 +18,7 @@ SECRET_MESSAGE = (
     "AWS_SECRET_ACCESS_KEY or MLFLOW_TRACKING_PASSWORD"
 )
 USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
+_MOST_CHARACTERS = 300
 _UNION_MEMBER = re.compile(r"str|int|float|bool|constrained-\w+|.*\[.*\]")
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
@@ -107,8 +108,10 @@ def _joined(got: str, wanted: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    got = repr(value)
-    return "a URI with a password" if USERINFO.search(got) else got
+    got = " ".join(repr(value).split())
+    if USERINFO.search(got):
+        return "a URI with a password"
+    return got if len(got) <= _MOST_CHARACTERS else f"{got[:_MOST_CHARACTERS]} ..."
 
 
 def _find(location: list[str], kind: type[BaseModel]) -> _Place:

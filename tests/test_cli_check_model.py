@@ -39,6 +39,12 @@ def test_it_says_what_the_verdict_stands_on(folder: Path) -> None:
         assert line in done.output
 
 
+def test_notes_are_shown(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    done = CliRunner().invoke(app, ["check-model", str(folder)])
+    assert "note: runs read safetensors alone, and refuse pytorch_model.bin" in done.output
+
+
 def test_the_same_as_json(folder: Path) -> None:
     done = CliRunner().invoke(
         app, ["check-model", str(folder), "--json", "--task", "text-regression"]

@@ -25,7 +25,8 @@ from afcore.conformance.trials import (
     try_boundary,
     try_training,
 )
-from afcore.errors import ModelError, UserError
+from afcore.errors import ModelError, UserError, in_one_line
+from afcore.model.checks import verify_finite
 from afcore.model.own_settings import changed_setting, own_settings
 from afcore.model.probing import varied_batch
 from afcore.model.split_model import EMBEDDINGS, HEAD, SplitModel
@@ -36,6 +37,8 @@ __all__ = ["Blocks", "Conformance", "Verdict", "check_model", "check_opened"]
 Verdict = Literal["cached", "freeze only", "unsupported"]
 _MOST_BOUNDARIES = 16
 _LENGTH = 15  # no multiple of what a model may pad to by itself
+_LONGEST = 127
+"""Tokens of a text at most where positions change with a text's length."""
 
 
 class Blocks(BaseModel):
@@ -77,6 +80,7 @@ class Conformance(BaseModel):
         model: its class.
         task: whose head it has, and why that one.
         weights: where they are from.
+        notes: what is not used of its folder, refused by runs, or not tried.
         precision: float64, or float32 where its own code asks for that.
         widths: of what is stored of a token, by name.
         bytes_per_token: of a set, by its dtype.
@@ -92,6 +96,7 @@ class Conformance(BaseModel):
     model: str | None = None
     task: str | None = None
     weights: str | None = None
+    notes: list[str] = []
     blocks: Blocks | None = None
     precision: str | None = None
     compared: list[Compared] = []
@@ -127,6 +132,7 @@ def check_opened(name: str, opened: OpenedModel) -> Conformance:
         "model": type(opened.model).__name__,
         "task": f"{opened.head.task} ({opened.head.why})",
         "weights": opened.weights,
+        "notes": list(opened.notes),
         "drawn": drawn_in_training(opened.model.config),
     }
     try:
@@ -144,7 +150,15 @@ def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
     found["kept"] = kept_between_batches(split)
     if split.unsplittable is not None:
         return "unsupported", f"{split.unsplittable}."
-    batch = as_precise_as_can_be(split, varied_batch(model, _length(model.config)))
+    length, changes_above = _length(model.config), _changes_above(model.config)
+    if changes_above is not None and length <= changes_above:
+        found["notes"].append(
+            f"its positions are others in texts of more than {changes_above} tokens, and it was "
+            f"tried with {length}"
+        )
+    varied = varied_batch(model, length)
+    verify_finite(split, {name: values[:1] for name, values in varied.items()})
+    batch = as_precise_as_can_be(split, varied)
     found["precision"] = str(next(model.parameters()).dtype).removeprefix("torch.")
     check_repeats(split, batch)
     tried, found["compared"] = [], []
@@ -170,8 +184,25 @@ def _try(model: Any, found: dict[str, Any]) -> tuple[Verdict, str]:
 
 
 def _length(config: Any) -> int:
-    positions = getattr(config, "max_position_embeddings", None)
+    """Of the longest text, in tokens."""
+    positions, above = getattr(config, "max_position_embeddings", None), _changes_above(config)
+    if above is not None:  # such positions have no table that ends
+        longer = 2 * above - 1
+        return max(_LENGTH, longer) if longer <= _LONGEST else _LENGTH
     return min(_LENGTH, positions - 4) if isinstance(positions, int) and positions > 4 else _LENGTH
+
+
+def _changes_above(config: Any) -> int | None:
+    """Tokens of a text above which rotary positions are scaled otherwise; None: they never are."""
+    text = config.get_text_config()
+    found = getattr(text, "rope_parameters", None) or {}
+    for one in (found, *(inner for inner in found.values() if isinstance(inner, dict))):
+        positions = getattr(text, "max_position_embeddings", None)
+        if one.get("rope_type") == "longrope":
+            positions = one.get("original_max_position_embeddings") or positions
+        if one.get("rope_type") in ("dynamic", "longrope") and isinstance(positions, int):
+            return positions
+    return None
 
 
 def _boundaries(num_blocks: int) -> list[int]:
@@ -196,5 +227,5 @@ def _blocks(split: SplitModel) -> Blocks:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ModelError | UnsupportedModelError):
-        return str(error)
+        return in_one_line(error)
     return f"its own code fails: {type(error).__name__}: {one_line(error)}"

@@ -78,7 +78,8 @@ class IntervalStatistics(BaseModel):
     chance_loss: float = Field(
         0.0,
         description="the lowest mean training loss of answers that do not look at the example (of "
-        "one label: the classes' shares); 0 where it is not known, as in a `Trainer`",
+        "one label: the classes' shares); 0 where it is not known; a `Trainer`'s is of "
+        "classifiers with one label alone",
     )
     validation_losses: tuple[float, ...] = Field(
         description="of the epochs so far, in order; this one's is among them when the interval is "

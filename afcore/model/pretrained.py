@@ -26,6 +26,7 @@ __all__ = [
     "OURS",
     "architecture_of",
     "build_model",
+    "check_complete",
     "check_finite",
     "damaged_file",
     "forward_settings",
@@ -37,6 +38,7 @@ __all__ = [
     "read_model",
     "shown",
     "why_not_loaded",
+    "without_place",
 ]
 
 _ALIGNMENT = 64
@@ -69,6 +71,10 @@ _JSON_FILES = (
     "model.safetensors.index.json",
 )
 _NUM_SHOWN = 3
+_GGUF = (
+    "GGUF weights, which are for inference alone. Give the folder of the model that they were made "
+    "of, with config.json and safetensors weights"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -151,9 +157,9 @@ def load_model(
     missing = sorted(report["missing_keys"])
     mismatched = sorted(report["mismatched_keys"])
     new = missing + [key[0] for key in mismatched]
-    _check_complete(name, model, missing, mismatched, allow_new)
+    check_complete(name, model, missing, mismatched, allow_new)
     check_finite(name, model, set(new))
-    if unread := _without_place(model, report["unexpected_keys"]):
+    if unread := without_place(model, report["unexpected_keys"]):
         _log.warning(
             "model %r: its weights have blocks for which config.json has no place, and they are "
             "not used: %s. Is its number of layers right?",
@@ -272,7 +278,7 @@ def _is_of_body(model: Any, key: str) -> bool:
     return key.startswith(prefix)
 
 
-def _without_place(model: Any, unexpected: Iterable[str]) -> list[str]:
+def without_place(model: Any, unexpected: Iterable[str]) -> list[str]:
     """Numbered blocks of the weights that the model does not have."""
     body, prefix = model.base_model, f"{model.base_model_prefix}."
     modules = dict(body.named_modules())
@@ -285,7 +291,7 @@ def _without_place(model: Any, unexpected: Iterable[str]) -> list[str]:
     return sorted(blocks - modules.keys())
 
 
-def _check_complete(
+def check_complete(
     name: str,
     model: Any,
     missing: list[str],
@@ -358,11 +364,10 @@ def locate(name: str) -> str:
         folder = Path(name).expanduser()
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise ModelError(
-                    f"model {name!r}: the folder has no config.json. Give one that "
-                    "save_pretrained wrote, with config.json and safetensors weights."
-                )
+                raise ModelError(f"model {name!r}: the folder has no config.json{_it_is(folder)}.")
             return str(folder) if name.startswith("~") else name
+        if folder.suffix == ".gguf" and folder.exists():
+            raise ModelError(f"model {name!r} is a file of {_GGUF}.")
         if folder.exists():
             raise ModelError(f"model {name!r} is a file; give the folder that it is in")
         if _is_path(name):
@@ -380,6 +385,25 @@ def locate(name: str) -> str:
     if not path.is_dir():
         raise ModelError(f"model {name!r}: the package {package!r} has no folder {inside!r}")
     return str(path)
+
+
+def _it_is(folder: Path) -> str:
+    """What a folder without a configuration is instead, and what to give."""
+    if (folder / "adapter_config.json").is_file():
+        return (
+            ": it is an adapter of PEFT. Merge it into its model (merge_and_unload), and give the "
+            "folder that save_pretrained writes of that"
+        )
+    if any(folder.glob("*.gguf")):
+        return f": it has {_GGUF}"
+    inside = [
+        str(file.parent)
+        for file in sorted(folder.glob("*/config.json"))
+        if '"model_type"' in file.read_text(encoding="utf-8", errors="replace")
+    ]
+    if inside:  # as of sentence-transformers, or the Trainer's checkpoints
+        return f", but there is a model in it: give {' or '.join(inside[:_NUM_SHOWN])}"
+    return ". Give one that save_pretrained wrote, with config.json and safetensors weights"
 
 
 def _is_path(name: str) -> bool:
@@ -411,6 +435,8 @@ def why_not_loaded(path: str, error: Exception) -> str:
     damaged = damaged_file(path)
     if damaged is not None:
         return damaged
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own (auto_map), and code from a model's folder is not run"
     if isinstance(error, OSError) and not Path(path).exists():
         said = _first_line(error)
         hub = "the hub cannot be reached" if "connect" in said else f"the hub has none ({said})"
@@ -429,7 +455,9 @@ def damaged_file(path: str) -> str | None:
                 with safe_open(file, "pt"):
                     pass
                 continue
-            json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if file.name == "config.json" and not isinstance(content, dict):
+                return f"{file} is damaged: it holds no keys. Copy or download it anew"
             if file.name == "tokenizer.json":
                 Tokenizer.from_file(str(file))
         except OSError as error:

@@ -35,8 +35,8 @@ def probing_batch(model: Any) -> dict[str, Tensor]:
     given: dict[str, Tensor] = model.dummy_inputs
     if name not in given:
         raise ModelError(
-            f"{type(model).__name__} takes {name}, of which none can be made up to try it on. "
-            "Give a batch of two examples."
+            f"{type(model).__name__} takes {name}, of which none can be made up to try it on, so "
+            "it was not tried. In Python, SplitModel(model, batch=...) takes two examples of yours."
         )
     return {key: values.to(device) for key, values in given.items()}
 

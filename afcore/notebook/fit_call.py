@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from afcore.config import Config
+from afcore.notebook.argument_names import as_arguments
 from afcore.notebook.fit_result import FitResult
 from afcore.notebook.given_settings import resolve_settings
 from afcore.notebook.progress_bar import ProgressBar
@@ -53,15 +54,16 @@ def fit(
     given = {"model": model, "data.train": train, "data.test": test}
     given = {key: value for key, value in given.items() if value is not None}
     resolved, held = resolve_settings(config, {**given, **settings}, "fit")
-    folder = check_output(str(output), resolved) if output is not None else None
-    bar = ProgressBar() if progress else None
-    done = False
-    try:
-        run, report = complete_run(resolved, held, fresh=fresh, onlooker=bar)
-        done = True
-    finally:
-        if bar is not None:
-            bar.close(done)
-    if folder is not None:
-        write_model_folder(resolved, report.run_id, folder)
+    with as_arguments(fresh="fresh=True"):
+        folder = check_output(str(output), resolved) if output is not None else None
+        bar = ProgressBar() if progress else None
+        done = False
+        try:
+            run, report = complete_run(resolved, held, fresh=fresh, onlooker=bar)
+            done = True
+        finally:
+            if bar is not None:
+                bar.close(done)
+        if folder is not None:
+            write_model_folder(resolved, report.run_id, folder)
     return FitResult(run, report, resolved)

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from afcore.errors import DataError
 from afcore.model.finetuned import FinetunedModel
 from afcore.model.processors import processor_of
 from afcore.model_settings import MODEL_MARK, ModelSettings
+from afcore.notebook.argument_names import as_arguments
 from afcore.predict import predict_rows
 from afcore.results.figures import course_figure
 from afcore.results.report import RunReport
@@ -91,7 +92,8 @@ class FitResult:
         """A label, or a number, for each row, as ``autofreeze predict`` would write it.
 
         Args:
-            rows: texts, or pictures (pairs as tuples, where the task is on pairs), or a
+            rows: texts, or pictures (pairs as tuples, where the task is on pairs), in a list, a
+                ``Series``, an array or anything else that hands them out in order; or a
                 ``datasets.Dataset``, a ``DataFrame`` or a list of dicts with the columns of the
                 training.
 
@@ -106,8 +108,9 @@ class FitResult:
         Raises:
             ConfigError: for a folder that cannot be written, or holds anything else.
         """
-        path = check_output(str(folder), self.config)
-        write_model_folder(self.config, self.report.run_id, path)
+        with as_arguments(output="folder", fresh="fresh=True"):
+            path = check_output(str(folder), self.config)
+            write_model_folder(self.config, self.report.run_id, path)
         return path
 
     def figure(self) -> Figure:
@@ -161,9 +164,20 @@ class FitResult:
         return FinetunedModel(model, processor, task, settings, split.logits)
 
     def _as_held(self, rows: Any) -> HeldRows:
-        if isinstance(rows, str):
+        if isinstance(rows, str | bytes):
             rows = [rows]
-        if isinstance(rows, Sequence) and rows and not isinstance(rows[0], Mapping):
+        # Tables are handed out by columns, or read as they are asked for.
+        is_table = isinstance(rows, Mapping) or any(
+            hasattr(rows, name) for name in ("columns", "column_names")
+        )
+        if not is_table:
+            if not isinstance(rows, Iterable) or isinstance(rows, Set):
+                raise DataError(
+                    f"rows: got {type(rows).__name__}. Give a list of texts, a datasets.Dataset, a "
+                    "pandas DataFrame, or a list of dicts"
+                )
+            rows = list(rows)
+        if isinstance(rows, list) and rows and not isinstance(rows[0], Mapping):
             task = self._run.record.task
             fields = task.fields(task.named_columns(self.config.data.columns))
             columns = [one.column for one in fields if not one.is_target]

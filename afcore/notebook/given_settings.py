@@ -12,6 +12,8 @@ from afcore.yaml_files import key_paths, read_mapping
 
 __all__ = ["resolve_settings"]
 
+_NAMES = (str, Path, int, float, Mapping, type(None))
+"""What may stand where a model's name does; of numbers the configuration says what is wrong."""
 _SPLITS = ("train", "validation", "test")
 _PATHS = {key_path for key_path in map(".".join, key_paths(Config))}
 # Sections of other commands have keys of the same last part, as a seed.
@@ -48,13 +50,24 @@ def resolve_settings(
         if not isinstance(rows, str | Path | int | float | None) and not _are_files(rows):
             held[split] = hold_rows(split, rows)
             changes[f"data.{split}"] = f"memory:{split}"
+    for path in ("model", "model.name"):
+        if not isinstance(given_name := changes.get(path), _NAMES):
+            raise ConfigError(
+                f"{source}: {path} is a {type(given_name).__name__} in memory, and a model is "
+                "opened by its name. Save it (save_pretrained, and its tokenizer's), and give the "
+                "folder, or give a hub id"
+            )
     plain = {path: _plain(value) for path, value in changes.items()}
     change_keys(tree, plain, source)
     return parse_config(tree, source), held
 
 
 def _are_files(rows: Any) -> bool:
-    return isinstance(rows, list | tuple) and all(isinstance(one, str | Path) for one in rows)
+    return (
+        isinstance(rows, list | tuple)
+        and bool(rows)
+        and all(isinstance(one, str | Path) for one in rows)
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -83,7 +96,7 @@ def _path(name: str, source: str) -> str:
 
 def _by_path(path: str, value: Any) -> dict[str, Any]:
     """A section that is given as a dict, key by key; rows in memory may be a dict of columns."""
-    if path in ("model", "data", "freezing") and isinstance(value, str):
+    if path in ("model", "data", "freezing") and isinstance(value, str | Path):
         path = {"model": "model.name", "data": "data.train", "freezing": "freezing.policy"}[path]
     is_split = path.removeprefix("data.") in _SPLITS
     if is_split or not isinstance(value, Mapping):

@@ -53,7 +53,7 @@ def check_folder(output: str) -> Path:
             raise ConfigError(f"--output {output}: is a mount point. Give a folder in it")
         if path.is_dir() and any(path.iterdir()) and not _is_ours(path):
             raise ConfigError(
-                f"--output {output}: holds files that are not of a model written by --output. "
+                f"--output {output}: holds files that are not of a model that was written so. "
                 "Give a new or an empty folder"
             )
         path.parent.mkdir(parents=True, exist_ok=True)

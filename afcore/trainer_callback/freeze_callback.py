@@ -25,6 +25,8 @@ from transformers.trainer_callback import ExportableState
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
+from afcore.model.checks import num_pretrained_blocks
+from afcore.trainer_callback.chance_loss import chance_loss
 from afcore.trainer_callback.frozen_prefix import FrozenPrefix
 from afcore.trainer_callback.interval_watch import IntervalWatch
 from afcore.trainer_callback.named_policy import named_policy
@@ -48,6 +50,12 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
     Decisions are in ``trainer.state.log_history``. Training that is resumed from a checkpoint goes
     on with its boundary and the policy's memory.
 
+    The default policy freezes what was trained before from the first step, and trains the rest at
+    **twice** ``args.learning_rate``: the log's ``learning_rate`` is the scheduler's, and
+    ``freeze_learning_rate`` beside it the one that was used. To freeze more, and to thaw where
+    nothing is learned, it needs validation losses (``eval_strategy="epoch"``) and the loss of
+    chance, which is known of classifiers with one label.
+
     Args:
         policy: a name, as ``freezing.policy`` in the configuration, or a policy.
         keys: of the policy.
@@ -63,6 +71,8 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
     def __init__(self, policy: str | dict[str, Any] | FreezePolicy = "frozen_start", **keys: Any):
         self.policy = named_policy(policy, keys)
         self.freeze = FreezeState()
+        self._chance = 0.0
+        self._rate = 0.0
         self._max_grad_norm = 0.0
         self._validation_losses: dict[int, float] = {}
         self._pending = False
@@ -111,9 +121,16 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         if record is None:
             self._validation_losses, self._pending = {}, False
             try:
-                self.freeze = self.policy.begin(split.num_blocks)
+                trained = num_pretrained_blocks(split)
+                self.freeze = self.policy.begin(split.num_blocks, trained)
+                usual = self.policy.begin(split.num_blocks).boundary
             except ValueError as error:
                 raise ConfigError(f"AutoFreezeCallback: {error}") from error
+            if self.boundary < usual and group.is_first:
+                _say(
+                    f"{trained} of its {split.num_blocks} blocks were trained before: "
+                    f"{self.boundary} are frozen from the start, and not {usual}."
+                )
         else:
             self.freeze = _STATES.validate_python(record["freeze"])
             self._validation_losses = {int(e): loss for e, loss in record["validation_losses"]}
@@ -122,8 +139,11 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self._find_interval(state)
         if record is not None and record["rates"]:
             self._go_on(args, state, record)
+        dataset = getattr(given["train_dataloader"], "dataset", None)
+        self._evaluates = args.eval_strategy != "no"
+        self._chance = chance_loss(split.model, dataset, args.label_smoothing_factor)
         if group.is_first:
-            _say(self.policy.solves_head)
+            self._say_what_it_does(args)
             _log.info("boundary %d of %d", self.boundary, split.num_blocks)
 
     def on_epoch_begin(
@@ -145,7 +165,8 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self._rates = [group["lr"] for group in groups]
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * self.freeze.rate
-        norms = self._watch.add(float(groups[0]["lr"]))
+        self._rate = float(groups[0]["lr"])
+        norms = self._watch.add(self._rate)
         if self._max_grad_norm:
             clip_gradients(norms, self._max_grad_norm)
 
@@ -155,6 +176,15 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         """The scheduler finds the rate that it had set."""
         for group, rate in zip(given["optimizer"].param_groups, self._rates, strict=True):
             group["lr"] = rate
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Beside the scheduler's rate the one of the last step."""
+        logs = given.get("logs") or {}
+        if self._prefix is not None and "learning_rate" in logs:
+            for line in (logs, state.log_history[-1]):
+                line["freeze_learning_rate"] = self._rate
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -227,6 +257,38 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
                 "default without gradient_checkpointing) and leave ddp_static_graph out"
             )
 
+    def _say_what_it_does(self, args: TrainingArguments) -> None:
+        """Before the first step, to who may expect something else."""
+        assert self._prefix is not None
+        policy, freeze = self.policy, self.freeze
+        head = " The head begins as it is: it is solved there only." if policy.solves_head else ""
+        _say(
+            "frozen blocks are run in every step, without gradients. To read what they put out "
+            f"from a cache instead, train with afcore.fit or `autofreeze run`.{head}"
+        )
+        if freeze.rate != 1:
+            _say(
+                f"{policy.policy} freezes {freeze.boundary} of {self._prefix.split.num_blocks} "
+                f"blocks and trains the others at {freeze.rate:g} times the learning rate "
+                f"({freeze.rate * args.learning_rate:g} for {args.learning_rate:g}); "
+                "the log has it as freeze_learning_rate."
+            )
+        if policy.stops and not self._evaluates:
+            self._say_blind("eval_strategy is 'no'")
+        elif policy.stops and not self._chance:
+            _say(
+                f"the loss of chance is not known of {type(self._prefix.split.model).__name__} "
+                f"with such labels, so {policy.policy} neither thaws nor freezes more: the "
+                f"boundary stays at {freeze.boundary}. For one that moves choose another policy "
+                "(gradient_norm)."
+            )
+
+    def _say_blind(self, why: str) -> None:
+        _say(
+            f"{self.policy.policy} decides by validation losses, and {why}: the boundary stays at "
+            f"{self.boundary}. Set eval_strategy='epoch', or choose another policy (gradient_norm)."
+        )
+
     def _record(self, state: TrainerState) -> dict[str, Any] | None:
         """Of the checkpoint that training is resumed from.
 
@@ -273,8 +335,12 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         ]
         policy, statistics = self.policy, self._statistics(state, losses)
         self._watch.begin(1)
-        if not policy.decides or (policy.stops and not losses):
-            return  # one that says when training has settled looks at validation
+        if not policy.decides:
+            return
+        if policy.stops and not losses:  # one that says when training has settled looks at them
+            if at_end and self._evaluates and self._group.is_first:
+                self._say_blind("no evaluation has given an eval_loss")
+            return
         before, decision = self.boundary, None
         if before < self._prefix.split.num_blocks - 1 or not policy.keeps_statistics:
             self.freeze, decision = policy.decide(self.freeze, statistics)
@@ -293,6 +359,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
             num_epochs=self._schedule.num_epochs,
             cycle_share=self._schedule.cycle_share(self._epoch),
             validation_losses=tuple(losses),
+            chance_loss=self._chance,
         )
         told: IntervalStatistics = self._group.tell(own)
         return told
@@ -343,11 +410,6 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 @functools.cache
-def _say(solves_head: bool) -> None:
-    """What a user might expect and does not get; once in a process."""
-    head = " The head begins as it is: it is solved there only." if solves_head else ""
-    _log.warning(
-        "AutoFreezeCallback: frozen blocks are run in every step, without gradients. To read what "
-        "they put out from a cache instead, train with afcore.fit or `autofreeze run`.%s",
-        head,
-    )
+def _say(what: str) -> None:
+    """Once in a process."""
+    _log.warning("AutoFreezeCallback: %s", what)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from afcore.errors import ConfigError
 from afcore.freezing.known_policies import Policy
 from afcore.freezing.policy import FreezePolicy
 from afcore.yaml_files import parse
@@ -32,9 +33,15 @@ def named_policy(
         ConfigError: for a name, key or value that is not allowed.
     """
     if isinstance(policy, FreezePolicy):
-        policy = policy.model_copy(update=dict(keys))
+        if keys:
+            policy = parse(type(policy), {**policy.model_dump(), **keys}, "AutoFreezeCallback")
         _own[policy.policy] = policy
         return policy
+    if not isinstance(policy, str | Mapping):
+        raise ConfigError(
+            f"AutoFreezeCallback: the policy is {policy!r}; expected its name (gradient_norm), a "
+            "dict of its keys, or a FreezePolicy"
+        )
     section = {"policy": policy, **keys} if isinstance(policy, str) else {**policy, **keys}
     own = _own.get(str(section.get("policy")))
     if own is not None and own.model_dump() == section:

@@ -18,6 +18,8 @@ def print_conformance(found: Conformance, console: Console) -> None:
 
     if found.model is not None:
         say(f"model: {found.model}, for {found.task}; weights: {found.weights}")
+    for note in found.notes:
+        say(f"note: {note}")
     if found.blocks is not None:
         blocks = found.blocks
         say(f"embeddings: {some_of(blocks.embeddings) or 'no parameters'}")

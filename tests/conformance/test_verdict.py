@@ -1,5 +1,6 @@
 """Models of which the verdict is known, and what the verdict stands on."""
 
+import json
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -226,6 +227,134 @@ def test_a_folder_with_a_configuration_alone_gets_random_weights(tmp_path: Path)
     assert check_model(str(tmp_path)).weights == "its own"
 
 
+def test_pickled_weights_are_named_and_not_taken_for_none(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    (tmp_path / "training_args.bin").write_bytes(b"")
+    assert check_model(str(tmp_path)).notes == []
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    found = check_model(str(tmp_path))
+    assert (found.verdict, found.weights) == (
+        "cached",
+        "random (there are no safetensors beside config.json)",
+    )
+    (note,) = found.notes
+    assert note.startswith("runs read safetensors alone, and refuse pytorch_model.bin: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights", "said"),
+    [
+        (
+            {"vocab_size": 80},
+            "its own; random: 1 tensor of another size",
+            "a run refuses these weights: bert.embeddings.word_embeddings.weight is [64, 32] in "
+            "its weights, but [80, 32] by config.json",
+        ),
+        (
+            {"num_hidden_layers": 4},
+            "its own; random: 16 tensors that they lack",
+            "a run refuses these weights: its weights lack bert.encoder.layer.3.",
+        ),
+        (
+            {"num_hidden_layers": 2},
+            "its own",
+            "its weights have blocks for which config.json has no place: encoder.layer.2",
+        ),
+        (
+            {"auto_map": {"AutoModel": "own.Model"}},
+            "its own",
+            "code of the model's own (auto_map) is not run: it is tried as Transformers' bert",
+        ),
+        (
+            {"quantization_config": {"quant_method": "none-such"}},
+            "its own",
+            "Transformers knows no quantization called 'none-such': it is left out",
+        ),
+    ],
+)
+def test_what_of_a_folder_is_not_used_is_noted(
+    tmp_path: Path, changes: dict[str, Any], weights: str, said: str
+) -> None:
+    transformers.BertForSequenceClassification(bert()).save_pretrained(tmp_path)
+    change(tmp_path, **changes)
+    found = check_model(str(tmp_path))
+    assert (found.verdict, found.weights) == ("cached", weights)
+    (note,) = found.notes
+    assert note.startswith(said)
+
+
+def change(folder: Path, **settings: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (float("nan"), r"its weights are not all numbers \(NaN or infinite\): bert\.enc"),
+        (1e38, "puts out NaN or infinity before any training, though its weights are numbers"),
+    ],
+)
+def test_weights_are_looked_at_as_by_a_run(tmp_path: Path, factor: float, said: str) -> None:
+    """Those that are no numbers are an error; those that are too large have a verdict."""
+    model = transformers.BertForSequenceClassification(bert())
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight.mul_(factor)
+    model.save_pretrained(tmp_path)
+    if factor == 1e38:
+        found = check_model(str(tmp_path))
+        assert found.verdict == "unsupported"
+        assert said in found.reason
+        return
+    with pytest.raises(ModelError, match=said):
+        check_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("count", [1, 0, -1])
+def test_too_few_blocks_are_counted(count: int) -> None:
+    found = look_at(bert(num_hidden_layers=count))
+    assert found.verdict == "unsupported"
+    what = "1 block" if count == 1 else f"{count} blocks"
+    assert f"it has {what} by its configuration, and at least two are needed" in found.reason
+
+
+def test_code_of_a_model_s_folder_is_not_asked_for(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    change(tmp_path, model_type="odd", auto_map={"AutoConfig": "configuration_odd.OddConfig"})
+    found = check_model(str(tmp_path))
+    assert (found.verdict, found.reason) == (
+        "unsupported",
+        "it needs code of its own (auto_map), and code from a model's folder is not run.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rope", "noted"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, False),
+        ({"rope_type": "default"}, None),
+        (
+            {
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 500,
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+            },
+            True,
+        ),
+    ],
+)
+def test_positions_that_change_with_the_length_are_tried_beyond_where_they_do(
+    rope: dict[str, Any], noted: bool | None
+) -> None:
+    sizes = SIZES | {"max_position_embeddings": 1000 if noted else 30, "pad_token_id": 0}
+    config = transformers.LlamaConfig(**sizes, rope_parameters={"rope_theta": 1e4} | rope)
+    found = look_at(config)
+    assert found.verdict == ("freeze only" if noted is False else "cached"), found.reason
+    what = "its positions are others in texts of more than 500 tokens, and it was tried with 15"
+    assert found.notes == ([what] if noted else [])
+
+
 def test_whatever_a_configuration_says_there_is_a_verdict(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"model_type": "no-such-model"}')
@@ -246,6 +375,14 @@ def test_what_a_user_can_mend_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type"')
     with pytest.raises(ModelError, match=r"config\.json is damaged"):
         check_model(str(tmp_path))
+    for text, said in (
+        ("[1, 2]", r"config\.json is damaged: it holds no keys"),
+        ('{"vocab_size": 64}', "Should have a `model_type` key"),
+        ('{"model_type": "bert", "hidden_size": "big"}', "'hidden_size' expected int, got str"),
+    ):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=f"^model .* cannot be read: .*{said}"):
+            check_model(str(tmp_path))
     bert().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="--task: there is none called 'sorting'"):
         check_model(str(tmp_path), "sorting")
@@ -281,3 +418,37 @@ def test_patches_that_are_cut_before_cannot_be_made_up() -> None:
     found = look_at(config, "image-classification")
     assert found.verdict == "unsupported"
     assert "none can be made up" in found.reason
+    assert "so it was not tried. In Python, SplitModel(model, batch=...)" in found.reason
+
+
+def test_a_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_model: Any) -> None:
+        raise ModelError("one thing\n  and another")
+
+    monkeypatch.setattr("afcore.conformance.verdict.SplitModel", fail)
+    assert look_at(bert()).reason == "one thing and another"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"adapter_config.json": "{}"}, "it is an adapter of PEFT. Merge it into its model"),
+        ({"model-q4.gguf": ""}, "it has GGUF weights, which are for inference alone"),
+        (
+            {
+                "modules.json": "[]",
+                "0_Transformer/config.json": '{"model_type": "bert"}',
+                "1_Pooling/config.json": "{}",
+            },
+            "there is a model in it: give .*0_Transformer[.]$",
+        ),
+    ],
+)
+def test_a_folder_of_another_kind_is_named(
+    tmp_path: Path, files: dict[str, str], said: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ModelError, match=rf"the folder has no config\.json.*{said}"):
+        check_model(str(tmp_path))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 
 import afcore
@@ -99,6 +101,18 @@ def test_the_result_holds_scores_epochs_a_model_and_pictures(
     right = sum(label == row["label"] for label, row in zip(predicted, test, strict=True))
     assert right / len(test) == pytest.approx(result.scores["accuracy"])
     assert result.predict([row["text"] for row in test]) == predicted
+    texts = [row["text"] for row in test]
+    for rows in (pd.Series(texts, index=range(5, 5 + len(texts))), np.array(texts), iter(texts)):
+        assert result.predict(rows) == predicted
+    for wrong in (3, {"a text", "another"}, None):
+        with pytest.raises(DataError, match=r"^rows: got \w+\. Give a list of texts, a datasets"):
+            result.predict(wrong)
+    with pytest.raises(DataError, match=r"no column 'text', only words\. Rename the one"):
+        result.predict([{"words": "a text"}])
+    with pytest.raises(ConfigError, match=f"^folder {tmp_path}: "):
+        result.save(tmp_path)
+    with pytest.raises(ConfigError, match=f"^output {tmp_path}: "):
+        afcore.fit(**settings, output=tmp_path, progress=False)
     with pytest.raises(DataError, match=r"row 0, counted from 0, has 2 values; .* on text"):
         result.predict([("a text", "another")])
     assert result.boundaries == [2, 2, 2]

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from afcore.errors import ConfigError, DataError
 from afcore.freezing.gradient_norm import GradientNorm
@@ -84,6 +85,38 @@ def test_a_part_that_several_keys_end_in_needs_the_whole_key(
     )
     with pytest.raises(ConfigError, match=r"'same' may be cache\.same or training\.same\."):
         resolve_settings(None, {"same": 1}, "fit")
+
+
+def test_a_path_is_a_name(tmp_path: Path) -> None:
+    given = {"model": tmp_path, "train": tmp_path / "a.csv"}
+    config, held = resolve_settings(None, given, "fit")
+    assert (config.model.name, config.data.train) == (str(tmp_path), str(tmp_path / "a.csv"))
+    assert held == {}
+    assert resolve_settings(None, BASE | {"model": {"name": tmp_path}}, "fit")[0].model.name
+
+
+@pytest.mark.parametrize("path", ["model", "model.name"])
+def test_a_model_in_memory_is_refused_in_one_line(path: str) -> None:
+    base = {"train": "train.csv"}
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings(None, base | {path: nn.Sequential(*[nn.Linear(2, 2)] * 99)}, "fit")
+    said = str(caught.value)
+    assert said.startswith(f"fit: {path} is a Sequential in memory, and a model is opened by its")
+    assert len(said.splitlines()) == 1
+    assert len(said) < 200
+
+
+def test_a_long_value_is_shown_cut() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings(None, BASE | {"epochs": nn.Sequential(*[nn.ReLU()] * 99)}, "fit")
+    assert str(caught.value).startswith("fit: training.epochs: got Sequential( (0): ReLU() (1):")
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_that_are_none_are_no_list_of_files() -> None:
+    _, held = resolve_settings(None, BASE | {"train": []}, "fit")
+    assert len(held["train"].table(["text"])) == 0
 
 
 def test_what_is_no_table_is_refused() -> None:

@@ -61,6 +61,8 @@ def make_trainer(
     callback: AutoFreezeCallback | None,
     dropout: float = 0.0,
     with_adapters: bool = False,
+    pretrained: bool = False,
+    train: Any = None,
     **arguments: Any,
 ) -> tuple[Trainer, Seen]:
     seen = Seen(callback)
@@ -80,13 +82,17 @@ def make_trainer(
         "dataloader_pin_memory": False,
     }
     model = make_split(dropout, pool=False).model
+    if pretrained:  # as biases show
+        with torch.no_grad():
+            for parameter in model.bert.encoder.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
     if with_adapters:
         lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
         model = get_peft_model(model, lora)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(**settings | arguments),
-        train_dataset=Rows(DATA),
+        train_dataset=Rows(DATA) if train is None else train,
         eval_dataset=Rows(DATA),
         callbacks=[seen] if callback is None else [callback, seen],
     )

@@ -226,11 +226,14 @@ def test_gradients_that_a_checkpoint_lacks_are_added_up_anew(
 
 
 def test_a_frozen_start_has_its_rate_and_says_what_it_lacks(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     freeze_callback._say.cache_clear()
+    monkeypatch.setattr(freeze_callback, "chance_loss", lambda *_args: 0.0)
     callback = AutoFreezeCallback()
-    trainer, seen = make_trainer(tmp_path, callback, eval_strategy="epoch", learning_rate=1e-3)
+    trainer, seen = make_trainer(
+        tmp_path, callback, pretrained=True, eval_strategy="epoch", learning_rate=1e-3
+    )
     rates = []
     optimizer = trainer.create_optimizer()
     optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
@@ -240,11 +243,70 @@ def test_a_frozen_start_has_its_rate_and_says_what_it_lacks(
     assert rates == pytest.approx([2e-3 * (15 - step) / 15 for step in range(15)])
     logged = [e["learning_rate"] for e in trainer.state.log_history if "learning_rate" in e]
     assert logged[0] == pytest.approx(1e-3)
+    used = [e["freeze_learning_rate"] for e in trainer.state.log_history if "learning_rate" in e]
+    assert used == pytest.approx(rates)
     assert torch.equal(start, all_weights(trainer.model.bert.encoder.layer[:2]))
     assert caplog.text.count("train with afcore.fit or `autofreeze run`") == 1
     assert "The head begins as it is" in caplog.text
+    assert "trains the others at 2 times the learning rate (0.002 for 0.001)" in caplog.text
+    assert "neither thaws nor freezes more: the boundary stays at 2" in caplog.text
     make_trainer(tmp_path, AutoFreezeCallback())[0].train()
     assert caplog.text.count("train with afcore.fit") == 1
+
+
+def decided(trainer: Any) -> list[int]:
+    return [e["freeze_boundary"] for e in trainer.state.log_history if "freeze_boundary" in e]
+
+
+@pytest.mark.parametrize("rate", [1e-5, 1e-2])
+def test_the_default_policy_thaws_at_chance_and_freezes_more_above_it(
+    tmp_path: Path, rate: float
+) -> None:
+    """Labels of one class are 0.33 of the rows; 40 are learned by heart at the higher rate."""
+    trainer, seen = make_trainer(
+        tmp_path,
+        AutoFreezeCallback(),
+        pretrained=True,
+        eval_strategy="epoch",
+        learning_rate=rate,
+        num_train_epochs=12,
+    )
+    trainer.train()
+    boundaries = seen.boundaries[::5]
+    assert boundaries[0] == 2
+    if rate == 1e-5:
+        assert boundaries[1:] == [0] * 11
+    else:
+        assert max(boundaries) == 3
+    assert decided(trainer)[:-1] == boundaries[1:]
+
+
+def test_it_does_not_freeze_what_was_drawn_at_random(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    freeze_callback._say.cache_clear()
+    trainer, seen = make_trainer(tmp_path, AutoFreezeCallback(), eval_strategy="epoch")
+    trainer.train()
+    assert seen.boundaries == [0] * 15
+    assert "0 of its 4 blocks were trained before" in caplog.text
+
+
+@pytest.mark.parametrize("evaluates", ["no", "several"])
+def test_a_policy_that_sees_no_validation_loss_says_that_it_does_not_decide(
+    tmp_path: Path, evaluates: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    freeze_callback._say.cache_clear()
+    is_on = evaluates == "several"
+    trainer, seen = make_trainer(
+        tmp_path, AutoFreezeCallback(), pretrained=True, eval_strategy="epoch" if is_on else "no"
+    )
+    if is_on:
+        trainer.eval_dataset = {"a": trainer.eval_dataset, "b": trainer.eval_dataset}
+    trainer.train()
+    assert seen.boundaries == [2] * 15
+    why = "no evaluation has given an eval_loss" if is_on else "eval_strategy is 'no'"
+    assert caplog.text.count("decides by validation losses") == 1
+    assert f"decides by validation losses, and {why}: the boundary stays at 2" in caplog.text
 
 
 def test_validation_losses_reach_the_policy_at_the_end_of_their_epochs(tmp_path: Path) -> None:
@@ -280,6 +342,9 @@ def test_clipping_is_given_back_after_a_training_that_was_broken_off(
         ("guardd", {}, "freezing.policy: got 'guardd'"),
         ("static", {"dept": 1}, "did you mean 'freezing.depth'"),
         ({"policy": "gradient_norm", "percentile": 101}, {}, "freezing.percentile: got 101"),
+        (GradientNorm(), {"percentile": 101}, "percentile: got 101"),
+        (None, {}, "the policy is None; expected its name"),
+        (3, {"depth": 1}, "the policy is 3; expected its name"),
     ],
 )
 def test_what_is_wrong_with_a_policy_is_said_at_once(

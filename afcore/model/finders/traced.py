@@ -80,6 +80,10 @@ def why_no_chain(model: Any, batch: Batch) -> str:
         return f"its blocks share their weights: one {name} runs {ran[again[0]]} times in a pass"
     rows = _rows(model.base_model)
     if not rows:
+        count = getattr(model.config, "num_hidden_layers", None)
+        if isinstance(count, int) and count < 2:
+            blocks = "1 block" if count == 1 else f"{count} blocks"
+            return f"it has {blocks} by its configuration, and at least two are needed"
         return "it has no ModuleList of two or more modules"
     largest = max(rows, key=lambda row: sum(p.numel() for m in row for p in m.parameters()))
     name, number = type(largest[0]).__name__, len(largest)

@@ -1,0 +1,49 @@
+"""The loss of answers that do not look at the example, as far as a ``Trainer`` lets one know it."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["chance_loss"]
+
+_LABELS = ("labels", "label", "label_ids")
+"""What the Trainer's collators take labels from."""
+_OTHER_HEADS = ("Token", "LM", "Generation", "QuestionAnswering")
+"""In the names of models whose loss is not one cross-entropy an example."""
+
+
+def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
+    """Of a classifier that always answers with the classes' shares: their entropy, in nats.
+
+    Args:
+        model: a ``PreTrainedModel``.
+        dataset: trained on. Where it has no column of labels, as one of torch's, the shares are
+            taken to be equal.
+        smoothing: share of each label that all classes get instead (``label_smoothing_factor``).
+
+    Returns:
+        0 where it is not known: labels that are no plain class numbers, or another head.
+    """
+    name, num_classes = type(model).__name__, getattr(model.config, "num_labels", 0)
+    problem = getattr(model.config, "problem_type", None)
+    if problem not in (None, "single_label_classification") or num_classes < 2:
+        return 0.0
+    if any(part in name for part in _OTHER_HEADS):
+        return 0.0
+    column = next((one for one in _LABELS if one in (_columns(dataset) or ())), None)
+    if column is not None:
+        labels = np.asarray(dataset.with_format("numpy")[column][:])
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or min(labels) < 0:
+            return 0.0
+        counts = np.bincount(labels, minlength=num_classes)
+    elif name.endswith("Classification"):
+        counts = np.ones(num_classes)
+    else:
+        return 0.0
+    shares = (1 - smoothing) * counts / counts.sum() + smoothing / len(counts)
+    return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
+
+
+def _columns(dataset: Any) -> list[str] | None:
+    """Of a ``datasets.Dataset``."""
+    return getattr(dataset, "column_names", None) if hasattr(dataset, "with_format") else None

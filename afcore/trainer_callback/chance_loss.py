@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import datasets
 import numpy as np
 
 __all__ = ["chance_loss"]
@@ -30,10 +31,11 @@ def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
         return 0.0
     if any(part in name for part in _OTHER_HEADS):
         return 0.0
-    column = next((one for one in _LABELS if one in (_columns(dataset) or ())), None)
+    columns = dataset.column_names if isinstance(dataset, datasets.Dataset) else []
+    column = next((one for one in _LABELS if one in columns), None)
     if column is not None:
         labels = np.asarray(dataset.with_format("numpy")[column][:])
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or min(labels) < 0:
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
             return 0.0
         counts = np.bincount(labels, minlength=num_classes)
     elif name.endswith("Classification"):
@@ -42,8 +44,3 @@ def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
         return 0.0
     shares = (1 - smoothing) * counts / counts.sum() + smoothing / len(counts)
     return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
-
-
-def _columns(dataset: Any) -> list[str] | None:
-    """Of a ``datasets.Dataset``."""
-    return getattr(dataset, "column_names", None) if hasattr(dataset, "with_format") else None

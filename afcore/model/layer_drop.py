@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 __all__ = ["LAYER_DROP", "block_skipper"]
 
@@ -19,14 +20,9 @@ def block_skipper(model: Any, blocks: Sequence[str]) -> nn.Module | None:
         model: a ``PreTrainedModel``.
         blocks: their names, which one module runs one after the other: the nearest around all.
     """
-    settings = model.config.to_dict()
-    nested = [one for one in settings.values() if isinstance(one, dict)]
-    chances = [
-        value
-        for one in (settings, *nested)
-        for key, value in one.items()
-        if str(key).endswith(LAYER_DROP)
-    ]
+    inner = (one for one in vars(model.config).values() if isinstance(one, PreTrainedConfig))
+    settings = [item for one in (model.config, *inner) for item in vars(one).items()]
+    chances = [value for key, value in settings if key.endswith(LAYER_DROP)]
     if not any(chances):
         return None
     names = zip(*(name.split(".") for name in blocks), strict=False)

@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from afcore import processes
 from afcore.errors import LeaseHeldError, LeaseLostError
 from afcore.storage import lease as lease_module
 from afcore.storage.lease import Lease, is_held
@@ -246,6 +247,6 @@ def test_a_lease_has_one_holder(
 ) -> None:
     clocks = Clocks()
     monkeypatch.setattr(lease_module, "time", clocks)
-    monkeypatch.setattr(lease_module, "this_machine", lambda: f"machine {clocks.here}")
+    monkeypatch.setattr(processes, "this_machine", lambda: f"machine {clocks.here}")
     monkeypatch.setattr(Lease, "_beat", lambda self: None)  # hearts beat as time passes
     check_machine(lambda: AnyHolders(clocks, logged), num_examples)

@@ -65,7 +65,8 @@ def read_csv(
         raise DataError(
             f"cannot load the data {source!r}: the file is empty, and a header was expected"
         )
-    names = [name.strip() for name in names]
+    there, asked = set(names), set(columns or ())
+    names = [n if n in asked or n.strip() in there else n.strip() for n in names]
     _refuse_other_delimiter(source, names, delimiter, columns)
     if columns is None:
         while not names[-1]:  # of a delimiter at the end of the lines

@@ -5,6 +5,8 @@ has parts or is a pattern.
 """
 
 import glob
+import logging
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -27,7 +29,7 @@ from afcore.data.files import (
 from afcore.data.held_rows import dataset_table
 from afcore.data.hub import HubName, load_hub_dataset
 from afcore.data.table import Places, Table
-from afcore.errors import DataError
+from afcore.errors import DataError, some_of
 
 __all__ = ["Names", "hub_name", "innermost_reason", "load_failure", "load_table", "shown_name"]
 
@@ -44,6 +46,10 @@ _TODO = {
     "with data.train, data.validation and data.test.",
 }
 _ALSO_ROWS = (".ndjson", ".zip")  # of a folder, what is no format and may have rows
+_SPLIT_NAME = re.compile(
+    r"(?<![a-z])(train|training|dev|val|validation|test|testing|eval)(?![a-z])"
+)
+_log = logging.getLogger(__name__)
 
 
 def load_table(names: Names, split: str, columns: list[str], encoding: str) -> Table:
@@ -211,10 +217,27 @@ def _refuse_left_out(path: str, builder: Any) -> None:
         return
     read = {file for files in (builder.config.data_files or {}).values() for file in files}
     left_out = [file for file in _files_of_rows(path) if file not in read or file.endswith(".zip")]
-    if left_out:
-        module = datasets.load.dataset_module_factory(path)
-        if not module.builder_configs_parameters.metadata_configs:  # which the README names
-            raise _left_out(path, left_out)
+    if not left_out:
+        return
+    module = datasets.load.dataset_module_factory(path)
+    if module.builder_configs_parameters.metadata_configs:  # the README names the files
+        return
+    if _are_beside(path, read, left_out):
+        _log.warning("data %r: left out: %s", path, some_of(_within(path, left_out)))
+        return
+    raise _left_out(path, left_out)
+
+
+def _are_beside(path: str, read: Iterable[str], left_out: Sequence[str]) -> bool:
+    """Whether other files are there beside the rows: splits are named, or these are notes."""
+    if any(file.lower().endswith(".zip") for file in left_out):
+        return False
+    are_notes = all(file.endswith(".json") for file in left_out)
+    return are_notes or any(_SPLIT_NAME.search(name) for name in _within(path, read))
+
+
+def _within(path: str, files: Iterable[str]) -> list[str]:
+    return [Path(file).relative_to(Path(path).resolve()).as_posix() for file in files]
 
 
 def _nothing_read(path: str) -> DataError:
@@ -228,17 +251,14 @@ def _nothing_read(path: str) -> DataError:
 
 
 def _left_out(path: str, files: Sequence[str]) -> DataError:
-    names = [Path(file).relative_to(Path(path).resolve()).as_posix() for file in files]
+    names = _within(path, files)
     suffix = Path(names[0]).suffix
     if suffix == ".zip":
         why = "a .zip is read where it holds pictures. Unpack it"
     elif suffix != suffix.lower():
         why = "in a folder, endings are in small letters. Rename it"
     else:
-        why = (
-            "a folder's files have one format that `datasets` knows, and all are named after a "
-            "split (train, test) or none. Give them one format and such names"
-        )
+        why = "a folder's files have one format that `datasets` knows. Give them one format"
     more = f" and {len(names) - 3} more" * (len(names) > 3)
     return DataError(
         f"data {path!r}: {', '.join(names[:3])}{more} would be left out, as {why}, name the files "

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from afcore.data.column_file import ColumnFile
 from afcore.data.table import Table
@@ -20,6 +20,16 @@ __all__ = ["Picture", "read_pictures"]
 _WIDE_MODES = ("I", "F")
 """How PIL's names begin of pictures with one number of more than 8 bits a pixel."""
 _BRIGHTEST = 2**16 - 1
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by EXIF's orientation."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Picture:
         except Image.DecompressionBombError as error:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise DataError(f"has more than {most} pixels. Make it smaller") from error
-        return _of_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+        return _of_eight_bits(_upright(picture)).convert("RGB")
 
 
 def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]:
@@ -90,6 +100,16 @@ def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]
         Picture(digest, where, held.row(number).data if where is None else None)
         for number, (digest, where) in enumerate(known)
     ]
+
+
+def _upright(picture: Any) -> Any:
+    """Turned as its EXIF data say; where these are damaged, as it is."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever Pillow raises of them
+        return picture
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _of_eight_bits(picture: Any) -> Any:
@@ -130,5 +150,7 @@ def _bytes(where: str) -> bytes:
 def _encoded(pixels: "npt.NDArray[np.uint8] | Image.Image") -> bytes:
     file = io.BytesIO()
     picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    ImageOps.exif_transpose(picture).save(file, "PNG")  # which is without the EXIF data
+    upright = _upright(picture)
+    # Without EXIF data, which would turn it again.
+    upright.save(file, "PNG", exif=b"")
     return file.getvalue()

@@ -15,7 +15,7 @@ from afcore.errors import DataError
 
 __all__ = ["is_list", "read_inner", "read_text_lists"]
 
-_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+\.?\d*|\.\.\.)"""
+_ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d*)?|\.\.\.)"""
 _OF_NUMPY = re.compile(rf"\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]")
 """As NumPy writes an array: with no comma between two items."""
 
@@ -85,18 +85,19 @@ def _are_written_lists(source: str, column: str, texts: Sequence[str], places: P
     Raises:
         DataError: for one that NumPy wrote, or that cannot be read where the others are lists.
     """
-    readable, unreadable, all_bracketed = False, None, True
+    readable, wrong, of_numpy, all_bracketed = False, None, False, True
     for row, text in enumerate(texts):
-        if _OF_NUMPY.fullmatch(text):
-            raise _no_list(source, column, text, places.name(row))
+        if all_bracketed and _OF_NUMPY.fullmatch(text):
+            wrong, of_numpy = row if wrong is None else wrong, True
+            continue
         found = _written_list(text)
         readable = readable or bool(found)
         if found is None:
-            unreadable = row if unreadable is None else unreadable
+            wrong = row if wrong is None else wrong
             all_bracketed = all_bracketed and _is_bracketed(text)
-    if readable and all_bracketed and unreadable is not None:
-        raise _no_list(source, column, texts[unreadable], places.name(unreadable))
-    return readable and unreadable is None
+    if wrong is not None and all_bracketed and (readable or of_numpy):
+        raise _no_list(source, column, texts[wrong], places.name(wrong))
+    return readable and wrong is None
 
 
 def _no_list(source: str, column: str, text: str, place: str) -> DataError:

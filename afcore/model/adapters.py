@@ -72,7 +72,13 @@ def add_adapters(
     require_package("peft", "adapter")
     from peft import inject_adapter_in_model
 
-    check_targets(split.model, split.structure.stack.blocks, settings.target_modules or ())
+    layers = [
+        name.removesuffix(_BASE_LAYER)
+        for block in split.structure.stack.blocks
+        for name, layer in split.model.named_modules()
+        if name.startswith(f"{block}.") and type(layer) in _LINEAR
+    ]
+    check_targets(split.model, layers, settings.target_modules or ())
     known = set(adapted_blocks(split))
     for index in sorted(set(blocks) - known):
         config = _peft_config(split, settings, _targets(split, index, settings))
@@ -179,26 +185,20 @@ def _targets(split: SplitModel, index: int, settings: LoraSettings) -> list[str]
     return wanted
 
 
-def check_targets(model: nn.Module, within: Iterable[str], targets: Iterable[str]) -> None:
+def check_targets(model: nn.Module, layers: Sequence[str], targets: Iterable[str]) -> None:
     """Refuse names of layers that nothing has, though others of them may be right.
 
     Args:
         model: that is to be adapted.
-        within: names of the modules whose linear layers count.
-        targets: ends of names.
+        layers: names of those that can be.
+        targets: names, or their ends.
 
     Raises:
         ConfigError: when there is such a name.
     """
-    names = [
-        f"{outer}.{name.removesuffix(_BASE_LAYER)}"
-        for outer in within
-        for name, layer in model.get_submodule(outer).named_modules()
-        if type(layer) in _LINEAR
-    ]
     for target in targets:
-        if not any(name.endswith(f".{target}") for name in names):
-            there = sorted({name.rpartition(".")[2] for name in names})
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            there = sorted({name.rpartition(".")[2] for name in layers})
             raise ConfigError(
                 f"adapter.target_modules: {target!r}: {type(model).__name__} has no such linear "
                 f"layer; it has {', '.join(there) or 'none'}"

@@ -189,6 +189,10 @@ class SplitModel:
             parameter.requires_grad_(self.part_of[name] not in frozen)
             if not parameter.requires_grad:
                 parameter.grad = None
+        self.evaluate_frozen(boundary)
+
+    def evaluate_frozen(self, boundary: int) -> None:
+        """Eval mode for what runs below the boundary, and only there."""
         for module in self.frozen_modules(boundary):
             module.eval()
         if boundary and self._skipper is not None:

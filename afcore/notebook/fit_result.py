@@ -171,7 +171,8 @@ class FitResult:
             hasattr(rows, name) for name in ("columns", "column_names")
         )
         if not is_table:
-            if not isinstance(rows, Iterable) or isinstance(rows, Set):
+            is_one = getattr(rows, "ndim", 1) != 1 or isinstance(rows, io.IOBase)
+            if not isinstance(rows, Iterable) or isinstance(rows, Set) or is_one:
                 raise DataError(
                     f"rows: got {type(rows).__name__}. Give a list of texts, a datasets.Dataset, a "
                     "pandas DataFrame, or a list of dicts"

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from afcore.extras import require_package
 from afcore.model.adapters import LoraSettings, check_targets
@@ -37,7 +38,9 @@ def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
         if name != model.base_model_prefix and any(True for _ in part.parameters())
     ]
     targets = settings.target_modules
-    check_targets(model, [model.base_model_prefix], targets or ())
+    adaptable = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, adaptable)]
+    check_targets(model, layers, targets or ())
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=settings.rank,

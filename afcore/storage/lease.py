@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 class Attempt:
     """One holder's time: seconds since the epoch (UTC).
 
-    ``worked_seconds`` are measured, from ``acquired`` to ``beat``; an older release left them out.
+    ``worked_seconds`` are measured, from ``acquired`` to ``beat``; None of a damaged row.
     """
 
     process: KnownProcess

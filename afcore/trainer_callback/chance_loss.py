@@ -29,7 +29,8 @@ def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
     problem = getattr(model.config, "problem_type", None)
     if problem not in (None, "single_label_classification") or num_classes < 2:
         return 0.0
-    if any(part in name for part in _OTHER_HEADS):
+    head = name.rpartition("For")[2]  # of XLMRobertaForSequenceClassification, say
+    if any(part in head for part in _OTHER_HEADS):
         return 0.0
     columns = dataset.column_names if isinstance(dataset, datasets.Dataset) else []
     column = next((one for one in _LABELS if one in columns), None)

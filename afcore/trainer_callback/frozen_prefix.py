@@ -77,5 +77,4 @@ class FrozenPrefix:
 
     def _evaluate_frozen(self, model: nn.Module, _args: Any) -> None:
         if model.training:
-            for module in self.split.frozen_modules(self.boundary):
-                module.eval()
+            self.split.evaluate_frozen(self.boundary)

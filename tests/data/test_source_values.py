@@ -178,6 +178,7 @@ def test_an_encoding_that_is_not_utf_8(tmp_path: Path) -> None:
         ("text,label,more\nx,a\ny,b\n", [("x", "a"), ("y", "b")]),
         (",text,label\n0,x,a\n1,y,b\n", [("x", "a"), ("y", "b")]),
         ("text, label \nx,a\n", [("x", "a")]),
+        ("text, text,label\nx,y,a\n", [("x", "a")]),
         ("\ufefftext,label\nx,a\n", [("x", "a")]),
         ('text,label\r\n"x ""y"" z",a\r\n', [('x "y" z', "a")]),
         ('text,label\n"two\r\nlines",a', [("two\r\nlines", "a")]),

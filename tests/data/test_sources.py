@@ -151,8 +151,6 @@ def test_files_of_a_folder_are_text_as_single_ones_are(tmp_path: Path) -> None:
         ("a.csv", "b.ndjson", r"b\.ndjson would be left out"),
         ("a.csv", "b.feather", r"b\.feather would be left out"),
         ("a.csv", "B.CSV", r"B\.CSV would be left out, as in a folder, endings are in small"),
-        ("train.csv", "more.csv", r"more\.csv would be left out, .* named after a split"),
-        ("data/train.csv", "deep/in/more.csv", r"deep/in/more\.csv would be left out"),
         ("a.csv", "x.zip", r"x\.zip would be left out, as a \.zip is read where it holds pictures"),
     ],
 )
@@ -174,6 +172,27 @@ def test_files_that_a_folder_would_leave_out(
         f"---\nconfigs:\n- {{config_name: default, data_files: {read}}}\n---\n"
     )
     assert load(folder) == [("wanted", "yes")], "the README says which file is read"
+
+
+@pytest.mark.parametrize(
+    ("read", "left_out"),
+    [
+        (["train.csv", "test.csv"], "sample_submission.csv"),
+        (["data/train-0.csv"], "deep/in/more.csv"),
+        (["train/a.csv", "test/b.csv"], "raw/c.csv"),
+        (["train.csv"], "statistics.json"),
+    ],
+)
+def test_files_beside_the_splits_are_told(
+    tmp_path: Path, read: list[str], left_out: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (*read, left_out):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = OTHERS if name.startswith("test") or name == left_out else WANTED
+        path.write_bytes(write(tmp_path / f"x{path.suffix}", rows).read_bytes())
+    assert load(tmp_path / "set") == [("wanted", "yes")]
+    assert f"left out: {left_out}" in caplog.text
 
 
 def test_files_that_a_folder_rightly_leaves_out(tmp_path: Path) -> None:

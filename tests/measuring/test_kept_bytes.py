@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from afcore.compute import Compute
 from afcore.data.examples import Column, Examples
 from afcore.measuring.kept_bytes import kept_bytes
 from afcore.model.split_model import SplitModel
@@ -58,6 +59,16 @@ def test_attention_with_dropout_keeps_a_matrix_of_all_pairs() -> None:
             block[dropout, length] = found[1] - found[2]
     assert block[0.0, 32] == pytest.approx(2 * block[0.0, 16], rel=0.01)
     assert block[0.1, 32] > 2.1 * block[0.1, 16]
+
+
+def test_copies_of_weights_in_16_bits_are_not_an_examples() -> None:
+    split = make_split(dropout=0.0, pool=False)
+    in_16_bits = Compute(torch.device("cpu"), "bf16")
+    for block in split.blocks:
+        layer = block.attention.output.dense
+        block.forward = lambda states, *_args, layer=layer, **_kwargs: layer(states)
+    found = kept_bytes(make_trainee(split, examples(16), compute=in_16_bits), checkpoints=False)
+    assert found[1] - found[2] == 16 * 32 * 2
 
 
 def test_checkpoints_keep_what_goes_into_a_block_and_one_block() -> None:

@@ -224,6 +224,20 @@ def test_a_picture_is_turned_as_its_exif_data_say(config: Config, tmp_path: Path
     assert np.asarray(held.open())[..., 0].tolist() == [[200], [10]]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of such data
+def test_damaged_exif_data_hinder_nobody() -> None:
+    """Pillow reads the orientation, and could not write the other tag again."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0131] = 6, "software"
+    file = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(file, "JPEG", exif=exif)
+    content = bytearray(file.getvalue())
+    at = content.index(b"\x01\x31\x00\x02")
+    for kind in range(256):  # of the values of that tag
+        content[at + 3] = kind
+        assert Picture("digest", content=bytes(content)).open().size == (2, 4)
+
+
 def test_prepared_pictures_are_not_taken_for_those_opened_otherwise(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ def test_of_plain_class_numbers_it_is_the_entropy_of_their_shares(column: str) -
     ("name", "config", "labels", "expected"),
     [
         ("BertForSequenceClassification", {}, None, math.log(3)),
+        ("XLMRobertaForSequenceClassification", {}, None, math.log(3)),
+        ("XLMRobertaForMaskedLM", {}, None, 0.0),
         ("ViTForImageClassification", {"num_labels": 10}, None, math.log(10)),
         ("BertForSequenceClassification", {"num_labels": 1}, [0, 1], 0.0),
         ("BertForSequenceClassification", {"problem_type": "regression"}, [0, 1], 0.0),

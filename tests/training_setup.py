@@ -1,6 +1,8 @@
 """Small pieces for tests below the flow: a model, data and a training state."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -89,6 +91,24 @@ def make_trainee(split: SplitModel, examples: Examples | None = None, **changes:
     return Trainee(
         **{"split": split, "task": TASK, "examples": examples, "compute": CPU_FP32} | changes
     )
+
+
+@contextmanager
+def left_alone(split: SplitModel) -> Iterator[None]:
+    """What is done meanwhile must not be seen of the model, or of torch's random numbers."""
+    before = copy.deepcopy(split.model.state_dict())
+    trained = [parameter.requires_grad for parameter in split.model.parameters()]
+    modes = [module.training for module in split.model.modules()]
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    yield
+    assert torch.equal(torch.rand(3), wanted)
+    assert [parameter.requires_grad for parameter in split.model.parameters()] == trained
+    assert [module.training for module in split.model.modules()] == modes
+    assert all(parameter.grad is None for parameter in split.model.parameters())
+    for name, tensor in split.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 class Scripted(FreezePolicy):

@@ -72,12 +72,7 @@ def add_adapters(
     require_package("peft", "adapter")
     from peft import inject_adapter_in_model
 
-    layers = [
-        name.removesuffix(_BASE_LAYER)
-        for block in split.structure.stack.blocks
-        for name, layer in split.model.named_modules()
-        if name.startswith(f"{block}.") and type(layer) in _LINEAR
-    ]
+    layers = [name for index in range(split.num_blocks) for name in _linear_layers(split, index)]
     check_targets(split.model, layers, settings.target_modules or ())
     known = set(adapted_blocks(split))
     for index in sorted(set(blocks) - known):
@@ -165,12 +160,7 @@ def _peft_config(split: SplitModel, settings: LoraSettings, targets: list[str], 
 
 def _targets(split: SplitModel, index: int, settings: LoraSettings) -> list[str]:
     """Names of the layers of a block that are to be adapted."""
-    prefix = f"{split.structure.stack.blocks[index]}."
-    names = [
-        prefix + name
-        for name, layer in split.blocks[index].named_modules()
-        if type(layer) in _LINEAR
-    ]
+    names = _linear_layers(split, index)
     if settings.target_modules is None:
         wanted = names
     else:
@@ -183,6 +173,16 @@ def _targets(split: SplitModel, index: int, settings: LoraSettings) -> list[str]
             f"such linear layer; it has {', '.join(there) or 'none'}"
         )
     return wanted
+
+
+def _linear_layers(split: SplitModel, index: int) -> list[str]:
+    """Names of a block's, also of those that are adapted already."""
+    prefix = f"{split.structure.stack.blocks[index]}."
+    return [
+        prefix + name.removesuffix(_BASE_LAYER)
+        for name, layer in split.blocks[index].named_modules()
+        if type(layer) in _LINEAR
+    ]
 
 
 def check_targets(model: nn.Module, layers: Sequence[str], targets: Iterable[str]) -> None:

@@ -1,4 +1,3 @@
-import copy
 import itertools
 from typing import Any
 
@@ -10,7 +9,7 @@ from afcore.compute import Compute
 from afcore.data.examples import Column, Examples
 from afcore.measuring.kept_bytes import kept_bytes
 from afcore.model.split_model import SplitModel
-from tests.training_setup import NUM_BLOCKS, make_split, make_trainee
+from tests.training_setup import NUM_BLOCKS, left_alone, make_split, make_trainee
 
 
 def examples(longest: int) -> Examples:
@@ -25,15 +24,8 @@ def kept(split: SplitModel, longest: int = 16, **given: Any) -> list[int]:
 def test_what_is_kept_falls_with_the_boundary_and_the_model_is_left_alone() -> None:
     split = make_split()
     split.set_training(2)
-    before = copy.deepcopy(split.model.state_dict())
-    modes = [module.training for module in split.model.modules()]
-    torch.manual_seed(7)
-    wanted = torch.rand(3)
-    torch.manual_seed(7)
-    found = kept(split)
-    assert torch.equal(torch.rand(3), wanted)
-    assert [module.training for module in split.model.modules()] == modes
-    assert all(torch.equal(value, before[name]) for name, value in split.model.state_dict().items())
+    with left_alone(split):
+        found = kept(split)
     assert len(found) == NUM_BLOCKS
     assert found == sorted(found, reverse=True)
     steps = {above - below for above, below in itertools.pairwise(found[1:])}

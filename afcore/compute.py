@@ -1,7 +1,9 @@
 """The device and the precision that a run computes in."""
 
 import contextlib
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from afcore.errors import ConfigError
 
-__all__ = ["Compute", "HiddenDtype", "choose_compute", "to_device"]
+__all__ = ["Compute", "HiddenDtype", "choose_compute", "processor_name", "to_device"]
 
 HiddenDtype = Literal["bf16", "fp32", "int8"]
 """What hidden states at the boundary are rounded to, read or computed."""
@@ -21,6 +23,13 @@ class Compute:
 
     device: torch.device
     precision: Literal["fp32", "bf16"]
+
+    @property
+    def device_name(self) -> str:
+        """Of the GPU, or of the processor: two of one name compute equally fast."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return processor_name()
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """bf16 autocast, or nothing."""
@@ -67,6 +76,14 @@ def choose_compute(precision: Literal["auto", "fp32", "bf16"]) -> Compute:
     if precision == "auto":
         precision = "bf16" if native else "fp32"
     return Compute(device, precision)
+
+
+def processor_name() -> str:
+    """Of the CPU, as Linux knows it; elsewhere at least of its kind."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,5 +1,7 @@
 """What was measured before a trial's first epoch serves all trials that compute alike."""
 
+import torch
+
 from afcore.digest import recipe_digest
 from afcore.planning.profile import Profile
 from afcore.runs.run import Run, read_record
@@ -34,7 +36,10 @@ def offer_profile(run: Run) -> None:
 
 
 def _key(run: Run) -> str:
-    record, config = run.record, run.config
+    record, config, compute = run.record, run.config, run.compute
+    adapter, quantization = config.adapter, config.quantization
+    # With either, the first boundary says which blocks have it, and so what can be measured.
+    changed = adapter is not None or quantization is not None
     named = recipe_digest(
         {
             "data": record.data,
@@ -45,6 +50,11 @@ def _key(run: Run) -> str:
             "workers": config.workers.model_dump(mode="json"),
             "dtype": config.cache.dtype,
             "batching": config.data.batching,
+            "adapter": None if adapter is None else adapter.model_dump(),
+            "quantization": quantization,
+            "boundary": run.first_freeze.boundary if changed else None,
+            "device": [compute.device.type, compute.device_name],
+            "threads": torch.get_num_threads(),
         }
     )
     return f"searches/profiles/{named[:32]}.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from afcore.compute import choose_compute
+from afcore.compute import choose_compute, processor_name
 
 __all__ = ["describe_machine", "differences"]
 
@@ -21,7 +21,7 @@ def describe_machine() -> dict[str, Any]:
     """Processor, precision, versions and commit."""
     compute = choose_compute("auto")
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if compute.device.type == "cuda" else None,
@@ -38,13 +38,6 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         for name in _HARDWARE
         if one.get(name) != other.get(name)
     ]
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

@@ -24,7 +24,6 @@ from afcore.tasks.task import Task
 
 __all__ = ["CommonInputs", "LookedAt", "spare_copy"]
 
-_MOST_LOOKS = 4
 _MOST_HEADS = 64
 _SHARE_OF_MEMORY = 0.25
 _log = logging.getLogger(__name__)
@@ -65,9 +64,13 @@ class CommonInputs:
 
     Holds the last few data sets and heads, one model and one state, in memory that a process that
     trains alone would have given back.
+
+    Args:
+        most_looks: data sets at most: as many as are looked at in turn, or none is found again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_looks: int = 4) -> None:
+        self._most_looks = most_looks
         self._looks: OrderedDict[RecipeDigest, LookedAt] = OrderedDict()
         self._state: tuple[dict[str, ContentDigest], SplitModel, dict[str, Tensor]] | None = None
         self._heads: OrderedDict[RecipeDigest, dict[str, Tensor]] = OrderedDict()
@@ -81,7 +84,7 @@ class CommonInputs:
                 self._looks[other] = replace(held, model=None)
             found = look()
         self._looks[key] = found
-        while len(self._looks) > _MOST_LOOKS:
+        while len(self._looks) > self._most_looks:
             self._looks.popitem(last=False)
         return found
 

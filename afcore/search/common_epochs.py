@@ -5,13 +5,14 @@ order, seed, and the learning rate of every step. What decides nothing until the
 training lasts, when it may stop) has no part in it; whether the policy, asked with the length of
 the other training, decides the same is tried on the recorded statistics.
 
-A study keeps what its trials reach, in its own folder, until it ends; on a local disk that takes no
-room but for what the trials themselves have let go.
+A study keeps, in its own folder, what its trials reach and a trial still to come may continue; when
+none may any more, it is deleted.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,21 +58,35 @@ class _Beginning(BaseModel):
 
 
 class CommonEpochs:
-    """The beginnings that the trials of a study have reached.
+    """The beginnings that the trials of a study have reached, as one of its trials sees them.
 
     Args:
         storage: where.
         folder: of the study.
+        to_come: how trials still to come go on that may begin like this one: of each, what it has
+            of :data:`LATE_KEYS` in place of this one's.
     """
 
-    def __init__(self, storage: Storage, folder: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str,
+        to_come: Callable[[], Sequence[Mapping[str, Any]]],
+    ) -> None:
         self._storage = storage
         self._folder = f"{folder}/beginnings"
         self._parts = f"{folder}/parts"
-        self._schedules: dict[str, Schedule] = {}
+        self._to_come = to_come
+        self._opened: dict[str, tuple[Run, Schedule]] = {}
+        self._num_wanted: dict[str, int] = {}
 
     def offer(self, run: Run, epoch: int) -> None:
-        """Keep an epoch that was just done, for trials that begin like this one."""
+        """Keep an epoch that was just done, where a trial to come begins like this one."""
+        run_id = run.record.run_id
+        if run_id not in self._num_wanted:
+            self._num_wanted[run_id] = self._num_in_common(run)
+        if epoch > self._num_wanted[run_id]:
+            return
         key = self._key(run, epoch)
         records = (
             plan_of(run, epoch),
@@ -83,7 +98,7 @@ class CommonEpochs:
             return
         plan, start, checkpoint, report = records
         assert checkpoint is not None
-        kept = read_record(self._storage, key, _Beginning, replaceable=True)
+        kept = self._read(key)
         # How to go on is known of an epoch that was not the last; so it is worth more.
         if kept is not None and (kept.checkpoint.next is not None or checkpoint.next is None):
             return
@@ -114,7 +129,10 @@ class CommonEpochs:
             if following is None:
                 break
             if known is None:
-                self._write(run, following, attempt)
+                try:
+                    self._write(run, following, attempt)
+                except KeyError:  # who kept its parts was killed while deleting, or just deletes
+                    break
                 taken += 1
             if following.checkpoint.next is None:
                 break
@@ -123,12 +141,44 @@ class CommonEpochs:
             _log.info("%d epochs are taken over from a trial with the same beginning", taken)
         return taken
 
+    def forget(self) -> None:
+        """Delete what this trial has reached or taken over, and none to come begins with.
+
+        A part that another process keeps in this very moment may go with it: the epoch is then
+        trained by whoever looks for it.
+        """
+        kept = self._storage.list(self._folder).keys()
+        if not kept:
+            return
+        unwanted: set[str | None] = set()
+        for run, schedule in self._opened.values():
+            epochs = range(self._num_in_common(run) + 1, schedule.num_epochs + 1)
+            unwanted |= {self._key(run, epoch) for epoch in epochs} & kept
+        if unwanted:
+            self._storage.delete_all(filter(None, unwanted))
+            left = (self._read(key) for key in self._storage.list(self._folder))
+            parts = [found.checkpoint.parts for found in left if found is not None]
+            collect_parts(self._storage, self._parts, parts)
+
+    def _num_in_common(self, run: Run) -> int:
+        """First epochs of a run that some trial to come begins with."""
+        to_come = self._to_come()
+        if not to_come:
+            return 0
+        schedule, examples = self._schedule(run), run.data().train
+        others = [run_schedule(_going_on(run, late), examples) for late in to_come]
+        for epoch in range(1, schedule.num_epochs + 1):
+            others = [other for other in others if _have_epoch(schedule, other, epoch)]
+            if not others:
+                return epoch - 1
+        return schedule.num_epochs
+
     def _write(self, run: Run, found: _Beginning, attempt: int) -> None:
         """As the epoch would have committed it: parts first."""
+        self._copy(found.checkpoint, self._parts, run.parts_folder)
         if found.report.epoch == 1:
             commit_record(run, found.plan, attempt)
         commit_record(run, found.start, attempt)
-        self._copy(found.checkpoint, self._parts, run.parts_folder)
         own = {"attempt": attempt}
         commit_record(run, found.checkpoint.model_copy(update=own), attempt)
         commit_record(run, found.report.model_copy(update={**own, "resumed": False}), attempt)
@@ -146,8 +196,9 @@ class CommonEpochs:
 
     def _find(self, run: Run, epoch: int) -> _Beginning | None:
         key = self._key(run, epoch)
-        if key is None:
-            return None
+        return None if key is None else self._read(key)
+
+    def _read(self, key: str) -> _Beginning | None:
         return read_record(self._storage, key, _Beginning, replaceable=True)
 
     def _key(self, run: Run, epoch: int) -> str | None:
@@ -156,10 +207,10 @@ class CommonEpochs:
 
     def _schedule(self, run: Run) -> Schedule:
         """Of a run, made once: it takes all tokens of its data."""
-        known = self._schedules.get(run.record.run_id)
-        if known is None:
-            known = self._schedules[run.record.run_id] = run_schedule(run, run.data().train)
-        return known
+        run_id = run.record.run_id
+        if run_id not in self._opened:
+            self._opened[run_id] = run, run_schedule(run, run.data().train)
+        return self._opened[run_id][1]
 
 
 class _Course:
@@ -265,6 +316,23 @@ def _beginning(run: Run, schedule: Schedule, epoch: int) -> str | None:
             "factors": _factors(schedule, epoch),
         }
     )
+
+
+def _going_on(run: Run, late: Mapping[str, Any]) -> Run:
+    """A run as this one, but for how it goes on."""
+    config = run.config
+    training = config.training.model_copy(update=dict(late))
+    config = config.model_copy(update={"training": training})
+    return replace(run, record=run.record.model_copy(update={"config": config}))
+
+
+def _have_epoch(one: Schedule, other: Schedule, epoch: int) -> bool:
+    """Whether both have this whole epoch, at the same rates; those of its end differ soonest."""
+    steps = one.steps_per_epoch
+    if min(one.steps_in(epoch), other.steps_in(epoch)) < steps:
+        return False
+    backwards = reversed(range((epoch - 1) * steps, epoch * steps))
+    return all(one.factor(step) == other.factor(step) for step in backwards)
 
 
 def _factors(schedule: Schedule, epoch: int) -> list[float]:

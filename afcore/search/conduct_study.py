@@ -12,7 +12,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import optuna
@@ -26,13 +27,14 @@ from afcore.launch.launcher import check_devices
 from afcore.runs.common_inputs import CommonInputs
 from afcore.runs.identify import identify_run
 from afcore.runs.run import RunRecord
-from afcore.search.common_epochs import LATE_KEYS, CommonEpochs
+from afcore.search.common_epochs import CommonEpochs
 from afcore.search.sampling import asks_beforehand, make_pruner
 from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_number
 from afcore.search.sharing_order import sharing_of
 from afcore.search.space import Space, check_space, search_of, trial_config
 from afcore.search.study import SharedStudy, TrialHandle, study_folder
 from afcore.search.trial_run import failure_line, fold_of, member_configs, train_member
+from afcore.search.trials_to_come import late_settings_to_come, may_share_epochs
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import find_score
 from afcore.tasks.scores import Score
@@ -42,6 +44,7 @@ __all__ = ["PreparedStudy", "StudyConductor", "prepare_study"]
 _USUAL_TRIALS = 20
 _FAILURES_THAT_STOP = 5
 _LEAST_FOR_IMPORTANCE = 4
+_MORE_LOOKS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +110,8 @@ def prepare_study(config: Config) -> PreparedStudy:
     storage = Storage(config.store)
     storage.check()
     before = storage.usage.bytes_written
-    inputs = CommonInputs()
+    # Of each training of a trial, and the one without folds; beside them a few of other trials.
+    inputs = CommonInputs(most_looks=search.num_members + _MORE_LOOKS)
     record = identify_run(plain, storage, common=inputs)
     if search.folds is not None:  # which looks at all folds
         identify_run(member_configs(plain, search)[0], storage, common=inputs)
@@ -149,7 +153,6 @@ class StudyConductor:
         self.prepared = prepared
         self._spent_before = spent
         self._storage = Storage(prepared.config.store)
-        self._num_epochs = prepared.config.training.num_epochs
         search = prepared.search
         self._study = SharedStudy(
             search,
@@ -157,12 +160,9 @@ class StudyConductor:
             self._storage,
             prepared.space,
             higher_is_better=prepared.score.higher_is_better,
-            pruner=make_pruner(search, self._num_epochs),
+            pruner=make_pruner(search, _most_epochs(prepared)),
             fresh=fresh,
         )
-        self._common = None
-        if {f"training.{key}" for key in LATE_KEYS} & set(search.vary):
-            self._common = CommonEpochs(self._storage, study_folder(prepared.study_id))
         self._stopped: str | None = None
 
     @contextlib.contextmanager
@@ -184,14 +184,10 @@ class StudyConductor:
             sharing = sharing_of(prepared.config, record.num_blocks, record.num_pretrained)
             self._study.list_proposals(count, sharing)
         with self._study.next_trial(count) as handle:
-            if handle is None:
-                self._let_go()
+            if handle is None:  # only further trials of this process would have used them
+                prepared.inputs.clear()
+                release_shards()
             yield handle
-
-    def _let_go(self) -> None:
-        """Of what only further trials of this process would have used."""
-        self.prepared.inputs.clear()
-        release_shards()
 
     def train(self, handle: TrialHandle) -> TrialRow:
         """Train a trial to its end, and record it.
@@ -201,10 +197,29 @@ class StudyConductor:
         """
         row = handle.row
         if row.state == "running":
-            row = _TrialTraining(self.prepared, self._storage, handle, self._common).run()
+            common = self._common_epochs(handle)
+            row = _TrialTraining(self.prepared, self._storage, handle, common).run()
+            if common is not None:
+                common.forget()
         self._study.end(handle, row)
         self._tell_progress(row)
         return row
+
+    def _common_epochs(self, handle: TrialHandle) -> CommonEpochs | None:
+        """Of a trial with others; None where it can have none."""
+        space = self.prepared.space
+        if not may_share_epochs(space, handle.values):
+            return None
+        to_come = partial(self._late_settings_to_come, handle)
+        return CommonEpochs(self._storage, study_folder(self.prepared.study_id), to_come)
+
+    def _late_settings_to_come(self, handle: TrialHandle) -> list[dict[str, Any]]:
+        """Of trials that may begin as this one, as far as is known now."""
+        listed = None
+        if asks_beforehand(self.prepared.search):
+            numbered = self._study.listed_to_come().items()
+            listed = [labels for number, labels in numbered if number != handle.number]
+        return late_settings_to_come(self.prepared.space, handle.values, listed)
 
     def clean_up(self) -> None:
         """Delete what only trials that are still to come would have used."""
@@ -299,8 +314,7 @@ class _TrialTraining:
         self._common = common
         self._storage = storage
         self._handle = handle
-        self._known = {(member.seed, member.fold): member for member in handle.row.members}
-        self._members: list[MemberRow] = []
+        self._members = {(member.seed, member.fold): member for member in handle.row.members}
         self._seconds = handle.row.seconds
         self._began = time.perf_counter()
         self._pruned = False
@@ -311,21 +325,21 @@ class _TrialTraining:
         with failure_line(failed):
             trial = trial_config(self._prepared.config, self._handle.values)
             for config in member_configs(trial, self._prepared.search):
-                seed, fold = config.training.seed, fold_of(config)
-                known = self._known.get((seed, fold))
-                self._members.append(known or MemberRow(seed=seed, fold=fold, run_id=""))
+                known = self._members.get((config.training.seed, fold_of(config)))
+                if known is not None and known.done:
+                    continue
                 train_member(
                     config,
                     self._storage,
                     self._prepared.score,
                     known,
                     self._common,
-                    self._after_epoch,
+                    self._note,
                     self._prepared.inputs,
                 )
                 if self._pruned:
                     break
-        scores = [member.score for member in self._members if member.score is not None]
+        scores = [member.score for member in self._members.values() if member.score is not None]
         if not failed and not all(map(math.isfinite, scores)):
             failed.append(f"{self._prepared.score.title} is not a number")
         if failed:
@@ -338,19 +352,28 @@ class _TrialTraining:
             interval = float(stats.t.ppf(0.975, len(scores) - 1)) * error
         return self._row("finished", score=float(np.mean(scores)), interval=interval)
 
-    def _after_epoch(self, member: MemberRow) -> bool:
-        self._members[-1] = member
+    def _note(self, member: MemberRow) -> bool:
+        """How far one is; whether it should go on, of which the trial's first one decides."""
+        self._members[member.seed, member.fold] = member
         self._handle.note(self._row("running"))
-        last = member.epochs[-1]
-        value = last.validation[self._prepared.score.name]
-        if len(self._members) == 1 and not member.done and math.isfinite(value):
-            self._pruned = self._handle.is_pruned(last.epoch, value)
+        if member is next(iter(self._members.values())) and member.epochs and not member.done:
+            last = member.epochs[-1]
+            value = last.validation[self._prepared.score.name]
+            self._pruned = math.isfinite(value) and self._handle.is_pruned(last.epoch, value)
         return not self._pruned
 
     def _row(self, state: str, **known: object) -> TrialRow:
         seconds = self._seconds + time.perf_counter() - self._began
-        changes = {"state": state, "members": list(self._members), "seconds": seconds, **known}
+        members = list(self._members.values())
+        changes = {"state": state, "members": members, "seconds": seconds, **known}
         return self._handle.row.model_copy(update=changes)
+
+
+def _most_epochs(prepared: PreparedStudy) -> int:
+    """Of any trial."""
+    varied = [one for one in prepared.space.dimensions if one.key == "training.epochs"]
+    lengths = [end for one in varied for end in one.ends]
+    return math.ceil(max(lengths, default=prepared.config.training.epochs))
 
 
 def _limit_reached(search: SearchConfig, seconds: float, usd: float) -> str | None:

@@ -142,6 +142,13 @@ class SharedStudy:
             for labels in listed[len(self._study.get_trials(deepcopy=False)) : count]:
                 self._study.enqueue_trial(labels)
 
+    def listed_to_come(self) -> dict[int, dict[str, Any]]:
+        """Labels of the proposals that were listed and whose trials have not ended, by number."""
+        listed = self._study.user_attrs.get(_LISTED, [])
+        states = (TrialState.WAITING, TrialState.RUNNING)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return {one.number: listed[one.number] for one in trials if one.number < len(listed)}
+
     @contextlib.contextmanager
     def next_trial(self, count: int) -> Iterator[TrialHandle | None]:
         """A trial for this process, as long as inside: one that was left, else a new one.

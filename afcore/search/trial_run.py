@@ -69,7 +69,7 @@ def train_member(
     score: Score,
     known: MemberRow | None,
     common: CommonEpochs | None,
-    after_epoch: Callable[[MemberRow], bool],
+    note: Callable[[MemberRow], bool],
     inputs: CommonInputs | None = None,
 ) -> MemberRow:
     """Train a run to its end, without test and publication.
@@ -80,7 +80,7 @@ def train_member(
         score: that is sought to be best.
         known: what was recorded of it before a kill.
         common: epochs of other trials, and for them.
-        after_epoch: told how far it is; says whether it should go on.
+        note: told how far it is, before the first epoch too; says whether it should go on.
         inputs: what trials of this process have opened, and for them.
 
     Returns:
@@ -104,17 +104,20 @@ def train_member(
         copied = common.adopt(run, lease.number) if common is not None else 0
         copied += member.num_copied
         member = member.model_copy(update={"epochs": [], "num_copied": copied})
-        while not member.done:
+        first_own = member.num_found + copied + 1
+        # What was there before is known from now on, whenever this process is killed.
+        goes_on = note(member)
+        while goes_on and not member.done:
             epoch = len(member.epochs) + 1
             lease.check()
             report = _trained_epoch(run, epoch, lease.number)
-            offer_profile(run)
+            if epoch == first_own:
+                offer_profile(run)
             if common is not None:
                 common.offer(run, epoch)
             member = _with_epoch(run, member, report, score)
-            if not after_epoch(member):
-                break
-            if stop_requested() and not member.done:
+            goes_on = note(member)
+            if goes_on and not member.done and stop_requested():
                 raise StoppedError(f"after epoch {epoch}")
     return member
 

@@ -12,6 +12,7 @@ from afcore.config import parse_config
 from afcore.runs.retention import collect_runs
 from afcore.runs.run import open_run, run_lease
 from afcore.runs.whole_run import complete_run
+from afcore.search.common_epochs import CommonEpochs
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.study import study_folder
 from afcore.storage.objects import Storage
@@ -23,7 +24,7 @@ def test_a_study_that_was_left_goes_as_a_whole_and_a_set_that_is_read_stays(
     tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
-    tree["training"] = {**tree["training"], "schedule": "wsd", "decay_ratio": 0.5}
+    tree["training"] = {**tree["training"], "schedule": "constant"}
     tree["search"] = {
         "vary": {"training.epochs": [1, 2]},
         "sampler": "grid",
@@ -32,6 +33,7 @@ def test_a_study_that_was_left_goes_as_a_whole_and_a_set_that_is_read_stays(
     }
     config = parse_config(tree, source="test")
     conductor = StudyConductor(prepare_study(config))
+    monkeypatch.setattr(CommonEpochs, "forget", lambda _: None)  # as if killed before
     for _ in range(2):
         with conductor.next_trial() as handle:
             assert handle is not None

@@ -14,6 +14,7 @@ from afcore.runs.whole_run import complete_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport
 from afcore.search.space import trial_config
+from afcore.search.study import study_folder
 from afcore.storage.objects import Storage
 
 CASES = {
@@ -116,7 +117,7 @@ def test_a_copied_run_goes_on_where_it_was_stopped(config: Config) -> None:
     with conductor.next_trial() as handle:
         assert handle is not None
         conductor.train(handle)
-    common = conductor._common
+        common = conductor._common_epochs(handle)
     assert common is not None
     longer = config.model_copy(update={"search": None}).replace(**{"training.epochs": 4})
     storage = Storage(longer.store)
@@ -127,3 +128,61 @@ def test_a_copied_run_goes_on_where_it_was_stopped(config: Config) -> None:
         assert common.adopt(run, lease.number) == 0
         run_epoch(run, 2, lease.number)
         assert common.adopt(run, lease.number) == 0
+
+
+RANGE = {"low": 1e-3, "high": 3e-3, "log": True}
+KEPT = {
+    # (schedule, search, what is varied, epochs that are kept after each trial)
+    "until the last that begins so": (
+        "wsd",
+        {"sampler": "grid"},
+        {"training.learning_rate": [1e-3, 3e-3], "training.epochs": [2, 4]},
+        [1, 0, 1, 0],
+    ),
+    "no two begin alike": ("linear", {"sampler": "grid"}, {"training.epochs": [1, 2]}, [0, 0]),
+    "any may come": ("wsd", {"sampler": "tpe", "trials": 1}, {"training.epochs": [2, 4]}, [1]),
+    "of any, none begins alike": (
+        "linear",
+        {"sampler": "tpe", "trials": 1},
+        {"training.epochs": [1, 2]},
+        [0],
+    ),
+    "a range without steps": (
+        "wsd",
+        {"sampler": "tpe", "trials": 2},
+        {"training.learning_rate": RANGE, "training.epochs": [2, 4]},
+        [0, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(KEPT))
+def test_epochs_are_kept_while_a_trial_to_come_begins_with_them(config: Config, case: str) -> None:
+    schedule, search, vary, expected = KEPT[case]
+    settings = {**CASES["wsd"][0], "training.schedule": schedule, "search.vary": vary}
+    settings |= {f"search.{key}": value for key, value in search.items()}
+    conductor, kept = StudyConductor(prepare_study(config.replace(**settings))), []
+    storage, folder = Storage(config.store), study_folder(conductor.prepared.study_id)
+    while True:
+        with conductor.next_trial() as handle:
+            if handle is None:
+                break
+            assert conductor.train(handle).state == "finished"
+        kept.append(len(storage.list(f"{folder}/beginnings")))
+        assert bool(storage.list(f"{folder}/parts")) == bool(kept[-1])
+    assert kept == expected
+
+
+def test_epochs_whose_parts_are_gone_are_trained(config: Config, tmp_path: Path) -> None:
+    settings, lengths, _ = CASES["wsd"]
+    config = config.replace(**settings)
+    vary = {"search.vary": {"training.epochs": lengths}}
+    conductor = StudyConductor(prepare_study(config.replace(**vary)))
+    folder = study_folder(conductor.prepared.study_id)
+    for _ in lengths:
+        with conductor.next_trial() as handle:
+            assert handle is not None
+            row = conductor.train(handle)
+        Storage(config.store).delete_folder(f"{folder}/parts")  # by who was killed meanwhile
+    assert [epoch.source for epoch in row.epochs] == ["trained"] * 4
+    _check_as_if_alone(trial_config(config, row.values), tmp_path)

@@ -18,7 +18,8 @@ from afcore.errors import AutoFreezeError, ConfigError, UserError
 from afcore.runs.identify import identify_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
-from afcore.search.search_report import SearchReport
+from afcore.search.search_report import SearchReport, TrialRow
+from afcore.search.study import TrialHandle
 from afcore.storage.objects import Storage
 
 VARY = {
@@ -182,6 +183,44 @@ def test_a_study_stops_when_its_first_trials_fail_for_one_reason(
     with pytest.raises(UserError, match="the first 5 trials all failed for one reason: the loss"):
         conduct(config.replace(**{"search.trials": 9}))
     assert len(begun) == 5
+
+
+@pytest.mark.parametrize(
+    ("vary", "longest"),
+    [
+        ({"training.epochs": [9, 0.5, 2]}, 9),
+        ({"training.epochs": {"low": 1, "high": 6.5}}, 7),
+        ({"training.learning_rate": [1e-3, 1e-2]}, 2),
+    ],
+)
+def test_hyperband_counts_up_to_the_longest_trial(
+    config: Config, vary: dict[str, Any], longest: int
+) -> None:
+    config = config.replace(**{"search.pruner": "hyperband", "search.vary": vary})
+    pruner = StudyConductor(prepare_study(config))._study.study.pruner
+    assert isinstance(pruner, optuna.pruners.HyperbandPruner)
+    assert pruner._max_resource == longest
+
+
+def test_an_epoch_that_was_not_noted_before_a_kill_is_the_trials_own(config: Config) -> None:
+    class KilledError(Exception):
+        """As a SIGKILL would end the process."""
+
+    note = TrialHandle.note
+
+    def dies(self: TrialHandle, row: TrialRow) -> None:
+        if row.epochs:
+            raise KilledError
+        note(self, row)
+
+    config = config.replace(**{"search.trials": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialHandle, "note", dies)
+        with pytest.raises(KilledError):
+            conduct(config)
+    (row,) = conduct(config).trials
+    assert [epoch.source for epoch in row.epochs] == ["trained", "continued"]
+    assert row.cost_usd == sum(epoch.cost_usd for epoch in row.epochs)
 
 
 def test_a_limit_ends_the_study(config: Config) -> None:

@@ -20,6 +20,7 @@ from afcore.search.space import check_space
 from afcore.search.study import TrialHandle
 from afcore.storage.objects import Storage
 from tests.conftest import stdlib_rows, write_csv
+from tests.runs.test_common_inputs import count_loads
 
 FOLDS = 3
 
@@ -114,7 +115,8 @@ def killed_after_a_fold(config: Config) -> TrialRow:
     def dies(self: TrialHandle, row: TrialRow) -> None:
         note(self, row)
         notes.append(row)
-        raise KilledError
+        if row.members[-1].done:
+            raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrialHandle, "note", dies)
@@ -142,6 +144,46 @@ def test_a_study_with_folds_goes_on_with_those_done(
         )
     )
     assert [m.score for m in other.trials[0].members] == [m.score for m in row.members]
+
+
+def test_all_folds_are_looked_at_once(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = of_task(tiny_config, tmp_path, "text-classification")
+    vary = {"training.learning_rate": [1e-3, 3e-3]}
+    config = config.replace(
+        **{"search.folds": 5, "search.sampler": "grid", "search.vary": vary},
+    )
+    loaded, counts = count_loads(monkeypatch), []
+    conductor = StudyConductor(prepare_study(config))
+    for _ in range(2):
+        with conductor.next_trial() as handle:
+            assert handle is not None
+            assert conductor.train(handle).state == "finished"
+        counts.append(len(loaded))
+    assert counts == [6, 6]  # with the one without folds
+
+
+def test_folds_whose_runs_were_deleted_are_trained_again_for_their_predictions(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = of_task(tiny_config, tmp_path, "text-classification")
+    conductor, report = conduct(config.replace(**{"search.folds": 2}))
+    members, winner = report.trials[0].members, conductor.winner()
+    first, again = tmp_path / "first.csv", tmp_path / "again.csv"
+    write_out_of_fold(winner, members, first)
+    storage = Storage(config.store)
+    storage.delete_folder(f"runs/{members[0].run_id}")
+    write_out_of_fold(winner, members, again)
+    assert again.read_text() == first.read_text()
+
+    source = tmp_path / "rows.csv"
+    lines = source.read_text().splitlines(keepends=True)
+    for changed, count in ((lines + lines[-1:], 50), (lines[:-1], 48)):
+        source.write_text("".join(changed))
+        with pytest.raises(DataError, match=f"has {count} rows now, .* were trained on 49"):
+            write_out_of_fold(winner, members, tmp_path / "other.csv")
+        assert not (tmp_path / "other.csv").exists()
 
 
 def test_the_winner_trains_without_folds_and_keeps_the_rows_of_the_set(

@@ -104,8 +104,7 @@ def search_command(
         try:
             result = run_flow("search", resolved, **files, fresh=fresh)
         except NoWinnerError as error:
-            assert error.report is not None
-            failed, result = error, error.report
+            failed, result = error, error.report or {}
         write_report(report, result)
         show_searches(result, figures, wide(), console)
         show_uis(resolved)

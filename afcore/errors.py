@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 __all__ = [
     "AutoFreezeError",
@@ -14,6 +15,7 @@ __all__ = [
     "LeaseHeldError",
     "LeaseLostError",
     "ModelError",
+    "NoWinnerError",
     "OrchestrationError",
     "StoppedError",
     "StorageFullError",
@@ -55,6 +57,17 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """A model that cannot be loaded, or cannot be split into prefix and suffix."""
+
+
+class NoWinnerError(UserError):
+    """A search that ended without a trial that could be published.
+
+    Attributes:
+        report: what came of its trials, as a search that found one returns it; None until the
+            search has ended.
+    """
+
+    report: dict[str, Any] | None = None
 
 
 class StoreError(UserError):

@@ -34,6 +34,7 @@ __all__ = [
     "name_task",
     "show_epoch_table",
     "show_result",
+    "show_search_table",
     "showing_progress",
     "wait_until_shown",
 ]
@@ -190,6 +191,11 @@ def show_result(report: RunReport, table: str, picture: Figure) -> None:
     address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
     _beside(_create, "markdown", "result", text, "What was trained")
     _beside(_create, "image", "course", address, "Score and boundary by seconds")
+
+
+def show_search_table(text: str) -> None:
+    """The trials of a search until now, in Markdown."""
+    _beside(_create, "markdown", "search", text, "Trials of the search")
 
 
 def link_tracking(find: Callable[[str], str | None], mlflow_run_id: str, uri: str) -> None:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from afcore.config import Config
+from afcore.config import Config, SearchConfig
 from afcore.results.model_title import model_title
 from afcore.results.report import EpochReport
 from afcore.runs.records import EpochPlan
@@ -15,6 +15,7 @@ __all__ = [
     "mlflow_run_name",
     "model_name",
     "run_title",
+    "search_title",
 ]
 
 _CHARACTERS = 40
@@ -26,6 +27,16 @@ def run_title(config: Config) -> str:
     if config.freezes:
         how = f"{how}, {config.freezing.policy}"
     return f"{model_name(config)} on {data_name(config)}: {how}, seed {config.training.seed}"
+
+
+def search_title(config: Config) -> str:
+    """Of a search: its experiment, and what is varied and repeated."""
+    wanted = config.search or SearchConfig()
+    parts = [key.rpartition(".")[2] for key in sorted(wanted.vary)]
+    parts += [] if wanted.folds is None else [f"{wanted.folds} folds"]
+    parts += [f"{wanted.seeds} seeds"] if wanted.seeds > 1 else []
+    parts += [f"labels {', '.join(wanted.labels)}"] if wanted.labels else []
+    return f"search-{config.tracking.experiment}: {', '.join(parts)}"
 
 
 def mlflow_run_name(config: Config, run_id: str) -> str:

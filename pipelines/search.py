@@ -12,26 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from afcore.config import Config
+from afcore.errors import NoWinnerError
 from afcore.interrupt import catch_sigterm
 from afcore.launch.launcher import close_launchers, open_launcher
 from afcore.search.conduct_study import StudyConductor, prepare_study
-from afcore.search.label_studies import file_of_label, label_configs
+from afcore.search.label_studies import file_of_label, label_configs, names_of_labels
 from afcore.search.out_of_fold import PREDICTIONS_OPTION, write_out_of_fold
-from afcore.search.search_report import LabelsReport, MemberRow, SearchReport, TrialRow
+from afcore.search.search_report import LabelsReport, SearchReport, TrialRow
 from afcore.search.space import search_of
 from afcore.search.study import TrialHandle
 from afcore.search.study_figures import study_figures
+from afcore.search.tracked_study import TrackedStudy
 from afcore.search.winner_file import config_text, write_config
 from afcore.storage.outputs import new_file
 from afcore.tracking.tracker import Tracker
 from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
+from pipelines.prefect_artifacts import show_search_table, wait_until_shown
+from pipelines.run_titles import search_title
 from pipelines.search_table import search_markdown
 
 __all__ = ["search"]
@@ -39,12 +42,7 @@ __all__ = ["search"]
 
 def _run_name() -> str:
     config: Config = flow_run.parameters["config"]
-    wanted = search_of(config)
-    keys = ", ".join(key.rpartition(".")[2] for key in sorted(wanted.vary))
-    if wanted.folds is not None:
-        keys = f"{keys}, {wanted.folds} folds" if keys else f"{wanted.folds} folds"
-    keys = keys or f"{wanted.seeds} seeds"
-    return f"search-{config.tracking.experiment}: {keys}"
+    return search_title(config)
 
 
 @task(name="trial", task_run_name="trial-{number}", persist_result=False, cache_policy=NO_CACHE)
@@ -74,150 +72,131 @@ def search(
     """
     configure_logging()
     prepared = {label: prepare_study(one) for label, one in label_configs(config).items()}
-    reports, spent = {}, (0.0, 0.0)
+    names = names_of_labels(prepared)
+    reports, failed, spent = dict[str, SearchReport](), dict[str, NoWinnerError](), (0.0, 0.0)
     for label, one in prepared.items():
-        paths = (file and file_of_label(file, label) for file in (best_file, predictions_file))
-        files = _Files(*paths)
+        given, name = (best_file, predictions_file), names[label]
+        files = (file and file_of_label(file, name) for file in given)
         conductor = StudyConductor(one, fresh=fresh, spent=spent)
-        reports[label] = _conduct(conductor, label, files)
+        try:
+            reports[label] = _conduct(conductor, TrackedStudy(one, fresh=fresh), *files)
+        except NoWinnerError as error:
+            reports[label], failed[label] = conductor.report(importance=False), error
         spent = conductor.spent
+    wait_until_shown()
+    report: SearchReport | LabelsReport = LabelsReport(schema_version=1, labels=reports)
     if search_of(config).labels is None:
-        return reports[""].model_dump(mode="json", by_alias=True)
-    return LabelsReport(schema_version=1, labels=reports).model_dump(mode="json", by_alias=True)
+        report = reports[""]
+    result = report.model_dump(mode="json", by_alias=True)
+    if failed:
+        said = (f"label column {label!r}: {e}" if label else str(e) for label, e in failed.items())
+        lacking = NoWinnerError("; ".join(said))
+        lacking.report = result
+        raise lacking
+    return result
 
 
-@dataclass(frozen=True)
-class _Files:
-    """What a study writes beside the user."""
-
-    best: str | None
-    predictions: str | None
-
-
-def _conduct(conductor: StudyConductor, label: str, files: _Files) -> SearchReport:
+def _conduct(
+    conductor: StudyConductor,
+    tracked: TrackedStudy,
+    best_file: str | None,
+    predictions_file: str | None,
+) -> SearchReport:
     """One study, from its first trial to the published winner."""
     prepared = conductor.prepared
-    config, wanted = prepared.config, prepared.search
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
-    keys = (key.rpartition(".")[2] for key in wanted.vary)
-    parent = tracker.begin(
-        f"search-{prepared.study_id}",
-        " ".join(("search", label, *keys)).replace("  ", " ").strip(),
-        mode="search",
-        parameters={**config.model_dump(mode="json"), "study_id": prepared.study_id},
-    )
     try:
-        open_launcher(config.workers)
+        open_launcher(prepared.config.workers)
         with catch_sigterm():
-            _train_trials(conductor, tracker, parent)
+            _train_trials(conductor, tracked)
+        tracked.complete(conductor.rows())
         report = conductor.report(importance=False)
         # Another label column may have used up what there was for all; what it found counts.
-        if not (label and report.best is None and report.stopped):
-            report = _publish(conductor, tracker, parent, files)
+        if not (prepared.search.labels and report.best is None and report.stopped):
+            report = _publish(conductor, tracked, best_file, predictions_file)
+    except NoWinnerError as error:
+        tracked.complete(conductor.rows())
+        _log_report(tracked, conductor.report(importance=False))
+        tracked.tracker.finish(tracked.run_id, error)
+        raise
     except BaseException as error:
-        tracker.finish(parent, error)
+        tracked.tracker.finish(tracked.run_id, error)
         raise
     finally:
         close_launchers()
-    tracker.finish(parent)
+    tracked.tracker.finish(tracked.run_id)
     return report
 
 
-def _train_trials(conductor: StudyConductor, tracker: Tracker, parent: str) -> None:
+def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:
     while True:
         with one_run_a_device(conductor.prepared.config.workers), conductor.next_trial() as handle:
             if handle is None:
                 return
-            logged = _TrialLog(conductor, handle, tracker, parent)
-            train_trial(handle.number, logged.train)
+            train_trial(handle.number, _ShownTrial(conductor, handle, tracked).train)
 
 
-class _TrialLog:
-    """A trial with its run in MLflow, below the study's."""
+@dataclass(frozen=True)
+class _ShownTrial:
+    """A trial, logged to MLflow as it goes, with the study's table in Prefect at its end."""
 
-    def __init__(
-        self, conductor: StudyConductor, handle: TrialHandle, tracker: Tracker, parent: str
-    ) -> None:
-        self._conductor = conductor
-        self._handle = handle
-        self._tracker = tracker
-        self._parent = parent
+    conductor: StudyConductor
+    handle: TrialHandle
+    tracked: TrackedStudy
 
     def train(self) -> TrialRow:
-        """Train it, and log it as it ends."""
-        study_id = self._conductor.prepared.study_id
-        run_id = self._tracker.begin(
-            f"search-{study_id}-{self._handle.number}",
-            f"trial-{self._handle.number:03d}",
-            mode="trial",
-            parent=self._parent,
-            parameters=self._handle.values,
-        )
+        """Train it."""
+        self.tracked.log(self.handle.row)
         try:
-            row = self._conductor.train(self._handle)
+            row = self.conductor.train(self.handle, self.tracked.log)
         except BaseException as error:
-            self._tracker.finish(run_id, error)
+            self.tracked.stop(self.handle.number, error)
             raise
-        self._tracker.log_summary(run_id, _metrics(row), time.time())
-        for member in row.members:
-            self._tracker.log_course(run_id, _course(member, len(row.members) > 1))
-        if row.why:
-            self._tracker.log_text(run_id, row.why + "\n", "why.txt")
-        self._tracker.end_trial(run_id, row.state)
+        self.tracked.log(row)
+        report = self.conductor.report(importance=False)
+        show_search_table(f"{self.conductor.progress(report)}\n\n{search_markdown(report)}")
         return row
 
 
-def _metrics(row: TrialRow) -> dict[str, float]:
-    values = {
-        "seconds": row.seconds,
-        "cost_usd": row.cost_usd,
-        "epochs": float(len(row.epochs)),
-        "epochs_shared": float(sum(not epoch.is_own for epoch in row.epochs)),
-        "sets_built": float(sum(len(e.built) for e in row.epochs if e.is_own)),
-    }
-    return values if row.score is None else {"score": row.score, **values}
-
-
-def _course(member: MemberRow, several: bool) -> list[tuple[str, float, float, int]]:
-    where = f"{member.name}/".replace(" ", "") if several else ""
-    return [
-        (f"{where}validation/{name}", value, time.time(), epoch.epoch)
-        for epoch in member.epochs
-        for name, value in epoch.validation.items()
-    ]
-
-
 def _publish(
-    conductor: StudyConductor, tracker: Tracker, parent: str, files: _Files
+    conductor: StudyConductor,
+    tracked: TrackedStudy,
+    best_file: str | None,
+    predictions_file: str | None,
 ) -> SearchReport:
     """Test and publish the best trial; log table and pictures."""
+    tracker, parent = tracked.tracker, tracked.run_id
     winner = conductor.winner()
     result = finetune(winner, parent_mlflow_run_id=parent)
     result.pop("recorded", None)
-    update = {"winner": result, "config_file": files.best}
+    update = {"winner": result, "config_file": best_file}
     report = conductor.report().model_copy(update=update)
     best = report.best_row
     assert best is not None
-    if files.best is not None:
+    if best_file is not None:
         said = f"trial {best.number} of study {report.study_id}: {report.shown(best.score)}"
-        write_config(winner, Path(files.best), f"The best of a search, {said} on validation")
+        write_config(winner, Path(best_file), f"The best of a search, {said} on validation")
     if conductor.prepared.search.folds is not None:
-        _write_predictions(winner, best, tracker, parent, files.predictions)
-        report = report.model_copy(update={"predictions_file": files.predictions})
+        _write_predictions(winner, best, tracker, parent, predictions_file)
+        report = report.model_copy(update={"predictions_file": predictions_file})
     conductor.clean_up()
     values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
     test = result["totals"]["test"] or {}
     values |= {f"test/{name}": value for name, value in test.items()}
     values |= {f"importance/{key}": share for key, share in report.importance.items()}
     tracker.log_summary(parent, values, time.time())
-    table = search_markdown(report)
-    tracker.log_text(parent, table, "search.md")
-    tracker.log_text(parent, report.model_dump_json(by_alias=True, indent=1), "search.json")
+    _log_report(tracked, report)
     tracker.log_text(parent, config_text(winner), "best.yaml")
     for name, figure in study_figures(report).items():
         tracker.log_figure(parent, figure, f"figures/{name}.png")
-    create_markdown_artifact(table, key="search", description="trials of the search")
     return report
+
+
+def _log_report(tracked: TrackedStudy, report: SearchReport) -> None:
+    """All of it to MLflow, and its table to MLflow and Prefect."""
+    table, text = search_markdown(report), report.model_dump_json(by_alias=True, indent=1)
+    tracked.tracker.log_text(tracked.run_id, table, "search.md")
+    tracked.tracker.log_text(tracked.run_id, text, "search.json")
+    show_search_table(table)
 
 
 def _write_predictions(

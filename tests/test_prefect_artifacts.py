@@ -10,7 +10,7 @@ import pytest
 
 from afcore.config import parse_config
 from afcore.training import progress
-from pipelines.run_titles import data_name, model_name
+from pipelines.run_titles import data_name, model_name, search_title
 from tests.prefect_rest import prefect_answer
 from tests.reports import make_report
 
@@ -103,8 +103,9 @@ def test_what_cannot_be_shown_does_not_end_a_training(
             progress._log.info("a moment", extra={"progress": moment})
             time.sleep(0.3)
     shown.show_epoch_table(make_report().epochs, make_report().main)
+    shown.show_search_table("1 of 2 trials")
     assert calls == [moment]
-    assert caplog.text.count("the training goes on") == 3
+    assert caplog.text.count("the training goes on") == 4
     assert not any(isinstance(one, progress._Watching) for one in progress._log.handlers)
 
 
@@ -121,6 +122,24 @@ def test_names_say_what_is_trained_on_what(model: str, train: Any, expected: Any
     tree = {"model": {"name": model}, "data": {"train": train}}
     config = parse_config(tree, source="test")
     assert (model_name(config), data_name(config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("section", "title"),
+    [
+        ({"vary": {"training.seed": [1, 2], "freezing.depth": [1, 2]}}, "depth, seed"),
+        ({"labels": "a,b"}, "labels a, b"),
+        ({"labels": "a,b", "folds": 5}, "5 folds, labels a, b"),
+        ({"seeds": 3}, "3 seeds"),
+        ({"vary": {"freezing.depth": [1, 2]}, "seeds": 3}, "depth, 3 seeds"),
+    ],
+)
+def test_the_name_of_a_search_says_what_is_varied_and_repeated(
+    section: dict[str, Any], title: str
+) -> None:
+    tree = {"model": {"name": "-"}, "data": {"train": "-"}, "tracking": {"experiment": "x"}}
+    tree["search"] = section
+    assert search_title(parse_config(tree, source="test")) == f"search-x: {title}"
 
 
 def task_names(server: str, flow_run_id: str) -> list[str]:

@@ -10,7 +10,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -22,7 +22,7 @@ from scipy import stats
 from afcore.activations.residency import release_shards
 from afcore.config import Config, SearchConfig, check_extras
 from afcore.digest import recipe_digest
-from afcore.errors import ConfigError, UserError
+from afcore.errors import ConfigError, NoWinnerError
 from afcore.launch.launcher import check_devices
 from afcore.runs.common_inputs import CommonInputs
 from afcore.runs.identify import identify_run
@@ -33,7 +33,13 @@ from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_
 from afcore.search.sharing_order import sharing_of
 from afcore.search.space import Space, check_space, search_of, trial_config
 from afcore.search.study import SharedStudy, TrialHandle, study_folder
-from afcore.search.trial_run import failure_line, fold_of, member_configs, train_member
+from afcore.search.trial_run import (
+    OUT_OF_MEMORY,
+    failure_line,
+    fold_of,
+    member_configs,
+    train_member,
+)
 from afcore.search.trials_to_come import late_settings_to_come, may_share_epochs
 from afcore.storage.objects import Storage
 from afcore.tasks.known_tasks import find_score
@@ -45,6 +51,7 @@ _USUAL_TRIALS = 20
 _FAILURES_THAT_STOP = 5
 _LEAST_FOR_IMPORTANCE = 4
 _MORE_LOOKS = 3
+_NUMBERS = re.compile(r"\d+([.,]\d+)*(e[+-]?\d+)?( ?[kKMGT]i?B\b)?")
 _log = logging.getLogger(__name__)
 
 
@@ -170,7 +177,7 @@ class StudyConductor:
         """A trial to be trained; None when all were begun, or a limit is reached.
 
         Raises:
-            UserError: when the first ones all failed for one reason.
+            NoWinnerError: when the first ones all failed for one reason.
         """
         rows = self.rows()
         _check_failures(rows)
@@ -189,8 +196,14 @@ class StudyConductor:
                 release_shards()
             yield handle
 
-    def train(self, handle: TrialHandle) -> TrialRow:
+    def train(
+        self, handle: TrialHandle, tell: Callable[[TrialRow], None] | None = None
+    ) -> TrialRow:
         """Train a trial to its end, and record it.
+
+        Args:
+            handle: of the trial.
+            tell: told after each epoch how far it is.
 
         Raises:
             StoppedError: when this process was asked to stop; the trial goes on later.
@@ -198,7 +211,7 @@ class StudyConductor:
         row = handle.row
         if row.state == "running":
             common = self._common_epochs(handle)
-            row = _TrialTraining(self.prepared, self._storage, handle, common).run()
+            row = _TrialTraining(self.prepared, self._storage, handle, common, tell).run()
             if common is not None:
                 common.forget()
         self._study.end(handle, row)
@@ -258,13 +271,15 @@ class StudyConductor:
         """The configuration of the best trial, of its best seed.
 
         Raises:
-            UserError: when no trial has finished.
+            NoWinnerError: when no trial has finished.
         """
         report = self.report(importance=False)
         row = report.best_row
         if row is None:
             why = f": no more were begun, as {report.stopped}" if report.stopped else ""
-            raise UserError(f"no trial has finished, so there is none to be published{why}")
+            failed = next((one for one in report.trials if one.why), None)
+            why += "" if failed is None else f". Trial {failed.number} failed: {_remedy(failed)}"
+            raise NoWinnerError(f"no trial has finished, so there is none to be published{why}")
         sign = 1.0 if report.higher_is_better else -1.0
         member = max(row.members, key=lambda one: sign * (one.score or 0.0))
         config = trial_config(self.prepared.config, row.values)
@@ -281,22 +296,27 @@ class StudyConductor:
             found = optuna.importance.get_param_importances(study, evaluator=evaluator)
         return {key: float(value) for key, value in found.items() if math.isfinite(value)}
 
+    def progress(self, report: SearchReport) -> str:
+        """Trials done, the best so far, and seconds left, in words."""
+        done = [one for one in report.trials if one.state != "running"]
+        left = max(0, self.prepared.num_trials - len(done))
+        mean = sum(one.seconds for one in done) / max(1, len(done))
+        best = report.best_row
+        found = f"{report.shown(best.score)} of trial {best.number}" if best else "none yet"
+        return (
+            f"{len(done)} of {self.prepared.num_trials} trials, best {found}; about "
+            f"{left * mean:.0f} s left"
+        )
+
     def _tell_progress(self, row: TrialRow) -> None:
         report = self.report(importance=False)
-        done = [one for one in report.trials if one.state != "running"]
-        left = self.prepared.num_trials - len(done)
-        mean = sum(one.seconds for one in done) / len(done)
         said = (
             f"{report.score_title} {report.shown(row.score)}" if row.score is not None else row.why
         )
-        best = report.best_row
         _log.info(
-            "trial %d %s: %s after %.1f s (%s). %d of %d trials, best %s%s; about %.0f s left",
+            "trial %d %s: %s after %.1f s (%s). %s",
             *(row.number, row.state, said or "-", row.seconds, row.shared() or "nothing trained"),
-            *(len(done), self.prepared.num_trials),
-            report.shown(best.score) if best else "none yet",
-            f" of trial {best.number}" if best else "",
-            left * mean,
+            self.progress(report),
         )
 
 
@@ -309,8 +329,10 @@ class _TrialTraining:
         storage: Storage,
         handle: TrialHandle,
         common: CommonEpochs | None,
+        tell: Callable[[TrialRow], None] | None,
     ) -> None:
         self._prepared = prepared
+        self._tell = tell
         self._common = common
         self._storage = storage
         self._handle = handle
@@ -355,7 +377,10 @@ class _TrialTraining:
     def _note(self, member: MemberRow) -> bool:
         """How far one is; whether it should go on, of which the trial's first one decides."""
         self._members[member.seed, member.fold] = member
-        self._handle.note(self._row("running"))
+        row = self._row("running")
+        self._handle.note(row)
+        if self._tell is not None and member.epochs:
+            self._tell(row)
         if member is next(iter(self._members.values())) and member.epochs and not member.done:
             last = member.epochs[-1]
             value = last.validation[self._prepared.score.name]
@@ -386,9 +411,20 @@ def _limit_reached(search: SearchConfig, seconds: float, usd: float) -> str | No
 
 def _check_failures(rows: list[TrialRow]) -> None:
     first = [row for row in rows if row.state != "running"][:_FAILURES_THAT_STOP]
-    reasons = {re.sub(r"\d+(\.\d+)?", "#", row.why or "") for row in first}
+    reasons = {_reason(row.why or "") for row in first}
     if len(first) == _FAILURES_THAT_STOP and len(reasons) == 1 and first[0].state == "failed":
-        raise UserError(
-            f"the first {_FAILURES_THAT_STOP} trials all failed for one reason: {first[0].why} "
-            "No more are begun. Change what it says, or begin the study anew with --fresh"
+        raise NoWinnerError(
+            f"the first {_FAILURES_THAT_STOP} trials all failed for one reason: "
+            f"{_remedy(first[0], ' No more are begun.')}"
         )
+
+
+def _reason(why: str) -> str:
+    """What is the same when a failure comes again: no numbers, nor units, nor sizes of memory."""
+    return OUT_OF_MEMORY if why.startswith(OUT_OF_MEMORY) else _NUMBERS.sub("#", why)
+
+
+def _remedy(failed: TrialRow, then: str = "") -> str:
+    """Why it failed, and what to do."""
+    why = (failed.why or "").rstrip(".")
+    return f"{why}.{then} Change what it says, or begin the study anew with --fresh"

@@ -1,12 +1,13 @@
 """Several label columns over one text column: a study for each, whose sets are the same."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from afcore.config import Config
 from afcore.search.space import search_of
 
-__all__ = ["file_of_label", "label_configs", "name_of_label"]
+__all__ = ["file_of_label", "label_configs", "names_of_labels"]
 
 
 def label_configs(config: Config) -> dict[str, Config]:
@@ -19,14 +20,22 @@ def label_configs(config: Config) -> dict[str, Config]:
     }
 
 
-def file_of_label(path: str, label: str) -> str:
-    """Of files that there is one of for each column: ``a.best.yaml`` as ``a.best.LABEL.yaml``."""
-    if not label:
+def file_of_label(path: str, name: str) -> str:
+    """Of files that there is one of for each column: ``a.best.yaml`` as ``a.best.NAME.yaml``."""
+    if not name:
         return path
     given = Path(path)
-    return str(given.with_name(f"{given.stem}.{name_of_label(label)}{given.suffix}"))
+    return str(given.with_name(f"{given.stem}.{name}{given.suffix}"))
 
 
-def name_of_label(label: str) -> str:
-    """A column's name, as a file may have it."""
-    return re.sub(r"[^\w.-]", "-", label)
+def names_of_labels(labels: Iterable[str]) -> dict[str, str]:
+    """The columns' names, as files may have them: no two the same, also where case is ignored."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = plain = re.sub(r"[^\w.-]", "-", label)
+        taken, number = {one.casefold() for one in names.values()}, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}-{number}"
+        names[label] = name
+    return names

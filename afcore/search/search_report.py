@@ -26,6 +26,7 @@ class EpochRow(_Row):
         seconds: of it, training, sets, evaluation and checkpoints; also where found.
         cost_usd: likewise.
         validation: the task's scores.
+        finished: when, in seconds since 1970 (UTC); 0: not recorded.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class EpochRow(_Row):
     seconds: float
     cost_usd: float
     validation: dict[str, float]
+    finished: float = 0.0
 
     @property
     def is_own(self) -> bool:

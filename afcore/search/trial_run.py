@@ -34,8 +34,10 @@ from afcore.search.study import waited_for
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import Score
 
-__all__ = ["failure_line", "fold_of", "member_configs", "train_member"]
+__all__ = ["OUT_OF_MEMORY", "failure_line", "fold_of", "member_configs", "train_member"]
 
+OUT_OF_MEMORY = "out of memory:"
+"""How the line of a trial begins that failed of it."""
 _NOT_OF_THE_TRIAL = (
     StoppedError,
     StoreError,
@@ -156,6 +158,7 @@ def _with_epoch(run: Run, member: MemberRow, report: EpochReport, score: Score) 
         seconds=report.seconds,
         cost_usd=report.cost_usd,
         validation=report.validation,
+        finished=report.finished,
     )
     best = best_epoch(done_reports(run, report.epoch), run.config.main_score)
     return member.model_copy(
@@ -192,10 +195,10 @@ def failure_line(failed: list[str]) -> Iterator[None]:
     except _NOT_OF_THE_TRIAL:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
-        failed.append(f"out of memory: {in_one_line(error, 500)}")
+        failed.append(f"{OUT_OF_MEMORY} {in_one_line(error, 500)}")
     except AutoFreezeError as error:
         failed.append(in_one_line(error, 500))
     except RuntimeError as error:
         if "memory" not in str(error):  # as torch says it of the CPU's
             raise
-        failed.append(f"out of memory: {in_one_line(error, 500)}")
+        failed.append(f"{OUT_OF_MEMORY} {in_one_line(error, 500)}")

@@ -6,7 +6,7 @@ What a training needs and somebody deleted is restored, with a warning; nothing 
 import logging
 from typing import Any
 
-__all__ = ["TRAINING_TAG", "find_run", "open_experiment", "restore_run"]
+__all__ = ["TRAINING_TAG", "find_run", "forget_run", "open_experiment", "restore_run", "trial_runs"]
 
 TRAINING_TAG = "autofreeze.training_id"
 """Of a run: the training that it records."""
@@ -54,6 +54,28 @@ def find_run(client: Any, experiment_id: str, training_id: str) -> Any:
         run_view_type=ViewType.ALL,
     )
     return min(found, key=lambda run: run.info.lifecycle_stage != _ACTIVE, default=None)
+
+
+def trial_runs(client: Any, parent: str) -> list[Any]:
+    """The MLflow runs of a search's trials that can be found again, deleted ones too."""
+    from mlflow.entities import ViewType
+
+    found = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent}' AND tags.execution_mode = 'trial' "
+        f"AND tags.`{TRAINING_TAG}` != ''",
+        run_view_type=ViewType.ALL,
+        max_results=_MOST_RUNS,
+    )
+    return list(found)
+
+
+def forget_run(client: Any, run: Any) -> None:
+    """Put a run in the trash, where its training does not find it."""
+    if run.info.lifecycle_stage != _ACTIVE:
+        client.restore_run(run.info.run_id)  # no other takes a change
+    client.delete_tag(run.info.run_id, TRAINING_TAG)
+    client.delete_run(run.info.run_id)
 
 
 def restore_run(client: Any, run_id: str) -> bool:

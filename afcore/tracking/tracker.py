@@ -19,7 +19,14 @@ from afcore.errors import StoppedError, TrackingError, TrackingUnreachableError,
 from afcore.results.report import EpochReport, RunReport
 from afcore.tasks.task import Task
 from afcore.tracking.database import sqlite_path
-from afcore.tracking.experiments import TRAINING_TAG, find_run, open_experiment, restore_run
+from afcore.tracking.experiments import (
+    TRAINING_TAG,
+    find_run,
+    forget_run,
+    open_experiment,
+    restore_run,
+    trial_runs,
+)
 from afcore.tracking.models import MODEL_TAG, load_model, save_model
 from afcore.tracking.tracking_store import TrackingStore, cause_of_outage, without_password
 
@@ -30,6 +37,8 @@ _VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
 """Of an experiment: a view of its table that has the headline figures as columns."""
 _FOR_TRAININGS = "workflowType=machine_learning"
 """In an address: which of its two faces MLflow shows; else that is a setting of the browser."""
+_TRIAL_STATE_TAG = "trial_state"
+"""Of a trial's run: how it ended; there once all of it is logged."""
 _METRICS_PER_BATCH = 1000
 _PARAMETERS_PER_BATCH = 100
 _VALUE_CHARACTERS = 6000
@@ -101,9 +110,12 @@ class Tracker(TrackingStore):
             tags["execution_mode"] = mode
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
+        return self._ask(self._begin, name, tags, flat_parameters(parameters or {}))
+
+    def _begin(self, name: str, tags: dict[str, str], parameters: dict[str, str]) -> str:
         with self._explained():
             experiment_id = self._open_experiment()
-            run = find_run(self._client, experiment_id, training_id)
+            run = find_run(self._client, experiment_id, tags[TRAINING_TAG])
             if run is None:
                 run = self._client.create_run(experiment_id, tags=tags, run_name=name)
             else:
@@ -114,7 +126,7 @@ class Tracker(TrackingStore):
             # A kill may have come before all were logged, and none can be changed.
             flat = [
                 self._mlflow.entities.Param(key, value[:_VALUE_CHARACTERS])
-                for key, value in flat_parameters(parameters or {}).items()
+                for key, value in parameters.items()
                 if key not in run.data.params
             ]
             for start in range(0, len(flat), _PARAMETERS_PER_BATCH):
@@ -165,7 +177,7 @@ class Tracker(TrackingStore):
     def set_parent(self, run_id: str, parent: str) -> None:
         """Show a run under a comparison; a run recorded elsewhere cannot be, and is warned of."""
         try:
-            self._set_tag(run_id, "mlflow.parentRunId", parent)
+            self.set_tag(run_id, "mlflow.parentRunId", parent)
         except TrackingError as error:
             _log.warning("MLflow run %s cannot be shown here: %s", run_id, error)
 
@@ -318,16 +330,29 @@ class Tracker(TrackingStore):
 
     def end_trial(self, run_id: str, state: str) -> None:
         """Close the run of a trial of a search: ``finished``, ``pruned`` or ``failed``."""
-        self._set_tag(run_id, "trial_state", state)
         statuses = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
         self._set_terminated(run_id, statuses[state])
+        self.set_tag(run_id, _TRIAL_STATE_TAG, state)
+
+    @_about_a_run
+    def ended_trials(self, run_id: str) -> set[str]:
+        """Ids of the trainings of a search's trials that :meth:`end_trial` has closed."""
+        found = trial_runs(self._client, run_id)
+        return {run.data.tags[TRAINING_TAG] for run in found if _TRIAL_STATE_TAG in run.data.tags}
+
+    @_about_a_run
+    def forget_trials(self, run_id: str) -> None:
+        """Put the runs of a search's trials in the trash; none of them is gone on with."""
+        for run in trial_runs(self._client, run_id):
+            forget_run(self._client, run)
 
     @_about_a_run
     def _set_terminated(self, run_id: str, status: str) -> None:
         self._client.set_terminated(run_id, status)
 
     @_about_a_run
-    def _set_tag(self, run_id: str, key: str, value: str) -> None:
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Say one thing of a run."""
         self._client.set_tag(run_id, key, value)
 
     @_about_a_run

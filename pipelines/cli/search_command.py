@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from afcore.config import load_config
+from afcore.errors import NoWinnerError
 from pipelines.cli.consoles import console, wide
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import ConfigPath, Overrides, ReportPath, check_writable, write_report
@@ -99,7 +100,13 @@ def search_command(
             "best_file": str(path),
             "predictions_file": predictions_path(config, resolved, predictions),
         }
-        result = run_flow("search", resolved, **files, fresh=fresh)
+        failed = None
+        try:
+            result = run_flow("search", resolved, **files, fresh=fresh)
+        except NoWinnerError as error:
+            failed, result = error, error.report or {}
         write_report(report, result)
         show_searches(result, figures, wide(), console)
         show_uis(resolved)
+        if failed is not None:
+            raise failed

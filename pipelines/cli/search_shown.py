@@ -7,7 +7,7 @@ from rich.console import Console
 
 from afcore.config import Config, change_keys, parse_config
 from afcore.errors import ConfigError
-from afcore.search.label_studies import label_configs, name_of_label
+from afcore.search.label_studies import label_configs, names_of_labels
 from afcore.search.out_of_fold import PREDICTIONS_OPTION
 from afcore.search.search_report import LabelsReport, SearchReport
 from afcore.search.space import check_space, parse_over, search_of
@@ -99,9 +99,10 @@ def show_searches(
         _show_one(SearchReport.model_validate(result), figures, wide, console)
         return
     whole = LabelsReport.model_validate(result)
+    names = names_of_labels(whole.labels)
     for label, report in whole.labels.items():
         console.print(f"\nLabel column {label}", markup=False)
-        folder = figures and figures / name_of_label(label)
+        folder = figures and figures / names[label]
         _show_one(report, folder, wide, console)
     wide.print(labels_table(whole))
 

@@ -14,7 +14,7 @@ import torch
 
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.errors import AutoFreezeError, ConfigError, UserError
+from afcore.errors import AutoFreezeError, ConfigError, NoWinnerError, UserError
 from afcore.runs.identify import identify_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
@@ -221,6 +221,64 @@ def test_an_epoch_that_was_not_noted_before_a_kill_is_the_trials_own(config: Con
     (row,) = conduct(config).trials
     assert [epoch.source for epoch in row.epochs] == ["trained", "continued"]
     assert row.cost_usd == sum(epoch.cost_usd for epoch in row.epochs)
+
+
+ONE_REASON: dict[str, list[Any]] = {
+    "sizes": [f"set of {size} needs 1,{size}" for size in ("1.20 GiB", "12 MiB", "9 kB", "8", "7")],
+    "rates": [f"a rate of {rate} is too high." for rate in ("1e-05", "0.5", "1e+30", "3", "0.25")],
+    "memory": [
+        torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {asked}")
+        for asked in ("12.00 MiB", "1.20 GiB", "2.00 GiB. GPU 0 has 5 left", "1 B", "x")
+    ],
+}
+
+
+@pytest.mark.parametrize("case", ONE_REASON)
+def test_one_reason_is_told_apart_from_its_numbers(
+    config: Config, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    errors = iter(ONE_REASON[case])
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        error = next(errors)
+        raise error if isinstance(error, Exception) else AutoFreezeError(error)
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    with pytest.raises(NoWinnerError, match="the first 5 trials all failed for one reason"):
+        conduct(config.replace(**{"search.trials": 9}))
+    assert next(errors, None) is None
+
+
+def test_unlike_failures_stop_nothing_and_the_first_one_is_said(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter(["the loss is nan.", "no memory of 3 GB", "no rows", "no", "a", "b"])
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise AutoFreezeError(next(errors))
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    config = config.replace(**{"search.trials": 6})
+    assert [row.state for row in conduct(config).trials] == ["failed"] * 6
+    with pytest.raises(NoWinnerError) as raised:
+        StudyConductor(prepare_study(config)).winner()
+    assert str(raised.value) == (
+        "no trial has finished, so there is none to be published. Trial 0 failed: the loss is nan. "
+        "Change what it says, or begin the study anew with --fresh"
+    )
+
+
+def test_each_epoch_is_told_and_how_far_the_study_is(config: Config) -> None:
+    conductor, told = StudyConductor(prepare_study(config)), list[int]()
+    assert conductor.progress(conductor.report()).startswith("0 of 3 trials, best none yet;")
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        row = conductor.train(handle, lambda row: told.append(len(row.epochs)))
+    assert told == [1, 2]
+    assert [epoch.finished > 0 for epoch in row.epochs] == [True, True]
+    report = conductor.report()
+    best = f"1 of 3 trials, best {report.shown(row.score)} of trial 0; about"
+    assert conductor.progress(report) == f"{best} {2 * row.seconds:.0f} s left"
 
 
 def test_a_limit_ends_the_study(config: Config) -> None:

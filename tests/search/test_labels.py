@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from afcore.activations.sets import list_sets
 from afcore.config import load_config, parse_config
-from afcore.errors import ConfigError
+from afcore.errors import AutoFreezeError, ConfigError
+from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
-from afcore.search.label_studies import label_configs
+from afcore.search.label_studies import file_of_label, label_configs, names_of_labels
 from afcore.search.search_report import LabelsReport
 from afcore.storage.objects import Storage
 from tests.conftest import stdlib_rows, write_config, write_csv
@@ -89,6 +90,46 @@ def test_a_limit_that_one_label_column_used_up_leaves_the_next_without_trials(
     assert [folder.name for folder in figures.iterdir()] == ["label"]
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_a_label_column_whose_trials_fail_leaves_the_others_theirs(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"text": row["text"], "a b": row["label"], "a-b": str(len(row["text"]) > 60)}
+        for row in stdlib_rows()[:60]
+    ]
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["data"] = {"train": str(write_csv(tmp_path / "a.csv", rows)), "max_length": 32}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {"storage": f"sqlite:///{tmp_path}/o.db"}
+    path, launch = write_config(tmp_path / "config.yaml", tree), trial_run.launch_epoch
+
+    def fails(run: Any, *args: Any, **kwargs: Any) -> Any:
+        if run.config.data.label == "a b":
+            raise AutoFreezeError("the loss is nan.")
+        return launch(run, *args, **kwargs)
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    report_path = tmp_path / "search.json"
+    command = ["search", str(path), "--labels", "a b,a-b", "--report", str(report_path)]
+    command += ["--over", "training.learning_rate=1e-4,2e-4", "--sampler", "grid"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2, done.output
+    said = " ".join(done.output.split())
+    assert "label column 'a b': no trial has finished" in said
+    assert "failed: the loss is nan. Change what it says" in said
+    assert "Traceback" not in said
+    first, second = LabelsReport.model_validate_json(report_path.read_text()).labels.values()
+    assert [row.state for row in first.trials] == ["failed"] * 2
+    assert (first.best, first.winner) == (None, None)
+    assert second.winner is not None
+    assert second.config_file == "config.best.a-b-2.yaml"
+    assert [file.name for file in tmp_path.glob("*.best.*")] == ["config.best.a-b-2.yaml"]
+
+
 def test_sets_hold_texts_alone(tiny_config: dict[str, Any], tmp_path: Path) -> None:
     rows = [{**row, "long": str(len(row["text"]) > 60)} for row in stdlib_rows()[:40]]
     tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
@@ -113,6 +154,23 @@ def winner_rows(report: LabelsReport) -> int:
     assert winner is not None
     count: int = winner["data"]["train_examples"]
     return count
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["intent", "topic"], ["intent", "topic"]),
+        (["a b", "a-b", "a/b"], ["a-b", "a-b-2", "a-b-3"]),
+        (["a b", "a-b-2", "a-b"], ["a-b", "a-b-2", "a-b-3"]),
+        (["Long", "long"], ["Long", "long-2"]),  # where file systems take them for one
+        ([""], [""]),
+    ],
+)
+def test_each_column_has_a_file_of_its_own(labels: list[str], names: list[str]) -> None:
+    found = names_of_labels(labels)
+    assert [found[label] for label in labels] == names
+    assert file_of_label("x/a.best.yaml", "a-b") == "x/a.best.a-b.yaml"
+    assert file_of_label("x/a.best.yaml", "") == "x/a.best.yaml"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,16 @@ import mlflow
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from typer.testing import CliRunner
 
 from afcore.config import load_config, parse_config
+from afcore.errors import AutoFreezeError, TrackingError
 from afcore.runs.identify import identify_run
+from afcore.search import trial_run
 from afcore.search.search_report import SearchReport
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from tests.conftest import write_config
 
 VARY = {"training.learning_rate": [3e-3, 1e30], "freezing.depth": [1, 2]}
@@ -78,18 +82,102 @@ def _check_tracked(uri: str, report: SearchReport) -> None:
     assert len(trials) == 4
     best = trials[f"trial-{report.best:03d}"]
     assert best.data.params["freezing.depth"] in {"1", "2"}
-    assert best.data.metrics["score"] == pytest.approx(report.best_row.score)  # type: ignore[union-attr]
+    row = report.best_row
+    assert row is not None
+    assert best.data.metrics["score"] == pytest.approx(row.score)
+    assert best.data.tags["run_ids"] == row.members[0].run_id
+    (logged,) = client.get_metric_history(best.info.run_id, "validation/accuracy")
+    assert (logged.step, logged.timestamp) == (1, int(row.epochs[0].finished * 1000))
     assert len(children) == 5  # and the winner's own
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"search.md", "search.json", "best.yaml", "figures"} <= names
 
 
 def _check_prefect() -> None:
-    async def read() -> list[str]:
+    async def read() -> list[Any]:
+        named = {"name": {"any_": ["search-test: depth, learning_rate"]}}
         async with get_client() as client:
-            return [run.name for run in await client.read_flow_runs()]
+            return await client.read_artifacts(
+                artifact_filter=ArtifactFilter.model_validate({"key": {"any_": ["search"]}}),
+                flow_run_filter=FlowRunFilter.model_validate(named),
+            )
 
-    assert "search-test: depth, learning_rate" in asyncio.run(read())
+    found = sorted(asyncio.run(read()), key=lambda one: one.created)
+    assert [one.data.partition(" trials, best ")[0] for one in found[:4]] == [
+        f"{number} of 4" for number in range(1, 5)
+    ]
+    assert all("| trial | state |" in one.data for one in found)
+    assert "the test set was read once" in found[4].data
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_search_without_a_winner_has_table_report_and_reason(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.cli import app
+
+    def fails(*_args: Any, **_kwargs: Any) -> Any:
+        raise AutoFreezeError("the loss is nan.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["search"] = {"storage": f"sqlite:///{tmp_path}/o.db"}
+    path, report_path = write_config(tmp_path / "config.yaml", tree), tmp_path / "search.json"
+    for rates, message in (
+        ("1e-3,3e-3", "no trial has finished, so there is none to be published. Trial 0 failed: "),
+        ("1e-3,2e-3,3e-3,4e-3,5e-3,6e-3", "the first 5 trials all failed for one reason: "),
+    ):
+        command = ["search", str(path), "--report", str(report_path), "--sampler", "grid"]
+        done = CliRunner().invoke(app, [*command, "--over", f"training.learning_rate={rates}"])
+        assert done.exit_code == 2, done.output
+        said = " ".join(done.output.split())
+        assert f"{message}the loss is nan." in said
+        assert "Search for the highest accuracy" in said
+        report = SearchReport.model_validate_json(report_path.read_text())
+        assert {row.why for row in report.trials} == {"the loss is nan."}
+        client = mlflow.MlflowClient(tiny_config["tracking"]["uri"])
+        experiment = client.get_experiment_by_name("test")
+        assert experiment is not None
+        parent, *_ = client.search_runs(
+            [experiment.experiment_id], "tags.execution_mode = 'search'"
+        )
+        assert parent.info.status == "FAILED"
+        names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+        assert names == {"search.md", "search.json"}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_trial_whose_end_mlflow_refused_is_closed_by_the_same_command(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.cli import app
+
+    end, refusals = Tracker.end_trial, iter([1])
+
+    def refused_once(tracker: Tracker, run_id: str, state: str) -> None:
+        if next(refusals, None):
+            raise TrackingError("MLflow refused")
+        end(tracker, run_id, state)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Tracker, "end_trial", refused_once)
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {"storage": f"sqlite:///{tmp_path}/o.db"}
+    path = write_config(tmp_path / "config.yaml", tree)
+    command = ["search", str(path), "--over", "training.learning_rate=1e-3,3e-3"]
+    command += ["--sampler", "grid"]
+    codes = [CliRunner().invoke(app, command).exit_code for _ in range(2)]
+    assert codes == [1, 0]
+    client = mlflow.MlflowClient(tiny_config["tracking"]["uri"])
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.execution_mode = 'trial'")
+    assert [(r.info.status, r.data.tags.get("trial_state")) for r in runs] == [
+        ("FINISHED", "finished")
+    ] * 2
+    assert all("score" in run.data.metrics for run in runs)
 
 
 def test_a_space_that_cannot_be_searched_is_one_message(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import requests
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afcore.errors import (
@@ -196,6 +197,23 @@ def test_a_run_that_cannot_be_found_any_more_is_logged_anew(uri: str) -> None:
     assert client.get_experiment(client.get_run(third).info.experiment_id).name == "x"
     with pytest.raises(TrackingError, match="what is committed stands, and the same command"):
         Tracker(uri, "x").log_summary("0" * 32, {"m": 1.0}, 1000.0)
+
+
+def test_a_run_is_waited_for_by_who_waits(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, other = Tracker(uri, "x", waits=True), Tracker(uri, "x")
+    create, silences = mlflow.MlflowClient.create_run, iter([1])
+
+    def silent_once(*args: object, **kwargs: object) -> object:
+        if next(silences, None):
+            raise requests.ConnectionError("refused")
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_run", silent_once)
+    run_id = waiting.begin("t", "a", parameters={"a": {"b": 1}})
+    assert mlflow.MlflowClient(uri).get_run(run_id).data.params == {"a.b": "1"}
+    silences = iter([1])
+    with pytest.raises(TrackingUnreachableError):
+        other.begin("u", "b")
 
 
 def test_two_that_make_an_experiment_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

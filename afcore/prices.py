@@ -36,7 +36,7 @@ def _text(value: object) -> object:
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     as_of: Annotated[str, BeforeValidator(_text)]
     source: str

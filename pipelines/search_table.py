@@ -109,16 +109,22 @@ def search_notes(report: SearchReport) -> list[str]:
 def forecast_table(forecast: StudyForecast) -> Table:
     """What ``plan`` says of a study: its totals, with sharing and without."""
     table = Table(title="Predicted study", title_justify="left")
-    for column in ("if", "trials", "epochs", "s shared", "s alone", "MB shared", "MB alone"):
-        table.add_column(column, justify="left" if column == "if" else "right")
-    table.add_column("US$ shared", justify="right")
-    table.add_column("US$ alone", justify="right")
-    ends = {"each stops early": forecast.shortest, "none stops": forecast.longest}
-    for case, rows in ends.items():
+    table.add_column("if")
+    table.add_column("trials", justify="right")
+    for unit in ("epochs", "s", "MB", "US$"):
+        table.add_column(f"{unit} shared", justify="right")
+        table.add_column(f"{unit} alone", justify="right")
+    cases = {
+        "each stops early": forecast.shortest,
+        "none stops": forecast.longest,
+        "then, for the best": forecast.winners,
+    }
+    for case, rows in cases.items():
         table.add_row(
             case,
             str(len(rows)),
             str(sum(row.epochs for row in rows)),
+            str(sum(row.epochs_alone for row in rows)),
             f"{sum(row.seconds for row in rows):.0f}",
             f"{sum(row.seconds_alone for row in rows):.0f}",
             f"{sum(row.set_bytes for row in rows) / 1e6:.0f}",
@@ -149,12 +155,16 @@ def _title(report: SearchReport) -> str:
 
 
 def _columns(report: SearchReport) -> list[str]:
-    keys = dict.fromkeys(key for row in report.trials for key in row.values)
+    keys = _keys(report)
     return ["trial", "state", "shared", *keys, report.score_title, "epochs", "seconds", "US$"]
 
 
+def _keys(report: SearchReport) -> list[str]:
+    """That any trial varied."""
+    return list(dict.fromkeys(key for row in report.trials for key in row.values))
+
+
 def _cells(report: SearchReport, row: TrialRow) -> list[str]:
-    keys = dict.fromkeys(key for one in report.trials for key in one.values)
     score = report.shown(row.score)
     if row.interval is not None:
         scale, unit = (100, " points") if report.in_percent else (1, "")
@@ -163,7 +173,7 @@ def _cells(report: SearchReport, row: TrialRow) -> list[str]:
         str(row.number),
         row.state if row.why is None else f"{row.state}: {row.why}",
         row.shared(),
-        *(_value(row.values[key]) if key in row.values else "-" for key in keys),
+        *(_value(row.values[key]) if key in row.values else "-" for key in _keys(report)),
         score,
         str(len(row.epochs)),
         f"{row.seconds:.1f}",

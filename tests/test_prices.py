@@ -83,6 +83,10 @@ def test_a_missing_price_is_one_message(settings: dict[str, object], message: st
             "gpus: {a/b: {on_demand_usd: -1, as_of: x, source: y}}",
             "gpus.a/b.on_demand_usd: got -1; input",
         ),
+        (
+            "gpus: {a/b: {on_demand_usd: .inf, as_of: x, source: y}}",
+            "gpus.a/b.on_demand_usd: got inf; input should be a finite number",
+        ),
         ("gpus: {a/b: {on_demand_usd: 1, as_of: x}}", "missing key 'gpus.a/b.source'"),
     ],
 )

@@ -42,6 +42,9 @@ def _varied(value: object) -> Any:
             raise ValueError("an empty list leaves nothing to try. Give values, or leave it out")
         if any(values.count(one) > 1 for one in values):
             raise ValueError("a value stands in the list twice")
+        for one in values:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"numbers must be finite; got {one!r}")
         return values
     if isinstance(value, dict):
         return _range(value)

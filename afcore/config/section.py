@@ -50,5 +50,6 @@ class Section(BaseModel):
         extra="forbid",
         frozen=True,
         validate_default=True,
+        allow_inf_nan=False,
         json_schema_extra=numbers_as_texts,
     )

@@ -173,7 +173,9 @@ class FreezePolicy(BaseModel, ABC):
     # A section of the configuration is the policy itself. In a subclass: ``policy`` with its name,
     # its keys with ranges and descriptions, and the methods below.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=numbers_as_texts)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=numbers_as_texts
+    )
 
     keeps_statistics: ClassVar[bool] = True
     """Whether gradients are added up.

@@ -45,7 +45,13 @@ from afcore.tasks.prepare import DataSources, prepare
 from afcore.tasks.stored_tokens import PreparedData
 from afcore.tasks.task import Task
 
-__all__ = ["data_sources", "decisive_numerics", "decisive_settings", "identify_run"]
+__all__ = [
+    "data_sources",
+    "decisive_numerics",
+    "decisive_settings",
+    "identify_run",
+    "looked_at_digest",
+]
 
 _SPLIT_TOLERANCE = 1e-4
 # Room differs between machines; what it changes, each epoch's order, is in its plan.
@@ -99,7 +105,7 @@ def identify_run(
     else:
         assert held is None, "rows in memory have no name"
         look = partial(_look, config, storage, keeps_model=True)
-        looked = common.look(_looked_at(config), look)
+        looked = common.look(looked_at_digest(config), look)
     freeze = _first_freeze(config, looked.num_blocks, looked.num_pretrained)
     if config.model.quantization is not None and not (config.freezes and freeze.boundary):
         why = "no block is frozen from the start" if config.freezes else f"mode {config.mode}"
@@ -142,7 +148,7 @@ def _run_id(config: Config, looked: LookedAt, compute: Compute) -> str:
     )[:16]
 
 
-def _looked_at(config: Config) -> RecipeDigest:
+def looked_at_digest(config: Config) -> RecipeDigest:
     """Of the settings, all but those that say nothing of data and model."""
     sections = {"cache", "prices", "tracking", "search"}
     if config.adapter is None:

@@ -39,7 +39,7 @@ from afcore.storage.objects import Storage
 from afcore.training.loop import settled_by_scores
 from afcore.training.schedule import Schedule
 
-__all__ = ["LATE_KEYS", "CommonEpochs"]
+__all__ = ["LATE_KEYS", "CommonEpochs", "beginning_digest"]
 
 LATE_KEYS = ("epochs", "schedule", "steps", "warmup_ratio", "decay_ratio", "stop")
 """Of ``training``: what may decide nothing in the first epochs."""
@@ -202,7 +202,7 @@ class CommonEpochs:
         return read_record(self._storage, key, _Beginning, replaceable=True)
 
     def _key(self, run: Run, epoch: int) -> str | None:
-        digest = _beginning(run, self._schedule(run), epoch)
+        digest = beginning_digest(run, self._schedule(run), epoch)
         return None if digest is None else f"{self._folder}/{digest[:32]}.json"
 
     def _schedule(self, run: Run) -> Schedule:
@@ -294,7 +294,7 @@ def _plain(plan: EpochPlan) -> EpochPlan:
     return plan.model_copy(update={"build": False, "choice": None, "notes": []})
 
 
-def _beginning(run: Run, schedule: Schedule, epoch: int) -> str | None:
+def beginning_digest(run: Run, schedule: Schedule, epoch: int) -> str | None:
     """Digest of all that decides epoch ``epoch``; None where that is not known beforehand."""
     record, config = run.record, run.config
     if config.workers.max > 1 or epoch > schedule.num_epochs:

@@ -31,7 +31,7 @@ from afcore.search.common_epochs import CommonEpochs
 from afcore.search.sampling import asks_beforehand, make_pruner
 from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_number
 from afcore.search.sharing_order import sharing_of
-from afcore.search.space import Space, check_space, search_of, trial_config
+from afcore.search.space import Space, check_space, search_of, sought_score, trial_config
 from afcore.search.study import SharedStudy, TrialHandle, study_folder
 from afcore.search.trial_run import (
     OUT_OF_MEMORY,
@@ -42,7 +42,6 @@ from afcore.search.trial_run import (
 )
 from afcore.search.trials_to_come import late_settings_to_come, may_share_epochs
 from afcore.storage.objects import Storage
-from afcore.tasks.known_tasks import find_score
 from afcore.tasks.scores import Score
 
 __all__ = ["PreparedStudy", "StudyConductor", "prepare_study"]
@@ -103,13 +102,10 @@ def prepare_study(config: Config) -> PreparedStudy:
         UserError: for a space, data, a model or settings that cannot be used.
     """
     space, search = check_space(config), search_of(config)
-    try:
-        score = find_score(config.task, search.score) if search.score else config.main_score
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("training.score", "search.score", 1)) from error
+    score = sought_score(config)
     num_trials = search.trials or (_USUAL_TRIALS if search.vary else 1)
     if search.sampler == "grid":
-        whole = len(space.grid(search.seed))
+        whole = space.grid_size()
         num_trials = min(search.trials or whole, whole)
     plain = config.model_copy(update={"search": None})
     check_extras(plain)
@@ -129,16 +125,15 @@ def prepare_study(config: Config) -> PreparedStudy:
 
 def _check_depths(config: Config, space: Space, record: RunRecord) -> None:
     """Boundaries that the model has not, before a trial fails of them."""
-    for dimension in space.dimensions:
-        for value in dimension.ends if dimension.key == "freezing.depth" else ():
-            policies = (
-                {} if dimension.policies is None else {"freezing.policy": min(dimension.policies)}
-            )
-            policy = trial_config(config, {**policies, dimension.key: value}).freezing
-            try:
-                policy.begin(record.num_blocks)
-            except ValueError as error:
-                raise ConfigError(f"search.vary: {dimension.key}: {error}") from error
+    dimensions = {dimension.key: dimension for dimension in space.dimensions}
+    depths = dimensions.get("freezing.depth")
+    if depths is None or "model.name" in dimensions:  # of which each has its own number of blocks
+        return
+    for changes in (given for value in depths.ends for given in depths.given(value)):
+        try:
+            trial_config(config, changes).freezing.begin(record.num_blocks)
+        except ValueError as error:
+            raise ConfigError(f"search.vary: {depths.key}: {error}") from error
 
 
 class StudyConductor:

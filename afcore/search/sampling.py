@@ -78,7 +78,7 @@ def asks_beforehand(search: SearchConfig) -> bool:
 def listed_proposals(search: SearchConfig, space: Space, count: int) -> list[dict[str, Any]]:
     """The first ``count`` proposals of a sampler that looks at no score."""
     if search.sampler == "grid":
-        return space.grid(search.seed)[:count]
+        return space.grid(search.seed, count)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from afcore.tasks.scores import shown_score
+
 __all__ = ["EpochRow", "LabelsReport", "MemberRow", "SearchReport", "TrialRow"]
 
 State = Literal["finished", "pruned", "failed", "running"]
@@ -163,9 +165,7 @@ class SearchReport(_Row):
 
     def shown(self, score: float | None) -> str:
         """A score as people read it."""
-        if score is None:
-            return "-"
-        return f"{100 * score:.2f} %" if self.in_percent else f"{score:.4f}"
+        return "-" if score is None else shown_score(score, in_percent=self.in_percent)
 
 
 class LabelsReport(_Row):

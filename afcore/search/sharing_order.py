@@ -35,7 +35,10 @@ def sharing_of(config: Config, num_blocks: int, num_pretrained: int) -> Sharing:
         tokens = canonical_json(trial.model_dump(mode="json", include={"model", "data", "task"}))
         boundary = 0
         if trial.freezes:
-            boundary = trial.freezing.begin(num_blocks, num_pretrained).boundary
+            try:
+                boundary = trial.freezing.begin(num_blocks, num_pretrained).boundary
+            except ValueError:  # of another model, which may have more blocks
+                boundary = num_blocks
         decisive = decisive_settings(trial)
         decisive["training"] = {
             name: value for name, value in decisive["training"].items() if name not in LATE_KEYS

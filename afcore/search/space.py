@@ -5,9 +5,11 @@ A key of ``freezing`` that only some of the varied policies have is proposed wit
 
 import itertools
 import json
+import math
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, get_args
 
 import yaml
@@ -21,6 +23,8 @@ from optuna.distributions import (
 from afcore.config import PEER_MODES, Config, Range, SearchConfig, change_keys, parse_config
 from afcore.errors import ConfigError
 from afcore.freezing.known_policies import Policy
+from afcore.tasks.known_tasks import find_score, task_class
+from afcore.tasks.scores import Score
 
 __all__ = [
     "POLICY_KEY",
@@ -29,10 +33,12 @@ __all__ = [
     "check_space",
     "parse_over",
     "search_of",
+    "sought_score",
     "trial_config",
 ]
 
 POLICY_KEY = "freezing.policy"
+_MOST_TRIED = 300
 _ELSEWHERE = ("search", "store", "tracking", "prices", "retrain")
 """Sections and keys that change nothing of what is trained."""
 
@@ -57,29 +63,60 @@ class Dimension:
         varied = self.varied
         if isinstance(varied, list):
             return CategoricalDistribution(tuple(_label(value) for value in varied))
+        low, high = self.ends
         if varied.is_whole:
-            step = int(varied.step or 1)
-            return IntDistribution(int(varied.low), int(varied.high), log=varied.log, step=step)
-        return FloatDistribution(varied.low, varied.high, log=varied.log, step=varied.step)
+            return IntDistribution(low, high, log=varied.log, step=int(varied.step or 1))
+        return FloatDistribution(low, high, log=varied.log, step=varied.step)
+
+    @property
+    def num_values(self) -> int | None:
+        """None of a range without steps."""
+        varied = self.varied
+        if isinstance(varied, list):
+            return len(varied)
+        step = varied.step or (1 if varied.is_whole and not varied.log else None)
+        if step is None:
+            return None
+        low, high, by = (Decimal(str(number)) for number in (varied.low, varied.high, step))
+        return int((high - low) // by) + 1
+
+    def value_at(self, place: int) -> Any:
+        """One of :attr:`num_values`, counted from 0."""
+        varied = self.varied
+        if isinstance(varied, list):
+            return varied[place]
+        if varied.is_whole:
+            return int(varied.low) + place * int(varied.step or 1)
+        return float(Decimal(str(varied.low)) + place * Decimal(str(varied.step)))
 
     @property
     def ends(self) -> list[Any]:
-        """All values of a list, both ends of a range."""
+        """All values of a list; the lowest of a range, and the highest that its steps reach."""
         varied = self.varied
-        return varied if isinstance(varied, list) else [varied.low, varied.high]
+        if isinstance(varied, list):
+            return varied
+        if self.num_values is None:
+            return [varied.low, varied.high]
+        return [self.value_at(0), self.value_at(self.num_values - 1)]
 
     @property
     def grid(self) -> list[Any] | None:
         """All values; None of a range without steps."""
-        varied, distribution = self.varied, self.distribution
-        if isinstance(varied, list):
-            return varied
-        if isinstance(distribution, IntDistribution) and not varied.log:
-            return list(range(distribution.low, distribution.high + 1, distribution.step))
-        if isinstance(distribution, FloatDistribution) and varied.step is not None:
-            count = round((distribution.high - varied.low) / varied.step) + 1
-            return [varied.low + number * varied.step for number in range(count)]
-        return None
+        if self.num_values is None:
+            return None
+        return [self.value_at(place) for place in range(self.num_values)]
+
+    @property
+    def tried(self) -> list[Any]:
+        """All values, where they are some hundred at most; else the ends."""
+        is_short = self.num_values is not None and self.num_values <= _MOST_TRIED
+        return (is_short and self.grid) or self.ends
+
+    def given(self, value: Any) -> list[dict[str, Any]]:
+        """What a trial is given with a value: once for each policy that it is proposed with."""
+        if self.policies is None:
+            return [{self.key: value}]
+        return [{POLICY_KEY: policy, self.key: value} for policy in sorted(self.policies)]
 
     def value_of(self, label: Any) -> Any:
         """The value that a label of Optuna's stands for."""
@@ -106,32 +143,63 @@ class Space:
                 values[dimension.key] = suggest(dimension)
         return values
 
-    def grid(self, seed: int) -> list[dict[str, Any]]:
-        """Every combination once, shuffled.
+    def grid_size(self) -> int:
+        """Combinations of all values.
 
         Raises:
             ConfigError: where a range has no steps.
         """
-        values = {}
+        return sum(size for _, size in self._products())
+
+    def grid(self, seed: int, count: int | None = None) -> list[dict[str, Any]]:
+        """Every combination once, shuffled; of these the first ``count``.
+
+        Raises:
+            ConfigError: where a range has no steps.
+        """
+        products = self._products()
+        order = list(range(sum(size for _, size in products)))
+        random.Random(seed).shuffle(order)
+        return [_combination(products, number) for number in order[:count]]
+
+    def _products(self) -> list[tuple[Sequence[Dimension], int]]:
+        """What is combined, and how often: all keys, or those that go with each policy."""
         for dimension in self.dimensions:
-            if dimension.grid is None:
+            if dimension.num_values is None:
                 raise ConfigError(
                     f"search.vary: {dimension.key}: a grid needs a list, or a range with a step. "
                     "Give one, or another search.sampler"
                 )
-            values[dimension.key] = dimension.grid
-        found: list[dict[str, Any]] = []
-        for combination in itertools.product(*values.values()):
-            given = dict(zip(values, combination, strict=True))
-            proposed = self.propose(lambda dimension, given=given: given[dimension.key])  # type: ignore[misc]
-            if proposed not in found:
-                found.append(proposed)
-        random.Random(seed).shuffle(found)
-        return found
+        products: list[Sequence[Dimension]] = [self.dimensions]
+        if self.dimensions and self.dimensions[0].key == POLICY_KEY:
+            first, *others = self.dimensions
+            products = [
+                [
+                    replace(first, varied=[policy]),
+                    *(one for one in others if one.policies is None or policy in one.policies),
+                ]
+                for policy in first.ends
+            ]
+        return [(one, math.prod(d.num_values or 0 for d in one)) for one in products]
 
     def labels(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """As Optuna keeps them."""
         return {d.key: d.label_of(values[d.key]) for d in self.dimensions if d.key in values}
+
+
+def _combination(
+    products: Sequence[tuple[Sequence[Dimension], int]], number: int
+) -> dict[str, Any]:
+    """One of all, counted from 0 with the last key changing first."""
+    values: dict[str, Any] = {}
+    for dimensions, size in products:
+        if number < size:
+            for dimension in reversed(dimensions):
+                number, place = divmod(number, dimension.num_values or 1)
+                values[dimension.key] = dimension.value_at(place)
+            break
+        number -= size
+    return dict(reversed(values.items()))
 
 
 def search_of(config: Config) -> SearchConfig:
@@ -139,11 +207,29 @@ def search_of(config: Config) -> SearchConfig:
     return config.search or SearchConfig()
 
 
+def sought_score(config: Config) -> Score:
+    """What a search seeks the best of.
+
+    Raises:
+        ConfigError: when the task has no such score.
+    """
+    wanted = search_of(config).score
+    return _score_of(config.task, wanted) if wanted else config.main_score
+
+
+def _score_of(task: str, name: str) -> Score:
+    try:
+        return find_score(task, name)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("training.score", "search.score", 1)) from error
+
+
 def check_space(config: Config) -> Space:
     """The space of a search, after each value has been tried in the configuration.
 
     Raises:
-        ConfigError: for a key that does not exist, a value that it refuses, and nothing to vary.
+        ConfigError: for a key that does not exist, a value that it refuses, nothing to vary, and a
+            score that not every trial computes.
     """
     search = search_of(config)
     if search.folds is not None and config.data.fold is not None:
@@ -158,7 +244,7 @@ def check_space(config: Config) -> Space:
             f"search: mode {config.mode} is for comparison, and no trial can be of it"
         )
     plain = config.model_copy(update={"search": None})
-    owners = _owners(search, config)
+    owners = _owners(search)
     dimensions = []
     for key in sorted(search.vary, key=lambda key: (key != POLICY_KEY, key)):
         section = key.partition(".")[0]
@@ -169,12 +255,14 @@ def check_space(config: Config) -> Space:
         if key.startswith("data.fold"):
             raise ConfigError(f"search.vary: {key}: for folds, give search.folds")
         dimension = Dimension(key, search.vary[key], owners.get(key))
-        for value in dimension.ends:
+        for value in dimension.tried:
             _try(plain, dimension, value)
         dimensions.append(dimension)
+    _check_score(config, dimensions)
+    space = Space(tuple(dimensions))
     if search.sampler == "grid":
-        Space(tuple(dimensions)).grid(search.seed)
-    return Space(tuple(dimensions))
+        space.grid_size()
+    return space
 
 
 def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
@@ -189,26 +277,47 @@ def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _try(config: Config, dimension: Dimension, value: Any) -> None:
-    changes = {dimension.key: value}
     if dimension.key == "mode" and value in PEER_MODES:
         raise ConfigError(f"search.vary: mode {value} is for comparison, and no trial can be of it")
-    if dimension.policies is not None:
-        changes = {POLICY_KEY: min(dimension.policies), **changes}
-    trial_config(config, changes)
+    for changes in dimension.given(value):
+        trial_config(config, changes)
 
 
-def _owners(search: SearchConfig, config: Config) -> dict[str, frozenset[str]]:
-    """The varied policies that have a key, for those keys of ``freezing`` that not all have."""
-    kinds = {kind.model_fields["policy"].default: kind for kind in get_args(Policy)}
+def _owners(search: SearchConfig) -> dict[str, frozenset[str]]:
+    """Where the policy is varied, the policies that have a key of ``freezing``, by the key.
+
+    All of them where none has it: they say so when it is tried.
+    """
     varied = search.vary.get(POLICY_KEY)
-    policies = varied if isinstance(varied, list) else [config.freezing.policy]
+    if not isinstance(varied, list):
+        return {}
+    kinds = {kind.model_fields["policy"].default: kind for kind in get_args(Policy)}
+    kinds = {name: kind for name, kind in kinds.items() if name in varied}
     owners = {}
     for key in search.vary:
         section, _, leaf = key.partition(".")
-        having = {name for name in policies if name in kinds and leaf in kinds[name].model_fields}
-        if section == "freezing" and having and len(having) < len(policies):
-            owners[key] = frozenset(having)
+        if section == "freezing" and leaf not in ("", "policy"):
+            having = [name for name, kind in kinds.items() if leaf in kind.model_fields]
+            owners[key] = frozenset(having or kinds)
     return owners
+
+
+def _check_score(config: Config, dimensions: Sequence[Dimension]) -> None:
+    """That trials of every task compute it: one that generates does not for a loss."""
+    score = sought_score(config)
+    deciding = [one for one in dimensions if one.key in ("task", "training.score")]
+    for values in itertools.product(*(one.tried for one in deciding)):
+        try:
+            trial = trial_config(config, {d.key: v for d, v in zip(deciding, values, strict=True)})
+        except ConfigError:
+            continue  # such a trial fails
+        task, main = task_class(trial.task), trial.main_score
+        if task.is_asked(_score_of(trial.task, score.name)) and not task.is_asked(main):
+            raise ConfigError(
+                f"search.score: task {trial.task} generates nothing where training.score is "
+                f"{main.name}, so that there is no {score.name} of it. Set search.score to "
+                f"{main.name}, or training.score to {score.name}"
+            )
 
 
 def parse_over(texts: list[str]) -> dict[str, Any]:
@@ -235,7 +344,12 @@ def _parse_one(text: str) -> tuple[str, Any]:
     high, *options = rest.split(":")
     # Paths have dots, too: ../a.csv,../b.csv
     if not dots or not _is_number(low.strip() or high):
-        return key.strip(), [_value(one, text) for one in given.split(",")]
+        values = given.split(",")
+        if not all(map(str.strip, values)):
+            raise ConfigError(
+                f"--over {text!r}: a value beside a comma is empty. Give it, null if that is meant"
+            )
+        return key.strip(), [_value(one, text) for one in values]
     found = {"low": _value(low, text), "high": _value(high, text)}
     for option in options:
         name, _, value = option.partition("=")

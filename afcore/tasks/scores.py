@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LOG_LOSS", "TOKEN_LOSS", "RowValues", "Score", "mean_of", "remaining_errors"]
+__all__ = [
+    "LOG_LOSS",
+    "TOKEN_LOSS",
+    "RowValues",
+    "Score",
+    "mean_of",
+    "remaining_errors",
+    "shown_score",
+]
 
 RowValues = Mapping[str, npt.NDArray[Any]]
 """By name, [n, ...]: what a model answered on each row, and what it should have answered."""
@@ -53,7 +61,12 @@ class Score:
 
     def shown(self, value: float) -> str:
         """A score as people read it."""
-        return f"{100 * value:.2f} %" if self.in_percent else f"{value:.4f}"
+        return shown_score(value, in_percent=self.in_percent)
+
+
+def shown_score(value: float, *, in_percent: bool) -> str:
+    """The same where only this is known of the score."""
+    return f"{100 * value:.2f} %" if in_percent else f"{value:.4f}"
 
 
 def mean_of(rows: str, name: str, title: str, **facts: Any) -> Score:

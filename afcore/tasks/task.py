@@ -301,9 +301,10 @@ class Task(BaseModel, ABC):
         """
         return outputs
 
-    def is_asked(self, score: Score | None) -> bool:
+    @classmethod
+    def is_asked(cls, score: Score | None) -> bool:
         """Whether :meth:`answers` are needed for a score; None: for all of them."""
-        wanted = (score,) if self.generates and score is not None else self.scores
+        wanted = (score,) if cls.generates and score is not None else cls.scores
         return any(not {*one.rows} <= {"losses", "weights"} for one in wanted)
 
     @abstractmethod

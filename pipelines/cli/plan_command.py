@@ -54,10 +54,15 @@ def plan_command(
         if figure is not None and not chooses:
             raise ConfigError(f"--figure {figure}: with one worker there is nothing to choose from")
         searches = resolved.search is not None and resolved.search.varies
+        training = resolved
         if searches:
+            from afcore.search.label_studies import label_configs
             from afcore.search.space import check_space
 
-            check_space(resolved)
+            studies = list(label_configs(resolved).values())
+            for one in studies:
+                check_space(one)
+            training = studies[0]
         from afcore.launch.launcher import close_launchers
         from afcore.preview import preview_run
         from afcore.results.traces import load_recorded, recorded_trace
@@ -66,7 +71,7 @@ def plan_command(
         recorded = recorded_trace(load_recorded(trace)) if trace is not None else None
         with console.status("Measuring a few batches"):
             try:
-                found = preview_run(resolved, wanted, recorded)
+                found = preview_run(training, wanted, recorded)
             finally:
                 close_launchers()
         write_report(report, found.model_dump(mode="json"))

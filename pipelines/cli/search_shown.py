@@ -22,7 +22,6 @@ __all__ = [
     "predictions_path",
     "resolve_search",
     "show_searches",
-    "write_figures",
 ]
 
 

@@ -17,7 +17,7 @@ from afcore.runs.identify import identify_run
 from afcore.runs.records import plan_of
 from afcore.runs.run import Run, begin_run, read_record, run_lease
 from afcore.storage.objects import Storage
-from tests.conftest import write_config
+from tests.conftest import stdlib_rows, write_config, write_csv
 from tests.e2e.command import autofreeze
 from tests.reports import make_report
 
@@ -66,6 +66,26 @@ def test_plan_predicts_each_mode_and_leaves_no_run(
     keys = Storage(tiny_config["store"]).list("")
     assert keys
     assert not [key for key in keys if not key.startswith("data/")]
+
+
+def test_plan_of_label_columns_has_no_column_of_another_name(
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("afcore.search.study_forecast._BUDGET_SECONDS", 0.1)
+    rows = [{"text": row["text"], "module": row["label"]} for row in stdlib_rows()]
+    for row in rows:
+        row["long"] = str(len(row["text"]) > 60)
+    tiny_config["data"] = {"train": str(write_csv(tmp_path / "a.csv", rows)), "max_length": 32}
+    tiny_config["freezing"] = {"policy": "static", "depth": 1}
+    tiny_config["search"] = {"labels": ["module", "long"]}
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    assert autofreeze("plan", config, "--modes", "cached") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Predicted study" in out
+    assert "│ none stops │ 2 │" in out
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from afcore.runs.identify import identify_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport, TrialRow
+from afcore.search.sharing_order import in_sharing_order, sharing_of
 from afcore.search.study import TrialHandle
 from afcore.storage.objects import Storage
 
@@ -357,6 +358,19 @@ def test_a_boundary_that_the_model_has_not_is_refused_before_anything_is_trained
     config = config.replace(**{"search.vary": {"freezing.depth": [1, 9]}})
     with pytest.raises(ConfigError, match=r"search.vary: freezing.depth: .*9"):
         prepare_study(config)
+
+
+def test_depths_of_other_models_are_not_those_of_the_files(config: Config, tmp_path: Path) -> None:
+    names = [config.model.name, str(tmp_path / "of-twelve-blocks")]
+    config = config.replace(**{"search.vary": {"model.name": names, "freezing.depth": [1, 9]}})
+    record = prepare_study(config).record
+    proposals = [
+        {"model.name": name, "freezing.depth": depth} for depth in (9, 1) for name in names[::-1]
+    ]
+    sharing = sharing_of(config, record.num_blocks, record.num_pretrained)
+    order = in_sharing_order(proposals, sharing)
+    assert [one["model.name"] for one in order] == [names[1]] * 2 + [names[0]] * 2
+    assert [one["freezing.depth"] for one in order] == [1, 9] * 2
 
 
 def test_a_study_keeps_to_the_limit_of_the_cache(config: Config, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from afcore.config import Config
-from afcore.interrupt import catch_sigterm
+from afcore.errors import StoppedError
+from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.launcher import close_launchers, open_launcher
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.label_studies import file_of_label, label_configs
@@ -113,7 +114,8 @@ def _conduct(conductor: StudyConductor, label: str, files: _Files) -> SearchRepo
         report = conductor.report(importance=False)
         # Another label column may have used up what there was for all; what it found counts.
         if not (label and report.best is None and report.stopped):
-            report = _publish(conductor, tracker, parent, files)
+            with conductor.publication():
+                report = _publish(conductor, tracker, parent, files)
     except BaseException as error:
         tracker.finish(parent, error)
         raise
@@ -124,12 +126,16 @@ def _conduct(conductor: StudyConductor, label: str, files: _Files) -> SearchRepo
 
 
 def _train_trials(conductor: StudyConductor, tracker: Tracker, parent: str) -> None:
-    while True:
+    """All trials, until no process is at work on one; nobody waits with a device in hand."""
+    at_work = True
+    while at_work:
         with one_run_a_device(conductor.prepared.config.workers), conductor.next_trial() as handle:
-            if handle is None:
-                return
-            logged = _TrialLog(conductor, handle, tracker, parent)
-            train_trial(handle.number, logged.train)
+            if handle is not None:
+                logged = _TrialLog(conductor, handle, tracker, parent)
+                train_trial(handle.number, logged.train)
+        at_work = handle is not None or conductor.wait_for_others()
+        if stop_requested():
+            raise StoppedError("between two trials")
 
 
 class _TrialLog:
@@ -204,7 +210,6 @@ def _publish(
     if conductor.prepared.search.folds is not None:
         _write_predictions(winner, best, tracker, parent, files.predictions)
         report = report.model_copy(update={"predictions_file": files.predictions})
-    conductor.clean_up()
     values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
     test = result["totals"]["test"] or {}
     values |= {f"test/{name}": value for name, value in test.items()}

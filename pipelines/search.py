@@ -16,8 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from afcore.config import Config
-from afcore.errors import NoWinnerError
-from afcore.interrupt import catch_sigterm
+from afcore.errors import NoWinnerError, StoppedError
+from afcore.interrupt import catch_sigterm, stop_requested
 from afcore.launch.launcher import close_launchers, open_launcher
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.label_studies import file_of_label, label_configs, names_of_labels
@@ -112,7 +112,8 @@ def _conduct(
         report = conductor.report(importance=False)
         # Another label column may have used up what there was for all; what it found counts.
         if not (prepared.search.labels and report.best is None and report.stopped):
-            report = _publish(conductor, tracked, best_file, predictions_file)
+            with conductor.publication():
+                report = _publish(conductor, tracked, best_file, predictions_file)
     except NoWinnerError as error:
         tracked.complete(conductor.rows())
         _log_report(tracked, conductor.report(importance=False))
@@ -128,11 +129,15 @@ def _conduct(
 
 
 def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:
-    while True:
+    """All trials, until no process is at work on one; nobody waits with a device in hand."""
+    at_work = True
+    while at_work:
         with one_run_a_device(conductor.prepared.config.workers), conductor.next_trial() as handle:
-            if handle is None:
-                return
-            train_trial(handle.number, _ShownTrial(conductor, handle, tracked).train)
+            if handle is not None:
+                train_trial(handle.number, _ShownTrial(conductor, handle, tracked).train)
+        at_work = handle is not None or conductor.wait_for_others()
+        if stop_requested():
+            raise StoppedError("between two trials")
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,6 @@ def _publish(
     if conductor.prepared.search.folds is not None:
         _write_predictions(winner, best, tracker, parent, predictions_file)
         report = report.model_copy(update={"predictions_file": predictions_file})
-    conductor.clean_up()
     values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
     test = result["totals"]["test"] or {}
     values |= {f"test/{name}": value for name, value in test.items()}

@@ -32,7 +32,13 @@ from afcore.search.sampling import asks_beforehand, make_pruner
 from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_number
 from afcore.search.sharing_order import sharing_of
 from afcore.search.space import Space, check_space, search_of, sought_score, trial_config
-from afcore.search.study import SharedStudy, TrialHandle, study_folder
+from afcore.search.study import (
+    SharedStudy,
+    TrialHandle,
+    database_explained,
+    study_folder,
+    waited_for,
+)
 from afcore.search.trial_run import (
     OUT_OF_MEMORY,
     failure_line,
@@ -41,6 +47,7 @@ from afcore.search.trial_run import (
     train_member,
 )
 from afcore.search.trials_to_come import late_settings_to_come, may_share_epochs
+from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import Score
 
@@ -171,6 +178,8 @@ class StudyConductor:
     def next_trial(self) -> Iterator[TrialHandle | None]:
         """A trial to be trained; None when all were begun, or a limit is reached.
 
+        Other processes may be at work on theirs then: :meth:`wait_for_others`.
+
         Raises:
             NoWinnerError: when the first ones all failed for one reason.
         """
@@ -178,7 +187,9 @@ class StudyConductor:
         _check_failures(rows)
         prepared = self.prepared
         count = prepared.num_trials
-        self._stopped = _limit_reached(prepared.search, *self.spent)
+        self._stopped = None
+        if len(rows) < count:
+            self._stopped = _limit_reached(prepared.search, *self.spent)
         if self._stopped is not None:
             count = 0
         elif asks_beforehand(prepared.search):
@@ -190,6 +201,14 @@ class StudyConductor:
                 prepared.inputs.clear()
                 release_shards()
             yield handle
+
+    def wait_for_others(self) -> bool:
+        """Wait while other processes train; whether a trial was left to go on with meanwhile.
+
+        Raises:
+            StoppedError: when this process was asked to stop meanwhile.
+        """
+        return self._study.wait_for_others()
 
     def train(
         self, handle: TrialHandle, tell: Callable[[TrialRow], None] | None = None
@@ -228,6 +247,21 @@ class StudyConductor:
             numbered = self._study.listed_to_come().items()
             listed = [labels for number, labels in numbered if number != handle.number]
         return late_settings_to_come(self.prepared.space, handle.values, listed)
+
+    @contextlib.contextmanager
+    def publication(self) -> Iterator[None]:
+        """The winner is tested and published inside, by one process; the next one finds it done.
+
+        Afterwards :meth:`clean_up` is called.
+
+        Raises:
+            StoppedError: when this process was asked to stop while another one was at work.
+        """
+        study_id = self.prepared.study_id
+        folder, what = f"{study_folder(study_id)}/winner", f"the winner of study {study_id}"
+        with waited_for(Lease(self._storage, folder, what, logged=False), seconds=1.0):
+            yield
+            self.clean_up()
 
     def clean_up(self) -> None:
         """Delete what only trials that are still to come would have used."""
@@ -280,6 +314,7 @@ class StudyConductor:
         config = trial_config(self.prepared.config, row.values)
         return config.replace(**{"training.seed": member.seed})
 
+    @database_explained()
     def _importance(self) -> dict[str, float]:
         study = self._study.study
         done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

@@ -4,7 +4,10 @@ Optuna stores no random state. So the sampler is made anew for each trial, from 
 the trial's number; and a list that depends on no score (grid, random, qmc) is made as a whole.
 """
 
+import copy
 import hashlib
+import itertools
+import json
 import warnings
 from typing import Any
 
@@ -18,13 +21,21 @@ from optuna.distributions import (
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from afcore.config import SearchConfig
 from afcore.search.space import Dimension, Space
 
-__all__ = ["PerTrialSampler", "asks_beforehand", "listed_proposals", "make_pruner", "suggest"]
+__all__ = [
+    "PerTrialSampler",
+    "ask_pruner",
+    "asks_beforehand",
+    "listed_proposals",
+    "make_pruner",
+    "suggest",
+]
 
 
 class PerTrialSampler(BaseSampler):
@@ -48,8 +59,21 @@ class PerTrialSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Their values."""
+        """Their values; those that were drawn before a kill."""
+        drawn = self._drawn(trial)
+        if drawn is not None:
+            return {key: value for key, value in drawn.items() if key in search_space}
         return self._made(trial).sample_relative(study, trial, search_space)
+
+    def _drawn(self, trial: FrozenTrial) -> dict[str, Any] | None:
+        """TPE and GP store them before each key's own, and GP keeps away from what it finds."""
+        names = (f"{self._kind}:relative_params:{number}" for number in itertools.count())
+        parts = itertools.takewhile(bool, map(trial.system_attrs.get, names))
+        try:
+            found: dict[str, Any] = json.loads("".join(map(str, parts)))
+        except json.JSONDecodeError:  # nothing, or not all of it
+            return None
+        return found
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
@@ -114,3 +138,29 @@ def make_pruner(search: SearchConfig, num_epochs: int) -> BasePruner:
     if search.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=num_epochs)
     return optuna.pruners.NopPruner()
+
+
+def ask_pruner(study: Study, trial: FrozenTrial) -> tuple[bool, dict[str, Any]]:
+    """Whether a trial ends, and attributes by which the pruner will know it, to be written.
+
+    They are not written here. A pruner that finds those of a step takes the step for done, and
+    answers otherwise when it is asked again.
+    """
+    noting = _NotingStorage(study._storage)
+    asked: Any = copy.copy(study)
+    asked._storage = noting
+    return bool(study.pruner.prune(asked, trial)), noting.noted
+
+
+class _NotingStorage:
+    """Optuna's storage, but for what a pruner writes of a trial."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+        self.noted: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, _trial_id: int, key: str, value: Any) -> None:
+        self.noted[key] = value

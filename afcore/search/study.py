@@ -6,6 +6,7 @@ in the store of the runs. Who holds the lease works on it; a trial whose holder 
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.storages import RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from afcore.config import SearchConfig
-from afcore.errors import ConfigError, LeaseHeldError, StoppedError
+from afcore.errors import (
+    ConfigError,
+    LeaseHeldError,
+    StoppedError,
+    StoreLostError,
+    StoreUnreachableError,
+    causes,
+    in_one_line,
+)
 from afcore.interrupt import stop_requested
 from afcore.search.sampling import (
     PerTrialSampler,
+    ask_pruner,
     asks_beforehand,
     listed_proposals,
     suggest,
@@ -30,14 +41,45 @@ from afcore.search.sampling import (
 from afcore.search.search_report import TrialRow
 from afcore.search.sharing_order import Sharing, in_sharing_order
 from afcore.search.space import Space
-from afcore.storage.lease import Lease
+from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage
 
-__all__ = ["SharedStudy", "TrialHandle", "open_database", "study_folder", "waited_for"]
+__all__ = [
+    "SharedStudy",
+    "TrialHandle",
+    "database_explained",
+    "open_database",
+    "study_folder",
+    "waited_for",
+]
 
 _SQLITE = "sqlite:///"
 _ROW = "autofreeze"
+_VERDICT = "autofreeze.verdict"
 _LISTED = "autofreeze.listed"
+_POLL_SECONDS = 1.0
+_SAID_AFTER_SECONDS = 5.0
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def database_explained(kind: type[StoreUnreachableError] = StoreLostError) -> Iterator[None]:
+    """Around what asks Optuna's storage.
+
+    Args:
+        kind: of the error where it fails; in the middle of a study, that it was lost.
+
+    Raises:
+        StoreUnreachableError: of this kind.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        *_, cause = causes(error)
+        raise kind(
+            f"search.storage does not answer as it should: {in_one_line(cause, 300)}. See to it; "
+            "what is committed stands, and the same command goes on from there"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -59,18 +101,35 @@ class TrialHandle:
         """From 0."""
         return self.trial.number
 
+    @database_explained()
     def note(self, row: TrialRow) -> None:
         """Record how far it is."""
         self.trial.set_user_attr(_ROW, json.loads(row.model_dump_json()))
 
+    @database_explained()
     def is_pruned(self, step: int, score: float) -> bool:
-        """Report a score after a step, once; whether the pruner ends the trial."""
-        known = self.trial.study._storage.get_trial(self.trial._trial_id).intermediate_values
-        if step not in known:
-            self.trial.report(score, step)
-        elif step < max(known):
+        """Report a score after a step, once; whether the pruner ends the trial.
+
+        The pruner is asked once, too. What it says is recorded together with what it would keep of
+        the trial, and that is written afterwards: a kill in between is made up for at the next
+        start.
+        """
+        storage, trial_id = self.trial.study._storage, self.trial._trial_id
+        known = storage.get_trial(trial_id)
+        last = known.last_step
+        if last is not None and step < last:
             return False
-        return self.trial.should_prune()
+        if step != last:
+            self.trial.report(score, step)
+            known = storage.get_trial(trial_id)
+        verdict = known.user_attrs.get(_VERDICT)
+        if verdict is None or verdict["step"] != step:
+            pruned, kept = ask_pruner(self.trial.study, known)
+            verdict = {"step": step, "pruned": pruned, "kept": kept}
+            self.trial.set_user_attr(_VERDICT, verdict)
+        for key, value in verdict["kept"].items():
+            storage.set_trial_system_attr(trial_id, key, value)
+        return bool(verdict["pruned"])
 
 
 def study_folder(study_id: str) -> str:
@@ -109,23 +168,25 @@ class SharedStudy:
         kind = search.sampler if search.sampler in ("tpe", "gp") else "random"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database, name = open_database(search.storage), f"autofreeze-{study_id}"
-        if fresh:
-            with contextlib.suppress(KeyError):
-                optuna.delete_study(study_name=name, storage=database)
-        self._study = optuna.create_study(
-            storage=database,
-            study_name=name,
-            direction="maximize" if higher_is_better else "minimize",
-            sampler=PerTrialSampler(kind, search.seed),
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        with database_explained(StoreUnreachableError):
+            if fresh:
+                with contextlib.suppress(KeyError):
+                    optuna.delete_study(study_name=name, storage=database)
+            self._study = optuna.create_study(
+                storage=database,
+                study_name=name,
+                direction="maximize" if higher_is_better else "minimize",
+                sampler=PerTrialSampler(kind, search.seed),
+                pruner=pruner,
+                load_if_exists=True,
+            )
 
     @property
     def study(self) -> optuna.Study:
         """Optuna's."""
         return self._study
 
+    @database_explained()
     def list_proposals(self, count: int, sharing: Sharing) -> None:
         """Enqueue the proposals of a sampler that looks at no score, those that share together.
 
@@ -153,24 +214,56 @@ class SharedStudy:
     def next_trial(self, count: int) -> Iterator[TrialHandle | None]:
         """A trial for this process, as long as inside: one that was left, else a new one.
 
-        None when ``count`` trials were begun and nobody has left one.
+        None when ``count`` trials were begun and nobody has left one; others may be at work then.
         """
         with contextlib.ExitStack() as stack:
             yield self._claim(count, stack)
 
+    @database_explained()
+    def wait_for_others(self) -> bool:
+        """Wait as long as each trial that runs has a process at work on it.
+
+        Returns:
+            Whether one was left behind meanwhile, for this process to go on with; else none runs.
+
+        Raises:
+            StoppedError: when this process was asked to stop meanwhile.
+        """
+        said = False
+        while running := self._running():
+            numbers = [frozen.number for frozen in running]
+            if not all(is_held(self._storage, self._lease_folder(number)) for number in numbers):
+                return True
+            if stop_requested():
+                raise StoppedError("while other processes were at work")
+            if not said:
+                _log.info(
+                    "waiting for other processes, which work on trial %s",
+                    ", ".join(map(str, numbers)),
+                )
+            said = True
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def _running(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    @database_explained()
     def _claim(self, count: int, stack: contextlib.ExitStack) -> TrialHandle | None:
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._holds(frozen.number, stack):
-                return self._opened(Trial(self._study, frozen._trial_id))
-        with self._listing():
-            trials = self._study.get_trials(deepcopy=False)
-            begun = sum(trial.state != TrialState.WAITING for trial in trials)
-            if begun >= count or (asks_beforehand(self._search) and begun == len(trials)):
-                return None
-            trial = self._study.ask()
-            held = self._holds(trial.number, stack)
-            assert held
-        return self._opened(trial)
+        while True:
+            for frozen in self._running():
+                if self._holds(frozen.number, stack):
+                    return self._opened(Trial(self._study, frozen._trial_id))
+            with self._listing():
+                trials = self._study.get_trials(deepcopy=False)
+                begun = sum(trial.state != TrialState.WAITING for trial in trials)
+                if begun >= count or (asks_beforehand(self._search) and begun == len(trials)):
+                    return None
+                trial = self._study.ask()
+                if self._holds(trial.number, stack):
+                    # Here, so that whoever asks next sees what this one tries, and keeps away.
+                    return self._opened(trial)
+            # Another process saw it run before its lease was taken, and has taken it up.
 
     @contextlib.contextmanager
     def _listing(self) -> Iterator[None]:
@@ -178,16 +271,21 @@ class SharedStudy:
         with waited_for(Lease(self._storage, f"{self._folder}/list", "the list", logged=False)):
             yield
 
+    def _lease_folder(self, number: int) -> str:
+        return f"{self._folder}/{number:05d}"
+
     def _holds(self, number: int, stack: contextlib.ExitStack) -> bool:
-        lease = Lease(
-            self._storage, f"{self._folder}/{number:05d}", f"trial {number}", logged=False
-        )
-        try:
-            stack.enter_context(lease)
-        except LeaseHeldError:
-            return False
-        state = self._study.get_trials(deepcopy=False)[number].state
-        return state == TrialState.RUNNING  # not one that its process has just ended
+        lease = Lease(self._storage, self._lease_folder(number), f"trial {number}", logged=False)
+        with contextlib.ExitStack() as taken:
+            try:
+                taken.enter_context(lease)
+            except LeaseHeldError:
+                return False
+            state = self._study.get_trials(deepcopy=False)[number].state
+            if state != TrialState.RUNNING:  # its process has just ended it
+                return False
+            stack.enter_context(taken.pop_all())
+        return True
 
     def _opened(self, trial: Trial) -> TrialHandle:
         values = self._space.propose(lambda dimension: suggest(trial, dimension))
@@ -197,6 +295,7 @@ class SharedStudy:
             trial, values, known or TrialRow(number=trial.number, state="running", values=values)
         )
 
+    @database_explained()
     def end(self, handle: TrialHandle, row: TrialRow) -> None:
         """Mark a trial as finished, pruned or failed."""
         handle.note(row)
@@ -208,6 +307,7 @@ class SharedStudy:
         values = row.score if row.state == "finished" else None
         self._study.tell(handle.number, values, state=states[row.state])
 
+    @database_explained()
     def rows(self) -> list[TrialRow]:
         """Of all trials that were begun, by number."""
         found = []
@@ -225,18 +325,22 @@ class SharedStudy:
 
 @contextlib.contextmanager
 def waited_for(lease: Lease, seconds: float = 0.2) -> Iterator[Lease]:
-    """Hold a lease, as soon as whoever has it lets it go.
+    """Hold a lease, as soon as whoever has it lets it go; a longer wait is logged.
 
     Raises:
         StoppedError: when this process was asked to stop meanwhile.
     """
+    began, said = time.monotonic(), False
     while True:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lease)
-            except LeaseHeldError:
+            except LeaseHeldError as held:
                 if stop_requested():
                     raise StoppedError("while another process was at work") from None
+                if not said and time.monotonic() - began >= _SAID_AFTER_SECONDS:
+                    _log.info("waiting: %s", held)
+                    said = True
                 time.sleep(seconds)
                 continue
             yield lease
@@ -249,7 +353,8 @@ def open_database(url: str) -> RDBStorage:
     Raises:
         ConfigError: when it cannot be opened.
     """
-    options: dict[str, Any] = {}
+    # A server ends connections that lay idle, as they do while a trial trains.
+    options: dict[str, Any] = {"pool_pre_ping": True}
     try:
         if url.startswith(_SQLITE):
             Path(url.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)

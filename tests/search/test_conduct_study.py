@@ -31,9 +31,10 @@ KILL_SEEDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.faults) for seed in r
 SPOTS = {
     Storage: ("put", "put_new"),
     optuna.storages.RDBStorage: (
-        "create_new_trial",
-        "set_trial_param",
+        "_create_new_trial",
+        "_set_trial_param",
         "set_trial_user_attr",
+        "set_trial_system_attr",
         "set_trial_intermediate_value",
         "set_trial_state_values",
     ),
@@ -289,6 +290,13 @@ def test_a_limit_ends_the_study(config: Config) -> None:
     assert report.stopped.startswith("search.max_seconds (0.001) is reached")
 
 
+def test_a_limit_that_is_reached_with_the_last_trial_kept_none_back(config: Config) -> None:
+    changes = {"search.max_seconds": 0.001, "search.trials": 1, "training.epochs": 1}
+    report = conduct(config.replace(**changes))
+    assert [row.state for row in report.trials] == ["finished"]
+    assert report.stopped is None
+
+
 def killed(config: Config, at: int) -> bool:
     """Work on the study in a process that dies before change number ``at``; whether it did."""
     with warnings.catch_warnings():
@@ -322,34 +330,21 @@ def killed(config: Config, at: int) -> bool:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("seed", KILL_SEEDS)
 def test_a_killed_study_ends_as_an_undisturbed_one(
-    config: Config, tmp_path: Path, seed: int, undisturbed: list[Any]
+    config: Config, tmp_path: Path, seed: int, undisturbed: dict[str, Any]
 ) -> None:
+    pruner = ("hyperband", "successive_halving")[seed % 2]
+    config = config.replace(**{"search.pruner": pruner, "search.score": "loss"})
+    if pruner not in undisturbed:
+        undisturbed[pruner] = outcome(conduct(elsewhere(config, tmp_path / "undisturbed")))
+    assert "pruned" in {state for _, state, *_ in undisturbed[pruner]}
     config = elsewhere(config, tmp_path / "killed")
     prepare_study(config)
     draw, deaths = random.Random(seed), 0
     while killed(config, draw.randrange(10, 60)):
         deaths += 1
     assert deaths >= 1
-    assert outcome(conduct(config)) == undisturbed
+    assert outcome(conduct(config)) == undisturbed[pruner]
     assert len(list_sets(Storage(config.store))) == 2
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, text_files: dict[str, Path]
-) -> list[Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    tree = {
-        "model": {"name": str(tiny_bert)},
-        "data": {"train": str(text_files["train"]), "test": str(text_files["test"]),
-                 "max_length": 32},
-        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32"},
-        "freezing": {"policy": "static"},
-        "cache": {"mode": "on"},
-        "store": str(folder / "store"),
-        "search": {"vary": VARY, "trials": 3, "storage": f"sqlite:///{folder}/optuna.db"},
-    }  # fmt: skip
-    return outcome(conduct(parse_config(tree, source="test")))
 
 
 def test_a_boundary_that_the_model_has_not_is_refused_before_anything_is_trained(

@@ -1,0 +1,161 @@
+"""The flow in several processes at once, and one that is told to stop."""
+
+import json
+import multiprocessing
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afcore.config import Config, parse_config
+from afcore.errors import StoppedError
+from afcore.interrupt import catch_sigterm, request_stop
+from afcore.runs import publish
+from afcore.runs.run import Run
+from afcore.search import trial_run
+from afcore.search.conduct_study import StudyConductor, prepare_study
+from afcore.search.search_report import SearchReport
+from afcore.search.study import SharedStudy
+from afcore.tracking.tracker import Tracker
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+def _search(config: str, folder: Path, name: str) -> None:
+    """The flow, in a process of its own, which says what it does in files.
+
+    The process ``slow`` is at work on its first trial until there is a file ``go``.
+    """
+    from pipelines.environment import set_defaults
+
+    set_defaults()
+    from pipelines.search import search
+
+    test_best, launch, end = publish._test_best, trial_run.launch_epoch, SharedStudy.end
+
+    def tested(run: Run) -> Any:
+        with (folder / "tested").open("a") as file:
+            file.write(f"{os.getpid()} {run.record.run_id}\n")
+        return test_best(run)
+
+    def launched(*args: Any, **kwargs: Any) -> Any:
+        (folder / f"{name}.trains").touch()
+        while name == "slow" and not (folder / "go").exists():
+            time.sleep(0.05)
+        return launch(*args, **kwargs)
+
+    def ended(*args: Any) -> None:
+        end(*args)
+        (folder / f"{name}.ended").touch()
+
+    publish._test_best = tested
+    trial_run.launch_epoch = launched
+    SharedStudy.end = ended
+    report = search(Config.model_validate_json(config))
+    (folder / f"{name}.json").write_text(json.dumps(report))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_test_set_is_read_once_after_the_last_trial_of_all_processes(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {
+        "vary": {"training.learning_rate": [3e-3, 1e-9]},
+        "sampler": "grid",
+        "seed": 0,  # the better one first
+        "score": "loss",
+        "storage": f"sqlite:///{tmp_path}/optuna.db",
+    }
+    config = parse_config(tree, source="test").model_dump_json()
+    processes = {
+        name: _SPAWN.Process(target=_search, args=(config, tmp_path, name))
+        for name in ("slow", "quick")
+    }
+
+    def wait_for(name: str) -> None:
+        end = time.monotonic() + 240
+        while not (tmp_path / name).exists():
+            assert time.monotonic() < end
+            assert all(process.exitcode is None for process in processes.values())
+            time.sleep(0.05)
+
+    try:
+        processes["slow"].start()
+        wait_for("slow.trains")
+        processes["quick"].start()
+        wait_for("quick.ended")
+        time.sleep(1.0)  # for which it finds no trial left
+        (tmp_path / "go").touch()
+        for process in processes.values():
+            process.join(240)
+            assert process.exitcode == 0
+    finally:
+        for process in processes.values():
+            if process.is_alive():
+                process.kill()
+    slow, quick = (
+        SearchReport.model_validate_json((tmp_path / f"{name}.json").read_text())
+        for name in processes
+    )
+    assert slow.trials == quick.trials
+    assert (slow.best, quick.best) == (0, 0)
+    assert slow.winner is not None
+    assert slow.winner == quick.winner
+    (line,) = (tmp_path / "tested").read_text().splitlines()
+    assert line.split()[1] == slow.winner["run_id"]
+
+
+def test_told_to_stop_in_its_last_epoch_a_search_tests_and_publishes_nothing(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.search as flow
+
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {"seeds": 1, "vary": {"training.learning_rate": [1e-3]}, "trials": 1}
+    tree["search"]["storage"] = f"sqlite:///{tmp_path}/optuna.db"
+    config = parse_config(tree, source="test")
+    launch = trial_run.launch_epoch
+
+    def launched(*args: Any, **kwargs: Any) -> Any:
+        report = launch(*args, **kwargs)
+        request_stop()
+        return report
+
+    monkeypatch.setattr(trial_run, "launch_epoch", launched)
+    monkeypatch.setattr(flow, "train_trial", lambda _, train: train())
+    conductor = StudyConductor(prepare_study(config))
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    parent = tracker.begin("search-test", "search", mode="search")
+    with catch_sigterm(), pytest.raises(StoppedError, match="between two trials"):
+        flow._train_trials(conductor, tracker, parent)
+    assert [row.state for row in conductor.rows()] == ["finished"]
+
+
+def test_one_process_publishes_and_the_next_one_waits_for_it(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["search"] = {"seeds": 2, "storage": f"sqlite:///{tmp_path}/optuna.db"}
+    config = parse_config(tree, source="test")
+    first, second = (StudyConductor(prepare_study(config)) for _ in range(2))
+    inside: list[str] = []
+
+    def publishes() -> None:
+        with second.publication():
+            inside.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with first.publication():
+            waiting = pool.submit(publishes)
+            with pytest.raises(TimeoutError):
+                waiting.result(1.5)
+            inside.append("first")
+        waiting.result(30)
+    assert inside == ["first", "second"]

@@ -6,6 +6,7 @@ from rich.table import Table
 from afcore.conformance.verdict import Conformance
 from afcore.errors import some_of
 from afcore.model.layer_drop import LAYER_DROP
+from pipelines.tables import ALL, table
 
 __all__ = ["print_conformance"]
 
@@ -47,14 +48,8 @@ def print_conformance(found: Conformance, console: Console) -> None:
 
 
 def _differences(found: Conformance) -> Table:
-    table = Table(
-        title=f"Largest differences to the whole model, in {found.precision}, relative",
-        title_justify="left",
-    )
-    for column in ("boundary", "outputs", "loss", "gradients"):
-        table.add_column(column, justify="right")
-    for column in ("stored: outputs", "loss", "gradients"):
-        table.add_column(column, justify="right")
+    columns = ["boundary", "outputs", "loss", "gradients", "stored: outputs", "loss", "gradients"]
+    rows = []
     for one in found.compared:
         sides = [one.split, one.stored]
         cells = [
@@ -62,5 +57,6 @@ def _differences(found: Conformance) -> Table:
             for side in sides
             for value in ((side.outputs, side.loss, side.gradients) if side else (0.0,) * 3)
         ]
-        table.add_row(str(one.boundary), *cells)
-    return table
+        rows.append([str(one.boundary), *cells])
+    title = f"Largest differences to the whole model, in {found.precision}, relative"
+    return table(title, columns, rows, wrapped=ALL)

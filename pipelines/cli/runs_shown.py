@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
 from afcore.runs.retention import list_runs
 from afcore.storage.objects import Storage
+from pipelines.tables import ALL, table
 
 __all__ = ["print_removals", "print_runs"]
 
@@ -18,12 +18,10 @@ def print_runs(store: str, console: Console) -> None:
     """A line a run, the one that was worked on last first."""
     storage = Storage(store)
     storage.check_there()
-    table = Table(
-        "run", "state", "mode", "model", "score", "last worked on", "checkpoints MB", "MB"
-    )
+    columns = ("run", "state", "mode", "model", "score", "last worked on", "checkpoints MB", "MB")
     runs = list_runs(storage)
-    for one in runs:
-        table.add_row(
+    rows = [
+        (
             one.run_id,
             one.state,
             one.known.mode if one.known else "",
@@ -33,7 +31,9 @@ def print_runs(store: str, console: Console) -> None:
             f"{one.checkpoint_bytes / 1e6:.1f}",
             f"{one.num_bytes / 1e6:.1f}",
         )
-    console.print(table)
+        for one in runs
+    ]
+    console.print(table(None, columns, rows, left=ALL, wrapped=ALL))
     console.print(f"runs in {store}: {len(runs)}", markup=False, soft_wrap=True)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from pipelines.tables import ALL, table
 
 __all__ = ["stack_app"]
 
@@ -92,13 +93,13 @@ def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
 
 def _show(console: Console, stack: "LocalStack") -> bool:  # type: ignore[name-defined]  # noqa: F821
     """A table of all services; whether all of them work."""
-    table = Table("service", "state", "address", "process", "log")
-    states = stack.states()
+    states, rows = stack.states(), []
     for one in states:
         pid = str(one.pid) if one.pid is not None else "-"
         log = _relative(one.log) if one.log is not None else "-"
-        table.add_row(one.name, one.state, one.address or "-", pid, log)
-    console.print(table)
+        rows.append((one.name, one.state, one.address or "-", pid, log))
+    columns = ("service", "state", "address", "process", "log")
+    console.print(table(None, columns, rows, left=ALL, wrapped=ALL))
     return all(one.works for one in states)
 
 

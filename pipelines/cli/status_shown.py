@@ -12,6 +12,7 @@ from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import LOG_LOSS
+from pipelines.tables import ALL, table
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
 
@@ -76,13 +77,13 @@ def epochs_table(status: RunStatus) -> Table:
     """One row an epoch."""
     record = status.record
     main = record.config.main_score if record else LOG_LOSS
-    table = Table("epoch", "committed", "reads", "set", title_justify="left")
-    for column in ("workers", "boundary", "steps", "train s", "loss", f"validation {main.title}"):
-        table.add_column(column, justify="right")
+    columns = ["epoch", "committed", "reads", "set", "workers", "boundary", "steps", "train s"]
+    columns += ["loss", f"validation {main.title}"]
+    rows = []
     for epoch in status.epochs:
         state, report = epoch.state, epoch.report
         trained = state.trained if state else None
-        table.add_row(
+        row = (
             str(epoch.epoch),
             ", ".join(epoch.committed) or "-",
             epoch.plan.source if epoch.plan else "-",
@@ -94,7 +95,8 @@ def epochs_table(status: RunStatus) -> Table:
             f"{trained.mean_loss:.4f}" if trained else "-",
             main.shown(report.validation[main.name]) if report else "-",
         )
-    return table
+        rows.append(row)
+    return table(None, columns, rows, left=4, wrapped=ALL)
 
 
 def _reasons(epoch: EpochStatus) -> list[str]:
@@ -115,13 +117,11 @@ def intervals_table(status: RunStatus) -> Table:
     config = status.record.config if status.record else None
     label = config.freezing.eta_label if config else "eta"
     title = f"Decisions; {label}, by block" if compares else "Decisions"
-    table = Table(title=title, title_justify="left")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in found:
-        numbers = [_number(n) for n in _compared(one)] if compares else []
-        table.add_row(*_interval_cells(one), *numbers)
-    return table
+    rows = [
+        [*_interval_cells(one), *(map(_number, _compared(one)) if compares else ())]
+        for one in found
+    ]
+    return table(title, names, rows)
 
 
 def _compared(one: Interval) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from afcore.activations.layout import SHARD_BYTES
-from afcore.activations.residency import measure_budgets
+from afcore.activations.residency import Residency, measure_budgets
 from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config
@@ -73,9 +73,9 @@ def test_memory_falls_with_what_trains_and_has_the_process_on_a_cpu(
 def test_the_device_tier_leaves_what_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10)  # by this process
-    assert measure_budgets(None, 0, 0, CUDA, True).device_bytes == 40
-    assert measure_budgets(None, 0, 0, CUDA, True, needed_bytes=60).device_bytes == 10
-    assert measure_budgets(33, 0, 0, CUDA, True, needed_bytes=60).device_bytes == 33
+    assert measure_budgets(Residency(CUDA)).device_bytes == 40
+    assert measure_budgets(Residency(CUDA, needed_bytes=60)).device_bytes == 10
+    assert measure_budgets(Residency(CUDA, True, 33, needed_bytes=60)).device_bytes == 33
 
 
 def test_what_device_memory_holds_is_gathered_there(

@@ -20,7 +20,7 @@ from afcore.predict import predict_file
 from afcore.preview import preview_run
 from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
-from afcore.runs.publish import finish
+from afcore.runs.publish import publish
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
@@ -105,7 +105,7 @@ def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
 ) -> None:
     run = train(config)
     with run_lease(run.storage, run.record.run_id) as lease:
-        report = finish(run, lease.seconds())
+        report = publish(run, None, None, lease.seconds())
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         write_model_folder(config, run.record.run_id, folder)

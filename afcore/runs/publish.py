@@ -106,7 +106,9 @@ def publish(
             if write_adapters(run, best, Path(folder)):
                 tracker.log_folder(mlflow_run_id, folder, "adapter")
     wall_seconds += time.perf_counter() - began
-    report = run_report(run, data, mlflow_run_id, wall_seconds, epochs, checkpoints, tested, classes)
+    report = run_report(
+        run, data, mlflow_run_id, wall_seconds, epochs, checkpoints, tested, classes
+    )
     publish_report(run, tracker, report)
     return report
 

@@ -49,8 +49,7 @@ def place_set(run: Run, num_bytes: int) -> Reading:
     """What an epoch reads of a set, and from where.
 
     What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
-    to come at the store's speed. It is gathered in host memory, but for what device memory holds.
-    Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
+    to come at the store's speed. Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
     known yet, so all are assumed.
     """
     workers = run.config.workers
@@ -64,9 +63,7 @@ def place_set(run: Run, num_bytes: int) -> Reading:
         for size, tier in zip(shards, tiers, strict=True)
         if tier in ("local disk", "object store")
     )
-    on_device = sum(shards[: tiers.count("device memory")])  # the first tier that is filled
-    gathered = {"device memory": on_device, "host memory": num_bytes - on_device}
-    return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
+    return Reading(num_bytes, store_bytes=streamed)
 
 
 def device_memory(run: Run) -> MemoryModel | None:

@@ -10,6 +10,7 @@ from afcore.activations.residency import Residency, measure_budgets
 from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config
+from afcore.planning.profile import Reading
 from afcore.runs import device_room
 from afcore.runs.identify import identify_run
 from afcore.runs.run import Run
@@ -78,13 +79,12 @@ def test_the_device_tier_leaves_what_training_takes(monkeypatch: pytest.MonkeyPa
     assert measure_budgets(Residency(CUDA, True, 33, needed_bytes=60)).device_bytes == 33
 
 
-def test_what_device_memory_holds_is_gathered_there(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_memory_holds_is_streamed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     three = 3 * SHARD_BYTES
-    assert device_room.place_set(run, three).bytes_by_tier == {"host memory": three}
-    budgets = Budgets(SHARD_BYTES, 2 * SHARD_BYTES, 0)
-    monkeypatch.setattr(device_room, "measure_budgets", lambda *_, **__: budgets)
-    reading = device_room.place_set(run, three)
-    assert reading.bytes_by_tier == {"device memory": SHARD_BYTES, "host memory": 2 * SHARD_BYTES}
-    assert reading.store_bytes == 0
+    assert device_room.place_set(run, three) == Reading(three, store_bytes=0)
+    for budgets, streamed in (
+        (Budgets(SHARD_BYTES, 2 * SHARD_BYTES, 0), 0),
+        (Budgets(SHARD_BYTES, 0, three), 2 * SHARD_BYTES),
+    ):
+        monkeypatch.setattr(device_room, "measure_budgets", lambda *_, of=budgets, **__: of)
+        assert device_room.place_set(run, three) == Reading(three, store_bytes=streamed)

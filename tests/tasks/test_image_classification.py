@@ -276,6 +276,6 @@ def test_digits() -> None:
     train_rows, test_rows = digit_rows("train"), digit_rows("test")
     assert (len(train_rows), len(test_rows)) == (1348, 449)
     assert {row["label"] for row in test_rows} == {str(digit) for digit in range(10)}
-    assert train_rows[0]["image"].shape == (8, 8)
+    assert train_rows[0]["image"].size == (8, 8)
     with pytest.raises(DataError, match="train and test"):
         digit_rows("dev")

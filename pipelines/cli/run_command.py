@@ -55,8 +55,7 @@ def run_command(
             from afcore.runs.model_folder import write_model_folder
 
             write_model_folder(resolved, result["run_id"], folder)
-        alone = {"schema": 1, "runs": [result], "score": result["score"]}
-        show_comparison(alone | {"speedup": {}, "wall_speedup": {}})
+        show_comparison(result)
         if recorded:
             console.print(
                 "This run was finished before; the result is the recorded one. --fresh trains anew."

@@ -12,11 +12,19 @@ __all__ = ["show_comparison", "show_uis"]
 
 
 def show_comparison(result: dict[str, Any]) -> None:
-    """Runs as a table, what happened in them, and what a reader should know."""
-    from afcore.results.report import CompareReport
+    """Runs as a table, what happened in them, and what a reader should know.
+
+    Args:
+        result: report of a comparison, or of one run.
+    """
+    from afcore.results.comparison import compare_report
+    from afcore.results.report import CompareReport, RunReport
     from pipelines.comparison_table import classes_table, comparison_table, stories
 
-    comparison = CompareReport.model_validate(result)
+    if "runs" in result:
+        comparison = CompareReport.model_validate(result)
+    else:
+        comparison = compare_report([RunReport.model_validate(result)])
     console.print()
     wide().print(comparison_table(comparison))
     for line in stories(comparison):

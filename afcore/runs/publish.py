@@ -126,7 +126,7 @@ def write_adapters(run: Run, epoch: int, folder: Path) -> bool:
     """
     if run.lora is None or run.config.mode in PEER_MODES:
         return False
-    split, _ = load_checkpoint(run, epoch)
+    split = load_checkpoint(run, epoch)
     if not adapted_blocks(split):
         return False
     try:
@@ -139,7 +139,7 @@ def write_adapters(run: Run, epoch: int, folder: Path) -> bool:
 
 def published_model(run: Run, epoch: int) -> SplitModel:
     """An epoch's, as it is tested and published: adapters are merged into its weights."""
-    return merge_adapters(load_checkpoint(run, epoch)[0])
+    return merge_adapters(load_checkpoint(run, epoch))
 
 
 def described(run: Run, model: Any) -> Any:

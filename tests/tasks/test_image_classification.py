@@ -98,7 +98,7 @@ def test_killed_and_gone_on_is_undisturbed(config: Config, tmp_path: Path) -> No
 
 def test_full_learns_and_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:
     run = train(config)
-    split, _ = load_checkpoint(run, 2)
+    split = load_checkpoint(run, 2)
     data = run.data()
     assert data.test is not None
     scores = evaluate(run.trainee(split, data.test)).scores()

@@ -163,10 +163,6 @@ class ActivationSet:
         note = {"run": run_folder, "time": time.time()}
         self._storage.put(f"{self.folder}/users/{run_id}.json", json.dumps(note).encode())
 
-    def users(self) -> dict[str, float]:
-        """Who noted that by :meth:`record_use`: run folders, and seconds since the epoch."""
-        return users_of(self._storage, self.folder)
-
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
         problems = []

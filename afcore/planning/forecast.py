@@ -146,14 +146,10 @@ class Forecast(Record):
     cost_usd: float = 0.0
 
     @property
-    def compute_seconds(self) -> float:
-        """Steps, without reading."""
-        return self.prefix_seconds + self.suffix_seconds + self.allreduce_seconds
-
-    @property
     def train_seconds(self) -> float:
         """Steps."""
-        return self.compute_seconds + self.read_seconds
+        computing = self.prefix_seconds + self.suffix_seconds + self.allreduce_seconds
+        return computing + self.read_seconds
 
     @property
     def other_seconds(self) -> float:

@@ -18,7 +18,7 @@ from afcore.activations import sets as sets_module
 from afcore.activations import shards as shards_module
 from afcore.activations import writer as writer_module
 from afcore.activations.codec import STORED_AS, RowFormat, row_width
-from afcore.activations.sets import ActivationSet, list_sets, open_set
+from afcore.activations.sets import ActivationSet, list_sets, open_set, users_of
 from afcore.activations.writer import ActivationWriter
 from afcore.errors import IntegrityError, StorageFullError
 from afcore.storage.objects import Storage
@@ -342,4 +342,4 @@ def test_users_are_noted(local_storage: Storage) -> None:
     found.record_use("r1", "runs/r1")
     found.record_use("r1", "runs/r1")
     found.record_use("r2", "runs/r2")
-    assert list(found.users()) == ["runs/r1", "runs/r2"]
+    assert list(users_of(local_storage, found.folder)) == ["runs/r1", "runs/r2"]

@@ -102,7 +102,7 @@ class Bandwidths(Record):
         return self._waiting(num_bytes) + num_bytes / self.store_read
 
     def gather_seconds(self, reading: Reading, num_workers: int = 1) -> float:
-        """A worker's batches of an epoch; device memory is taken to be no faster than the host's."""
+        """A worker's batches of an epoch; a device's memory is taken to be no faster."""
         return reading.gathered_bytes // num_workers / self.memory_read
 
     def num_shards(self, num_bytes: int) -> int:

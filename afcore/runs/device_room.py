@@ -49,8 +49,8 @@ def place_set(run: Run, num_bytes: int) -> Reading:
     """What an epoch reads of a set, and from where.
 
     What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
-    to come at the store's speed. Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
-    known yet, so all are assumed.
+    to come at the store's speed. Workers of one machine share its memory; how many of
+    ``workers.max`` an epoch will have is not known yet, so all are assumed.
     """
     workers = run.config.workers
     sharing = workers.max if workers.ray_address is None else 1

@@ -1,7 +1,7 @@
 """``autofreeze retrain``."""
 
 from afcore.config import load_config
-from pipelines.cli.consoles import console
+from pipelines.cli.consoles import say
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import (
     ConfigPath,
@@ -38,4 +38,4 @@ def retrain_command(
             show_comparison(result["report"])
             show_uis(resolved)
         for line in result["lines"]:
-            console.print(line, markup=False, soft_wrap=True)
+            say(line)

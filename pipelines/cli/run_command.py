@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from afcore.config import load_config
-from pipelines.cli.consoles import console
+from pipelines.cli.consoles import console, say
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import (
     ConfigPath,
@@ -61,5 +61,5 @@ def run_command(
                 "This run was finished before; the result is the recorded one. --fresh trains anew."
             )
         if folder is not None:
-            console.print(f"Model: {folder}", markup=False, soft_wrap=True)
+            say(f"Model: {folder}")
         show_uis(resolved, recorded)

@@ -9,6 +9,7 @@ from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
 from afcore.runs.retention import list_runs
 from afcore.storage.objects import Storage
+from pipelines.cli.consoles import say
 from pipelines.tables import ALL, table
 
 __all__ = ["print_removals", "print_runs"]
@@ -34,14 +35,14 @@ def print_runs(store: str, console: Console) -> None:
         for one in runs
     ]
     console.print(table(None, columns, rows, left=ALL, wrapped=ALL))
-    console.print(f"runs in {store}: {len(runs)}", markup=False, soft_wrap=True)
+    say(f"runs in {store}: {len(runs)}", console)
 
 
 def print_removals(removals: Sequence[Removal], console: Console, dry_run: bool) -> None:
     """A line each, and their sum."""
     for removal in removals:
         line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
-        console.print(line, markup=False, soft_wrap=True)
+        say(line, console)
     freed = sum(removal.num_bytes for removal in removals) / 1e6
     done = ("would be deleted", "would be freed") if dry_run else ("deleted", "freed")
     console.print(f"{len(removals)} {done[0]}, {freed:.1f} MB {done[1]}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from afcore.config import Config
 from afcore.errors import AutoFreezeError
-from pipelines.cli.consoles import console, wide
+from pipelines.cli.consoles import console, say, wide
 
 __all__ = ["show_comparison", "show_uis"]
 
@@ -58,11 +58,9 @@ def show_uis(config: Config, recorded: bool = False) -> None:
         with contextlib.suppress(AutoFreezeError):
             uri = Tracker(uri, config.tracking.experiment).experiment_address() or uri
     name = config.tracking.experiment
-    console.print(f"MLflow, experiment {name!r}: {uri}", markup=False, soft_wrap=True)
+    say(f"MLflow, experiment {name!r}: {uri}")
     if uri.startswith("sqlite:"):
-        console.print(
+        say(
             f"Look at it with: mlflow ui --backend-store-uri {uri}\n"
             "and at the Prefect flows with: prefect server start",
-            markup=False,
-            soft_wrap=True,
         )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipelines.cli.exit_codes import exit_codes
 from pipelines.tables import ALL, table
 
 __all__ = ["stack_app"]
@@ -46,8 +47,6 @@ def stack_up(
 
     It goes on running until `autofreeze stack down`. What trainings leave outlives it.
     """
-    from pipelines.cli.exit_codes import exit_codes
-
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
 
@@ -68,8 +67,6 @@ def stack_up(
 @stack_app.command("down")
 def stack_down(folder: _Folder = _DEFAULT_FOLDER) -> None:
     """Stop the stack; a training at work commits first, and goes on when it is started again."""
-    from pipelines.cli.exit_codes import exit_codes
-
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
 
@@ -81,8 +78,6 @@ def stack_down(folder: _Folder = _DEFAULT_FOLDER) -> None:
 @stack_app.command("status")
 def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
     """Show what runs and where; exit code 1 unless all of it works."""
-    from pipelines.cli.exit_codes import exit_codes
-
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
 

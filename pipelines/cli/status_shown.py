@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import LOG_LOSS
+from pipelines.cli.consoles import say
 from pipelines.tables import ALL, table
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
@@ -33,33 +35,28 @@ def find_run_status(
 
 def print_status(status: RunStatus, console: Console, why: bool) -> None:
     """As text and tables."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
-
-    say(_headline(status))
+    tell = partial(say, to=console)
+    tell(_headline(status))
     console.print(epochs_table(status))
-    say(f"next: {status.next_step}")
+    tell(f"next: {status.next_step}")
     for uri in status.damaged:
-        say(f"cannot be read: {uri}")
+        tell(f"cannot be read: {uri}")
     if why:
         for epoch in status.epochs:
             for line in _reasons(epoch):
-                say(line)
+                tell(line)
         if _intervals(status):
             console.print(intervals_table(status))
         for line in _ending(status):
-            say(line)
-    say(f"records: {status.folder}")
+            tell(line)
+    tell(f"records: {status.folder}")
     for epoch in status.epochs:
         if epoch.reads is not None:
-            say(f"set of epoch {epoch.epoch}: {epoch.reads.folder} ({epoch.reads.state})")
+            tell(f"set of epoch {epoch.epoch}: {epoch.reads.folder} ({epoch.reads.state})")
     if status.tracked is not None:
         tracked = status.tracked
-        say(
-            f"MLflow: run {tracked.mlflow_run_id} in experiment {tracked.experiment!r} of "
-            f"{tracked.uri}"
-        )
+        where = f"experiment {tracked.experiment!r} of {tracked.uri}"
+        tell(f"MLflow: run {tracked.mlflow_run_id} in {where}")
 
 
 def _headline(status: RunStatus) -> str:

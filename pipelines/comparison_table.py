@@ -11,6 +11,7 @@ from rich.table import Table
 from afcore.config import FREEZING_MODES
 from afcore.results.classes import frequent_confusions, worst_classes
 from afcore.results.comparison import row_difference
+from afcore.results.markdown import markdown_table
 from afcore.results.report import (
     ClassesReport,
     ClassReport,
@@ -19,6 +20,7 @@ from afcore.results.report import (
     RunReport,
 )
 from afcore.tasks.scores import Score
+from pipelines.tables import table
 
 __all__ = ["classes_table", "comparison_markdown", "comparison_table", "stories"]
 
@@ -53,17 +55,10 @@ WORKERS = "workers"
 def comparison_table(comparison: CompareReport) -> Table:
     """For the console."""
     title = comparison.runs[0].main.title
-    table = Table(
-        title=f"{title[0].upper()}{title[1:]}, time and cost",
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.caption = _caption(comparison)
-    for number, column in enumerate(_columns(comparison)):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
-    for row in _rows(comparison):
-        table.add_row(*row)
-    return table
+    headline = f"{title[0].upper()}{title[1:]}, time and cost"
+    shown = table(headline, _columns(comparison), _rows(comparison), left=1)
+    shown.caption = _caption(comparison)
+    return shown
 
 
 def stories(comparison: CompareReport) -> list[str]:
@@ -98,9 +93,7 @@ def _over_rows(run: RunReport, other: RunReport) -> str:
 
 def comparison_markdown(comparison: CompareReport) -> str:
     """For an artifact."""
-    columns = _columns(comparison)
-    lines = [columns, tuple("---" for _ in columns), *_rows(comparison)]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    text = markdown_table(_columns(comparison), _rows(comparison)) + "\n"
     caption = _caption(comparison)
     text = f"{text}\n{caption}\n" if caption else text
     told = "\n\n".join(stories(comparison))
@@ -213,24 +206,22 @@ def classes_table(report: ClassesReport) -> Table:
     many, wide = (len(report.classes) > most for most in (MANY_CLASSES, MATRIX_CLASSES))
     shown = worst_classes(report, MANY_CLASSES) if many else report.classes
     title = f"Test, the worst {len(shown)} of {len(report.classes)} classes" if many else "Test"
-    table = Table(title=f"{title}, by class", title_justify="left", caption_justify="left")
-    table.add_column("class", overflow="fold", max_width=40)
-    for column in ("precision", "recall", "F1", "rows"):
-        table.add_column(column, justify="right", no_wrap=True)
     numbers = {one.name: str(number) for number, one in enumerate(report.classes)}
-    if wide:
-        confused = frequent_confusions(report, MOST_CONFUSED)
-        lines = [f"{rows} of {escape(true)} as {escape(answer)}" for true, answer, rows in confused]
-        table.caption = "\n".join(["most frequent confusions:", *lines]) if lines else None
-    else:
-        for number in numbers.values():
-            table.add_column(f"as {number}", justify="right", no_wrap=True)
+    columns = ["class", "precision", "recall", "F1", "rows"]
+    columns += [] if wide else [f"as {number}" for number in numbers.values()]
+    rows = []
     for one in shown:
         answers = report.confusion.get(one.name, {})
         counts = [] if wide else [str(answers.get(answer, 0)) for answer in numbers]
         name = one.name if wide else f"{numbers[one.name]}  {one.name}"
-        table.add_row(escape(name), *_class_cells(one), *counts)
-    return table
+        rows.append((escape(name), *_class_cells(one), *counts))
+    found = table(f"{title}, by class", columns, rows, left=1, wrapped=1)
+    found.columns[0].overflow, found.columns[0].max_width = "fold", 40
+    if wide:
+        confused = frequent_confusions(report, MOST_CONFUSED)
+        lines = [f"{n} of {escape(true)} as {escape(answer)}" for true, answer, n in confused]
+        found.caption = "\n".join(["most frequent confusions:", *lines]) if lines else None
+    return found
 
 
 def _class_cells(one: ClassReport) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ from afcore.digest import recipe_digest
 from afcore.errors import StoppedError, StoreLostError, may_pass
 from afcore.interrupt import catch_sigint, stop_requested
 from afcore.launch.launcher import check_devices, close_launchers, open_launcher
+from afcore.results.comparison import compare_report
 from afcore.results.figures import course_figure
-from afcore.results.report import CompareReport, RunReport
+from afcore.results.report import RunReport
 from afcore.runs.abandoned_runs import clear_abandoned_runs
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
@@ -144,10 +145,7 @@ def train_with_hf_trainer(
 
 
 def _show(report: RunReport) -> None:
-    alone = CompareReport.model_validate(
-        {"runs": [report], "score": report.score, "speedup": {}, "wall_speedup": {}}
-    )
-    show_result(report, comparison_markdown(alone), course_figure(report))
+    show_result(report, comparison_markdown(compare_report([report])), course_figure(report))
 
 
 def _live_logger(run: Run, mlflow_run_id: str) -> Callable[[Progress], None]:

@@ -4,19 +4,16 @@ from rich.table import Table
 
 from afcore.planning.run_forecast import BoundaryForecast
 from afcore.preview import PlanReport
+from pipelines.tables import table
 
 __all__ = ["boundary_table", "run_table", "workers_table"]
 
 
 def boundary_table(plan: PlanReport) -> Table:
     """One row a boundary."""
-    table = Table(
-        title=f"Predicted epoch at each boundary, {plan.train_examples} examples",
-        title_justify="left",
-    )
-    columns = ("frozen", "s computing", "s reading", "set MB", "s to build from tokens")
-    for column in (*columns, "pays from", *(["GB memory"] if plan.memory_bytes else [])):
-        table.add_column(column, justify="right", no_wrap=True)
+    columns = ["frozen", "s computing", "s reading", "set MB", "s to build from tokens"]
+    columns += ["pays from", *(["GB memory"] if plan.memory_bytes else [])]
+    rows = []
     for row in plan.boundaries:
         memory = [f"{taken / 1e9:.1f}" for taken in plan.memory_bytes[row.boundary :][:1]]
         cells = ["-"] * 4
@@ -28,20 +25,16 @@ def boundary_table(plan: PlanReport) -> Table:
                 _pays_from(row),
             ]
         seconds = f"{row.computed.train_seconds:.1f}"
-        table.add_row(f"{row.boundary} of {plan.num_blocks}", seconds, *cells, *memory)
-    return table
+        rows.append([f"{row.boundary} of {plan.num_blocks}", seconds, *cells, *memory])
+    title = f"Predicted epoch at each boundary, {plan.train_examples} examples"
+    return table(title, columns, rows)
 
 
 def workers_table(plan: PlanReport) -> Table:
     """One row a boundary, one column a number of workers, and what the modes choose."""
-    table = Table(
-        title="Predicted epoch by number of workers, seconds and US$ (without building a set)",
-        title_justify="left",
-    )
     (first, *_), modes = plan.boundaries[0].workers.values(), list(plan.boundaries[0].workers)
     counts = [str(one.setup.num_workers) for one in first.alternatives]
-    for column in ("frozen", *counts, *modes):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for row in plan.boundaries:
         choices = list(row.workers.values())
         cells = [
@@ -49,20 +42,20 @@ def workers_table(plan: PlanReport) -> Table:
             for one in choices[0].alternatives
         ]
         chosen = [str(choice.num_workers) for choice in choices]
-        table.add_row(plan.boundary_text(row), *cells, *chosen)
-    return table
+        rows.append([plan.boundary_text(row), *cells, *chosen])
+    title = "Predicted epoch by number of workers, seconds and US$ (without building a set)"
+    return table(title, ["frozen", *counts, *modes], rows)
 
 
 def run_table(plan: PlanReport) -> Table:
     """One row a mode and case."""
-    table = Table(title=f"Predicted totals of {plan.epochs} epochs", title_justify="left")
-    columns = ("mode", "if", "train s", "cache s", "other s", "total s", "boundary", "reads at")
-    for column in (*columns, "workers", "cached MB", "US$"):
-        table.add_column(column, justify="left" if column in columns[:2] else "right", no_wrap=True)
+    columns = ["mode", "if", "train s", "cache s", "other s", "total s", "boundary", "reads at"]
+    columns += ["workers", "cached MB", "US$"]
+    rows = []
     for run in plan.runs:
         setups = [epoch.setup for epoch in run.epochs]
         reads = [str(setup.read_boundary) for setup in setups if setup.read_boundary]
-        table.add_row(
+        row = (
             run.mode,
             run.case + ("" if run.feasible else " (not within what is allowed)"),
             f"{run.train_seconds:.1f}",
@@ -75,7 +68,8 @@ def run_table(plan: PlanReport) -> Table:
             f"{run.activation_bytes_written / 1e6:.1f}",
             f"{run.cost_usd:.4f}",
         )
-    return table
+        rows.append(row)
+    return table(f"Predicted totals of {plan.epochs} epochs", columns, rows, left=2)
 
 
 def _workers(counts: list[int]) -> str:

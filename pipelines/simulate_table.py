@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from afcore.planning.simulate import MODES, Simulation
+from pipelines.tables import ALL, table
 
 __all__ = ["MODE_COLUMNS", "mode_rows", "mode_table", "workers_columns", "workers_rows"]
 
@@ -60,10 +61,7 @@ def mode_table(found: Simulation) -> list[Table]:
         f"{found.workload} on {found.cluster}; batch {found.batch_size}, "
         f"US$ {found.gpu_hour_usd:g} a GPU-hour; predicted"
     )
-    modes = Table(*MODE_COLUMNS, title=headline, title_justify="left")
-    for row in mode_rows(found):
-        modes.add_row(*row)
-    workers = Table(*workers_columns(), title="With fewer workers", title_justify="left")
-    for row in workers_rows(found):
-        workers.add_row(*row)
-    return [modes, workers]
+    return [
+        table(headline, MODE_COLUMNS, mode_rows(found), left=ALL, wrapped=ALL),
+        table("With fewer workers", workers_columns(), workers_rows(found), left=ALL, wrapped=ALL),
+    ]

@@ -42,6 +42,16 @@ def test_it_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert picture.size[0] > 100
 
 
+def test_what_cannot_be_drawn_leaves_the_earlier_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = tmp_path / "out.xyz"
+    figure.write_text("earlier")
+    assert autofreeze("simulate", "--cluster", "paper-p100", "--figure", figure) == 2
+    assert "out.xyz: cannot be written" in " ".join(capsys.readouterr().err.split())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out.xyz": "earlier"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

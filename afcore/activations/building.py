@@ -146,7 +146,7 @@ def _evict(storage: Storage, folder: str, in_use: Callable[[], bool]) -> bool:
     if in_use():
         storage.put_new(_manifest(folder), content)
         return False
-    with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged one has no note
+    with contextlib.suppress(ValueError):  # a damaged one has no note
         manifest = ActivationManifest.from_json(content)
         storage.delete(prefix_key(folder, manifest.recipe))
     delete_parts(storage, folder)

@@ -43,7 +43,6 @@ __all__ = [
     "round_block",
     "round_boundary",
     "round_hidden",
-    "row_bytes",
     "row_width",
 ]
 
@@ -55,11 +54,6 @@ _SCALE_BYTES = 4
 def row_width(hidden_size: int, dtype: HiddenDtype) -> int:
     """``w``: items of a stored row."""
     return hidden_size + _SCALE_BYTES if dtype == "int8" else hidden_size
-
-
-def row_bytes(hidden_size: int, dtype: HiddenDtype) -> int:
-    """Bytes of a stored row."""
-    return row_width(hidden_size, dtype) * int(np.dtype(STORED_AS[dtype]).itemsize)
 
 
 def as_stored(hidden: Tensor, dtype: HiddenDtype) -> Tensor:
@@ -143,7 +137,7 @@ class RowFormat:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return sum(row_bytes(width, self.dtype) for width in self.widths.values())
+        return self.width * int(np.dtype(STORED_AS[self.dtype]).itemsize)
 
     def encode(self, hidden: Hidden) -> Tensor:
         """[..., w] stored rows; see :func:`as_stored`."""

@@ -21,7 +21,7 @@ import torch
 
 from afcore.activations.gather import gather_bf16_rows, gather_device_rows, gather_rows
 from afcore.activations.materialize import PrefixRunner, read_or_repair
-from afcore.activations.residency import measure_budgets
+from afcore.activations.residency import Residency, measure_budgets
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.sets import ActivationSet
 from afcore.activations.shard_stream import ShardStream
@@ -62,7 +62,7 @@ class HiddenFeed:
         self._format = manifest.format
         self._row_bytes = self._format.row_bytes
         if resident is None:
-            resident = ResidentShards(measure_budgets(None, None, None, device, True), device)
+            resident = ResidentShards(measure_budgets(Residency(device)), device)
         self._resident = resident
         resident.fit(self._layout, self._row_bytes, random_access=False)
         if window is None and resident.window is not None:

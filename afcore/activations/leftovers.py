@@ -11,7 +11,8 @@ from afcore.activations.sets import open_set
 from afcore.activations.stored_sets import ARRAYS, array_name, split_key
 from afcore.errors import IntegrityError
 from afcore.storage.lease import is_held
-from afcore.storage.objects import Storage, Stored
+from afcore.storage.listing import StoredSum
+from afcore.storage.objects import Storage
 
 __all__ = ["UNFINISHED_SECONDS", "Leftover", "delete_leftovers", "find_leftovers"]
 
@@ -35,28 +36,19 @@ class _Place:
     lease: str
 
 
-@dataclass
-class Leftover:
+@dataclass(kw_only=True)
+class Leftover(StoredSum):
     """A folder that would be deleted, or the draft of a file.
 
     Attributes:
         place: where.
-        num_bytes: in it.
-        newest: when something was last written there, seconds since the epoch.
     """
 
     place: _Place
-    num_bytes: int = 0
-    newest: float = 0.0
-
-    def add(self, stored: Stored) -> None:
-        """One more object of it."""
-        self.num_bytes += stored.num_bytes
-        self.newest = max(self.newest, stored.modified)
 
     def is_untouched(self, now: float) -> bool:
         """Whether nothing was written there for a day."""
-        return now - self.newest > UNFINISHED_SECONDS
+        return self.idle(now) > UNFINISHED_SECONDS
 
 
 def find_leftovers(
@@ -82,7 +74,7 @@ def find_leftovers(
             place = places.of(key)
             if place is not None:
                 there = found.setdefault(place.within, {})
-                there.setdefault(place.folder, Leftover(place)).add(stored)
+                there.setdefault(place.folder, Leftover(place=place)).add(stored)
     untouched = {
         within: [one for one in there.values() if one.is_untouched(now)]
         for within, there in found.items()
@@ -98,7 +90,8 @@ def find_leftovers(
         for key, stored in storage.walk(within):
             place = places.of(key)
             if place is not None and place.folder in there:
-                there[place.folder].newest = max(there[place.folder].newest, stored.modified)
+                known = there[place.folder]
+                known.modified = max(known.modified, stored.modified)
         if left := [one for one in untouched[within] if one.is_untouched(now)]:
             yield left
 

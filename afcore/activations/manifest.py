@@ -2,8 +2,10 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from afcore.activations.codec import RowFormat
 from afcore.activations.shards import Shard
@@ -38,15 +40,16 @@ class NewSet:
         return self.lineage[-1]
 
 
-@dataclass(frozen=True)
-class ActivationManifest:
+class ActivationManifest(BaseModel):
     """What a set is, written last.
 
     See :class:`NewSet`; ``widths`` are those of the tensors in a row (none given: hidden states
     alone), ``hidden_size`` their sum.
     """
 
-    schema: int
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: int = Field(alias="schema")
     key: RecipeDigest
     boundary: int
     lineage: list[int]
@@ -59,8 +62,8 @@ class ActivationManifest:
     shards: list[Shard]
     recipe: dict[str, Any]
     producer: str
-    created: float = field(default_factory=time.time)
-    widths: dict[str, int] = field(default_factory=dict)
+    created: float = Field(default_factory=time.time)
+    widths: dict[str, int] = {}
     examples: Shard | None = None
 
     @property
@@ -87,17 +90,9 @@ class ActivationManifest:
 
     def to_json(self) -> bytes:
         """As stored."""
-        return json.dumps(asdict(self), indent=1).encode()
+        return json.dumps(self.model_dump(by_alias=True), indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "ActivationManifest":
         """The inverse of :meth:`to_json`."""
-        tree = json.loads(data)
-        examples = tree.get("examples")
-        return cls(
-            **{
-                **tree,
-                "shards": [Shard(**shard) for shard in tree["shards"]],
-                "examples": Shard(**examples) if examples else None,
-            }
-        )
+        return cls.model_validate(json.loads(data))

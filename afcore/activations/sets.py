@@ -35,7 +35,7 @@ from afcore.activations.manifest import ActivationManifest
 from afcore.activations.shards import Shard, new_generation, write_shard
 from afcore.activations.stored_sets import StoredSet, noted_use, stored_sets
 from afcore.digest import recipe_digest
-from afcore.errors import IntegrityError, LeaseHeldError
+from afcore.errors import IntegrityError, LeaseHeldError, in_one_line
 from afcore.storage.explain import raise_explained
 from afcore.storage.lease import EXPIRY_SECONDS, Lease
 from afcore.storage.objects import Storage
@@ -126,7 +126,7 @@ class ActivationSet:
                 return
             shards = [*self.manifest.shards]
             shards[shard] = write_shard(self._storage, self.folder, shard, rows, new_generation())
-            self.manifest = replace(self.manifest, shards=shards)
+            self.manifest = self.manifest.model_copy(update={"shards": shards})
             if newest is not None:  # one that was evicted stays so
                 self._storage.put(f"{self.folder}/manifest.json", self.manifest.to_json())
         if old.folder is None:  # else it is not this set's to delete
@@ -162,10 +162,6 @@ class ActivationSet:
         """Note who reads this set, so that it is not collected meanwhile."""
         note = {"run": run_folder, "time": time.time()}
         self._storage.put(f"{self.folder}/users/{run_id}.json", json.dumps(note).encode())
-
-    def users(self) -> dict[str, float]:
-        """Who noted that by :meth:`record_use`: run folders, and seconds since the epoch."""
-        return users_of(self._storage, self.folder)
 
     def verify(self) -> list[str]:
         """Read everything; what is wrong, one line each."""
@@ -217,8 +213,9 @@ def open_set(storage: Storage, folder: str) -> ActivationSet | None:
         return None
     try:
         manifest = ActivationManifest.from_json(data)
-    except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{storage.uri(folder)}/manifest.json is damaged: {error}") from error
+    except ValueError as error:
+        where = f"{storage.uri(folder)}/manifest.json"
+        raise IntegrityError(f"{where} is damaged: {in_one_line(error)}") from error
     return ActivationSet(storage, folder, manifest)
 
 

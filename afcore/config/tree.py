@@ -84,7 +84,7 @@ class Config(Section):
     )
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "Config":
+    def _parts_fit(self) -> "Config":
         size, most = self.training.batch_size, self.workers.max
         if size % most:
             fewer = next(count for count in range(most, 0, -1) if size % count == 0)
@@ -93,28 +93,16 @@ class Config(Section):
                 f"takes an equal share of each batch. Take {fewer} workers, or "
                 f"a batch size that is a multiple of {most}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _can_fold(self) -> "Config":
         if self.data.fold is not None and self.mode in PEER_MODES:
             raise ValueError(
                 f"data.fold: mode {self.mode} trains on whole files. Leave it out, or use another "
                 "mode"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _can_adapt(self) -> "Config":
         if self.adapter is not None and self.mode in CHOOSING_MODES:
             raise ValueError(
                 f"adapter: mode {self.mode} chooses workers from measurements that know no "
                 "adapters. Use full, freeze or cached"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _can_quantize(self) -> "Config":
         if self.quantization is None:
             return self
         if self.mode in CHOOSING_MODES or self.workers.max > 1:
@@ -132,33 +120,20 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _known_score(self) -> "Config":
+    def _task_knows(self) -> "Config":
+        from afcore.tasks.known_tasks import TASKS  # torch, which --help needs not
+
         try:
             self.main_score  # noqa: B018
+            task, kind = TASKS[self.task], self.training.augmentation
+            if kind is not None and kind not in task.augmentations:
+                raise ValueError(
+                    f"training.augmentation {kind!r} is not for task {self.task}. Leave it out"
+                )
+            if self.task_settings:
+                task.check_settings(self.task_settings)
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        return self
-
-    @model_validator(mode="after")
-    def _can_augment(self) -> "Config":
-        from afcore.tasks.known_tasks import TASKS
-
-        kind, known = self.training.augmentation, TASKS[self.task].augmentations
-        if kind is not None and kind not in known:
-            raise ValueError(
-                f"training.augmentation {kind!r} is not for task {self.task}. Leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _known_settings(self) -> "Config":
-        if self.task_settings:
-            from afcore.tasks.known_tasks import task_class  # torch, which --help needs not
-
-            try:
-                task_class(self.task).check_settings(self.task_settings)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
         return self
 
     @property

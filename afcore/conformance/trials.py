@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from afcore.conformance.opened_model import UnsupportedModelError, one_line
-from afcore.model.forwards import Batch, Hidden, evaluating, logits_of
+from afcore.model.forwards import Batch, Hidden, evaluating, logits_of, relative_difference
 from afcore.model.split_model import SplitModel
 from afcore.model.trial import (
     Differences,
@@ -21,7 +21,6 @@ from afcore.model.trial import (
     depends_on_neighbours,
     largest_apart,
     read_back,
-    relative_difference,
     restored,
     results_of,
     set_obstacle,

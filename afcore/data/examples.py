@@ -168,12 +168,8 @@ class Examples:
             found += content.digest()
         return np.frombuffer(bytes(found), dtype=np.uint64).reshape(-1, 2)
 
-    def encode(self) -> bytes:
-        """As safetensors; :meth:`decode` gives it back."""
-        return b"".join(self.pieces())
-
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """What :meth:`encode` gives, in pieces that are not copied."""
+        """As safetensors, in pieces that are not copied; :meth:`decode` gives it back."""
         tensors = {}
         for kind in _KINDS:
             columns: Mapping[str, Column] = getattr(self, kind)
@@ -192,7 +188,7 @@ class Examples:
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> "Examples":
-        """From :meth:`encode`; the columns are views of ``data``, which may be a mapped file."""
+        """From :meth:`pieces`; the columns are views of ``data``, which may be a mapped file."""
         tensors = view_tensors(data)
         columns: dict[str, dict[str, Column]] = {kind: {} for kind in _KINDS}
         for key in sorted(key for key in tensors if key.endswith("/values")):

@@ -29,7 +29,7 @@ from afcore.data.formats import Columns, read_csv, read_json
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.table import Parts, Table, read_tables
 from afcore.data.typed_formats import read_arrow, read_parquet
-from afcore.errors import DataError
+from afcore.errors import DataError, causes
 
 __all__ = [
     "COMPRESSIONS",
@@ -202,9 +202,7 @@ def _remote(source: str) -> tuple[Any, str]:
 
 def _why_unread(error: Exception) -> str:
     """What the innermost error means, and what to do."""
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
+    *_, cause = causes(error)
     kind, text = type(cause).__name__, " ".join(str(cause).split())
     if isinstance(error, FileNotFoundError):
         return f"there is no such file or object ({text or kind}). Check its name."

@@ -26,10 +26,10 @@ from afcore.data.files import (
     read_files,
     read_local_files,
 )
-from afcore.data.held_rows import dataset_table
+from afcore.data.held_rows import HeldRows, dataset_table
 from afcore.data.hub import HubName, load_hub_dataset
-from afcore.data.table import Places, Table
-from afcore.errors import DataError, some_of
+from afcore.data.table import Table
+from afcore.errors import DataError, causes, some_of
 
 __all__ = ["Names", "hub_name", "innermost_reason", "load_failure", "load_table", "shown_name"]
 
@@ -112,8 +112,7 @@ def shown_name(names: Names) -> str:
 
 def innermost_reason(error: BaseException) -> str:
     """The innermost cause, on one line: the outer ones only say that something went wrong."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
+    *_, error = causes(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
@@ -127,7 +126,7 @@ def _load(source: str, split: str, columns: list[str], encoding: str) -> Table:
         return _folder_table(replace(folder, split=folder.split or split), columns, encoding)
     name = HubName.parse(source)
     if name.name in BUILT_IN:
-        return _rows_table(BUILT_IN[name.name](name.split or split), columns)
+        return HeldRows(source, BUILT_IN[name.name](name.split or split)).table(columns)
     return dataset_table(source, load_hub_dataset(name, split), columns)
 
 
@@ -283,9 +282,3 @@ def _saved_dataset(path: str, split: str) -> Any:
     if split not in dataset:
         raise DataError(f"data {path!r} has no split {split!r}, only {', '.join(dataset)}.")
     return dataset[split]
-
-
-def _rows_table(rows: list[dict[str, Any]], columns: Iterable[str]) -> Table:
-    names = list(rows[0])
-    found = {column: [row[column] for row in rows] for column in columns if column in names}
-    return Table(names, found, Places("row", range(len(rows))))

@@ -65,7 +65,7 @@ def probe_bandwidths(
         store_latency_seconds=latency,
         store_write=size / max(write - latency, write / 2),
         store_read=size / (read - latency),
-        tiers={"host memory": size / gather},
+        memory_read=size / gather,
     )
 
 

@@ -3,14 +3,9 @@
 import torch
 
 from afcore.errors import ModelError
-from afcore.model.forwards import evaluating, largest_difference, logits_of, without_padding
+from afcore.model.forwards import evaluating, logits_of, relative_difference, without_padding
 from afcore.model.split_model import Batch, SplitModel
-from afcore.model.trial import (
-    depends_on_neighbours,
-    read_back,
-    relative_difference,
-    set_obstacle,
-)
+from afcore.model.trial import depends_on_neighbours, read_back, set_obstacle
 
 __all__ = [
     "num_pretrained_blocks",
@@ -57,7 +52,7 @@ def verify_split(split: SplitModel, batch: Batch, boundary: int, tolerance: floa
                 )
         whole = logits_of(split.model(**batch))
         try:
-            apart = largest_difference(split.logits(batch, boundary, hidden), whole)
+            apart = relative_difference(split.logits(batch, boundary, hidden), whole, 1.0)
         except Exception as error:
             raise _fails(name, boundary, error) from error
         if apart > tolerance:
@@ -111,7 +106,8 @@ def verify_pooled(split: SplitModel, batch: Batch, tolerance: float) -> None:
     if split.pooled is None:
         return
     with evaluating(split.model), torch.no_grad():
-        difference = largest_difference(split.logits(batch), logits_of(split.model(**batch)))
+        whole = logits_of(split.model(**batch))
+        difference = relative_difference(split.logits(batch), whole, 1.0)
     if difference > tolerance:
         raise ModelError(
             f"{type(split.model).__name__}: the last block, computed at the {split.pooled_reason} "

@@ -17,8 +17,8 @@ from afcore.model.forwards import (
     Batch,
     evaluating,
     first_output,
-    largest_difference,
     logits_of,
+    relative_difference,
     replaced_forwards,
 )
 from afcore.model.pooled_block import PooledBlock, meeting
@@ -105,7 +105,7 @@ def _fault(
             logits = logits_of(model(**batch))
     except _NO_WAY as error:
         return f"its block cannot be run at one position: {error}"
-    difference = largest_difference(logits, whole)
+    difference = relative_difference(logits, whole, 1.0)
     if difference <= _TOLERANCE:
         return ""
     return f"its block at one position differs from the whole by {difference:.1e}"

@@ -14,8 +14,8 @@ __all__ = [
     "Hidden",
     "evaluating",
     "first_output",
-    "largest_difference",
     "logits_of",
+    "relative_difference",
     "replaced_forwards",
     "taken_by",
     "without_padding",
@@ -66,9 +66,23 @@ def first_output(output: Any) -> Tensor:
     return tensor
 
 
-def largest_difference(one: Tensor, other: Tensor) -> float:
-    """Relative to the largest magnitude of ``other``, which counts as 1 at least."""
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1.0))
+def relative_difference(one: Tensor, other: Tensor, least: float = 0.0) -> float:
+    """Largest difference over the largest magnitude of ``other``; infinite where shapes differ.
+
+    Args:
+        one: of any floating type.
+        other: the same.
+        least: what the magnitude counts as, at least.
+    """
+    if one.shape != other.shape:
+        return float("inf")
+    if not other.numel():
+        return 0.0
+    # Equal infinities, as masks make, are equal.
+    apart = float(torch.where(one == other, 0.0, (one - other).abs()).max())
+    finite = other.where(other.isfinite(), 0.0).abs().max()
+    scale = max(float(finite), least, torch.finfo(other.dtype).tiny)
+    return apart / scale if apart == apart else float("inf")
 
 
 def taken_by(module: nn.Module, batch: Batch) -> Batch:

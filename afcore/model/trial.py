@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from afcore.model.forwards import Batch, Hidden, evaluating, without_padding
+from afcore.model.forwards import (
+    Batch,
+    Hidden,
+    evaluating,
+    relative_difference,
+    without_padding,
+)
 from afcore.model.split_model import SplitModel
 
 __all__ = [
@@ -25,7 +31,6 @@ __all__ = [
     "depends_on_neighbours",
     "largest_apart",
     "read_back",
-    "relative_difference",
     "restored",
     "results_of",
     "rows_at",
@@ -56,19 +61,6 @@ class Differences:
     def largest(self) -> float:
         """Of the three."""
         return max(self.outputs, self.loss, self.gradients)
-
-
-def relative_difference(one: Tensor, other: Tensor, least: float = 0.0) -> float:
-    """Largest difference over the largest magnitude of ``other``; infinite where shapes differ."""
-    if one.shape != other.shape:
-        return float("inf")
-    if not other.numel():
-        return 0.0
-    # Equal infinities, as masks make, are equal.
-    apart = float(torch.where(one == other, 0.0, (one - other).abs()).max())
-    finite = other.where(other.isfinite(), 0.0).abs().max()
-    scale = max(float(finite), least, torch.finfo(other.dtype).tiny)
-    return apart / scale if apart == apart else float("inf")
 
 
 def largest_apart(one: Hidden, other: Hidden) -> float:

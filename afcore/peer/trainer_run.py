@@ -14,13 +14,7 @@ from afcore.model.processors import processor_of
 from afcore.peer.hf_trainer import Recipe, fit
 from afcore.prices import resolve_prices
 from afcore.results.report import EpochReport, RunReport
-from afcore.runs.publish import (
-    described,
-    publish_report,
-    run_report,
-    scored_test,
-    totals_report,
-)
+from afcore.runs.publish import described, publish_report, run_report, scored_test
 from afcore.runs.run import Run, check_lease
 from afcore.tracking.tracker import Tracker
 
@@ -73,17 +67,7 @@ def run_hf_trainer(
     model = described(run, fitted.model.cpu())
     tracker.log_model(mlflow_run_id, model, processor, data.task, pairs)
     wall_seconds += time.perf_counter() - began
-    report = run_report(
-        run,
-        data,
-        mlflow_run_id,
-        epochs=epochs,
-        decisions=[],
-        intervals=[],
-        totals=totals_report(run, epochs, [], wall_seconds, tested),
-        notes=[],
-        test_classes=classes,
-    )
+    report = run_report(run, data, mlflow_run_id, wall_seconds, epochs, [], tested, classes)
     check_lease(run, attempt)
     for epoch in epochs:
         tracker.log_epoch(mlflow_run_id, epoch)

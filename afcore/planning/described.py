@@ -22,7 +22,6 @@ from afcore.planning.profile import (
 __all__ = ["Cluster", "Link", "Store", "Workload", "describe"]
 
 _BYTES_OF_HIDDEN = 2  # bf16
-_TIER = "host memory"
 
 
 class _Described(BaseModel):
@@ -185,7 +184,7 @@ def describe(
         store_latency_seconds=cluster.store.latency_seconds,
         store_write=cluster.store.write_bytes_per_second,
         store_read=cluster.store.read_bytes_per_second,
-        tiers={_TIER: cluster.host_bytes_per_second},
+        memory_read=cluster.host_bytes_per_second,
     )
     machine = None
     if cluster.node_link is not None:
@@ -229,7 +228,7 @@ def _work(cluster: Cluster, workload: Workload, batch_size: int) -> Work:
         padded_tokens=round(workload.examples * workload.padded_tokens),
         num_tokens=num_tokens,
         hidden_bytes=hidden_bytes,
-        reading=Reading({_TIER: set_bytes}, store_bytes=streamed),
+        reading=Reading(set_bytes, store_bytes=streamed),
         validation_tokens=round(workload.validation_examples * workload.mean_tokens),
         test_tokens=round(workload.test_examples * workload.mean_tokens),
         statistics=True,

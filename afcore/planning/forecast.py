@@ -8,7 +8,7 @@ train::
                        + embeddings, at k = 0  + statistics * P(k), where a policy decides and
                                                  more than the last block trains
     prefix of a step = step + token * T, at r = 0  + block_token * T * (k - r)
-    reading an epoch = bytes from the store / its speed + bytes of each tier / the tier's speed
+    reading an epoch = bytes from the store / its speed + bytes of the set / memory's speed
     building a set   = (token + block_token * (k - r)) * tokens + writing [+ reading the one below]
 
 A set takes the same bytes at every boundary. Reading is not taken to overlap with computing.
@@ -57,7 +57,7 @@ class Work:
     padded_tokens: int
     num_tokens: int = 0
     hidden_bytes: int = 0
-    reading: Reading = Reading({}, 0)  # noqa: RUF009 - frozen
+    reading: Reading = Reading(0, 0)  # noqa: RUF009 - frozen
     validation_tokens: int = 0
     test_tokens: int = 0
     statistics: bool = False
@@ -146,14 +146,10 @@ class Forecast(Record):
     cost_usd: float = 0.0
 
     @property
-    def compute_seconds(self) -> float:
-        """Steps, without reading."""
-        return self.prefix_seconds + self.suffix_seconds + self.allreduce_seconds
-
-    @property
     def train_seconds(self) -> float:
         """Steps."""
-        return self.compute_seconds + self.read_seconds
+        computing = self.prefix_seconds + self.suffix_seconds + self.allreduce_seconds
+        return computing + self.read_seconds
 
     @property
     def other_seconds(self) -> float:

@@ -1,11 +1,10 @@
 """What is predicted from: seconds of steps, store and links, measured or described. No I/O."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
 
 __all__ = [
     "Bandwidths",
@@ -71,26 +70,28 @@ class Reading:
     """Where the bytes of an epoch come from.
 
     Attributes:
-        bytes_by_tier: from which batches are gathered.
-        store_bytes: read from the store during the epoch, to fill the tiers or past them.
+        gathered_bytes: of the set, from which batches are gathered.
+        store_bytes: read from the store during the epoch, to fill the memory or past it.
     """
 
-    bytes_by_tier: Mapping[str, int]
+    gathered_bytes: int
     store_bytes: int
 
 
 class Bandwidths(Record):
     """Measured bytes per second, and the store's seconds for a tiny object.
 
-    ``tiers``: gathering batches from host memory, local disk, ...; ``shard_bytes``: of an object of
-    a set, each of which waits for the store once.
+    ``memory_read``: gathering batches from host memory; ``shard_bytes``: of an object of a set,
+    each of which waits for the store once.
     """
 
     shard_bytes: int
     store_latency_seconds: float
     store_write: float
     store_read: float
-    tiers: dict[str, float]
+    memory_read: float = Field(  # the second: as earlier releases recorded it
+        validation_alias=AliasChoices("memory_read", AliasPath("tiers", "host memory"))
+    )
 
     def write_seconds(self, num_bytes: int) -> float:
         """Writing a set to the store."""
@@ -101,12 +102,8 @@ class Bandwidths(Record):
         return self._waiting(num_bytes) + num_bytes / self.store_read
 
     def gather_seconds(self, reading: Reading, num_workers: int = 1) -> float:
-        """A worker's batches of an epoch; an unknown tier is as fast as the slowest."""
-        slowest = min(self.tiers.values())
-        return sum(
-            num_bytes // num_workers / self.tiers.get(tier, slowest)
-            for tier, num_bytes in reading.bytes_by_tier.items()
-        )
+        """A worker's batches of an epoch; a device's memory is taken to be no faster."""
+        return reading.gathered_bytes // num_workers / self.memory_read
 
     def num_shards(self, num_bytes: int) -> int:
         """Objects of a set."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from afcore.config import PEER_MODES, AdapterConfig, Config
+from afcore.results.markdown import markdown_table
 from afcore.results.report import RunReport
 from afcore.tasks.task import Task
 
@@ -100,11 +101,11 @@ def _scores(report: RunReport) -> dict[str, dict[str, float]]:
 
 def _score_table(scores: dict[str, dict[str, float]]) -> str:
     names = list(dict.fromkeys(name for one in scores.values() for name in one))
-    lines = [f"| split | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    for split, one in scores.items():
-        values = [f"{one[name]:.4f}" if name in one else "" for name in names]
-        lines.append(f"| {split} | {' | '.join(values)} |")
-    return "\n".join(lines)
+    rows = [
+        [split, *(f"{one[name]:.4f}" if name in one else "" for name in names)]
+        for split, one in scores.items()
+    ]
+    return markdown_table(["split", *names], rows)
 
 
 def _facts(report: RunReport, data_digest: str, config: Config, adapters: str | None) -> str:

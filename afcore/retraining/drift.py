@@ -7,6 +7,7 @@ from afcore.config import Config
 from afcore.data.sources import Rows
 from afcore.errors import some_of
 from afcore.model.processors import load_processor
+from afcore.results.markdown import markdown_table
 from afcore.retraining.looking import RowsTonight
 from afcore.retraining.row_summary import RowSummary, summarize
 from afcore.tasks.known_tasks import task_class
@@ -66,11 +67,8 @@ class Drift:
     def markdown(self, further: list[str]) -> str:
         """The table, with sentences below it; ``further`` are some more of these."""
         sides = [self.before, self.tonight, self.added]
-        lines = [
-            "| training rows | last retraining | tonight | added |",
-            "|---|---|---|---|",
-            _row("rows", [f"{side.num_rows:,}" if side else "-" for side in sides]),
-        ]
+        columns = ["training rows", "last retraining", "tonight", "added"]
+        rows = [["rows", *(f"{side.num_rows:,}" if side else "-" for side in sides)]]
         for name, key, form in (
             ("tokens, mean", "mean_tokens", "{:.1f}"),
             ("tokens, 95 % have no more than", "long_tokens", "{:.0f}"),
@@ -80,13 +78,11 @@ class Drift:
             values = [getattr(side, key) if side else None for side in sides]
             if any(value is not None for value in values):
                 shown = ["-" if value is None else form.format(value) for value in values]
-                lines.append(_row(name, shown))
+                rows.append([name, *shown])
         for label in self._changed(self.added or self.tonight, self.before)[:_MOST_LABELS]:
-            lines.append(
-                _row(f"label {label}", [f"{s.share(label):.1%}" if s else "-" for s in sides])
-            )
-        sentences = [*self.sentences(), *further]
-        return "\n".join([*lines, "", *(f"* {sentence}" for sentence in sentences)]) + "\n"
+            rows.append([f"label {label}", *(f"{s.share(label):.1%}" if s else "-" for s in sides)])
+        lines = [f"* {sentence}" for sentence in [*self.sentences(), *further]]
+        return "\n".join([markdown_table(columns, rows), "", *lines]) + "\n"
 
     def _changed(self, side: RowSummary, before: RowSummary | None) -> list[str]:
         """Labels, those first whose share changed most."""
@@ -122,7 +118,3 @@ def drift_of(config: Config, tonight: RowsTonight) -> Drift:
 def _learned(kind: type[Task], splits: dict[str, Rows], processor: Any) -> Task:
     """By all rows that are given; what is held out of the training set is still in it."""
     return kind.learn({"validation": splits["train"], **splits}, splits["train"], processor)
-
-
-def _row(name: str, values: list[str]) -> str:
-    return f"| {name} | {' | '.join(values)} |"

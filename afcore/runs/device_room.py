@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afcore.activations.layout import SHARD_BYTES
-from afcore.activations.residency import measure_budgets
+from afcore.activations.residency import Residency, measure_budgets
 from afcore.activations.tiers import choose_window, place
 from afcore.config import CHOOSING_MODES
 from afcore.data.order import INFERENCE_TOKENS
@@ -21,6 +21,7 @@ __all__ = [
     "device_memory",
     "memory_by_boundary",
     "place_set",
+    "residency_of",
     "training_bytes",
 ]
 
@@ -33,25 +34,27 @@ _SCORED_LOGIT_BYTES = 8
 """Of a word of the vocabulary at a position: logits and their softmax."""
 
 
+def residency_of(run: Run, num_sharing: int = 1) -> Residency:
+    """Where each of so many workers of one machine holds the run's sets."""
+    return Residency(
+        run.compute.device,
+        run.storage.protocol == "file",
+        **run.config.cache.model_dump(include={"device_bytes", "host_bytes", "disk_bytes"}),
+        num_sharing=num_sharing,
+        needed_bytes=training_bytes(run),
+    )
+
+
 def place_set(run: Run, num_bytes: int) -> Reading:
     """What an epoch reads of a set, and from where.
 
     What memory holds is fetched once; what it does not hold is streamed in every epoch, and taken
-    to come at the store's speed. It is gathered in host memory, but for what device memory holds.
-    Workers of one machine share its memory; how many of ``workers.max`` an epoch will have is not
-    known yet, so all are assumed.
+    to come at the store's speed. Workers of one machine share its memory; how many of
+    ``workers.max`` an epoch will have is not known yet, so all are assumed.
     """
-    cache = run.config.cache
-    budgets = measure_budgets(
-        cache.device_bytes,
-        cache.host_bytes,
-        cache.disk_bytes,
-        run.compute.device,
-        run.storage.protocol == "file",
-        run.config.workers.max if run.config.workers.ray_address is None else 1,
-        training_bytes(run),
-        held_is_free=True,
-    )
+    workers = run.config.workers
+    sharing = workers.max if workers.ray_address is None else 1
+    budgets = measure_budgets(residency_of(run, sharing), held_is_free=True)
     whole, rest = divmod(num_bytes, SHARD_BYTES)
     shards = [SHARD_BYTES] * whole + [rest] * (rest > 0)
     tiers = place(shards, budgets, choose_window(shards, budgets))
@@ -60,9 +63,7 @@ def place_set(run: Run, num_bytes: int) -> Reading:
         for size, tier in zip(shards, tiers, strict=True)
         if tier in ("local disk", "object store")
     )
-    on_device = sum(shards[: tiers.count("device memory")])  # the first tier that is filled
-    gathered = {"device memory": on_device, "host memory": num_bytes - on_device}
-    return Reading({tier: size for tier, size in gathered.items() if size}, store_bytes=streamed)
+    return Reading(num_bytes, store_bytes=streamed)
 
 
 def device_memory(run: Run) -> MemoryModel | None:
@@ -70,8 +71,7 @@ def device_memory(run: Run) -> MemoryModel | None:
     device = run.compute.device
     if device.type != "cuda":
         return None
-    needed, given = training_bytes(run), run.config.cache.device_bytes
-    held = measure_budgets(given, 0, 0, device, True, needed_bytes=needed).device_bytes
+    held = measure_budgets(residency_of(run)).device_bytes
     total = torch.cuda.get_device_properties(device).total_memory
     return _memory(run, _without_weights(run), int(_USABLE * total) - held)
 

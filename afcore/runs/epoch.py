@@ -41,7 +41,7 @@ from afcore.runs.batches import batches_of, run_schedule
 from afcore.runs.cache import RunCache
 from afcore.runs.checkpoints_within import CheckpointsWithin, collect_checkpoints
 from afcore.runs.decide import lacks_profile
-from afcore.runs.device_room import training_bytes
+from afcore.runs.device_room import residency_of
 from afcore.runs.epoch_report import epoch_report, show_epoch
 from afcore.runs.records import (
     CheckpointRecord,
@@ -94,13 +94,7 @@ def run_epoch(
     found = record_of(run, epoch, EpochReport)
     if found is not None:
         return found
-    with hold_shards(
-        **run.config.cache.model_dump(include={"device_bytes", "host_bytes", "disk_bytes"}),
-        device=run.compute.device,
-        store_is_local=run.storage.protocol == "file",
-        num_sharing=group.local_count,
-        needed_bytes=training_bytes(run),
-    ) as held:
+    with hold_shards(residency_of(run, group.local_count)) as held:
         report = _Epoch(run, epoch, attempt, held, group, stop, launched).run()
     if plan_of(run, epoch + 1) is None and run.common is None:
         release_shards()

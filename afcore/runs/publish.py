@@ -3,7 +3,6 @@
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,25 @@ from afcore.training.evaluate import evaluate
 
 __all__ = [
     "described",
-    "finish",
     "finished_report",
     "publish",
     "publish_report",
     "published_model",
     "run_report",
     "scored_test",
-    "totals_report",
     "write_adapters",
 ]
 
 _log = logging.getLogger(__name__)
+_SUMMED = (
+    "train_seconds",
+    "materialize_seconds",
+    "evaluate_seconds",
+    "checkpoint_seconds",
+    "activation_bytes_written",
+    "cost_usd",
+)
+"""Of the epochs' reports, what the totals are sums of."""
 
 
 def finished_report(storage: Storage, run_id: str) -> RunReport | None:
@@ -69,40 +75,41 @@ def finished_report(storage: Storage, run_id: str) -> RunReport | None:
     return read_record(storage, result_key(run), RunReport, replaceable=True)
 
 
-def publish(run: Run, tracker: Tracker, mlflow_run_id: str, wall_seconds: float) -> RunReport:
+def publish(
+    run: Run, tracker: Tracker | None, mlflow_run_id: str | None, wall_seconds: float
+) -> RunReport:
     """Test the best epoch's model, log model, figures and report, and mark the run as done.
 
     Args:
         run: every epoch of it is done; the caller holds its lease.
-        tracker: where to publish.
-        mlflow_run_id: the run's.
+        tracker: where to publish. None: nothing is logged anywhere.
+        mlflow_run_id: the run's, if there is a tracker.
         wall_seconds: of all attempts so far, this one's as of now.
     """
     began = time.perf_counter()
-    tested = _test_best(run)
-    model = described(run, tested.split.model.cpu())
-    pairs = run.config.data.text_pair is not None
-    tracker.log_model(mlflow_run_id, model, processor_of(run.config), run.record.task, pairs)
-    with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
-        if write_adapters(run, tested.best_epoch, Path(folder)):
-            tracker.log_folder(mlflow_run_id, folder, "adapter")
+    checkpoints = _checkpoints(run)
+    epochs, data = done_reports(run, len(checkpoints)), run.data()
+    best = best_epoch(epochs, run.config.main_score).epoch
+    split = published_model(run, best)
+    tested: dict[str, Any] = {}
+    classes = None
+    if data.test is not None:
+        clock = time.perf_counter()
+        answers = evaluate(run.trainee(split, data.test))
+        seconds = time.perf_counter() - clock
+        tested, classes = scored_test(run, answers)
+        tested["test_seconds"] = seconds
+    if tracker is not None and mlflow_run_id is not None:
+        model, pairs = described(run, split.model.cpu()), run.config.data.text_pair is not None
+        tracker.log_model(mlflow_run_id, model, processor_of(run.config), run.record.task, pairs)
+        with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
+            if write_adapters(run, best, Path(folder)):
+                tracker.log_folder(mlflow_run_id, folder, "adapter")
     wall_seconds += time.perf_counter() - began
-    report = _whole_report(run, tested, mlflow_run_id, wall_seconds)
+    report = run_report(
+        run, data, mlflow_run_id, wall_seconds, epochs, checkpoints, tested, classes
+    )
     publish_report(run, tracker, report)
-    return report
-
-
-def finish(run: Run, wall_seconds: float) -> RunReport:
-    """Test the best epoch's model and mark the run as done; nothing is logged anywhere.
-
-    Args:
-        run: every epoch of it is done; the caller holds its lease.
-        wall_seconds: of all attempts so far, this one's as of now.
-    """
-    began = time.perf_counter()
-    tested = _test_best(run)
-    report = _whole_report(run, tested, None, wall_seconds + time.perf_counter() - began)
-    _mark_done(run, report)
     return report
 
 
@@ -119,7 +126,7 @@ def write_adapters(run: Run, epoch: int, folder: Path) -> bool:
     """
     if run.lora is None or run.config.mode in PEER_MODES:
         return False
-    split, _ = load_checkpoint(run, epoch)
+    split = load_checkpoint(run, epoch)
     if not adapted_blocks(split):
         return False
     try:
@@ -132,7 +139,7 @@ def write_adapters(run: Run, epoch: int, folder: Path) -> bool:
 
 def published_model(run: Run, epoch: int) -> SplitModel:
     """An epoch's, as it is tested and published: adapters are merged into its weights."""
-    return merge_adapters(load_checkpoint(run, epoch)[0])
+    return merge_adapters(load_checkpoint(run, epoch))
 
 
 def described(run: Run, model: Any) -> Any:
@@ -151,32 +158,58 @@ def described(run: Run, model: Any) -> Any:
     return model
 
 
-def publish_report(run: Run, tracker: Tracker, report: RunReport) -> None:
+def publish_report(run: Run, tracker: Tracker | None, report: RunReport) -> None:
     """Log figures and report, and mark the run as done.
 
     Args:
         run: the caller holds its lease.
-        tracker: where to publish.
+        tracker: where to publish. None: nothing is logged anywhere.
         report: of the whole run.
     """
-    mlflow_run_id = report.mlflow_run_id
-    assert mlflow_run_id is not None
-    tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
-    tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
-    if report.test_classes is not None:
-        figure = confusion_figure(report.test_classes, f"{report.mode}, seed {report.seed}")
-        tracker.log_figure(mlflow_run_id, figure, report.test_classes.figure)
-    tracker.log_report(mlflow_run_id, report, report.epochs[-1].finished)
-    # Before the record, after which nobody comes here again.
-    tracker.finish(mlflow_run_id)
-    _mark_done(run, report)
+    if tracker is not None:
+        mlflow_run_id = report.mlflow_run_id
+        assert mlflow_run_id is not None
+        tracker.log_figure(mlflow_run_id, freezing_figure(report), "figures/freezing.png")
+        tracker.log_figure(mlflow_run_id, epoch_time_figure(report), "figures/epoch_time.png")
+        if report.test_classes is not None:
+            figure = confusion_figure(report.test_classes, f"{report.mode}, seed {report.seed}")
+            tracker.log_figure(mlflow_run_id, figure, report.test_classes.figure)
+        tracker.log_report(mlflow_run_id, report, report.epochs[-1].finished)
+        # Before the record, after which nobody comes here again.
+        tracker.finish(mlflow_run_id)
+    run.storage.put(result_key(run), report.model_dump_json(by_alias=True, indent=1).encode())
 
 
 def run_report(
-    run: Run, data: PreparedData, mlflow_run_id: str | None, notes: list[str], **measured: Any
+    run: Run,
+    data: PreparedData,
+    mlflow_run_id: str | None,
+    wall_seconds: float,
+    epochs: list[EpochReport],
+    checkpoints: list[CheckpointRecord],
+    tested: dict[str, Any],
+    classes: ClassesReport | None,
 ) -> RunReport:
-    """The report of a finished run: what the run is, and ``measured``, the other fields."""
+    """The report of a finished run.
+
+    Args:
+        run: every epoch of it is done.
+        data: of the run.
+        mlflow_run_id: None: nothing was logged.
+        wall_seconds: of all attempts.
+        epochs: all of them.
+        checkpoints: of as many, or none of a mode that leaves none.
+        tested: what the test gave, as :func:`scored_test`.
+        classes: so too.
+    """
     score = run.config.main_score
+    intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
+    notes, happened = list[str](), ""
+    if checkpoints:
+        notes = _notes(run, epochs)
+        happened = what_happened(
+            epochs, run.record.num_blocks, run.config.training.num_epochs, score
+        )
     return RunReport(
         schema=1,
         run_id=run.record.run_id,
@@ -197,7 +230,12 @@ def run_report(
         task=run.config.task,
         score=score.name,
         notes=[*data.task.warnings(data.validation, score), *notes],
-        **measured,
+        epochs=epochs,
+        decisions=dated_decisions(intervals),
+        intervals=[interval.statistics for interval in intervals],
+        totals=_totals(run, epochs, checkpoints, wall_seconds, tested),
+        happened=happened,
+        test_classes=classes,
     )
 
 
@@ -231,62 +269,6 @@ def _small(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.astype(np.result_type(*map(np.min_scalar_type, (values.min(), values.max()))))
 
 
-@dataclass(frozen=True)
-class _Tested:
-    """A run whose epochs are done, with the model of the best one and what the test gave of it."""
-
-    data: PreparedData
-    split: SplitModel
-    epochs: list[EpochReport]
-    checkpoints: list[CheckpointRecord]
-    best_epoch: int
-    totals: dict[str, Any]
-    classes: ClassesReport | None
-
-
-def _test_best(run: Run) -> _Tested:
-    checkpoints = _checkpoints(run)
-    epochs, data = done_reports(run, len(checkpoints)), run.data()
-    best = best_epoch(epochs, run.config.main_score).epoch
-    split = published_model(run, best)
-    if data.test is None:
-        return _Tested(data, split, epochs, checkpoints, best, {}, None)
-    clock = time.perf_counter()
-    answers = evaluate(run.trainee(split, data.test))
-    seconds = time.perf_counter() - clock
-    totals, classes = scored_test(run, answers)
-    totals["test_seconds"] = seconds
-    return _Tested(data, split, epochs, checkpoints, best, totals, classes)
-
-
-def _whole_report(
-    run: Run, tested: _Tested, mlflow_run_id: str | None, wall_seconds: float
-) -> RunReport:
-    epochs, checkpoints = tested.epochs, tested.checkpoints
-    intervals = [one for checkpoint in checkpoints for one in checkpoint.trained.intervals]
-    return run_report(
-        run,
-        tested.data,
-        mlflow_run_id,
-        epochs=epochs,
-        decisions=dated_decisions(intervals),
-        intervals=[interval.statistics for interval in intervals],
-        totals=totals_report(run, epochs, checkpoints, wall_seconds, tested.totals),
-        notes=_notes(run, epochs),
-        happened=what_happened(
-            epochs,
-            run.record.num_blocks,
-            run.config.training.num_epochs,
-            run.config.main_score,
-        ),
-        test_classes=tested.classes,
-    )
-
-
-def _mark_done(run: Run, report: RunReport) -> None:
-    run.storage.put(result_key(run), report.model_dump_json(by_alias=True, indent=1).encode())
-
-
 def _checkpoints(run: Run) -> list[CheckpointRecord]:
     checkpoints: list[CheckpointRecord] = []
     while not checkpoints or checkpoints[-1].next is not None:
@@ -296,39 +278,28 @@ def _checkpoints(run: Run) -> list[CheckpointRecord]:
     return checkpoints
 
 
-def totals_report(
+def _totals(
     run: Run,
     epochs: list[EpochReport],
     checkpoints: list[CheckpointRecord],
     wall_seconds: float,
     tested: dict[str, Any],
 ) -> TotalsReport:
-    """Of the whole run.
-
-    Args:
-        run: every epoch of it is done.
-        epochs: all of them.
-        checkpoints: of as many, or none of a mode that leaves none.
-        wall_seconds: of all attempts.
-        tested: what the test gave, as :func:`scored_test`.
-    """
     best = best_epoch(epochs, run.config.main_score)
-    bytes_written = sum(epoch.activation_bytes_written for epoch in epochs)
+    totals: dict[str, Any] = {
+        name: sum(getattr(epoch, name) for epoch in epochs) for name in _SUMMED
+    }
     # Epochs' costs hold their requests and bytes; the time between and lost is added to them.
     outside_seconds, outside_usd = cost_outside(run, epochs, wall_seconds)
+    totals["cost_usd"] += outside_usd
+    totals["evaluate_seconds"] += tested.get("test_seconds", 0.0)
     in_epochs = sum(epoch.num_workers * epoch.seconds for epoch in epochs)
     return TotalsReport(
-        train_seconds=sum(epoch.train_seconds for epoch in epochs),
-        materialize_seconds=sum(epoch.materialize_seconds for epoch in epochs),
-        evaluate_seconds=sum(epoch.evaluate_seconds for epoch in epochs)
-        + tested.get("test_seconds", 0.0),
+        **totals,
         decide_seconds=profile.seconds if (profile := read_profile(run)) else 0.0,
-        checkpoint_seconds=sum(epoch.checkpoint_seconds for epoch in epochs),
         wall_seconds=wall_seconds,
         worker_seconds=in_epochs + outside_seconds,
         lost_seconds=lost_seconds(run, epochs, checkpoints),
-        activation_bytes_written=bytes_written,
-        cost_usd=sum(epoch.cost_usd for epoch in epochs) + outside_usd,
         best_epoch=best.epoch,
         validation=best.validation,
         **({"test": None} | tested),

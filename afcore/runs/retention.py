@@ -25,6 +25,7 @@ from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.results.report import RunReport
 from afcore.runs.run import find_run, lease_folder, read_record, record_key, result_key
 from afcore.storage.lease import Lease, is_held
+from afcore.storage.listing import StoredSum
 from afcore.storage.objects import Storage, Stored
 from afcore.storage.store_version import open_for_cleaning, time_for_cleaning
 from afcore.tasks.stored_tokens import names_of_tokens
@@ -47,24 +48,7 @@ class KnownRecord:
 
 
 @dataclass
-class _Objects:
-    """What some objects add up to: bytes, and when one was last written (since the epoch)."""
-
-    num_bytes: int = 0
-    modified: float = 0.0
-
-    def add(self, stored: Stored) -> None:
-        """One more."""
-        self.num_bytes += stored.num_bytes
-        self.modified = max(self.modified, stored.modified)
-
-    def idle(self, now: float) -> float:
-        """Seconds since something was last written."""
-        return now - self.modified
-
-
-@dataclass
-class StoredRun(_Objects):
+class StoredRun(StoredSum):
     """A run, as it lies in the store; of its objects only what they add up to.
 
     Attributes:
@@ -200,19 +184,20 @@ def _idle_studies(
     storage: Storage, now: float, max_idle_seconds: float, dry_run: bool
 ) -> Iterator[Removal]:
     """What a study that was killed for good left, and what its trials had measured."""
-    folders: dict[str, dict[str, Stored]] = {}
-    for key, stored in storage.listing("searches").items():
+    folders: dict[str, StoredSum] = {}
+    leases: dict[str, set[str]] = {}
+    for key, stored in storage.walk("searches"):
         if key.count("/") >= 2:
-            folders.setdefault(key.split("/")[1], {})[key] = stored
-    for name, objects in folders.items():
-        idle = now - max(stored.modified for stored in objects.values())
-        leases = {"/".join(key.split("/")[:3]) for key in objects}
-        if idle < max_idle_seconds or any(is_held(storage, lease) for lease in leases):
+            folder, lease = ("/".join(key.split("/")[:depth]) for depth in (2, 3))
+            folders.setdefault(folder, StoredSum()).add(stored)
+            leases.setdefault(folder, set()).add(lease)
+    for folder, found in folders.items():
+        idle = found.idle(now)
+        if idle < max_idle_seconds or any(is_held(storage, lease) for lease in leases[folder]):
             continue
-        size = sum(stored.num_bytes for stored in objects.values())
-        yield Removal(f"searches/{name}", f"of searches, not written for {duration(idle)}", size)
+        yield Removal(folder, f"of searches, not written for {duration(idle)}", found.num_bytes)
         if not dry_run:
-            storage.delete_folder(f"searches/{name}")
+            storage.delete_folder(folder)
 
 
 def _unnamed_tokens(
@@ -227,10 +212,10 @@ def _unnamed_tokens(
         if run.known is not None
         for name in names_of_tokens(storage, RecipeDigest(run.known.data))
     }
-    folders: dict[str, _Objects] = {}
+    folders: dict[str, StoredSum] = {}
     for key, stored in storage.walk("data"):
         if key.count("/") >= 2:
-            folders.setdefault(key.split("/")[1], _Objects()).add(stored)
+            folders.setdefault(key.split("/")[1], StoredSum()).add(stored)
     for digest, found in folders.items():
         if digest in named or found.idle(now) < max_idle_seconds:
             continue

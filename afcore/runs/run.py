@@ -309,11 +309,12 @@ def begin_run(
         common: what other runs of this process have opened.
     """
     mark_store_version(storage)
-    known = _known_trainings(storage, record.run_id)
+    found, known = _earlier(storage, record.run_id)
     if len(known) == 1 and not fresh:
-        record = record.model_copy(
-            update={"training_id": known[0], **_found_by_trying(storage, record.run_id)}
-        )
+        kept: dict[str, Any] = {"training_id": known[0]}
+        if found is not None:  # what might come out otherwise if it was tried again
+            kept |= {"structure": found.structure, "uncacheable": found.uncacheable}
+        record = record.model_copy(update=kept)
     elif known and not fresh:
         raise IntegrityError(
             f"the record {storage.uri(record_key(record.run_id))} is damaged, and {len(known)} "
@@ -325,22 +326,14 @@ def begin_run(
     return Run(storage, record, common)
 
 
-def _found_by_trying(storage: Storage, run_id: str) -> dict[str, Any]:
-    """What of the record might come out otherwise if it was tried again."""
-    run = find_run(storage, run_id, replaceable=True)
-    if run is None:
-        return {}
-    return {"structure": run.record.structure, "uncacheable": run.record.uncacheable}
-
-
-def _known_trainings(storage: Storage, run_id: str) -> list[str]:
-    """The training that ``run.json`` names; where that is damaged, those that lie beside it."""
+def _earlier(storage: Storage, run_id: str) -> tuple[RunRecord | None, list[str]]:
+    """``run.json``, and the training that it names; where it is damaged, those that lie beside."""
     try:
         record = read_record(storage, record_key(run_id), RunRecord)
-        return [] if record is None else [record.training_id]
+        return record, [] if record is None else [record.training_id]
     except IntegrityError:
         _log.warning("%s is damaged; making it anew", storage.uri(record_key(run_id)))
-        return trainings_of(storage, run_id)
+        return None, trainings_of(storage, run_id)
 
 
 def trainings_of(storage: Storage, run_id: str) -> list[str]:

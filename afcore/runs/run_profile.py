@@ -81,11 +81,11 @@ def measure_run(
     seconds = time.perf_counter() - clock
     _log.info(
         "profile in %.1f s: a block takes %.2f us a token trained and %.2f us frozen; store "
-        "%.0f MB/s read, %.0f MB/s written, %.1f ms; %s",
+        "%.0f MB/s read, %.0f MB/s written, %.1f ms; host memory %.0f MB/s",
         *(seconds, compute.suffix_block_token * 1e6, compute.prefix_block_token * 1e6),
         *(bandwidths.store_read / 1e6, bandwidths.store_write / 1e6),
         bandwidths.store_latency_seconds * 1e3,
-        ", ".join(f"{tier} {speed / 1e6:.0f} MB/s" for tier, speed in bandwidths.tiers.items()),
+        bandwidths.memory_read / 1e6,
     )
     return profile.model_copy(update={"seconds": seconds, "workers": workers})
 

@@ -169,15 +169,15 @@ def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     return OpenState(split, training, policy, parts, boundary_start, partial)
 
 
-def load_checkpoint(run: Run, epoch: int) -> tuple[SplitModel, CheckpointRecord]:
-    """The model as it was after ``epoch``, and the record of it.
+def load_checkpoint(run: Run, epoch: int) -> SplitModel:
+    """The model as it was after ``epoch``.
 
     Raises:
         IntegrityError: when a part is missing or damaged.
     """
     checkpoint = record_of(run, epoch, CheckpointRecord)
     assert checkpoint is not None
-    return load_split(run, checkpoint.parts), checkpoint
+    return load_split(run, checkpoint.parts)
 
 
 def load_split(run: Run, parts: Mapping[str, ContentDigest], boundary: int = 0) -> SplitModel:
@@ -224,10 +224,8 @@ def initial_policy(run: Run) -> tuple[FreezePolicy | None, FreezeState]:
 
     The policy ``none`` keeps them, in every mode but ``full``: other policies are replayed on them.
     """
-    if run.config.mode == "full":
-        return None, FreezeState()
     policy = run.config.freezing
-    return policy if policy.decides else None, run.first_freeze
+    return policy if run.config.freezes and policy.decides else None, run.first_freeze
 
 
 def _load_sums(

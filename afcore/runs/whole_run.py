@@ -17,7 +17,7 @@ from afcore.runs.batches import run_schedule
 from afcore.runs.epoch import run_epoch
 from afcore.runs.identify import identify_run
 from afcore.runs.launch_epoch import launch_epoch
-from afcore.runs.publish import finish, finished_report
+from afcore.runs.publish import finished_report, publish
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, begin_run, open_run, run_lease
 from afcore.storage.lease import Lease
@@ -82,7 +82,7 @@ def complete_run(
                 lease.forget_earlier()
             _train(run, lease, onlooker)
             onlooker.trained()
-            return run, finish(run, lease.seconds())
+            return run, publish(run, None, None, lease.seconds())
     finally:
         close_launchers()
 

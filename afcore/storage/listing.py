@@ -14,6 +14,7 @@ __all__ = [
     "Found",
     "S3Listing",
     "Stored",
+    "StoredSum",
     "check_refusals",
     "local_objects",
     "other_objects",
@@ -30,6 +31,23 @@ class Stored:
 
     num_bytes: int
     modified: float
+
+
+@dataclass
+class StoredSum:
+    """What some objects add up to: bytes, and when one was last written (since the epoch)."""
+
+    num_bytes: int = 0
+    modified: float = 0.0
+
+    def add(self, stored: Stored) -> None:
+        """One more."""
+        self.num_bytes += stored.num_bytes
+        self.modified = max(self.modified, stored.modified)
+
+    def idle(self, now: float) -> float:
+        """Seconds since something was last written."""
+        return now - self.modified
 
 
 Found: TypeAlias = tuple[str, Stored]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from afcore.model.forwards import largest_difference
+from afcore.model.forwards import relative_difference
 from afcore.model.split_model import Batch, Hidden, SplitModel
 
 __all__ = ["HeadFeatures", "batches_to_solve_on", "solve_head"]
@@ -87,7 +87,7 @@ class HeadFeatures:
             features = self._at_position(given[0], batch)
         else:
             features, logits = given[0][at], logits[at]
-        if features is None or largest_difference(self.layer(features), logits) > _TOLERANCE:
+        if features is None or relative_difference(self.layer(features), logits, 1.0) > _TOLERANCE:
             return None
         return features.float().cpu()
 

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from afcore.errors import UserError
 from pipelines.cli.consoles import console, errors, wide
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import DEFAULT_STORE, StoreUri
+from pipelines.tables import ALL, table
 
 __all__ = ["cache_app", "cache_gc", "cache_ls", "cache_verify"]
 
@@ -21,13 +21,10 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
     from afcore.activations.maintenance import describe_sets
 
     with exit_codes():
-        table = Table(
-            "key", "boundary", "lineage", "dtype", "examples", "MB", "age", "last use", "users"
-        )
+        columns = ["key", "boundary", "lineage", "dtype", "examples", "MB"]
+        columns += ["age", "last use", "users"]
         rows = describe_sets(store)
-        for row in rows:
-            table.add_row(*row)
-        wide().print(table)
+        wide().print(table(None, columns, rows, left=ALL, wrapped=ALL))
         console.print(f"activation sets in {store}: {len(rows)}")
 
 

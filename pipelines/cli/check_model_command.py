@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.consoles import console, wide
+from pipelines.cli.consoles import say, wide
 from pipelines.cli.exit_codes import exit_codes
 
 __all__ = ["check_model_command"]
@@ -40,6 +40,6 @@ def check_model_command(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         found = check_model(name, task)
         if as_json:
-            console.print(found.model_dump_json(indent=1), markup=False, soft_wrap=True)
+            say(found.model_dump_json(indent=1))
         else:
             print_conformance(found, wide())

@@ -2,10 +2,15 @@
 
 from rich.console import Console
 
-__all__ = ["console", "errors", "wide"]
+__all__ = ["console", "errors", "say", "wide"]
 
 console = Console()
 errors = Console(stderr=True, soft_wrap=True)
+
+
+def say(text: str, to: Console = console) -> None:
+    """Print it as it is: nothing in it is markup, and lines are as long as they are."""
+    to.print(text, markup=False, soft_wrap=True)
 
 
 def wide() -> Console:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.consoles import console
+from pipelines.cli.consoles import say
 from pipelines.cli.exit_codes import exit_codes
 
 __all__ = ["examples_command"]
@@ -24,4 +24,4 @@ def examples_command(
 
     with exit_codes():
         for path in write_examples(folder):
-            console.print(str(path), markup=False, soft_wrap=True)
+            say(str(path))

@@ -22,6 +22,7 @@ __all__ = [
     "StoreUri",
     "check_writable",
     "parse_modes",
+    "write_figure",
     "write_report",
 ]
 
@@ -70,3 +71,17 @@ def write_report(report: Path | None, result: dict[str, Any]) -> None:
         return
     with new_file(place, "--report") as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_figure(path: Path, figure: Any, option: str = "--figure") -> None:
+    """As a picture of the kind that the file's ending names; without one, as PNG.
+
+    Raises:
+        ConfigError: when it cannot be written, or the ending is of no picture.
+    """
+    place = Path(os.path.realpath(path))
+    with new_file(place, option) as draft:
+        try:
+            figure.savefig(draft, format=place.suffix[1:] or "png", dpi=150)
+        except ValueError as error:
+            raise ConfigError(f"{option} {path}: cannot be written: {error}") from error

@@ -5,6 +5,7 @@ import time
 from rich.console import Console
 
 from afcore.predict import Predicted, predict_file
+from pipelines.cli.consoles import say
 
 __all__ = ["predict_and_show"]
 
@@ -46,7 +47,7 @@ def predict_and_show(
             progress=progress,
         )
     told = out if output is not None else err
-    told.print(_summary(predicted, output), markup=False, soft_wrap=True)
+    say(_summary(predicted, output), told)
 
 
 def _summary(predicted: Predicted, output: str | None) -> str:

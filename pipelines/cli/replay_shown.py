@@ -15,6 +15,7 @@ from afcore.freezing.policy import FreezePolicy
 from afcore.results.replay import EtaNoise, ReplayedInterval, eta_noise, replay
 from afcore.results.report import RunReport
 from afcore.results.traces import read_reports
+from pipelines.tables import table
 
 __all__ = ["replay_report"]
 
@@ -82,19 +83,17 @@ def _parsed(policy: str, settings: Iterable[str]) -> FreezePolicy:
 
 def _table(title: str, rows: Iterable[ReplayedInterval], num_blocks: int) -> Table:
     """With so many columns of eta."""
-    table = Table(title=title, title_justify="left")
-    for name in ("epoch", "step", "recorded", "replayed"):
-        table.add_column(name, justify="right")
-    for block in range(num_blocks):
-        table.add_column(f"eta {block} (halves)", justify="right", no_wrap=True)
+    columns = ["epoch", "step", "recorded", "replayed"]
+    columns += [f"eta {block} (halves)" for block in range(num_blocks)]
+    cells = []
     for row in rows:
         etas = [
             f"{_number(eta)} ({_number(half)})"
             for eta, half in zip(row.eta[:num_blocks], row.half_eta[:num_blocks], strict=True)
         ]
         replayed = f"{row.replayed}{', settled' * row.settled}"
-        table.add_row(str(row.epoch), str(row.step), str(row.recorded), replayed, *etas)
-    return table
+        cells.append([str(row.epoch), str(row.step), str(row.recorded), replayed, *etas])
+    return table(title, columns, cells, wrapped=4)
 
 
 def _noise_sentence(noise: EtaNoise) -> str:

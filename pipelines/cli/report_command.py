@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.consoles import console
+from pipelines.cli.consoles import say
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import DEFAULT_STORE
 
@@ -37,4 +37,4 @@ def report_command(
 
         count = write_report_page(wanted, output, store, DEFAULT_STORE)
         runs = "1 run" if count == 1 else f"{count} runs"
-        console.print(f"{output}: {runs}", markup=False, soft_wrap=True)
+        say(f"{output}: {runs}")

@@ -1,7 +1,7 @@
 """``autofreeze retrain``."""
 
 from afcore.config import load_config
-from pipelines.cli.consoles import console
+from pipelines.cli.consoles import say
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import (
     ConfigPath,
@@ -35,9 +35,7 @@ def retrain_command(
         result = run_flow("retrain", resolved, fresh=fresh)
         write_report(report, result)
         if result["trained"]:
-            trained = result["report"]
-            alone = {"schema": 1, "runs": [trained], "score": trained["score"]}
-            show_comparison(alone | {"speedup": {}, "wall_speedup": {}})
+            show_comparison(result["report"])
             show_uis(resolved)
         for line in result["lines"]:
-            console.print(line, markup=False, soft_wrap=True)
+            say(line)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from afcore.config import load_config
-from pipelines.cli.consoles import console
+from pipelines.cli.consoles import console, say
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import (
     ConfigPath,
@@ -55,12 +55,11 @@ def run_command(
             from afcore.runs.model_folder import write_model_folder
 
             write_model_folder(resolved, result["run_id"], folder)
-        alone = {"schema": 1, "runs": [result], "score": result["score"]}
-        show_comparison(alone | {"speedup": {}, "wall_speedup": {}})
+        show_comparison(result)
         if recorded:
             console.print(
                 "This run was finished before; the result is the recorded one. --fresh trains anew."
             )
         if folder is not None:
-            console.print(f"Model: {folder}", markup=False, soft_wrap=True)
+            say(f"Model: {folder}")
         show_uis(resolved, recorded)

@@ -4,12 +4,13 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
 from afcore.runs.retention import list_runs
 from afcore.storage.objects import Storage
+from pipelines.cli.consoles import say
+from pipelines.tables import ALL, table
 
 __all__ = ["print_removals", "print_runs"]
 
@@ -18,12 +19,10 @@ def print_runs(store: str, console: Console) -> None:
     """A line a run, the one that was worked on last first."""
     storage = Storage(store)
     storage.check_there()
-    table = Table(
-        "run", "state", "mode", "model", "score", "last worked on", "checkpoints MB", "MB"
-    )
+    columns = ("run", "state", "mode", "model", "score", "last worked on", "checkpoints MB", "MB")
     runs = list_runs(storage)
-    for one in runs:
-        table.add_row(
+    rows = [
+        (
             one.run_id,
             one.state,
             one.known.mode if one.known else "",
@@ -33,15 +32,17 @@ def print_runs(store: str, console: Console) -> None:
             f"{one.checkpoint_bytes / 1e6:.1f}",
             f"{one.num_bytes / 1e6:.1f}",
         )
-    console.print(table)
-    console.print(f"runs in {store}: {len(runs)}", markup=False, soft_wrap=True)
+        for one in runs
+    ]
+    console.print(table(None, columns, rows, left=ALL, wrapped=ALL))
+    say(f"runs in {store}: {len(runs)}", console)
 
 
 def print_removals(removals: Sequence[Removal], console: Console, dry_run: bool) -> None:
     """A line each, and their sum."""
     for removal in removals:
         line = f"{removal.folder}: {removal.why}, {removal.num_bytes / 1e6:.1f} MB"
-        console.print(line, markup=False, soft_wrap=True)
+        say(line, console)
     freed = sum(removal.num_bytes for removal in removals) / 1e6
     done = ("would be deleted", "would be freed") if dry_run else ("deleted", "freed")
     console.print(f"{len(removals)} {done[0]}, {freed:.1f} MB {done[1]}")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.consoles import console, wide
+from pipelines.cli.consoles import say, wide
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import DEFAULT_STORE, Overrides
 
@@ -34,6 +34,6 @@ def show_command(
 
         status = find_run_status(wanted, overrides or [], store, DEFAULT_STORE)
         if as_json:
-            console.print(status.model_dump_json(indent=1), markup=False, soft_wrap=True)
+            say(status.model_dump_json(indent=1))
         else:
             print_status(status, wide(), why)

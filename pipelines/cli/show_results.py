@@ -6,17 +6,25 @@ from typing import Any
 
 from afcore.config import Config
 from afcore.errors import AutoFreezeError
-from pipelines.cli.consoles import console, wide
+from pipelines.cli.consoles import console, say, wide
 
 __all__ = ["show_comparison", "show_uis"]
 
 
 def show_comparison(result: dict[str, Any]) -> None:
-    """Runs as a table, what happened in them, and what a reader should know."""
-    from afcore.results.report import CompareReport
+    """Runs as a table, what happened in them, and what a reader should know.
+
+    Args:
+        result: report of a comparison, or of one run.
+    """
+    from afcore.results.comparison import compare_report
+    from afcore.results.report import CompareReport, RunReport
     from pipelines.comparison_table import classes_table, comparison_table, stories
 
-    comparison = CompareReport.model_validate(result)
+    if "runs" in result:
+        comparison = CompareReport.model_validate(result)
+    else:
+        comparison = compare_report([RunReport.model_validate(result)])
     console.print()
     wide().print(comparison_table(comparison))
     for line in stories(comparison):
@@ -50,11 +58,9 @@ def show_uis(config: Config, recorded: bool = False) -> None:
         with contextlib.suppress(AutoFreezeError):
             uri = Tracker(uri, config.tracking.experiment).experiment_address() or uri
     name = config.tracking.experiment
-    console.print(f"MLflow, experiment {name!r}: {uri}", markup=False, soft_wrap=True)
+    say(f"MLflow, experiment {name!r}: {uri}")
     if uri.startswith("sqlite:"):
-        console.print(
+        say(
             f"Look at it with: mlflow ui --backend-store-uri {uri}\n"
             "and at the Prefect flows with: prefect server start",
-            markup=False,
-            soft_wrap=True,
         )

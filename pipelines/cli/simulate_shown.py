@@ -9,6 +9,8 @@ from afcore.errors import ConfigError
 from afcore.planning.simulate import Simulation, simulate
 from afcore.prices import SHIPPED, resolve_prices
 from afcore.results.traces import load_recorded, recorded_trace
+from pipelines.cli.consoles import say
+from pipelines.cli.options import write_figure, write_report
 from pipelines.plan_figures import simulation_figure
 from pipelines.simulate_table import mode_table
 
@@ -45,14 +47,10 @@ def simulate_report(
     for table in mode_table(found):
         console.print(table)
     for note in (*found.notes, *about):
-        console.print(note, markup=False, soft_wrap=True)
-    try:
-        if report is not None:
-            report.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if figure is not None:
-            simulation_figure([found]).savefig(figure, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot write the simulation: {error}") from error
+        say(note, console)
+    write_report(report, found.model_dump(mode="json"))
+    if figure is not None:
+        write_figure(figure, simulation_figure([found]))
 
 
 def simulate_file(

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from pipelines.cli.exit_codes import exit_codes
+from pipelines.tables import ALL, table
 
 __all__ = ["stack_app"]
 
@@ -45,8 +47,6 @@ def stack_up(
 
     It goes on running until `autofreeze stack down`. What trainings leave outlives it.
     """
-    from pipelines.cli.exit_codes import exit_codes
-
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
 
@@ -67,8 +67,6 @@ def stack_up(
 @stack_app.command("down")
 def stack_down(folder: _Folder = _DEFAULT_FOLDER) -> None:
     """Stop the stack; a training at work commits first, and goes on when it is started again."""
-    from pipelines.cli.exit_codes import exit_codes
-
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
 
@@ -80,8 +78,6 @@ def stack_down(folder: _Folder = _DEFAULT_FOLDER) -> None:
 @stack_app.command("status")
 def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
     """Show what runs and where; exit code 1 unless all of it works."""
-    from pipelines.cli.exit_codes import exit_codes
-
     with exit_codes():
         from pipelines.stack.local_stack import LocalStack
 
@@ -92,13 +88,13 @@ def stack_status(folder: _Folder = _DEFAULT_FOLDER) -> None:
 
 def _show(console: Console, stack: "LocalStack") -> bool:  # type: ignore[name-defined]  # noqa: F821
     """A table of all services; whether all of them work."""
-    table = Table("service", "state", "address", "process", "log")
-    states = stack.states()
+    states, rows = stack.states(), []
     for one in states:
         pid = str(one.pid) if one.pid is not None else "-"
         log = _relative(one.log) if one.log is not None else "-"
-        table.add_row(one.name, one.state, one.address or "-", pid, log)
-    console.print(table)
+        rows.append((one.name, one.state, one.address or "-", pid, log))
+    columns = ("service", "state", "address", "process", "log")
+    console.print(table(None, columns, rows, left=ALL, wrapped=ALL))
     return all(one.works for one in states)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
 from afcore.tasks.scores import LOG_LOSS
+from pipelines.cli.consoles import say
+from pipelines.tables import ALL, table
 
 __all__ = ["epochs_table", "find_run_status", "intervals_table", "print_status"]
 
@@ -32,33 +35,28 @@ def find_run_status(
 
 def print_status(status: RunStatus, console: Console, why: bool) -> None:
     """As text and tables."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
-
-    say(_headline(status))
+    tell = partial(say, to=console)
+    tell(_headline(status))
     console.print(epochs_table(status))
-    say(f"next: {status.next_step}")
+    tell(f"next: {status.next_step}")
     for uri in status.damaged:
-        say(f"cannot be read: {uri}")
+        tell(f"cannot be read: {uri}")
     if why:
         for epoch in status.epochs:
             for line in _reasons(epoch):
-                say(line)
+                tell(line)
         if _intervals(status):
             console.print(intervals_table(status))
         for line in _ending(status):
-            say(line)
-    say(f"records: {status.folder}")
+            tell(line)
+    tell(f"records: {status.folder}")
     for epoch in status.epochs:
         if epoch.reads is not None:
-            say(f"set of epoch {epoch.epoch}: {epoch.reads.folder} ({epoch.reads.state})")
+            tell(f"set of epoch {epoch.epoch}: {epoch.reads.folder} ({epoch.reads.state})")
     if status.tracked is not None:
         tracked = status.tracked
-        say(
-            f"MLflow: run {tracked.mlflow_run_id} in experiment {tracked.experiment!r} of "
-            f"{tracked.uri}"
-        )
+        where = f"experiment {tracked.experiment!r} of {tracked.uri}"
+        tell(f"MLflow: run {tracked.mlflow_run_id} in {where}")
 
 
 def _headline(status: RunStatus) -> str:
@@ -76,13 +74,13 @@ def epochs_table(status: RunStatus) -> Table:
     """One row an epoch."""
     record = status.record
     main = record.config.main_score if record else LOG_LOSS
-    table = Table("epoch", "committed", "reads", "set", title_justify="left")
-    for column in ("workers", "boundary", "steps", "train s", "loss", f"validation {main.title}"):
-        table.add_column(column, justify="right")
+    columns = ["epoch", "committed", "reads", "set", "workers", "boundary", "steps", "train s"]
+    columns += ["loss", f"validation {main.title}"]
+    rows = []
     for epoch in status.epochs:
         state, report = epoch.state, epoch.report
         trained = state.trained if state else None
-        table.add_row(
+        row = (
             str(epoch.epoch),
             ", ".join(epoch.committed) or "-",
             epoch.plan.source if epoch.plan else "-",
@@ -94,7 +92,8 @@ def epochs_table(status: RunStatus) -> Table:
             f"{trained.mean_loss:.4f}" if trained else "-",
             main.shown(report.validation[main.name]) if report else "-",
         )
-    return table
+        rows.append(row)
+    return table(None, columns, rows, left=4, wrapped=ALL)
 
 
 def _reasons(epoch: EpochStatus) -> list[str]:
@@ -115,13 +114,11 @@ def intervals_table(status: RunStatus) -> Table:
     config = status.record.config if status.record else None
     label = config.freezing.eta_label if config else "eta"
     title = f"Decisions; {label}, by block" if compares else "Decisions"
-    table = Table(title=title, title_justify="left")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in found:
-        numbers = [_number(n) for n in _compared(one)] if compares else []
-        table.add_row(*_interval_cells(one), *numbers)
-    return table
+    rows = [
+        [*_interval_cells(one), *(map(_number, _compared(one)) if compares else ())]
+        for one in found
+    ]
+    return table(title, names, rows)
 
 
 def _compared(one: Interval) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from afcore.activations import layout as layout_module
 from afcore.activations import writer as writer_module
 from afcore.activations.building import build_lease, evict, open_or_build
 from afcore.activations.materialize import PrefixRunner, materialize
-from afcore.activations.sets import ActivationSet, open_set
+from afcore.activations.sets import ActivationSet, open_set, users_of
 from afcore.activations.writer import ActivationWriter
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
@@ -138,7 +138,7 @@ def test_two_that_want_the_same_set_build_it_once(
     one, other = (result[0] for result in results)
     assert one.manifest == other.manifest
     assert np.array_equal(one.read_shard(1), other.read_shard(1))
-    assert set(found.users()) == {"runs/r0", "runs/r1"}
+    assert set(users_of(storage, FOLDER)) == {"runs/r0", "runs/r1"}
     assert want(storage, "r2")[1:] == (False, 0.0)
 
 
@@ -255,7 +255,8 @@ def test_a_run_whose_note_comes_too_late_builds_anew(
 
     monkeypatch.setattr(ActivationSet, "record_use", late)
     assert want(local_storage, "late")[1]
-    assert len(check_whole(local_storage).users()) == 1
+    check_whole(local_storage)
+    assert len(users_of(local_storage, FOLDER)) == 1
 
 
 def test_what_is_being_built_is_not_evicted(local_storage: Storage) -> None:

@@ -11,11 +11,11 @@ from hypothesis.extra import numpy as arrays
 
 from afcore.activations.codec import (
     STORED_AS,
+    RowFormat,
     as_hidden,
     as_stored,
     round_block,
     round_hidden,
-    row_bytes,
     row_width,
 )
 
@@ -30,7 +30,7 @@ ROWS = arrays.arrays(
 @pytest.mark.parametrize(("dtype", "expected"), [("bf16", 768), ("fp32", 1536), ("int8", 388)])
 def test_bytes_of_a_row(dtype: Any, expected: int) -> None:
     stored = as_stored(torch.randn(3, 5, 384), dtype).numpy()
-    assert row_bytes(384, dtype) == stored[0, 0].nbytes == expected
+    assert RowFormat(dtype, {"h": 384}).row_bytes == stored[0, 0].nbytes == expected
     assert stored.shape == (3, 5, row_width(384, dtype))
     assert stored.dtype == STORED_AS[dtype]
 

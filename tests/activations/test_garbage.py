@@ -16,7 +16,7 @@ from afcore.activations.codec import RowFormat
 from afcore.activations.garbage import collect_garbage
 from afcore.activations.layout import RaggedLayout
 from afcore.activations.maintenance import describe_sets
-from afcore.activations.sets import ActivationSet, list_sets
+from afcore.activations.sets import ActivationSet, list_sets, users_of
 from afcore.activations.writer import ActivationWriter, SetPlan
 from afcore.errors import StoreError
 from afcore.storage.lease import Lease
@@ -276,7 +276,7 @@ def test_a_damaged_note_keeps_its_set_for_who_wrote_it(
     found = write_set(local_storage, "activations/k1", "r1")
     assert found is not None
     local_storage.put("activations/k1/users/r1.json", damaged)
-    ((run, when),) = found.users().items()
+    ((run, when),) = users_of(local_storage, found.folder).items()
     assert run == "runs/r1"
     assert abs(when - time.time()) < 600
     make_old(local_storage)

@@ -1,6 +1,7 @@
 import errno
 import os
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,12 @@ import torch
 from afcore.activations import residency, resident_shards
 from afcore.activations.arrays import checksum
 from afcore.activations.layout import RaggedLayout, plan_layout
-from afcore.activations.residency import hold_shards, measure_budgets, release_shards
+from afcore.activations.residency import (
+    Residency,
+    hold_shards,
+    measure_budgets,
+    release_shards,
+)
 from afcore.activations.resident_shards import ResidentShards
 from afcore.activations.tiers import Budgets
 from afcore.errors import StorageFullError
@@ -107,13 +113,7 @@ def test_a_disk_without_room_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
         held.fit(make_layout(), 2 * WIDTH)
 
 
-SETTINGS: dict[str, Any] = {
-    "device_bytes": None,
-    "host_bytes": 1000,
-    "disk_bytes": None,
-    "device": CPU,
-    "store_is_local": True,
-}
+SMALL = Residency(CPU, host_bytes=1000)
 
 
 def test_what_windows_need_is_no_room() -> None:
@@ -129,7 +129,7 @@ def test_what_windows_need_is_no_room() -> None:
 
 
 def planned_bytes() -> int:
-    return measure_budgets(None, None, None, CPU, True, held_is_free=True).host_bytes
+    return measure_budgets(Residency(CPU), held_is_free=True).host_bytes
 
 
 def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +137,8 @@ def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(residency, "available_memory", lambda: free)
     # What earlier tests held may still be in a circle that nobody has looked for.
     monkeypatch.setattr(residency, "_all_held", weakref.WeakKeyDictionary())
-    settings = SETTINGS | {"host_bytes": None}
     release_shards()
-    with hold_shards(**settings) as held:
+    with hold_shards(Residency(CPU)) as held:
         assert held.budgets.host_bytes == free // 2
         held.fit(layout := make_layout(), 2 * WIDTH)
         fill(held, layout)
@@ -149,7 +148,7 @@ def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch)
         assert held.host_bytes == taken
         free -= taken
         assert planned_bytes() == held.budgets.host_bytes
-        assert measure_budgets(None, None, None, CPU, True).host_bytes == free // 2
+        assert measure_budgets(Residency(CPU)).host_bytes == free // 2
     release_shards()
     del held
     assert planned_bytes() == free // 2
@@ -157,23 +156,23 @@ def test_what_is_held_counts_as_free_for_a_plan(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_is_held_is_kept_for_the_next_and_for_nobody_else() -> None:
     release_shards()
-    with hold_shards(**SETTINGS) as first, hold_shards(**SETTINGS) as meanwhile:
+    with hold_shards(SMALL) as first, hold_shards(SMALL) as meanwhile:
         assert meanwhile is not first
-    with hold_shards(**SETTINGS) as again:
+    with hold_shards(replace(SMALL, needed_bytes=1)) as again:
         assert again is first
-    with hold_shards(**SETTINGS | {"host_bytes": 2000}) as other:
+    with hold_shards(Residency(CPU, host_bytes=2000)) as other:
         assert other is not first
         assert other.budgets.host_bytes == 2000
     release_shards()
-    with hold_shards(**SETTINGS | {"host_bytes": 2000}) as fresh:
+    with hold_shards(Residency(CPU, host_bytes=2000)) as fresh:
         assert fresh is not other
     release_shards()
 
 
 def test_budgets_are_given_or_half_of_what_is_free() -> None:
-    given = measure_budgets(5, 6, 7, CPU, store_is_local=False)
+    given = measure_budgets(Residency(CPU, False, 5, 6, 7))
     assert given == Budgets(0, 6, 7)
-    measured = measure_budgets(None, None, None, CPU, store_is_local=False)
+    measured = measure_budgets(Residency(CPU, store_is_local=False))
     assert measured.device_bytes == 0
     assert measured.host_bytes > 0
     assert measured.disk_bytes > 0

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import threading
 import time
@@ -18,7 +19,8 @@ from afcore.activations import sets as sets_module
 from afcore.activations import shards as shards_module
 from afcore.activations import writer as writer_module
 from afcore.activations.codec import STORED_AS, RowFormat, row_width
-from afcore.activations.sets import ActivationSet, list_sets, open_set
+from afcore.activations.manifest import ActivationManifest
+from afcore.activations.sets import ActivationSet, list_sets, open_set, users_of
 from afcore.activations.writer import ActivationWriter
 from afcore.errors import IntegrityError, StorageFullError
 from afcore.storage.objects import Storage
@@ -86,6 +88,23 @@ def test_what_is_written_is_read(storage: Storage, dtype: Any) -> None:
     assert found.manifest.num_bytes == LENGTHS.sum() * {"bf16": 8, "fp32": 16, "int8": 8}[dtype]
     assert found.verify() == []
     assert [s.folder for s in list_sets(storage)] == [FOLDER]
+
+
+@pytest.mark.parametrize(
+    "change", [{"more": 1}, {"num_rows": "many"}, {"shards": [{"name": "s"}]}, None]
+)
+def test_a_manifest_of_another_form_is_damaged_and_said_in_one_line(
+    local_storage: Storage, change: dict[str, Any] | None
+) -> None:
+    found = write(local_storage)
+    assert found is not None
+    key = f"{FOLDER}/manifest.json"
+    tree = json.loads(local_storage.get(key))
+    assert ActivationManifest.from_json(found.manifest.to_json()) == found.manifest
+    local_storage.put(key, json.dumps([] if change is None else tree | change).encode())
+    with pytest.raises(IntegrityError, match=r"manifest\.json is damaged: .*") as raised:
+        open_set(local_storage, FOLDER)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_shard_is_one_array_with_one_uncompressed_chunk(local_storage: Storage) -> None:
@@ -342,4 +361,4 @@ def test_users_are_noted(local_storage: Storage) -> None:
     found.record_use("r1", "runs/r1")
     found.record_use("r1", "runs/r1")
     found.record_use("r2", "runs/r2")
-    assert list(found.users()) == ["runs/r1", "runs/r2"]
+    assert list(users_of(local_storage, found.folder)) == ["runs/r1", "runs/r2"]

@@ -15,7 +15,7 @@ FREE = Prices(0.0, 0.0, 0.0, 0.0)
 PER_SECOND = Prices(3600.0, 0.0, 0.0, 0.0)
 """A dollar for a worker's second, nothing else."""
 SHARD = 1_000_000
-READING = Reading({"host memory": 2000}, store_bytes=2000)
+READING = Reading(2000, store_bytes=2000)
 # 10 steps of 120 tokens with padding, 100 without; 2 bytes a token.
 WORK = Work(num_steps=10, padded_tokens=1200, num_tokens=1000, hidden_bytes=2, reading=READING)
 RUN = Work(10, 1200, 1000, 2, READING, validation_tokens=100, test_tokens=50, statistics=True)
@@ -43,9 +43,7 @@ def profile(**changes: float) -> Profile:
         (speeds if name in speeds else times)[name] = value
     return Profile(
         compute=ComputeProfile(num_parameters=[1000, 300, 200, 100], **times),
-        bandwidths=Bandwidths(
-            **speeds, shard_bytes=SHARD, tiers={"host memory": 4000.0, "local disk": 500.0}
-        ),
+        bandwidths=Bandwidths(**speeds, shard_bytes=SHARD, memory_read=4000.0),
         seconds=1.0,
     )
 

@@ -1,5 +1,6 @@
 """Epochs by hand, on one worker and on several, from the figures of :mod:`.profiles`."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from afcore.cost import Prices
 from afcore.planning.forecast import EpochSetup, Forecast, Work, build_seconds, forecast_epoch
-from afcore.planning.profile import MachineLink, Reading, WorkerProfile
+from afcore.planning.profile import MachineLink, Profile, Reading, WorkerProfile
 from tests.planning.profiles import (
     FREE,
     LINK,
@@ -71,14 +72,21 @@ def test_every_shard_waits_for_the_store_once() -> None:
     assert slow.fetch_seconds(0) == 0
 
 
-def test_a_set_over_several_tiers_is_read_from_each_at_its_own_speed() -> None:
-    reading = Reading({"host memory": 4000, "local disk": 1000, "tape": 500}, store_bytes=1000)
-    # 1 s + 2 s + 1 s (unknown: as slow as the slowest), and 1000 bytes from the store.
-    assert profile().bandwidths.gather_seconds(reading) == pytest.approx(1 + 2 + 1)
+def test_a_set_is_gathered_at_the_memory_s_speed_and_streamed_at_the_store_s() -> None:
+    reading = Reading(8000, store_bytes=1000)
+    # 2 s, and 1000 bytes from the store.
+    assert profile().bandwidths.gather_seconds(reading) == pytest.approx(2)
     found = forecast_epoch(
         profile(), replace(WORK, reading=reading), EpochSetup(boundaries=[3], read_boundary=3)
     )
-    assert found.read_seconds == pytest.approx(1 + 2 + 1 + 0.5)
+    assert found.read_seconds == pytest.approx(2 + 0.5)
+
+
+def test_a_profile_of_an_earlier_release_is_read() -> None:
+    record = profile().model_dump(mode="json")
+    speeds = record["bandwidths"]
+    speeds["tiers"] = {"host memory": speeds.pop("memory_read")}
+    assert Profile.model_validate_json(json.dumps(record)) == profile()
 
 
 def test_work_counts_padding() -> None:

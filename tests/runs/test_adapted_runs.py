@@ -20,7 +20,7 @@ from afcore.predict import predict_file
 from afcore.preview import preview_run
 from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
-from afcore.runs.publish import finish
+from afcore.runs.publish import publish
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
@@ -83,7 +83,7 @@ def test_a_boundary_that_rises_freezes_adapters_and_names_the_set_by_them(config
     last = checkpoint(run, 3)
     boundary = checkpoint(run, 2).freeze.boundary
     assert boundary > 0
-    assert adapted_blocks(load_checkpoint(run, 3)[0]) == [0, 1, 2, 3]
+    assert adapted_blocks(load_checkpoint(run, 3)) == [0, 1, 2, 3]
     assert last.parts["adapter.block.000"] == checkpoint(run, 2).parts["adapter.block.000"]
     assert last.trained.activation_bytes_read > 0
     sets = {key.split("/")[1] for key in run.storage.list("activations")}
@@ -97,7 +97,7 @@ def test_what_thaws_gets_adapters_then(config: Config) -> None:
     run = train(parse_config(tree, source="test"))
     assert checkpoint(run, 1).freeze.boundary == 0, "nothing was learned"
     assert "adapter.block.000" not in checkpoint(run, 1).parts
-    assert adapted_blocks(load_checkpoint(run, 2)[0]) == [0, 1, 2, 3]
+    assert adapted_blocks(load_checkpoint(run, 2)) == [0, 1, 2, 3]
 
 
 def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
@@ -105,7 +105,7 @@ def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
 ) -> None:
     run = train(config)
     with run_lease(run.storage, run.record.run_id) as lease:
-        report = finish(run, lease.seconds())
+        report = publish(run, None, None, lease.seconds())
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         write_model_folder(config, run.record.run_id, folder)
@@ -129,7 +129,7 @@ def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
         warnings.simplefilter("ignore")  # PEFT asks Transformers by old names
         adapted = PeftModel.from_pretrained(base, str(model / "adapter")).eval()
     batch = {"input_ids": torch.tensor([[2, 9, 11, 30, 3]])}
-    split = load_checkpoint(run, report.totals.best_epoch)[0]
+    split = load_checkpoint(run, report.totals.best_epoch)
     with torch.no_grad():
         wanted = split.model.eval()(**batch).logits
         torch.testing.assert_close(adapted(**batch).logits, wanted, rtol=1e-6, atol=1e-6)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afcore.activations.sets import list_sets
+from afcore.activations.sets import list_sets, users_of
 from afcore.config import Config, parse_config
 from afcore.results.report import EpochReport
 from afcore.runs.epoch import run_epoch
@@ -57,7 +57,7 @@ def test_runs_with_one_static_prefix_materialize_once(config: Config) -> None:
     for records in (first, *others):
         assert {record.read_from for record in records} == {"activations@2"}
     (found,) = list_sets(Storage(config.store))
-    assert len(found.users()) == 4
+    assert len(users_of(Storage(config.store), found.folder)) == 4
 
 
 @pytest.mark.parametrize("changes", [{"data.max_length": 24}, {"cache.dtype": "fp32"}])
@@ -184,7 +184,7 @@ def test_other_sets_count_and_those_that_are_there_are_used(config: Config) -> N
     limited = config.replace(**{"cache.max_bytes": taken + 100})
     assert train(limited)[1][0].read_from == "activations@2"
     (found,) = list_sets(storage)
-    reader = next(iter(found.users())).removeprefix("runs/")
+    reader = next(iter(users_of(storage, found.folder))).removeprefix("runs/")
     with run_lease(storage, reader):
         assert train(limited.replace(**{"freezing.depth": 3}))[1][0].read_from == "tokens"
     private = {"freezing.depth": 3, "cache.share": False, "cache.max_bytes": taken + 1000}

@@ -196,12 +196,12 @@ def test_the_scale_that_several_workers_showed_holds_for_one(tiny_config: dict[s
     planner, work = planner_of(tiny_config, profile)
     real = profile.scaled(2.0)  # the machine computes at half the speed; the link is as measured
     together = forecast_epoch(real, work, on(2))
-    assert together.allreduce_seconds > 0.1 * together.compute_seconds
+    assert together.allreduce_seconds > 0.1 * together.train_seconds
     scale = planner.scale(2, 0, trained_as(together, work), num_workers=2)
     assert scale == pytest.approx(2.0)
     for count in (1, 2):
-        predicted = forecast_epoch(profile.scaled(scale), work, on(count)).compute_seconds
-        assert predicted == pytest.approx(forecast_epoch(real, work, on(count)).compute_seconds)
+        predicted = forecast_epoch(profile.scaled(scale), work, on(count)).train_seconds
+        assert predicted == pytest.approx(forecast_epoch(real, work, on(count)).train_seconds)
 
 
 def test_a_link_that_turns_out_fast_leaves_some_time_to_computing(

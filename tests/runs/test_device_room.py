@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from afcore.activations.layout import SHARD_BYTES
-from afcore.activations.residency import measure_budgets
+from afcore.activations.residency import Residency, measure_budgets
 from afcore.activations.tiers import Budgets
 from afcore.compute import Compute
 from afcore.config import parse_config
+from afcore.planning.profile import Reading
 from afcore.runs import device_room
 from afcore.runs.identify import identify_run
 from afcore.runs.run import Run
@@ -73,18 +74,17 @@ def test_memory_falls_with_what_trains_and_has_the_process_on_a_cpu(
 def test_the_device_tier_leaves_what_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10)  # by this process
-    assert measure_budgets(None, 0, 0, CUDA, True).device_bytes == 40
-    assert measure_budgets(None, 0, 0, CUDA, True, needed_bytes=60).device_bytes == 10
-    assert measure_budgets(33, 0, 0, CUDA, True, needed_bytes=60).device_bytes == 33
+    assert measure_budgets(Residency(CUDA)).device_bytes == 40
+    assert measure_budgets(Residency(CUDA, needed_bytes=60)).device_bytes == 10
+    assert measure_budgets(Residency(CUDA, True, 33, needed_bytes=60)).device_bytes == 33
 
 
-def test_what_device_memory_holds_is_gathered_there(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_memory_holds_is_streamed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     three = 3 * SHARD_BYTES
-    assert device_room.place_set(run, three).bytes_by_tier == {"host memory": three}
-    budgets = Budgets(SHARD_BYTES, 2 * SHARD_BYTES, 0)
-    monkeypatch.setattr(device_room, "measure_budgets", lambda *_, **__: budgets)
-    reading = device_room.place_set(run, three)
-    assert reading.bytes_by_tier == {"device memory": SHARD_BYTES, "host memory": 2 * SHARD_BYTES}
-    assert reading.store_bytes == 0
+    assert device_room.place_set(run, three) == Reading(three, store_bytes=0)
+    for budgets, streamed in (
+        (Budgets(SHARD_BYTES, 2 * SHARD_BYTES, 0), 0),
+        (Budgets(SHARD_BYTES, 0, three), 2 * SHARD_BYTES),
+    ):
+        monkeypatch.setattr(device_room, "measure_budgets", lambda *_, of=budgets, **__: of)
+        assert device_room.place_set(run, three) == Reading(three, store_bytes=streamed)

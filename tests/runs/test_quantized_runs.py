@@ -13,7 +13,7 @@ from afcore.predict import predict_file
 from afcore.preview import preview_run
 from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
-from afcore.runs.publish import finish
+from afcore.runs.publish import publish
 from afcore.runs.run import Run, run_lease
 from afcore.storage.objects import Storage
 from tests.conftest import write_config
@@ -122,7 +122,7 @@ def test_the_published_model_is_whole_and_the_one_that_was_tested(
 ) -> None:
     run = train(config)
     with run_lease(run.storage, run.record.run_id) as lease:
-        report = finish(run, lease.seconds())
+        report = publish(run, None, None, lease.seconds())
     model = tmp_path / "model"
     write_model_folder(config, run.record.run_id, model)
     assert report.totals.test is not None

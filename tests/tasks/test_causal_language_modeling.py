@@ -168,7 +168,7 @@ def test_it_is_learned_from_random_weights(
     run = trained(parse_config(tree, source="test"))
     test = run.data().test
     assert test is not None
-    scores = evaluate(run.trainee(load_checkpoint(run, 6)[0], test)).scores()
+    scores = evaluate(run.trainee(load_checkpoint(run, 6), test)).scores()
     assert scores["perplexity"] == pytest.approx(np.exp(scores["loss"]), rel=1e-6)
     assert scores["perplexity"] < np.exp(run.task.chance_loss(test)) / 3
 
@@ -181,7 +181,7 @@ def test_a_prediction_is_the_perplexity_of_a_row(
     tree["data"] = {**files, "text": "messages", "max_length": 48}
     tree["training"] = tree["training"] | {"epochs": 1}
     run = trained(parse_config(tree, source="test"))
-    split, data = load_checkpoint(run, 1)[0], run.data()
+    split, data = load_checkpoint(run, 1), run.data()
     assert data.test is not None
     answers = evaluate(run.trainee(split, data.test))
     folder = tmp_path / "published"

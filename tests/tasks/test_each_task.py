@@ -212,16 +212,16 @@ def test_cached_is_recomputed(config: Config, tmp_path: Path) -> None:
 def test_stopped_and_gone_on_is_undisturbed(config: Config) -> None:
     config = config.replace(mode="cached")
     undisturbed = train(config)
-    expected = losses(undisturbed), load_checkpoint(undisturbed, 2)[0].model.state_dict()
+    expected = losses(undisturbed), load_checkpoint(undisturbed, 2).model.state_dict()
     stopped = train(config, stop_after=5)
     assert losses(stopped) == expected[0]
-    for name, tensor in load_checkpoint(stopped, 2)[0].model.state_dict().items():
+    for name, tensor in load_checkpoint(stopped, 2).model.state_dict().items():
         assert torch.equal(tensor, expected[1][name]), name
 
 
 def test_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:
     run = train(config)
-    split, _ = load_checkpoint(run, 2)
+    split = load_checkpoint(run, 2)
     data = run.data()
     assert data.test is not None
     answers = evaluate(run.trainee(split, data.test))

@@ -98,7 +98,7 @@ def test_killed_and_gone_on_is_undisturbed(config: Config, tmp_path: Path) -> No
 
 def test_full_learns_and_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:
     run = train(config)
-    split, _ = load_checkpoint(run, 2)
+    split = load_checkpoint(run, 2)
     data = run.data()
     assert data.test is not None
     scores = evaluate(run.trainee(split, data.test)).scores()
@@ -276,6 +276,6 @@ def test_digits() -> None:
     train_rows, test_rows = digit_rows("train"), digit_rows("test")
     assert (len(train_rows), len(test_rows)) == (1348, 449)
     assert {row["label"] for row in test_rows} == {str(digit) for digit in range(10)}
-    assert train_rows[0]["image"].shape == (8, 8)
+    assert train_rows[0]["image"].size == (8, 8)
     with pytest.raises(DataError, match="train and test"):
         digit_rows("dev")

@@ -49,7 +49,7 @@ def config(tiny_config: dict[str, Any], tmp_path: Path) -> Config:
 def test_it_is_learned(config: Config) -> None:
     """The right choice is the one with a certain word; a third is chance."""
     run = train(config)
-    split, _ = load_checkpoint(run, 4)
+    split = load_checkpoint(run, 4)
     data = run.data()
     assert data.test is not None
     answers = evaluate(run.trainee(split, data.test))

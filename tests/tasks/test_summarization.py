@@ -135,7 +135,7 @@ def test_it_is_learned_from_random_weights(
     run = trained(parse_config(tree, source="test"))
     test = run.data().test
     assert test is not None
-    scores = evaluate(run.trainee(load_checkpoint(run, 20)[0], test)).scores()
+    scores = evaluate(run.trainee(load_checkpoint(run, 20), test)).scores()
     baseline = commonest_summary(test.references["summary"].texts())
     assert scores["rougeL"] > (baseline + 1) / 2
     assert scores["loss"] < run.task.chance_loss(test) / 4
@@ -157,7 +157,7 @@ def test_a_loss_that_chooses_the_epoch_asks_for_no_summary_before_the_test(
     assert not [text for text in caplog.messages if text.startswith("generated")]
     data = run.data()
     assert data.test is not None
-    assert set(evaluate(run.trainee(load_checkpoint(run, 1)[0], data.test)).scores()) == {
+    assert set(evaluate(run.trainee(load_checkpoint(run, 1), data.test)).scores()) == {
         "rougeL",
         "rouge1",
         "rouge2",

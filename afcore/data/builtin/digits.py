@@ -7,6 +7,7 @@ Recognition of Handwritten Digits). Every fourth one is to be tested on.
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from afcore.errors import DataError
 
@@ -14,7 +15,7 @@ __all__ = ["digit_rows"]
 
 
 def digit_rows(split: str) -> list[dict[str, Any]]:
-    """Rows ``{"image": [8, 8] uint8, "label": "0" to "9"}``, in the order of the source.
+    """Rows ``{"image": of 8 x 8 grays, "label": "0" to "9"}``, in the order of the source.
 
     Args:
         split: ``train`` or ``test``.
@@ -31,7 +32,7 @@ def digit_rows(split: str) -> list[dict[str, Any]]:
     pairs = zip(pixels, digits.target, strict=True)
     tested = split == "test"
     return [
-        {"image": image, "label": str(label)}
+        {"image": Image.fromarray(image), "label": str(label)}
         for number, (image, label) in enumerate(pairs)
         if (number % 4 == 3) == tested
     ]

@@ -1,0 +1,12 @@
+"""A table as Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["markdown_table"]
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A line for the columns' names, one below it, and one a row; the last ends with no newline."""
+    lines = [columns, *rows]
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, "|" + "---|" * len(columns), *body])

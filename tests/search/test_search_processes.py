@@ -19,7 +19,8 @@ from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport
 from afcore.search.study import SharedStudy
-from afcore.tracking.tracker import Tracker
+from afcore.search.tracked_study import TrackedStudy
+from afcore.tasks.answers import Answers
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -34,12 +35,12 @@ def _search(config: str, folder: Path, name: str) -> None:
     set_defaults()
     from pipelines.search import search
 
-    test_best, launch, end = publish._test_best, trial_run.launch_epoch, SharedStudy.end
+    test, launch, end = publish.scored_test, trial_run.launch_epoch, SharedStudy.end
 
-    def tested(run: Run) -> Any:
+    def tested(run: Run, answers: Answers) -> Any:
         with (folder / "tested").open("a") as file:
             file.write(f"{os.getpid()} {run.record.run_id}\n")
-        return test_best(run)
+        return test(run, answers)
 
     def launched(*args: Any, **kwargs: Any) -> Any:
         (folder / f"{name}.trains").touch()
@@ -51,7 +52,7 @@ def _search(config: str, folder: Path, name: str) -> None:
         end(*args)
         (folder / f"{name}.ended").touch()
 
-    publish._test_best = tested
+    publish.scored_test = tested
     trial_run.launch_epoch = launched
     SharedStudy.end = ended
     report = search(Config.model_validate_json(config))
@@ -130,11 +131,10 @@ def test_told_to_stop_in_its_last_epoch_a_search_tests_and_publishes_nothing(
 
     monkeypatch.setattr(trial_run, "launch_epoch", launched)
     monkeypatch.setattr(flow, "train_trial", lambda _, train: train())
-    conductor = StudyConductor(prepare_study(config))
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
-    parent = tracker.begin("search-test", "search", mode="search")
+    prepared = prepare_study(config)
+    conductor = StudyConductor(prepared)
     with catch_sigterm(), pytest.raises(StoppedError, match="between two trials"):
-        flow._train_trials(conductor, tracker, parent)
+        flow._train_trials(conductor, TrackedStudy(prepared))
     assert [row.state for row in conductor.rows()] == ["finished"]
 
 

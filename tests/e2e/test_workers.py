@@ -190,8 +190,9 @@ def _train_here(config: Config) -> None:
             close_launchers()
 
 
-# Ray's workers die and stop in tests/launch too; here with all that surrounds them.
-@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("ray", marks=pytest.mark.faults)])
+# Workers die and stop in tests/launch too; here with all that surrounds them, for minutes.
+@pytest.mark.faults
+@pytest.mark.parametrize("launcher", ["torchrun", "ray"])
 def test_told_to_stop_then_a_worker_is_killed(
     launcher: str, tree: dict[str, Any], tmp_path: Path, unbroken: Any
 ) -> None:

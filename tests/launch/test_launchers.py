@@ -188,7 +188,7 @@ def request_stop_when_working(folder: Path) -> None:
     threading.Thread(target=wait_and_ask, daemon=True).start()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("launcher", ["ray"], indirect=True)
 def test_a_cluster_is_joined_by_its_address_and_left_running(
     launcher: Launcher, tmp_path: Path

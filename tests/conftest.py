@@ -16,7 +16,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,23 +56,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     done = set(path.read_text().splitlines()) if path and path.exists() else set()
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
     items[:] = [item for item in items if item.nodeid not in done]
-    if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
-        items[:] = _slow_files_first(items, processes)
-
-
-def _slow_files_first(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
-    """Each process is given as many tests, one after the other in the list, and begins with files
-    that have slow ones: what takes a minute is not left to one of them when all others are done."""
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
-    slow = [one for one in files.values() if any(item.get_closest_marker("slow") for item in one)]
-    others = iter([item for one in files.values() if one not in slow for item in one])
-    ordered: list[pytest.Item] = []
-    for process in range(processes):
-        first = [item for one in slow[process::processes] for item in one]
-        ordered += first + list(islice(others, max(0, len(items) // processes - len(first))))
-    return ordered + list(others)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -203,6 +203,7 @@ class SharedStudy:
             for labels in listed[len(self._study.get_trials(deepcopy=False)) : count]:
                 self._study.enqueue_trial(labels)
 
+    @database_explained()
     def listed_to_come(self) -> dict[int, dict[str, Any]]:
         """Labels of the proposals that were listed and whose trials have not ended, by number."""
         listed = self._study.user_attrs.get(_LISTED, [])

@@ -22,24 +22,13 @@ from afcore.search.search_report import SearchReport, TrialRow
 from afcore.search.sharing_order import in_sharing_order, sharing_of
 from afcore.search.study import TrialHandle
 from afcore.storage.objects import Storage
+from tests.search.study_writes import SPOTS
 
 VARY = {
     "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "freezing.depth": [1, 2],
 }
 KILL_SEEDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(3, 21))]
-SPOTS = {
-    Storage: ("put", "put_new"),
-    optuna.storages.RDBStorage: (
-        "_create_new_trial",
-        "_set_trial_param",
-        "set_trial_user_attr",
-        "set_trial_system_attr",
-        "set_trial_intermediate_value",
-        "set_trial_state_values",
-    ),
-}
-"""What changes a store or a study: a kill comes before one of these."""
 
 
 @pytest.fixture

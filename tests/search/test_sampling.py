@@ -16,6 +16,7 @@ from afcore.search.search_report import TrialRow
 from afcore.search.space import check_space, search_of
 from afcore.search.study import SharedStudy
 from afcore.storage.objects import Storage
+from tests.search.study_writes import SPOTS
 
 NUM_EPOCHS = 4
 NUM_TRIALS = 10
@@ -26,18 +27,7 @@ VARY = {
 }
 
 
-WRITES = {
-    Storage: ("put", "put_new"),
-    RDBStorage: (
-        "_create_new_trial",
-        "_set_trial_param",
-        "set_trial_user_attr",
-        "set_trial_system_attr",
-        "set_trial_intermediate_value",
-        "set_trial_state_values",
-        "set_study_user_attr",
-    ),
-}
+WRITES = SPOTS | {RDBStorage: (*SPOTS[RDBStorage], "set_study_user_attr")}
 """What changes a store or a study."""
 
 

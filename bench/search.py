@@ -8,10 +8,12 @@ Pieces, for each data set, in this order:
 * ``cold``: ``autofreeze search`` on an empty store;
 * ``warm``: the same again, on a store that has the tokens, the sets and the measurements of
   ``cold``, but none of its runs;
-* ``alone``: the trials of ``cold``, each with a store of its own, so that nothing is shared.
+* ``alone``: the trials of ``cold``, each with a store of its own, so that nothing is shared;
+* ``proxy_cold`` and ``proxy_warm``: ``cold`` and ``warm`` with ``search.proxy``, which makes the
+  trials cheaper, and the training of the best one as configured, which is timed too.
 
 Timed is the search: loading, training, sets, evaluation, pruning; not the test of the winner, which
-follows for ``trainer`` and ``cold``. ``wordnet-glosses`` has no depth in its space. Every piece is
+follows. ``wordnet-glosses`` has no depth in its space. Every piece is
 a file under ``--out``: the same command goes on after a kill, and a piece is measured again when
 its file is deleted. Nothing else should run. What is to be measured, and a guess of how long, is
 printed first.
@@ -32,7 +34,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the bench is no part of the package
 
-from afcore.config import Config, load_config
+from afcore.config import Config, load_config, parse_overrides
 from bench.frontier_parts.machine import describe_machine
 from bench.frontier_parts.sets import make_sets, with_changes
 from bench.recipes.options import add_source_options, given_sources
@@ -41,10 +43,18 @@ from bench.search_parts.results import publish
 
 SETS = ("docstrings-package", "docstrings-kind", "wordnet-glosses")
 WITHOUT_DEPTH = "wordnet-glosses"
+PROXY = ["freezing.tolerance=2"]
 HERE = Path(__file__).parent
 BASE = HERE / "frontier.yaml"
 QUICK = {"data.limit": 500, "data.test_limit": 500}
-SHARES = {"trainer": 1.0, "alone": 0.25, "cold": 0.2, "warm": 0.15}
+SHARES = {
+    "trainer": 1.0,
+    "alone": 0.35,
+    "cold": 0.25,
+    "warm": 0.2,
+    "proxy_cold": 0.18,
+    "proxy_warm": 0.12,
+}
 """Of the seconds of all the Trainer's epochs, a guess."""
 
 
@@ -69,10 +79,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sets", type=lambda text: text.split(","), help="comma-separated")
     parser.add_argument("--trials", type=int, help="of each search; default 20")
     parser.add_argument("--epochs", type=int, help="of each trial, at most; default 4")
+    parser.add_argument("--proxy", action="append", help="of the cheaper trials, as KEY=VALUE")
     parser.add_argument("--out", type=Path, default=HERE / "out" / "search")
     parser.add_argument("--publish", type=Path, help="also write JSON and a picture there")
     arguments = parser.parse_args()
     arguments.out = arguments.out.absolute()
+    arguments.proxy = arguments.proxy or PROXY
     return arguments
 
 
@@ -95,10 +107,12 @@ def search_config(
     trials = arguments.trials or (6 if arguments.quick else 20)
     vary = {"training.learning_rate": RATE} | ({"freezing.depth": DEPTHS} if with_depth else {})
     config = load_config(str(BASE)).replace(**settings)
+    search = {"vary": vary, "trials": trials, "sampler": "tpe", "pruner": "median"}
+    search["proxy"] = parse_overrides(arguments.proxy, "--proxy")
     return config.replace(
         **{
             "training.epochs": arguments.epochs or (3 if arguments.quick else 4),
-            "search": {"vary": vary, "trials": trials, "sampler": "tpe", "pruner": "median"},
+            "search": search,
         }
     )
 

@@ -23,7 +23,7 @@ from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.label_studies import file_of_label, label_configs, names_of_labels
 from afcore.search.out_of_fold import PREDICTIONS_OPTION, write_out_of_fold
 from afcore.search.search_report import LabelsReport, SearchReport, TrialRow
-from afcore.search.space import search_of
+from afcore.search.space import search_of, trial_config
 from afcore.search.study import TrialHandle
 from afcore.search.study_figures import study_figures
 from afcore.search.tracked_study import TrackedStudy
@@ -181,7 +181,8 @@ def _publish(
         said = f"trial {best.number} of study {report.study_id}: {report.shown(best.score)}"
         write_config(winner, Path(best_file), f"The best of a search, {said} on validation")
     if conductor.prepared.search.folds is not None:
-        _write_predictions(winner, best, tracker, parent, predictions_file)
+        trial = trial_config(conductor.prepared.config, best.values)
+        _write_predictions(trial, best, tracker, parent, predictions_file)
         report = report.model_copy(update={"predictions_file": predictions_file})
     values = {"best/score": best.score or 0.0, "trials": float(len(report.trials))}
     test = result["totals"]["test"] or {}
@@ -204,13 +205,13 @@ def _log_report(tracked: TrackedStudy, report: SearchReport) -> None:
 
 
 def _write_predictions(
-    winner: Config, best: TrialRow, tracker: Tracker, parent: str, file: str | None
+    trial: Config, best: TrialRow, tracker: Tracker, parent: str, file: str | None
 ) -> None:
     """What the folds of the best trial predict, to MLflow and beside the user."""
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         path = Path(folder) / "out_of_fold.csv"
-        with one_run_a_device(winner.workers):
-            write_out_of_fold(winner, best.members, path)
+        with one_run_a_device(trial.workers):
+            write_out_of_fold(trial, best.members, path)
         tracker.log_folder(parent, folder, "predictions")
         if file is not None:
             with new_file(Path(file), PREDICTIONS_OPTION) as draft:

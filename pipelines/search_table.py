@@ -101,6 +101,8 @@ def search_notes(report: SearchReport) -> list[str]:
     best = report.best_row
     if best is not None:
         notes.append(f"best: trial {best.number}, {report.shown(best.score)} on validation.")
+    if report.proxy:
+        notes.append(_proxied(report))
     if report.winner is not None:
         notes.append(_tested(report))
     return notes
@@ -136,6 +138,16 @@ def forecast_table(forecast: StudyForecast) -> Table:
         table.caption = "The sampler looks at scores; random trials stand in for its own."
         table.caption_justify = "left"
     return table
+
+
+def _proxied(report: SearchReport) -> str:
+    """With what trials were made cheaper, and what the best one has without it."""
+    proxy = ", ".join(f"{key}={_value(value)}" for key, value in report.proxy.items())
+    said = f"trials were trained with {proxy}"
+    if report.winner is None:
+        return f"{said}."
+    score = report.winner["totals"]["validation"].get(report.score)
+    return f"{said}; trained as configured, the best one has {report.shown(score)} on validation."
 
 
 def _tested(report: SearchReport) -> str:

@@ -111,6 +111,12 @@ class SearchConfig(Section):
         "(and `log: true`, or a `step`); whole numbers where both ends are. Of `freezing`, a key "
         "that only some policies have is varied together with these",
     )
+    proxy: dict[str, Any] = Field(
+        default_factory=dict,
+        description="dotted keys of this tree, each with a value that trials have in place of its "
+        "own, so that they cost less, as `freezing.tolerance: 2`; the best one is trained once "
+        "more, as configured",
+    )
     trials: int | None = Field(
         None,
         ge=1,

@@ -31,7 +31,14 @@ from afcore.search.common_epochs import CommonEpochs
 from afcore.search.sampling import asks_beforehand, make_pruner
 from afcore.search.search_report import MemberRow, SearchReport, TrialRow, best_number
 from afcore.search.sharing_order import sharing_of
-from afcore.search.space import Space, check_space, search_of, sought_score, trial_config
+from afcore.search.space import (
+    Space,
+    check_space,
+    search_of,
+    sought_score,
+    trial_config,
+    winner_config,
+)
 from afcore.search.study import (
     SharedStudy,
     TrialHandle,
@@ -96,6 +103,7 @@ class PreparedStudy:
         """
         named = {"vary", "sampler", "pruner", "seed", "seeds"}
         named |= {"folds"} if self.search.folds is not None else set()
+        named |= {"proxy"} if self.search.proxy else set()
         search = self.search.model_dump(mode="json", include=named)
         return recipe_digest(
             {"run": self.record.run_id, "search": search, "score": self.score.name}
@@ -132,15 +140,19 @@ def prepare_study(config: Config) -> PreparedStudy:
 
 def _check_depths(config: Config, space: Space, record: RunRecord) -> None:
     """Boundaries that the model has not, before a trial fails of them."""
+    proxy = search_of(config).proxy
     dimensions = {dimension.key: dimension for dimension in space.dimensions}
-    depths = dimensions.get("freezing.depth")
-    if depths is None or "model.name" in dimensions:  # of which each has its own number of blocks
+    if "model.name" in dimensions or "model.name" in proxy:  # with its own number of blocks
         return
-    for changes in (given for value in depths.ends for given in depths.given(value)):
+    depths = dimensions.get("freezing.depth")
+    tried = [given for value in depths.ends for given in depths.given(value)] if depths else []
+    found = [("search.vary", changes) for changes in tried]
+    found += [("search.proxy", {})] if "freezing.depth" in proxy else []
+    for where, changes in found:
         try:
             trial_config(config, changes).freezing.begin(record.num_blocks)
         except ValueError as error:
-            raise ConfigError(f"search.vary: {depths.key}: {error}") from error
+            raise ConfigError(f"{where}: freezing.depth: {error}") from error
 
 
 class StudyConductor:
@@ -294,10 +306,11 @@ class StudyConductor:
             tokens="made" if self.prepared.made_tokens else "found",
             stopped=self._stopped,
             importance=self._importance() if importance else {},
+            proxy=self.prepared.search.proxy,
         )
 
     def winner(self) -> Config:
-        """The configuration of the best trial, of its best seed.
+        """The configuration of the best trial, of its best seed, without ``search.proxy``.
 
         Raises:
             NoWinnerError: when no trial has finished.
@@ -311,7 +324,7 @@ class StudyConductor:
             raise NoWinnerError(f"no trial has finished, so there is none to be published{why}")
         sign = 1.0 if report.higher_is_better else -1.0
         member = max(row.members, key=lambda one: sign * (one.score or 0.0))
-        config = trial_config(self.prepared.config, row.values)
+        config = winner_config(self.prepared.config, row.values)
         return config.replace(**{"training.seed": member.seed})
 
     @database_explained()
@@ -428,7 +441,7 @@ def _most_epochs(prepared: PreparedStudy) -> int:
     """Of any trial."""
     varied = [one for one in prepared.space.dimensions if one.key == "training.epochs"]
     lengths = [end for one in varied for end in one.ends]
-    return math.ceil(max(lengths, default=prepared.config.training.epochs))
+    return math.ceil(max(lengths, default=trial_config(prepared.config, {}).training.epochs))
 
 
 def _limit_reached(search: SearchConfig, seconds: float, usd: float) -> str | None:

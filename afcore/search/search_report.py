@@ -138,6 +138,7 @@ class SearchReport(_Row):
         tokens: whether the tokens were found or made.
         stopped: why no more trials were begun, where a limit said so.
         importance: of each key for the score, by Optuna; together 1.
+        proxy: keys that trials had in place of the configuration's, to cost less.
         winner: the best trial's published run, as ``report.json`` has it, tested once.
         config_file: where the best configuration was written.
         predictions_file: likewise, of folds, what each predicts of its rows.
@@ -154,6 +155,7 @@ class SearchReport(_Row):
     tokens: Literal["found", "made"] = "found"
     stopped: str | None = None
     importance: dict[str, float] = {}
+    proxy: dict[str, Any] = {}
     winner: dict[str, Any] | None = None
     config_file: str | None = None
     predictions_file: str | None = None

@@ -35,6 +35,7 @@ __all__ = [
     "search_of",
     "sought_score",
     "trial_config",
+    "winner_config",
 ]
 
 POLICY_KEY = "freezing.policy"
@@ -243,20 +244,14 @@ def check_space(config: Config) -> Space:
         raise ConfigError(
             f"search: mode {config.mode} is for comparison, and no trial can be of it"
         )
-    plain = config.model_copy(update={"search": None})
+    _check_proxy(config)
     owners = _owners(search)
     dimensions = []
     for key in sorted(search.vary, key=lambda key: (key != POLICY_KEY, key)):
-        section = key.partition(".")[0]
-        if section in _ELSEWHERE:
-            raise ConfigError(
-                f"search.vary: {key} changes nothing of what is trained. Leave it out"
-            )
-        if key.startswith("data.fold"):
-            raise ConfigError(f"search.vary: {key}: for folds, give search.folds")
+        _check_key(key, "search.vary")
         dimension = Dimension(key, search.vary[key], owners.get(key))
         for value in dimension.tried:
-            _try(plain, dimension, value)
+            _try(config, dimension, value)
         dimensions.append(dimension)
     _check_score(config, dimensions)
     space = Space(tuple(dimensions))
@@ -266,21 +261,60 @@ def check_space(config: Config) -> Space:
 
 
 def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
-    """Of a trial.
+    """Of a trial, as ``search.proxy`` makes it cheaper.
 
     Raises:
         ConfigError: for values that do not go together.
     """
-    tree = config.model_dump(exclude={"search"})
-    change_keys(tree, values, source="search.vary")
-    return parse_config(tree, source="search.vary")
+    return _changed(config, **{"search.proxy": search_of(config).proxy, "search.vary": values})
+
+
+def winner_config(config: Config, values: Mapping[str, Any]) -> Config:
+    """Of what is published with the values of a trial.
+
+    Raises:
+        ConfigError: for values that do not go together.
+    """
+    return _changed(config, **{"search.vary": values})
+
+
+def _changed(config: Config, **changes: Mapping[str, Any]) -> Config:
+    """Of a run, with what each key of ``search`` says, the last one last."""
+    tree, source = config.model_dump(exclude={"search"}), ""
+    for source, changed in changes.items():
+        change_keys(tree, changed, source=source)
+    return parse_config(tree, source=source)
+
+
+def _check_proxy(config: Config) -> None:
+    """That trials can be of it, and that nothing in it is varied."""
+    search = search_of(config)
+    for key, value in search.proxy.items():
+        _check_key(key, "search.proxy")
+        if key in search.vary:
+            raise ConfigError(f"search.proxy: {key} is varied, too. Give it once")
+        _check_mode(key, value, "search.proxy")
+    _changed(config, **{"search.proxy": search.proxy})
+
+
+def _check_key(key: str, where: str) -> None:
+    """That trials may have another value of it than the configuration."""
+    if key.partition(".")[0] in _ELSEWHERE:
+        raise ConfigError(f"{where}: {key} changes nothing of what is trained. Leave it out")
+    if key.startswith("data.fold"):
+        raise ConfigError(f"{where}: {key}: for folds, give search.folds")
+
+
+def _check_mode(key: str, value: Any, where: str) -> None:
+    if key == "mode" and value in PEER_MODES:
+        raise ConfigError(f"{where}: mode {value} is for comparison, and no trial can be of it")
 
 
 def _try(config: Config, dimension: Dimension, value: Any) -> None:
-    if dimension.key == "mode" and value in PEER_MODES:
-        raise ConfigError(f"search.vary: mode {value} is for comparison, and no trial can be of it")
+    _check_mode(dimension.key, value, "search.vary")
     for changes in dimension.given(value):
         trial_config(config, changes)
+        winner_config(config, changes)
 
 
 def _owners(search: SearchConfig) -> dict[str, frozenset[str]]:

@@ -31,7 +31,7 @@ from afcore.search.conduct_study import PreparedStudy, prepare_study
 from afcore.search.label_studies import label_configs
 from afcore.search.sampling import asks_beforehand, listed_proposals
 from afcore.search.sharing_order import in_sharing_order, sharing_of
-from afcore.search.space import trial_config
+from afcore.search.space import trial_config, winner_config
 from afcore.search.trial_run import member_configs
 from afcore.storage.objects import Storage
 
@@ -78,8 +78,9 @@ class StudyForecast(BaseModel):
     Attributes:
         shortest: trials, each stopped as early as it may.
         longest: trials, none stopped.
-        winners: what follows for the best trial, of each label column: its test, with folds after
-            a training on all rows. Which one is the best is not known; a usual one stands in.
+        winners: what follows for the best trial, of each label column: its test, after a training
+            of all rows where there are folds, and as configured where there is a proxy. Which one
+            is the best is not known; a usual one stands in.
         are_stand_ins: whether the sampler will propose others.
     """
 
@@ -121,10 +122,12 @@ def forecast_study(
 def _check_keys(search: SearchConfig) -> None:
     """Refuse keys of which the measurement, which is of one training, says nothing."""
     refused = _DATA_AND_MODEL | _MEASURED
-    found = [key for key in search.vary if {key, key.partition(".")[0]} & refused]
+    changed = [*search.vary, *search.proxy]
+    found = [key for key in changed if {key, key.partition(".")[0]} & refused]
     if found:
+        where = "search.vary" if found[0] in search.vary else "search.proxy"
         raise ConfigError(
-            "search.vary: a study over data, model or task cannot be predicted from one "
+            f"{where}: a study over data, model or task cannot be predicted from one "
             "measurement, nor one over other keys that decide how long a step takes; got "
             f"{', '.join(found)}. Plan one for each value"
         )
@@ -292,11 +295,14 @@ class _Forecaster:
             return []
         order = sorted(range(len(rows)), key=lambda number: rows[number].seconds_alone)
         trial = list(self._trials.values())[order[len(rows) // 2]]
-        trace, totals = self._trace(trial.config, end, None), dict[str, Any]()
+        search = self._prepared.search
+        config = winner_config(self._prepared.config, trial.values)
+        trace, totals = self._trace(config, end, None), dict[str, Any]()
         for suffix, sets in (("", existing), ("_alone", ())):
-            tested = self._epochs(trial.config, trace, sets, tested=True)
-            # Without folds, its run is one of the trial's.
-            trained = [] if self._prepared.search.folds else self._epochs(trial.config, trace, sets)
+            tested = self._epochs(config, trace, sets, tested=True)
+            # Without folds or proxy, its run is one of the trial's.
+            is_new = search.folds is not None or config != trial.config
+            trained = [] if is_new else self._epochs(config, trace, sets)
             known = _totals(trained, 0.0, suffix)
             whole = _totals(tested, self.measured.look_seconds, suffix)
             totals |= {name: whole[name] - known[name] for name in whole}

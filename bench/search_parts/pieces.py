@@ -1,7 +1,11 @@
-"""What is timed: the Trainer's search, ours on an empty and on a full store, our trials alone."""
+"""What is timed: the Trainer's search, ours on an empty and on a full store, our trials alone.
+
+And ours with cheaper trials, after which the best one is trained as configured.
+"""
 
 import contextlib
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -18,14 +22,14 @@ from afcore.runs.run import Run, load_model_of
 from afcore.runs.whole_run import complete_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.sampling import make_pruner
-from afcore.search.search_report import SearchReport
+from afcore.search.search_report import MemberRow, SearchReport
 from afcore.search.space import trial_config
 from afcore.search.trial_run import train_member
 from afcore.storage.objects import Storage
 
 __all__ = ["DEPTHS", "PIECES", "RATE", "measure", "trainer_seconds"]
 
-PIECES = ("trainer", "cold", "warm", "alone")
+PIECES = ("trainer", "cold", "warm", "alone", "proxy_cold", "proxy_warm")
 """In this order: ``warm`` reads what ``cold`` has made, ``alone`` repeats its trials."""
 RATE = {"low": 3e-5, "high": 3e-4, "log": True}
 DEPTHS = [2, 3, 4]
@@ -35,10 +39,13 @@ def measure(config: Config, folder: Path, piece: str) -> dict[str, Any]:
     """Seconds of one of :data:`PIECES` and what it has found.
 
     Args:
-        config: with the section ``search``.
+        config: with the section ``search``; its proxy is of the last two pieces alone.
         folder: of the data set; ``cold`` leaves its store there.
         piece: its name.
     """
+    if piece.startswith("proxy"):
+        return _our_search(config, folder / "proxy", piece)
+    config = config.replace(**{"search.proxy": {}})
     return {"trainer": _trainer_search, "alone": _trials_alone}.get(piece, _our_search)(
         config, folder, piece
     )
@@ -55,7 +62,9 @@ def trainer_seconds(config: Config, folder: Path, num_rows: int) -> float:
 
 
 def _our_search(config: Config, folder: Path, piece: str) -> dict[str, Any]:
-    shutil.rmtree(folder / ("store" if piece == "cold" else "store/runs"), ignore_errors=True)
+    emptied = folder / ("store" if piece.endswith("cold") else "store/runs")
+    shutil.rmtree(emptied, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "optuna.db").unlink(missing_ok=True)
     config = _stored(config, folder)
     clock = _Clock()
@@ -66,14 +75,17 @@ def _our_search(config: Config, folder: Path, piece: str) -> dict[str, Any]:
             more = handle is not None
             if handle is not None:
                 conductor.train(handle)
-    taken = clock.read()
     report = conductor.report()
-    _, winner = complete_run(conductor.winner())
     best = report.best_row
     assert best is not None
+    score = best.score
+    if report.proxy:
+        score = _train_alone(conductor.winner()).score
+    taken = clock.read()
+    _, winner = complete_run(conductor.winner())
     return {
         **taken,
-        "validation": best.score,
+        "validation": score,
         "test": winner.main_score,
         "values": best.values,
         "pruned": sum(row.state == "pruned" for row in report.trials),
@@ -89,16 +101,19 @@ def _trials_alone(config: Config, folder: Path, piece: str) -> dict[str, Any]:
     for row in report.trials:
         shutil.rmtree(folder / "alone", ignore_errors=True)
         one = trial_config(_stored(config, folder / "alone"), row.values)
-        one = one.replace(**{"cache.share": False})
-        storage = Storage(one.store)
-        epochs = len(row.epochs)
         clock = _Clock()
-        member = train_member(
-            one, storage, one.main_score, None, None, lambda m, most=epochs: len(m.epochs) < most
-        )
+        member = _train_alone(one.replace(**{"cache.share": False}), len(row.epochs))
         taken = {name: taken[name] + value for name, value in clock.read().items()}
         scores.append(member.score)
     return {**taken, "validation": max(filter(None, scores)), "scores": scores}
+
+
+def _train_alone(config: Config, most_epochs: float = math.inf) -> MemberRow:
+    """A run, to its end or so many epochs, without its test."""
+    storage, score = Storage(config.store), config.main_score
+    return train_member(
+        config, storage, score, None, None, lambda member: len(member.epochs) < most_epochs
+    )
 
 
 def _trainer_search(config: Config, folder: Path, piece: str) -> dict[str, Any]:

@@ -18,8 +18,17 @@ _NAMES = {
     "alone": "our trials, each alone",
     "cold": "ours, empty store",
     "warm": "ours, sets are there",
+    "proxy_cold": "cheaper trials, empty store",
+    "proxy_warm": "cheaper trials, sets are there",
 }
-_COLORS = {"trainer": "#d08770", "alone": "#8f6fa8", "cold": "#5e81ac", "warm": "#bf616a"}
+_COLORS = {
+    "trainer": "#d08770",
+    "alone": "#8f6fa8",
+    "cold": "#5e81ac",
+    "warm": "#bf616a",
+    "proxy_cold": "#5e81ac",
+    "proxy_warm": "#bf616a",
+}
 
 Found = Mapping[str, Mapping[str, Any]]
 """What :func:`bench.search_parts.pieces.measure` has returned, by piece, of one data set."""

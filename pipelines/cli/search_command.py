@@ -27,6 +27,15 @@ def search_command(
             "several times, beside search.vary in CONFIG",
         ),
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--proxy",
+            metavar="KEY.PATH=VALUE",
+            help="What trials have in place of the configuration's, to cost less; the best one is "
+            "trained as configured; may be given several times",
+        ),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="How many. Default: 20, or the whole grid")
     ] = None,
@@ -92,7 +101,8 @@ def search_command(
 
         options = {"trials": trials, "sampler": sampler, "pruner": pruner, "seeds": seeds}
         options |= {"folds": folds, "labels": labels}
-        resolved = resolve_search(load_config(config, overrides or []), over or [], options)
+        given = load_config(config, overrides or [])
+        resolved = resolve_search(given, over or [], proxy or [], options)
         check_writable(report)
         check_figures(figures)
         path = best_path(config, best)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from afcore.config import Config, change_keys, parse_config
+from afcore.config import Config, change_keys, parse_config, parse_overrides
 from afcore.errors import ConfigError
 from afcore.search.label_studies import label_configs, names_of_labels
 from afcore.search.out_of_fold import PREDICTIONS_OPTION
@@ -25,12 +25,15 @@ __all__ = [
 ]
 
 
-def resolve_search(config: Config, over: list[str], options: dict[str, Any]) -> Config:
+def resolve_search(
+    config: Config, over: list[str], proxy: list[str], options: dict[str, Any]
+) -> Config:
     """The configuration with the search of the command line, checked.
 
     Args:
         config: from its file; its section ``search`` is changed.
         over: texts of ``--over``.
+        proxy: texts of ``--proxy``.
         options: keys of the section, None where they were not given.
 
     Raises:
@@ -38,9 +41,11 @@ def resolve_search(config: Config, over: list[str], options: dict[str, Any]) -> 
     """
     tree = config.model_dump()
     changes = {f"search.{key}": value for key, value in options.items() if value is not None}
+    search = search_of(config)
     if over:
-        known = dict(config.search.vary) if config.search else {}
-        changes["search.vary"] = {**known, **parse_over(over)}
+        changes["search.vary"] = {**search.vary, **parse_over(over)}
+    if proxy:
+        changes["search.proxy"] = {**search.proxy, **parse_overrides(proxy, "--proxy")}
     change_keys(tree, changes, source="--over")
     resolved = parse_config(tree, source="search")
     for one in label_configs(resolved).values():

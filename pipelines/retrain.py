@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 
@@ -32,6 +31,7 @@ from afcore.tracking.registry import CHAMPION, ModelRegistry, ModelVersion
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.given_config import config_of, given_config
+from pipelines.prefect_artifacts import show_retraining, wait_until_shown
 from pipelines.run_titles import data_name, model_name
 
 __all__ = ["retrain"]
@@ -94,7 +94,9 @@ def retrain(
     storage = Storage.of_run(config.store)
     with retrain_lease(storage, config.registered_model):
         note_kept_versions(storage, config)
-        return _retrain(config, storage, fresh)
+        found = _retrain(config, storage, fresh)
+    wait_until_shown("the retraining")
+    return found
 
 
 def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
@@ -185,4 +187,4 @@ def _show(registry: ModelRegistry, report: RunReport, drift: str, lines: list[st
     text = "\n".join(["# Retraining", "", *(f"* {line}" for line in lines), ""])
     registry.log_text(report.mlflow_run_id, drift, "retrain/drift.md")
     registry.log_text(report.mlflow_run_id, text, "retrain/retraining.md")
-    create_markdown_artifact(f"{text}\n## Drift\n\n{drift}", key="retraining")
+    show_retraining(f"{text}\n## Drift\n\n{drift}")

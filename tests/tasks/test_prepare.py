@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 
 from afcore.data.examples import Examples
+from afcore.data.fold import Fold
+from afcore.data.sources import Rows
 from afcore.data.split import held_out, sampled
 from afcore.errors import DataError, IntegrityError
 from afcore.storage.objects import Storage
+from afcore.tasks import stored_tokens
 from afcore.tasks.prepare import DataSources
 from afcore.tasks.prepare import prepare as prepare_splits
 from afcore.tasks.stored_tokens import PreparedData, open_prepared
@@ -122,6 +125,42 @@ def test_rows_of_another_source_that_are_trained_on_are_said(
     train = str(tmp_path / "rows.csv")
     prepared(local_storage, tiny_tokenizer, tmp_path, rows, validation=train)
     assert "40 of 40 rows of data.validation stand in data.train as well" in caplog.text
+
+
+def test_the_training_rows_are_gone_through_once_for_all_splits_and_of_folds_once(
+    local_storage: Storage,
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [{"text": f"word {i}", "label": str(i % 2)} for i in range(40)]
+    some, other = (str(write_csv(tmp_path / f"{n}.csv", rows[n:])) for n in (30, 35))
+    seen: list[str] = []
+    identities, digests = Rows._identities, stored_tokens.row_digests
+
+    def identified(read: Rows) -> Any:
+        seen.append(read.source)
+        return identities(read)
+
+    def digested(read: Rows) -> Any:
+        seen.append(f"digests of {read.source}")
+        return digests(read)
+
+    monkeypatch.setattr(Rows, "_identities", identified)
+    monkeypatch.setattr(stored_tokens, "row_digests", digested)
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, validation=some, test=other)
+    assert "10 of 10 rows of data.validation stand in data.train" in caplog.text
+    assert "5 of 5 rows of data.test stand in data.train" in caplog.text
+    train = str(tmp_path / "rows.csv")
+    assert (seen.count(train), seen.count(f"digests of {train}")) == (1, 1)
+
+    seen.clear()
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, test=other, fold=Fold(1, 2))
+    assert [one for one in seen if one.startswith("digests")] == [
+        f"digests of {train}",
+        f"digests of {other}",
+    ]
 
 
 def test_one_text_or_one_group_cannot_be_split(

@@ -110,7 +110,8 @@ def prepare(
         held = _fold_rows(kind, everything, sources.fold)
     elif isinstance(sources.validation, float):
         splits["train"], splits["validation"] = _hold_out(everything, sources.validation)
-    task = kind.learn(splits, everything, processor).with_settings(sources.settings)
+    task = kind.learn(splits, everything, processor).padded_by(processor)
+    task = task.with_settings(sources.settings)
     digest = recipe_digest(
         {
             "schema": 4,

@@ -1,8 +1,12 @@
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import transformers
 
 from afcore.data.examples import Examples
 from afcore.data.fold import Fold
@@ -11,6 +15,7 @@ from afcore.data.split import held_out, sampled
 from afcore.errors import DataError, IntegrityError
 from afcore.storage.objects import Storage
 from afcore.tasks import stored_tokens
+from afcore.tasks.known_tasks import task_of_model
 from afcore.tasks.prepare import DataSources
 from afcore.tasks.prepare import prepare as prepare_splits
 from afcore.tasks.stored_tokens import PreparedData, open_prepared
@@ -82,6 +87,33 @@ def test_rows_that_come_move_none(
     assert len(some.train) + len(some.validation) == 200
     assert set(inputs(some.validation)) < set(inputs(more.validation))
     assert set(inputs(some.train)) < set(inputs(more.train))
+
+
+@pytest.mark.parametrize("task", ["text-classification", "text-ordinal", "text-regression"])
+def test_a_task_pads_as_the_tokenizer_does_without_saying_so(
+    task: str, local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.sep_token
+    assert tokenizer.pad_token_id != tiny_tokenizer.pad_token_id
+    rows = [{"text": "word " * (1 + i % 3), "label": str(i % 5)} for i in range(100)]
+    data = prepared(local_storage, tokenizer, tmp_path, rows, task=task, validation=0.3)
+    assert data.task.pad_token_id == tokenizer.pad_token_id
+    ids = np.argsort(data.train.lengths)[[0, -1]]
+    batch, _ = data.task.collate(data.train, ids, torch.device("cpu"))
+    assert batch["input_ids"][0, -1] == tokenizer.pad_token_id
+    again = prepared(local_storage, tiny_tokenizer, tmp_path, rows, task=task, validation=0.3)
+    assert again.digest != data.digest
+
+
+def test_a_trained_models_task_pads_as_its_tokenizer_does(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.sep_token
+    config = transformers.BertConfig(
+        num_labels=2, architectures=["BertForSequenceClassification"], id2label={0: "a", 1: "b"}
+    )
+    task = task_of_model("m", config, tokenizer, ours=False)
+    assert task.pad_token_id == tokenizer.pad_token_id
 
 
 def test_a_text_is_on_one_side_whatever_its_labels(

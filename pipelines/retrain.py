@@ -24,7 +24,12 @@ from afcore.results.report import RunReport
 from afcore.retraining.champion_files import forget_others, start_folder
 from afcore.retraining.drift import Drift, drift_of
 from afcore.retraining.looking import RowsTonight, look, note_retraining, retrain_lease
-from afcore.retraining.registering import Registered, champion_on_added, register_and_judge
+from afcore.retraining.registering import (
+    Registered,
+    champion_before,
+    champion_on_added,
+    register_and_judge,
+)
 from afcore.retraining.version_retention import note_kept_versions
 from afcore.storage.objects import Storage
 from afcore.tracking.registry import CHAMPION, ModelRegistry, ModelVersion
@@ -106,7 +111,7 @@ def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
         _say(lines)
         return {"trained": False, "lines": lines}
     registry = _registry(config)
-    champion = registry.champion(config.registered_model)
+    champion = champion_before(config, storage, tonight, registry, fresh=fresh)
     drift, asked = look_for_drift(config, tonight, champion)
     trains = config
     if champion is not None and config.retrain.start == "champion":

@@ -5,6 +5,7 @@
     retrain/<model>/lease/         who retrains this model
                     last.json      the last retraining that went to its end
                     rows-<data>    digests of its training rows
+                    moved.json     how one that has not gone to its end moved the alias
 
 Rows are told by what they say (:mod:`afcore.data.row_digests`): another order of them, or other
 bytes of the file, is no change.
@@ -35,10 +36,13 @@ from afcore.tasks.prepare import load_splits
 
 __all__ = [
     "LastRetraining",
+    "MovedAlias",
     "RowsTonight",
     "look",
     "model_folder",
+    "note_move",
     "note_retraining",
+    "recorded_move",
     "retrain_lease",
 ]
 
@@ -55,6 +59,22 @@ class LastRetraining(BaseModel):
     version: str
     finished: float
     summary: RowSummary
+
+
+class MovedAlias(BaseModel):
+    """``moved.json``: what a retraining did to the alias.
+
+    Attributes:
+        retraining: which one, see :attr:`RowsTonight.retraining`.
+        version: that has the alias since then.
+        before: that had it; None: none did.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    retraining: RecipeDigest
+    version: str
+    before: str | None
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,12 @@ class RowsTonight:
     def data(self) -> RecipeDigest:
         """Names all rows of all splits."""
         return recipe_digest(self.split_digests)
+
+    @property
+    def retraining(self) -> RecipeDigest:
+        """Names this retraining, until it has gone to its end: its rows, and the last one."""
+        finished = self.last.finished if self.last is not None else None
+        return recipe_digest([self.data, self.configuration, finished])
 
     @property
     def unchanged(self) -> bool:
@@ -145,6 +171,18 @@ def look(config: Config, storage: Storage) -> RowsTonight:
         before = np.frombuffer(storage.get(rows_key), dtype=before.dtype)
     digests = {name: row_digests(rows) for name, rows in splits.items()}
     return RowsTonight(folder, _configuration(config), splits, digests, last, before)
+
+
+def note_move(storage: Storage, tonight: RowsTonight, version: str, before: str | None) -> None:
+    """Record how the alias is about to be moved: interrupted later on, it is known who had it."""
+    moved = MovedAlias(retraining=tonight.retraining, version=version, before=before)
+    storage.put(f"{tonight.folder}/moved.json", moved.model_dump_json().encode())
+
+
+def recorded_move(storage: Storage, tonight: RowsTonight) -> MovedAlias | None:
+    """How this retraining moved the alias before it was interrupted; None: it had not."""
+    moved = read_record(storage, f"{tonight.folder}/moved.json", MovedAlias, replaceable=True)
+    return moved if moved is not None and moved.retraining == tonight.retraining else None
 
 
 def note_retraining(

@@ -99,6 +99,44 @@ def test_nights_with_and_without_new_rows(
     assert not before & training_rows(config, second)
 
 
+def test_interrupted_after_the_alias_was_moved_it_ends_as_if_it_had_not_been(
+    config: Config, rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.retrain as flow
+
+    class KilledError(Exception):
+        """As a SIGKILL would end the process."""
+
+    def dies(*_: Any) -> None:
+        raise KilledError
+
+    client = mlflow.MlflowClient(config.tracking.uri)
+    with monkeypatch.context() as patched:
+        patched.setattr(flow, "note_retraining", dies)
+        with pytest.raises(KilledError):
+            retrain(config)
+    first = retrain(config)
+    assert first["champion"] == first["version"] == "1"
+    assert any("moved to the new version, the first one" in line for line in first["lines"])
+
+    more = write_csv(tmp_path / "more.csv", rows)
+    config = config.replace(**{"data.train": str(more), "retrain.start": "champion"})
+    with monkeypatch.context() as patched:
+        patched.setattr(flow, "note_retraining", dies)
+        with pytest.raises(KilledError):
+            retrain(config)
+    assert client.get_model_version_by_alias("nightly", "champion").version == 2
+    second = retrain(config)
+    assert second["champion"] == second["version"] == "2"
+    text = "\n".join(second["lines"])
+    assert "trained from the champion, version 1" in text
+    assert "moved: the new version differs by" in text
+    tags = client.get_model_version_by_alias("nightly", "champion").tags
+    assert tags["autofreeze.champion"].startswith("moved: the new version differs by")
+    assert len(client.search_model_versions("name = 'nightly'")) == 2
+    assert "nothing to do" in retrain(config)["lines"][0]
+
+
 def check_registered(client: mlflow.MlflowClient, config: Config, result: dict[str, Any]) -> None:
     report = result["report"]
     version = client.get_model_version_by_alias("nightly", "champion")

@@ -11,6 +11,8 @@ Rows are told by what they say (:mod:`afcore.data.row_digests`): another order o
 bytes of the file, is no change.
 """
 
+import contextlib
+import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +47,10 @@ __all__ = [
     "recorded_move",
     "retrain_lease",
 ]
+
+
+_NO_ROWS: RowDigests = np.empty(0, dtype=f"S{DIGEST_BYTES}")
+_log = logging.getLogger(__name__)
 
 
 class LastRetraining(BaseModel):
@@ -166,11 +172,20 @@ def look(config: Config, storage: Storage) -> RowsTonight:
     splits, _ = load_splits(storage, config.task, data_sources(config))
     folder = model_folder(config.registered_model)
     last = read_record(storage, f"{folder}/last.json", LastRetraining, replaceable=True)
-    before = np.empty(0, dtype=f"S{DIGEST_BYTES}")
-    if last is not None and storage.exists(rows_key := _rows_key(folder, last.data)):
-        before = np.frombuffer(storage.get(rows_key), dtype=before.dtype)
+    before = _NO_ROWS if last is None else _rows_before(storage, folder, last)
     digests = {name: row_digests(rows) for name, rows in splits.items()}
     return RowsTonight(folder, _configuration(config), splits, digests, last, before)
+
+
+def _rows_before(storage: Storage, folder: str, last: LastRetraining) -> RowDigests:
+    """Digests of its training rows; none where they are damaged or gone."""
+    key = _rows_key(folder, last.data)
+    with contextlib.suppress(KeyError, ValueError):  # of so many bytes that they are no digests
+        found = np.frombuffer(storage.get(key), dtype=_NO_ROWS.dtype)
+        if digest_of_rows(found) == last.splits["train"]:
+            return found
+    _log.warning("%s is damaged or gone; all rows count as added", storage.uri(key))
+    return _NO_ROWS
 
 
 def note_move(storage: Storage, tonight: RowsTonight, version: str, before: str | None) -> None:

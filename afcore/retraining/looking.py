@@ -229,4 +229,6 @@ def _configuration(config: Config) -> RecipeDigest:
         include={"task", "task_settings", "model", "data"},
         exclude={"data": {"train", "validation", "test", "encoding", "limit", "test_limit"}},
     )
+    if config.retrain.start != "base":
+        named["start"] = config.retrain.start
     return recipe_digest({**named, "decisive": decisive_settings(config)})

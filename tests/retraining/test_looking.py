@@ -65,3 +65,20 @@ def test_a_move_of_the_alias_is_of_one_retraining(config: Config) -> None:
     assert recorded_move(storage, look(other, storage)) is None
     done(config)
     assert recorded_move(storage, look(config, storage)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "unchanged"),
+    [
+        ({"retrain.start": "champion"}, False),
+        ({"training.learning_rate": 1e-4}, False),
+        ({"retrain.margin": 0.5}, True),
+        ({"tracking.experiment": "other", "retrain.model": "test"}, True),
+    ],
+)
+def test_what_decides_the_model_counts_as_a_change(
+    changes: dict[str, Any], unchanged: bool, config: Config
+) -> None:
+    assert config.registered_model == "test"
+    done(config)
+    assert look(config.replace(**changes), Storage(config.store)).unchanged is unchanged

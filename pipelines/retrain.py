@@ -31,6 +31,7 @@ from afcore.retraining.registering import (
     register_and_judge,
 )
 from afcore.retraining.version_retention import note_kept_versions
+from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from afcore.tracking.registry import CHAMPION, ModelRegistry, ModelVersion
 from pipelines.environment import configure_logging
@@ -97,14 +98,14 @@ def retrain(
     configure_logging()
     config = given_config(config, config_path, overrides)
     storage = Storage.of_run(config.store)
-    with retrain_lease(storage, config.registered_model):
+    with retrain_lease(storage, config.registered_model) as lease:
         note_kept_versions(storage, config)
-        found = _retrain(config, storage, fresh)
+        found = _retrain(config, storage, lease, fresh)
     wait_until_shown("the retraining")
     return found
 
 
-def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
+def _retrain(config: Config, storage: Storage, lease: Lease, fresh: bool) -> dict[str, Any]:
     tonight = look_at_rows(config)
     if tonight.unchanged and not fresh:
         lines = _unchanged_lines(config, tonight)
@@ -117,11 +118,13 @@ def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
     if champion is not None and config.retrain.start == "champion":
         trains = config.replace(**{"model.name": str(start_folder(config, registry, champion))})
     result = finetune(trains, fresh=fresh)
+    lease.check()
     result.pop("recorded", False)
     report = RunReport.model_validate(result)
     registered = register(trains, report, tonight, champion)
     lines = _lines(config, tonight, report, registered, [*drift.sentences(), *asked])
     _show(registry, report, drift.markdown(asked), lines)
+    lease.check()
     note_retraining(storage, tonight, report.run_id, registered.version.version, drift.tonight)
     _say(lines)
     now = registered.version if registered.verdict.moves else champion

@@ -12,7 +12,7 @@ import pytest
 from afcore.config import Config, parse_config
 from afcore.data.examples import Examples
 from afcore.data.held_rows import hold_rows
-from afcore.errors import LeaseHeldError
+from afcore.errors import LeaseHeldError, LeaseLostError
 from afcore.model.finetuned import load_finetuned
 from afcore.predict import predict_rows
 from afcore.retraining.looking import retrain_lease
@@ -193,6 +193,25 @@ def training_rows(config: Config, result: dict[str, Any]) -> set[bytes]:
 def tokens_of(examples: Examples) -> set[bytes]:
     tokens = examples.inputs["input_ids"]
     return {tokens.row(number).tobytes() for number in range(len(examples))}
+
+
+def test_one_that_another_has_taken_over_from_registers_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.retrain as flow
+
+    def taken_over(*_: Any, **__: Any) -> dict[str, Any]:
+        """As if this process had hung, while another one took the lease."""
+        storage = Storage(config.store)
+        (row,) = [key for key in storage.list("retrain") if key.endswith("/lease/000001.json")]
+        storage.put(row.replace("000001", "000002"), storage.get(row))
+        return {}
+
+    monkeypatch.setattr(flow, "finetune", taken_over)
+    with pytest.raises(LeaseLostError):
+        retrain(config)
+    client = mlflow.MlflowClient(config.tracking.uri)
+    assert client.search_model_versions("name = 'nightly'") == []
 
 
 def test_two_that_overlap_do_not_both_train(config: Config) -> None:

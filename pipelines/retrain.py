@@ -34,6 +34,7 @@ from afcore.retraining.version_retention import note_kept_versions
 from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from afcore.tracking.registry import CHAMPION, ModelRegistry, ModelVersion
+from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.given_config import config_of, given_config
@@ -113,15 +114,17 @@ def _retrain(config: Config, storage: Storage, lease: Lease, fresh: bool) -> dic
         return {"trained": False, "lines": lines}
     registry = _registry(config)
     champion = champion_before(config, storage, tonight, registry, fresh=fresh)
-    drift, asked = look_for_drift(config, tonight, champion)
+    with one_run_a_device(config.workers):
+        drift, asked = look_for_drift(config, tonight, champion)
     trains = config
     if champion is not None and config.retrain.start == "champion":
         trains = config.replace(**{"model.name": str(start_folder(config, registry, champion))})
     result = finetune(trains, fresh=fresh)
-    lease.check()
     result.pop("recorded", False)
     report = RunReport.model_validate(result)
-    registered = register(trains, report, tonight, champion)
+    with one_run_a_device(config.workers):
+        lease.check()
+        registered = register(trains, report, tonight, champion)
     lines = _lines(config, tonight, report, registered, [*drift.sentences(), *asked])
     _show(registry, report, drift.markdown(asked), lines)
     lease.check()

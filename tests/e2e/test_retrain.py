@@ -1,8 +1,10 @@
 """Retraining night after night, in this process, on a real Prefect server and MLflow's registry."""
 
+import contextlib
 import csv
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from afcore.data.held_rows import hold_rows
 from afcore.errors import LeaseHeldError, LeaseLostError
 from afcore.model.finetuned import load_finetuned
 from afcore.predict import predict_rows
+from afcore.retraining import registering
 from afcore.retraining.looking import retrain_lease
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.run import open_run
 from afcore.storage.objects import Storage
 from tests.conftest import write_csv
+from tests.reports import make_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -110,6 +114,22 @@ def test_interrupted_after_the_alias_was_moved_it_ends_as_if_it_had_not_been(
     def dies(*_: Any) -> None:
         raise KilledError
 
+    devices: list[str] = []
+    asked: list[list[str]] = []
+    answers = registering.answers_of_champion
+
+    @contextlib.contextmanager
+    def one_run_a_device(_: Any) -> Iterator[float]:
+        devices.append("cpu")
+        yield 0.0
+        devices.pop()
+
+    def answered(*args: Any) -> Any:
+        asked.append(list(devices))
+        return answers(*args)
+
+    monkeypatch.setattr(flow, "one_run_a_device", one_run_a_device)
+    monkeypatch.setattr(registering, "answers_of_champion", answered)
     client = mlflow.MlflowClient(config.tracking.uri)
     with monkeypatch.context() as patched:
         patched.setattr(flow, "note_retraining", dies)
@@ -135,6 +155,8 @@ def test_interrupted_after_the_alias_was_moved_it_ends_as_if_it_had_not_been(
     assert tags["autofreeze.champion"].startswith("moved: the new version differs by")
     assert len(client.search_model_versions("name = 'nightly'")) == 2
     assert "nothing to do" in retrain(config)["lines"][0]
+    assert len(asked) >= 2
+    assert all(held == ["cpu"] for held in asked)
 
 
 def check_registered(client: mlflow.MlflowClient, config: Config, result: dict[str, Any]) -> None:
@@ -205,7 +227,7 @@ def test_one_that_another_has_taken_over_from_registers_nothing(
         storage = Storage(config.store)
         (row,) = [key for key in storage.list("retrain") if key.endswith("/lease/000001.json")]
         storage.put(row.replace("000001", "000002"), storage.get(row))
-        return {}
+        return make_report().model_dump(mode="json", by_alias=True)
 
     monkeypatch.setattr(flow, "finetune", taken_over)
     with pytest.raises(LeaseLostError):

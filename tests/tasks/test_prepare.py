@@ -96,7 +96,7 @@ def test_a_task_pads_as_the_tokenizer_does_without_saying_so(
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.pad_token = tokenizer.sep_token
     assert tokenizer.pad_token_id != tiny_tokenizer.pad_token_id
-    rows = [{"text": "word " * (1 + i % 3), "label": str(i % 5)} for i in range(100)]
+    rows = [{"text": f"word {i} " * (1 + i % 3), "label": str(i % 5)} for i in range(100)]
     data = prepared(local_storage, tokenizer, tmp_path, rows, task=task, validation=0.3)
     assert data.task.pad_token_id == tokenizer.pad_token_id
     ids = np.argsort(data.train.lengths)[[0, -1]]

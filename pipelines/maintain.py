@@ -3,12 +3,12 @@
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_table_artifact
 
 from afcore.activations.garbage import collect_garbage
 from afcore.retraining.version_retention import collect_versions
 from afcore.runs.retention import collect_runs
 from pipelines.environment import configure_logging
+from pipelines.prefect_artifacts import show_deleted, wait_until_shown
 
 __all__ = ["maintain"]
 
@@ -50,5 +50,6 @@ def maintain(
         dry_run=dry_run,
     )
     rows = [{"what": r.folder, "why": r.why, "MB": f"{r.num_bytes / 1e6:.1f}"} for r in removals]
-    create_table_artifact(rows or [{"what": "nothing", "why": "all is in use", "MB": "0.0"}])
+    show_deleted(rows or [{"what": "nothing", "why": "all is in use", "MB": "0.0"}], dry_run)
+    wait_until_shown("the cleaning")
     return {"deleted": rows, "freed_bytes": sum(r.num_bytes for r in removals), "dry_run": dry_run}

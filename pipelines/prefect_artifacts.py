@@ -1,4 +1,4 @@
-"""What Prefect shows of a training: names, progress, tables, a picture, and the way to MLflow.
+"""What Prefect shows of a flow: names, progress, tables, a picture, and the way to MLflow.
 
 Prefect only watches: what it refuses is logged, and the training goes on. It is told by threads of
 their own, so that a training goes on while Prefect's server is away; its client waits for it.
@@ -32,8 +32,10 @@ __all__ = [
     "flow_run_address",
     "link_tracking",
     "name_task",
+    "show_deleted",
     "show_epoch_table",
     "show_result",
+    "show_retraining",
     "show_search_table",
     "showing_progress",
     "wait_until_shown",
@@ -86,12 +88,12 @@ def showing_progress(title: str, log_live: Callable[[Progress], None]) -> Iterat
         logs.join(_LAST_SECONDS)
 
 
-def wait_until_shown() -> None:
-    """At the end of a flow: what Prefect, being away, did not take yet."""
+def wait_until_shown(what: str = "the training") -> None:
+    """At the end of a flow, which did ``what``: what Prefect, being away, did not take yet."""
     late = [thread for thread in _late if thread.is_alive()]
     _late.clear()
     if late:
-        _log.warning("the training is done; Prefect does not answer, and is waited for")
+        _log.warning("%s is done; Prefect does not answer, and is waited for", what)
     for thread in late:
         thread.join()
     if late:  # states of tasks that could not be sent go with the next event, in order
@@ -198,6 +200,17 @@ def show_search_table(text: str) -> None:
     _beside(_create, "markdown", "search", text, "Trials of the search")
 
 
+def show_retraining(text: str) -> None:
+    """What came of a retraining, in Markdown."""
+    _beside(_create, "markdown", "retraining", text, "What came of the retraining")
+
+
+def show_deleted(rows: list[dict[str, str]], dry_run: bool) -> None:
+    """What was deleted of a store, or would be, a row each."""
+    what = "What would be deleted, and why" if dry_run else "What was deleted, and why"
+    _beside(_create, "table", "deleted", json.dumps(rows), what)
+
+
 def link_tracking(find: Callable[[str], str | None], mlflow_run_id: str, uri: str) -> None:
     """The way to the run in MLflow; without a server that has pages, what to start.
 
@@ -253,4 +266,4 @@ def _only_shown() -> Iterator[Any]:
         yield
     except Exception as error:  # of a server of Prefect's or of MLflow's, which only show
         text = in_one_line(error, 200)
-        _log.warning("not shown (%s: %s); the training goes on", type(error).__name__, text)
+        _log.warning("not shown (%s: %s); all else goes on", type(error).__name__, text)

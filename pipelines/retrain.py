@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 
@@ -25,13 +24,21 @@ from afcore.results.report import RunReport
 from afcore.retraining.champion_files import forget_others, start_folder
 from afcore.retraining.drift import Drift, drift_of
 from afcore.retraining.looking import RowsTonight, look, note_retraining, retrain_lease
-from afcore.retraining.registering import Registered, champion_on_added, register_and_judge
+from afcore.retraining.registering import (
+    Registered,
+    champion_before,
+    champion_on_added,
+    register_and_judge,
+)
 from afcore.retraining.version_retention import note_kept_versions
+from afcore.storage.lease import Lease
 from afcore.storage.objects import Storage
 from afcore.tracking.registry import CHAMPION, ModelRegistry, ModelVersion
+from pipelines.device_lock import one_run_a_device
 from pipelines.environment import configure_logging
 from pipelines.finetune import finetune
 from pipelines.given_config import config_of, given_config
+from pipelines.prefect_artifacts import show_retraining, wait_until_shown
 from pipelines.run_titles import data_name, model_name
 
 __all__ = ["retrain"]
@@ -92,29 +99,35 @@ def retrain(
     configure_logging()
     config = given_config(config, config_path, overrides)
     storage = Storage.of_run(config.store)
-    with retrain_lease(storage, config.registered_model):
+    with retrain_lease(storage, config.registered_model) as lease:
         note_kept_versions(storage, config)
-        return _retrain(config, storage, fresh)
+        found = _retrain(config, storage, lease, fresh)
+    wait_until_shown("the retraining")
+    return found
 
 
-def _retrain(config: Config, storage: Storage, fresh: bool) -> dict[str, Any]:
+def _retrain(config: Config, storage: Storage, lease: Lease, fresh: bool) -> dict[str, Any]:
     tonight = look_at_rows(config)
     if tonight.unchanged and not fresh:
         lines = _unchanged_lines(config, tonight)
         _say(lines)
         return {"trained": False, "lines": lines}
     registry = _registry(config)
-    champion = registry.champion(config.registered_model)
-    drift, asked = look_for_drift(config, tonight, champion)
+    champion = champion_before(config, storage, tonight, registry, fresh=fresh)
+    with one_run_a_device(config.workers):
+        drift, asked = look_for_drift(config, tonight, champion)
     trains = config
     if champion is not None and config.retrain.start == "champion":
         trains = config.replace(**{"model.name": str(start_folder(config, registry, champion))})
     result = finetune(trains, fresh=fresh)
     result.pop("recorded", False)
     report = RunReport.model_validate(result)
-    registered = register(trains, report, tonight, champion)
+    with one_run_a_device(config.workers):
+        lease.check()
+        registered = register(trains, report, tonight, champion)
     lines = _lines(config, tonight, report, registered, [*drift.sentences(), *asked])
     _show(registry, report, drift.markdown(asked), lines)
+    lease.check()
     note_retraining(storage, tonight, report.run_id, registered.version.version, drift.tonight)
     _say(lines)
     now = registered.version if registered.verdict.moves else champion
@@ -185,4 +198,4 @@ def _show(registry: ModelRegistry, report: RunReport, drift: str, lines: list[st
     text = "\n".join(["# Retraining", "", *(f"* {line}" for line in lines), ""])
     registry.log_text(report.mlflow_run_id, drift, "retrain/drift.md")
     registry.log_text(report.mlflow_run_id, text, "retrain/retraining.md")
-    create_markdown_artifact(f"{text}\n## Drift\n\n{drift}", key="retraining")
+    show_retraining(f"{text}\n## Drift\n\n{drift}")

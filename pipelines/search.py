@@ -129,15 +129,27 @@ def _conduct(
 
 
 def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:
-    """All trials, until no process is at work on one; nobody waits with a device in hand."""
-    at_work = True
-    while at_work:
-        with one_run_a_device(conductor.prepared.config.workers), conductor.next_trial() as handle:
-            if handle is not None:
-                train_trial(handle.number, _ShownTrial(conductor, handle, tracked).train)
-        at_work = handle is not None or conductor.wait_for_others()
-        if stop_requested():
-            raise StoppedError("between two trials")
+    """All trials, until no process is at work on one, or may begin one."""
+    with conductor.beginning():
+        while _train_next(conductor, tracked):
+            pass
+    while conductor.wait_for_others():
+        _train_next(conductor, tracked)
+    _check_stop()
+
+
+def _train_next(conductor: StudyConductor, tracked: TrackedStudy) -> bool:
+    """A trial, if there is one for this process; nobody waits for others with a device in hand."""
+    with one_run_a_device(conductor.prepared.config.workers), conductor.next_trial() as handle:
+        if handle is not None:
+            train_trial(handle.number, _ShownTrial(conductor, handle, tracked).train)
+    _check_stop()
+    return handle is not None
+
+
+def _check_stop() -> None:
+    if stop_requested():
+        raise StoppedError("between two trials")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from rich.markup import escape
 from rich.table import Table
 
+from afcore.results.markdown import markdown_table
 from afcore.search.search_report import LabelsReport, SearchReport, TrialRow
 from afcore.search.study_forecast import StudyForecast
+from pipelines.tables import ALL, table
 
 __all__ = [
     "forecast_table",
@@ -18,13 +20,13 @@ __all__ = [
 
 def search_table(report: SearchReport) -> Table:
     """For the console; the best trial in bold."""
-    table = Table(title=_title(report), title_justify="left")
-    for number, column in enumerate(_columns(report)):
-        table.add_column(column, justify="right" if number not in (1, 2) else "left")
-    for row in report.trials:
-        style = "bold" if row.number == report.best else None
-        table.add_row(*map(escape, _cells(report, row)), style=style)
-    return table
+    rows = [map(escape, _cells(report, row)) for row in report.trials]
+    made = table(_title(report), _columns(report), rows, left=3, wrapped=ALL)
+    made.columns[0].justify = "right"
+    for row, shown in zip(report.trials, made.rows, strict=True):
+        if row.number == report.best:
+            shown.style = "bold"
+    return made
 
 
 def members_table(report: SearchReport) -> Table | None:
@@ -33,23 +35,19 @@ def members_table(report: SearchReport) -> Table | None:
     if best is None or len(best.members) < 2:
         return None
     what = "Seeds" if best.members[0].fold is None else "Folds"
-    table = Table(title=f"{what} of trial {best.number}", title_justify="left")
-    for column in ("training", f"validation {report.score_title}", "run"):
-        table.add_column(column, justify="right")
-    for member in best.members:
-        table.add_row(member.name, report.shown(member.score), member.run_id)
-    return table
+    columns = ("training", f"validation {report.score_title}", "run")
+    rows = [(member.name, report.shown(member.score), member.run_id) for member in best.members]
+    return table(f"{what} of trial {best.number}", columns, rows, wrapped=ALL)
 
 
 def labels_table(report: LabelsReport) -> Table:
     """The best of each label column."""
-    table = Table(title="Best of each label column", title_justify="left")
-    for column in ("label", "score", "trial", "on validation", "on test", "set built", "set read"):
-        table.add_column(column, justify="left" if column in ("label", "score") else "right")
+    columns = ("label", "score", "trial", "on validation", "on test", "set built", "set read")
+    rows = []
     for label, one in report.labels.items():
         best, test = one.best_row, (one.winner or {}).get("totals", {}).get("test")
         read, built = sets_of(one)
-        table.add_row(
+        cells = (
             escape(label),
             one.score_title,
             "-" if best is None else str(best.number),
@@ -58,7 +56,8 @@ def labels_table(report: LabelsReport) -> Table:
             str(built),
             str(read),
         )
-    return table
+        rows.append(cells)
+    return table("Best of each label column", columns, rows, left=2, wrapped=ALL)
 
 
 def sets_of(report: SearchReport) -> tuple[int, int]:
@@ -74,13 +73,9 @@ def sets_of(report: SearchReport) -> tuple[int, int]:
 
 def search_markdown(report: SearchReport) -> str:
     """For MLflow and Prefect."""
-    columns = _columns(report)
-    lines = [f"## {_title(report)}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in _cells(report, row))} |"
-        for row in report.trials
-    ]
-    return "\n".join([*lines, "", *(f"* {note}" for note in search_notes(report))]) + "\n"
+    rows = [[cell.replace("|", r"\|") for cell in _cells(report, row)] for row in report.trials]
+    lines = [f"## {_title(report)}", "", markdown_table(_columns(report), rows), ""]
+    return "\n".join([*lines, *(f"* {note}" for note in search_notes(report))]) + "\n"
 
 
 def search_notes(report: SearchReport) -> list[str]:
@@ -110,19 +105,16 @@ def search_notes(report: SearchReport) -> list[str]:
 
 def forecast_table(forecast: StudyForecast) -> Table:
     """What ``plan`` says of a study: its totals, with sharing and without."""
-    table = Table(title="Predicted study", title_justify="left")
-    table.add_column("if")
-    table.add_column("trials", justify="right")
+    columns = ["if", "trials"]
     for unit in ("epochs", "s", "MB", "US$"):
-        table.add_column(f"{unit} shared", justify="right")
-        table.add_column(f"{unit} alone", justify="right")
+        columns += [f"{unit} shared", f"{unit} alone"]
     cases = {
         "each stops early": forecast.shortest,
         "none stops": forecast.longest,
         "then, for the best": forecast.winners,
     }
-    for case, rows in cases.items():
-        table.add_row(
+    lines = [
+        (
             case,
             str(len(rows)),
             str(sum(row.epochs for row in rows)),
@@ -134,10 +126,12 @@ def forecast_table(forecast: StudyForecast) -> Table:
             f"{sum(row.cost_usd for row in rows):.4f}",
             f"{sum(row.cost_usd_alone for row in rows):.4f}",
         )
+        for case, rows in cases.items()
+    ]
+    made = table("Predicted study", columns, lines, left=1, wrapped=ALL)
     if forecast.are_stand_ins:
-        table.caption = "The sampler looks at scores; random trials stand in for its own."
-        table.caption_justify = "left"
-    return table
+        made.caption = "The sampler looks at scores; random trials stand in for its own."
+    return made
 
 
 def _proxied(report: SearchReport) -> str:

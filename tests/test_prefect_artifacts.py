@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -81,15 +82,16 @@ def test_what_is_shown_of_a_training(
     assert columns[:3] == ["metrics.`accuracy`", "metrics.`seconds`", "metrics.`speedup`"]
 
 
+def _away(*_args: Any, **_kwargs: Any) -> None:
+    raise httpx.ConnectError("refused")
+
+
 def test_what_cannot_be_shown_does_not_end_a_training(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from pipelines import prefect_artifacts as shown
 
-    def away(*_args: Any, **_kwargs: Any) -> None:
-        raise httpx.ConnectError("refused")
-
-    monkeypatch.setattr(shown, "get_client", away)
+    monkeypatch.setattr(shown, "get_client", _away)
     calls = []
 
     def log_live(moment: progress.Progress) -> None:
@@ -104,9 +106,57 @@ def test_what_cannot_be_shown_does_not_end_a_training(
             time.sleep(0.3)
     shown.show_epoch_table(make_report().epochs, make_report().main)
     shown.show_search_table("1 of 2 trials")
+    shown.show_retraining("# Retraining")
+    shown.show_deleted([{"what": "nothing"}], dry_run=False)
     assert calls == [moment]
-    assert caplog.text.count("the training goes on") == 4
+    assert caplog.text.count("all else goes on") == 6
     assert not any(isinstance(one, progress._Watching) for one in progress._log.handlers)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_cleaning_is_shown_and_does_not_fail_where_it_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pipelines import prefect_artifacts as shown
+    from pipelines.maintain import maintain
+
+    created, create = list[Any](), shown._create
+
+    def watched(*args: Any) -> Any:
+        created.append(args)
+        return create(*args)
+
+    monkeypatch.setattr(shown, "_create", watched)
+    nothing = {"deleted": [], "freed_bytes": 0, "dry_run": True}
+    assert maintain(str(tmp_path), dry_run=True) == nothing
+    assert "not shown" not in caplog.text
+    ((kind, key, data, what),) = created
+    assert (kind, key, what) == ("table", "deleted", "What would be deleted, and why")
+    assert json.loads(data) == [{"what": "nothing", "why": "all is in use", "MB": "0.0"}]
+
+    monkeypatch.setattr(shown, "get_client", _away)
+    assert maintain(str(tmp_path), dry_run=True) == nothing
+    assert caplog.text.count("not shown (ConnectError") == 1
+
+
+def test_a_retraining_that_is_done_does_not_fail_as_it_cannot_be_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pipelines import prefect_artifacts as shown
+    from pipelines.retrain import _show
+
+    monkeypatch.setattr(shown, "get_client", _away)
+    report = make_report().model_copy(update={"mlflow_run_id": "m"})
+    logged: dict[str, str] = {}
+
+    class Registry:
+        def log_text(self, run_id: str, text: str, name: str) -> None:
+            logged[name] = text
+
+    registry: Any = Registry()
+    _show(registry, report, "a table", ["moved"])
+    assert logged.keys() == {"retrain/drift.md", "retrain/retraining.md"}
+    assert caplog.text.count("not shown (ConnectError") == 1
 
 
 @pytest.mark.parametrize(

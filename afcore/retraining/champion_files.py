@@ -24,9 +24,9 @@ def champion_folder(config: Config, registry: ModelRegistry, version: ModelVersi
 def start_folder(config: Config, registry: ModelRegistry, version: ModelVersion) -> Path:
     """The same, to train from: without what its configuration says of its own training."""
     whole = champion_folder(config, registry, version)
-    start = whole.with_name(f"{whole.name}-start")
+    start = whole.with_name(_start_name(whole))
     if not start.exists():
-        draft = whole.with_name(f"{whole.name}-start.draft")
+        draft = start.with_name(f"{start.name}.draft")
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(whole, draft)
         settings = json.loads((draft / "config.json").read_text(encoding="utf-8"))
@@ -39,14 +39,22 @@ def start_folder(config: Config, registry: ModelRegistry, version: ModelVersion)
 def forget_others(config: Config, version: ModelVersion) -> None:
     """Delete the files of versions that were champion before ``version``."""
     kept = _folder(config, version)
-    name = kept.name.rpartition("-")[0]
+    name = kept.name.partition("-")[0]
     for folder in kept.parent.glob(f"{name}-*"):
-        if not folder.name.startswith(kept.name):
+        if folder.name not in (kept.name, _start_name(kept)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(config: Config, version: ModelVersion) -> Path:
-    """Beside the store's files, or in the working folder where the store is elsewhere."""
+    """Beside the store's files, or in the working folder where the store is elsewhere.
+
+    The run is in its name: in a registry that was made anew, version 1 is another model.
+    """
     root = Path(".autofreeze/store" if "://" in config.store else config.store)
     name = recipe_digest([config.tracking.uri, version.name])[:16]
-    return (root / "retrain" / "champions" / f"{name}-v{version.version}").absolute()
+    named = f"{name}-v{version.version}-{version.mlflow_run_id[:8]}"
+    return (root / "retrain" / "champions" / named).absolute()
+
+
+def _start_name(whole: Path) -> str:
+    return f"{whole.name}-start"

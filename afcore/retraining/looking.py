@@ -5,11 +5,14 @@
     retrain/<model>/lease/         who retrains this model
                     last.json      the last retraining that went to its end
                     rows-<data>    digests of its training rows
+                    moved.json     how one that has not gone to its end moved the alias
 
 Rows are told by what they say (:mod:`afcore.data.row_digests`): another order of them, or other
 bytes of the file, is no change.
 """
 
+import contextlib
+import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,12 +38,19 @@ from afcore.tasks.prepare import load_splits
 
 __all__ = [
     "LastRetraining",
+    "MovedAlias",
     "RowsTonight",
     "look",
     "model_folder",
+    "note_move",
     "note_retraining",
+    "recorded_move",
     "retrain_lease",
 ]
+
+
+_NO_ROWS: RowDigests = np.empty(0, dtype=f"S{DIGEST_BYTES}")
+_log = logging.getLogger(__name__)
 
 
 class LastRetraining(BaseModel):
@@ -55,6 +65,22 @@ class LastRetraining(BaseModel):
     version: str
     finished: float
     summary: RowSummary
+
+
+class MovedAlias(BaseModel):
+    """``moved.json``: what a retraining did to the alias.
+
+    Attributes:
+        retraining: which one, see :attr:`RowsTonight.retraining`.
+        version: that has the alias since then.
+        before: that had it; None: none did.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    retraining: RecipeDigest
+    version: str
+    before: str | None
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,12 @@ class RowsTonight:
     def data(self) -> RecipeDigest:
         """Names all rows of all splits."""
         return recipe_digest(self.split_digests)
+
+    @property
+    def retraining(self) -> RecipeDigest:
+        """Names this retraining, until it has gone to its end: its rows, and the last one."""
+        finished = self.last.finished if self.last is not None else None
+        return recipe_digest([self.data, self.configuration, finished])
 
     @property
     def unchanged(self) -> bool:
@@ -140,11 +172,32 @@ def look(config: Config, storage: Storage) -> RowsTonight:
     splits, _ = load_splits(storage, config.task, data_sources(config))
     folder = model_folder(config.registered_model)
     last = read_record(storage, f"{folder}/last.json", LastRetraining, replaceable=True)
-    before = np.empty(0, dtype=f"S{DIGEST_BYTES}")
-    if last is not None and storage.exists(rows_key := _rows_key(folder, last.data)):
-        before = np.frombuffer(storage.get(rows_key), dtype=before.dtype)
+    before = _NO_ROWS if last is None else _rows_before(storage, folder, last)
     digests = {name: row_digests(rows) for name, rows in splits.items()}
     return RowsTonight(folder, _configuration(config), splits, digests, last, before)
+
+
+def _rows_before(storage: Storage, folder: str, last: LastRetraining) -> RowDigests:
+    """Digests of its training rows; none where they are damaged or gone."""
+    key = _rows_key(folder, last.data)
+    with contextlib.suppress(KeyError, ValueError):  # of so many bytes that they are no digests
+        found = np.frombuffer(storage.get(key), dtype=_NO_ROWS.dtype)
+        if digest_of_rows(found) == last.splits["train"]:
+            return found
+    _log.warning("%s is damaged or gone; all rows count as added", storage.uri(key))
+    return _NO_ROWS
+
+
+def note_move(storage: Storage, tonight: RowsTonight, version: str, before: str | None) -> None:
+    """Record how the alias is about to be moved: interrupted later on, it is known who had it."""
+    moved = MovedAlias(retraining=tonight.retraining, version=version, before=before)
+    storage.put(f"{tonight.folder}/moved.json", moved.model_dump_json().encode())
+
+
+def recorded_move(storage: Storage, tonight: RowsTonight) -> MovedAlias | None:
+    """How this retraining moved the alias before it was interrupted; None: it had not."""
+    moved = read_record(storage, f"{tonight.folder}/moved.json", MovedAlias, replaceable=True)
+    return moved if moved is not None and moved.retraining == tonight.retraining else None
 
 
 def note_retraining(
@@ -176,4 +229,6 @@ def _configuration(config: Config) -> RecipeDigest:
         include={"task", "task_settings", "model", "data"},
         exclude={"data": {"train", "validation", "test", "encoding", "limit", "test_limit"}},
     )
+    if config.retrain.start != "base":
+        named["start"] = config.retrain.start
     return recipe_digest({**named, "decisive": decisive_settings(config)})

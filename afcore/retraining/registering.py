@@ -15,12 +15,13 @@ from afcore.results.report import RunReport
 from afcore.retraining.champion import ChampionAnswers, answers_of_champion
 from afcore.retraining.champion_files import champion_folder
 from afcore.retraining.judging import Verdict, judge
-from afcore.retraining.looking import RowsTonight
+from afcore.retraining.looking import RowsTonight, note_move, recorded_move
 from afcore.runs.run import Run, open_run
+from afcore.storage.objects import Storage
 from afcore.tasks.stored_tokens import PreparedData
 from afcore.tracking.registry import ModelRegistry, ModelVersion
 
-__all__ = ["Registered", "champion_on_added", "register_and_judge"]
+__all__ = ["Registered", "champion_before", "champion_on_added", "register_and_judge"]
 
 _TEST_TAG = "autofreeze.test"
 _log = logging.getLogger(__name__)
@@ -33,6 +34,29 @@ class Registered:
     version: ModelVersion
     before: ModelVersion | None
     verdict: Verdict
+
+
+def champion_before(
+    config: Config,
+    storage: Storage,
+    tonight: RowsTonight,
+    registry: ModelRegistry,
+    *,
+    fresh: bool,
+) -> ModelVersion | None:
+    """The champion that the retraining begins with; None where there is none.
+
+    One that was interrupted, and is not begun anew (``fresh``), may have moved the alias already:
+    it goes on with the champion that it began with.
+    """
+    now = registry.champion(config.registered_model)
+    moved = None if fresh else recorded_move(storage, tonight)
+    if now is None or moved is None or moved.version != now.version:
+        return now
+    if moved.before is None:
+        return None
+    known = registry.versions(config.registered_model)
+    return next((version for version in known if version.version == moved.before), now)
 
 
 def register_and_judge(
@@ -76,6 +100,8 @@ def register_and_judge(
         why_not=why_not,
     )
     if verdict.moves:
+        had = None if before is None else before.version
+        note_move(run.storage, tonight, version.version, had)
         registry.promote(version)
     registry.note(version, {"autofreeze.champion": verdict.reason})
     return Registered(version, before, verdict)

@@ -85,7 +85,7 @@ def collect_versions(store: str, *, dry_run: bool = False) -> list[Removal]:
 def _collect(kept: KeptVersions, keep: int, dry_run: bool) -> list[Removal]:
     registry = ModelRegistry(kept.tracking_uri, kept.experiment)
     old = registry.versions(kept.model)[keep:]
-    named = registry.aliases(kept.model)
+    named = registry.aliases(kept.model) if old else {}  # there may be no such model yet
     removed = []
     for version in old:
         if version.version in named.values():

@@ -222,8 +222,7 @@ class _Epoch:
         read_before = run.storage.usage.bytes_read
         activation_set, feed, open_seconds = None, None, 0.0
         if plan.read_from is not None:
-            weights = run.record.weights | state.parts
-            activation_set = cache.open_or_build(plan.read_from, weights)
+            activation_set = cache.open_or_build(plan.read_from, self._weights(state))
             clock = time.perf_counter()
             feed = HiddenFeed(
                 activation_set, cache.runner, cache.held, start.window_shards, run.compute.device
@@ -284,12 +283,14 @@ class _Epoch:
             intervals_per_epoch=config.freezing.intervals_per_epoch,
             validations=tuple(report.validation for report in before),
             score=config.main_score,
-            validate=partial(
-                self._evaluate, cache, plan.read_from, run.record.weights | state.parts
-            ),
+            validate=partial(self._evaluate, cache, plan.read_from, self._weights(state)),
             solved_head=self._solved_head(plan, state, batches),
             keep=within.keep if within is not None else None,
         )
+
+    def _weights(self, state: OpenState) -> dict[str, ContentDigest]:
+        """Of all parts: as they are stored, else as they were pre-trained."""
+        return self._run.record.weights | state.parts
 
     def _solved_head(
         self, plan: EpochPlan, state: OpenState, batches: list[npt.NDArray[np.int64]]

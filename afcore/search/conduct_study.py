@@ -214,8 +214,15 @@ class StudyConductor:
                 release_shards()
             yield handle
 
+    def beginning(self) -> contextlib.AbstractContextManager[object]:
+        """Others wait, as long as this process is inside, for trials that it may begin.
+
+        Outside, where it has found none, it waits for them: :meth:`wait_for_others`.
+        """
+        return self._study.beginning()
+
     def wait_for_others(self) -> bool:
-        """Wait while other processes train; whether a trial was left to go on with meanwhile.
+        """Wait while other processes train, or may begin to; whether a trial was left meanwhile.
 
         Raises:
             StoppedError: when this process was asked to stop meanwhile.
@@ -277,7 +284,7 @@ class StudyConductor:
 
     def clean_up(self) -> None:
         """Delete what only trials that are still to come would have used."""
-        if all(row.state != "running" for row in self.rows()):
+        if all(row.state != "running" for row in self.rows()) and not self._study.may_begin():
             self._storage.delete_folder(study_folder(self.prepared.study_id))
 
     @property

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ _SQLITE = "sqlite:///"
 _ROW = "autofreeze"
 _VERDICT = "autofreeze.verdict"
 _LISTED = "autofreeze.listed"
+_BEGINNING = "beginning"
 _POLL_SECONDS = 1.0
 _SAID_AFTER_SECONDS = 5.0
 _log = logging.getLogger(__name__)
@@ -220,9 +222,20 @@ class SharedStudy:
         with contextlib.ExitStack() as stack:
             yield self._claim(count, stack)
 
+    def beginning(self) -> Lease:
+        """Held by a process until it finds no more trials to begin; several may hold theirs."""
+        folder = f"{self._folder}/{_BEGINNING}/{uuid.uuid4().hex}"
+        return Lease(self._storage, folder, "who may begin trials", logged=False)
+
+    def may_begin(self) -> bool:
+        """Whether a process may still begin a trial: it is at work, and has not found none."""
+        rows = self._storage.list(f"{self._folder}/{_BEGINNING}")
+        folders = {row.rpartition("/")[0] for row in rows}
+        return any(is_held(self._storage, folder) for folder in folders)
+
     @database_explained()
     def wait_for_others(self) -> bool:
-        """Wait as long as each trial that runs has a process at work on it.
+        """Wait while trials run, each with a process at work on it, and while more may be begun.
 
         Returns:
             Whether one was left behind meanwhile, for this process to go on with; else none runs.
@@ -231,20 +244,23 @@ class SharedStudy:
             StoppedError: when this process was asked to stop meanwhile.
         """
         said = False
-        while running := self._running():
-            numbers = [frozen.number for frozen in running]
+        while True:
+            may_begin = self.may_begin()  # before: what was begun meanwhile runs, or was left
+            numbers = [frozen.number for frozen in self._running()]
             if not all(is_held(self._storage, self._lease_folder(number)) for number in numbers):
                 return True
+            if not numbers and not may_begin:
+                return False
             if stop_requested():
                 raise StoppedError("while other processes were at work")
             if not said:
+                trials = ", ".join(map(str, numbers))
                 _log.info(
-                    "waiting for other processes, which work on trial %s",
-                    ", ".join(map(str, numbers)),
+                    "waiting for other processes, which %s",
+                    f"work on trial {trials}" if numbers else "may begin more trials",
                 )
             said = True
             time.sleep(_POLL_SECONDS)
-        return False
 
     def _running(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

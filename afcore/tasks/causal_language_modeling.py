@@ -131,7 +131,7 @@ class CausalLanguageModeling(Task):
                 f"data {everything.source!r}: data.text names conversations, which hold their "
                 "answers; leave data.label out"
             )
-        return cls(pad_token_id=processor.pad_token_id, end_token_id=_end_of(processor))
+        return cls(end_token_id=_end_of(processor))
 
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids`` and ``labels``, those of a long text in windows."""
@@ -267,7 +267,7 @@ class CausalLanguageModeling(Task):
         """Any that has no encoder."""
         if config.is_encoder_decoder:
             return None
-        return cls(pad_token_id=processor.pad_token_id, end_token_id=_end_of(processor))
+        return cls(end_token_id=_end_of(processor))
 
 
 def _read(source: str, key: str, column: str, table: Table) -> Sequence[Any]:

@@ -106,6 +106,6 @@ def task_of_model(name: str, config: Any, processor: Any, *, ours: bool) -> Task
             continue
         task = kind.of_model(name, config, processor, ours=ours)
         if task is not None:
-            return task
+            return task.padded_by(processor)
     what = getattr(config, "problem_type", None) or called or "a task that is not known"
     raise ModelError(f"model {name!r} is for {what}; known tasks are {', '.join(TASKS)}")

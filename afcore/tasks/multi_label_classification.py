@@ -130,7 +130,7 @@ class MultiLabelClassification(BinaryOutputsTask):
                 f"{everything.place(first)} has a comma, which stands between two labels in "
                 "predictions. Write it without"
             )
-        return cls(pad_token_id=processor.pad_token_id, label_names=names)
+        return cls(label_names=names)
 
     def encode_labels(self, labels: list[list[str]]) -> npt.NDArray[np.float32]:
         """[n, c], 1 where a row has the label."""
@@ -194,4 +194,4 @@ class MultiLabelClassification(BinaryOutputsTask):
         if config.problem_type != "multi_label_classification":
             return None
         names = read_label_names(name, config, ours=ours)
-        return cls(pad_token_id=processor.pad_token_id, label_names=names)
+        return cls(label_names=names)

@@ -118,7 +118,7 @@ class MultipleChoice(TextTask):
             )
         for rows in splits.values():
             _check(rows, count)
-        return cls(pad_token_id=processor.pad_token_id, num_choices=count)
+        return cls(num_choices=count)
 
     @property
     def group_size(self) -> int:

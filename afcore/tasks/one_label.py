@@ -99,8 +99,8 @@ class OneLabelTask(Task):
 
     @staticmethod
     def of_processor(processor: Any) -> dict[str, Any]:
-        """What is recorded of it; of a tokenizer, the padding."""
-        return {"pad_token_id": processor.pad_token_id}
+        """What the task knows of it, besides the padding of a tokenizer."""
+        return {}
 
     def encode_labels(self, labels: list[str]) -> npt.NDArray[np.int64]:
         """[n], index into the label names; -1 of a row to be predicted, if it has none of them."""

@@ -105,14 +105,13 @@ def prepare(
     kind = task_class(task_name)
     splits, revisions = load_splits(storage, task_name, sources)
     everything, held = splits["train"], None
-    for split, rows in splits.items():
-        if split != "train":
-            _warn_of_trained(everything, split, rows)
+    _warn_of_trained(splits)
     if sources.fold is not None:
         held = _fold_rows(kind, everything, sources.fold)
     elif isinstance(sources.validation, float):
         splits["train"], splits["validation"] = _hold_out(everything, sources.validation)
-    task = kind.learn(splits, everything, processor).with_settings(sources.settings)
+    task = kind.learn(splits, everything, processor).padded_by(processor)
+    task = task.with_settings(sources.settings)
     digest = recipe_digest(
         {
             "schema": 4,
@@ -243,19 +242,23 @@ def _warn_of_both(rows: Rows, held: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def _warn_of_trained(trained: Rows, split: str, rows: Rows) -> None:
-    """Of rows of another source that are among the training rows, by what the model gets."""
-    there = set(map(hash, rows.identities))  # as texts may take much memory
-    there = there.intersection(map(hash, trained.identities))
-    if num_rows := sum(hash(text) in there for text in rows.identities):
-        _log.warning(
-            "data %r: %d of %d rows of data.%s stand in data.train as well, by their inputs; what "
-            "is scored on them is too good by as much. Remove them from one of the two.",
-            rows.source,
-            num_rows,
-            len(rows),
-            split,
-        )
+def _warn_of_trained(splits: Mapping[str, Rows]) -> None:
+    """Of rows of other sources that are among the training rows, by what the model gets."""
+    others = {split: rows for split, rows in splits.items() if split != "train"}
+    # Hashes, as texts may take much memory; the training rows are gone through once for all.
+    there = {hash(text) for rows in others.values() for text in rows.identities}
+    if there:
+        there = there.intersection(map(hash, splits["train"].identities))
+    for split, rows in others.items():
+        if num_rows := sum(hash(text) in there for text in rows.identities):
+            _log.warning(
+                "data %r: %d of %d rows of data.%s stand in data.train as well, by their inputs; "
+                "what is scored on them is too good by as much. Remove them from one of the two.",
+                rows.source,
+                num_rows,
+                len(rows),
+                split,
+            )
 
 
 def _processor_digest(

@@ -89,7 +89,7 @@ class QuestionAnswering(Task):
                 f"data {everything.source!r}: no question has an answer. Is it the column that "
                 "data.label should name?"
             )
-        return cls(pad_token_id=processor.pad_token_id, may_be_blank=False in answered)
+        return cls(may_be_blank=False in answered)
 
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``, perhaps ``token_type_ids``; ``start_positions`` and ``end_positions``.
@@ -245,7 +245,7 @@ class QuestionAnswering(Task):
     ) -> "QuestionAnswering | None":
         """Any model with such a head."""
         check_offsets(processor, cls.model_fields["name"].default)
-        return cls(pad_token_id=processor.pad_token_id, may_be_blank=True)
+        return cls(may_be_blank=True)
 
 
 class _Columns(dict[str, ColumnFile]):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afcore.data.examples import Examples
-from afcore.data.row_digests import digest_of_rows, row_digests
+from afcore.data.row_digests import RowDigests, digest_of_rows, row_digests
 from afcore.data.sources import Rows
 from afcore.data.tensor_file import tensor_pieces, view_tensors
 from afcore.digest import ContentDigest, RecipeDigest, content_digest, recipe_digest
@@ -92,15 +92,28 @@ class Tokenizing:
 
 
 def store_tokens(
-    storage: Storage, digest: RecipeDigest, splits: Mapping[str, Rows], tokens: Tokenizing
+    storage: Storage,
+    digest: RecipeDigest,
+    splits: Mapping[str, Rows],
+    tokens: Tokenizing,
+    digests: Mapping[str, RowDigests] | None = None,
 ) -> None:
-    """Tokenize the rows of all splits."""
+    """Tokenize the rows of all splits.
+
+    Args:
+        storage: where.
+        digest: name of the tokens.
+        splits: rows by split.
+        tokens: how they are made.
+        digests: of each row, by split, where they are known.
+    """
     manifest: dict[str, Any] = {"task": tokens.task.model_dump(), "splits": {}, "rows": {}}
     for name, rows in splits.items():
         with _mapped_pieces(tokens.examples(name, rows)) as content:
             storage.put(_key(digest, f"{name}.safetensors"), content)
             manifest["splits"][name] = content_digest(content)
-        manifest["rows"][name] = digest_of_rows(row_digests(rows))
+        of_rows = row_digests(rows) if digests is None else digests[name]
+        manifest["rows"][name] = digest_of_rows(of_rows)
     _put_manifest(storage, digest, manifest)
 
 
@@ -122,17 +135,16 @@ def store_fold(
         digest: name of the fold.
         held: [n], which rows of ``train`` validate.
     """
+    digests = {name: row_digests(rows) for name, rows in splits.items()}
     try:
         for name, content in _manifest(storage, whole)["splits"].items():
             _content(storage, whole, name, content)
     except IntegrityError:
-        store_tokens(storage, whole, splits, tokens)
+        store_tokens(storage, whole, splits, tokens, digests)
     content = b"".join(tensor_pieces({"rows": np.flatnonzero(held)}))
     storage.put(_key(digest, "held.safetensors"), content)
-    digests = row_digests(splits["train"])
-    rows = {"train": digests[~held], "validation": digests[held]}
-    if "test" in splits:
-        rows["test"] = row_digests(splits["test"])
+    trained = digests.pop("train")
+    rows = {"train": trained[~held], "validation": trained[held], **digests}
     manifest = {
         "task": tokens.task.model_dump(),
         "whole": whole,

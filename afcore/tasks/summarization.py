@@ -104,8 +104,8 @@ class Summarization(Task):
 
     @classmethod
     def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "Summarization":
-        """The padding alone."""
-        return cls(pad_token_id=processor.pad_token_id)
+        """Nothing that the rows say."""
+        return cls()
 
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``; ``labels``, the summary's tokens; and its text for reference."""
@@ -250,7 +250,7 @@ class Summarization(Task):
         """Any that has an encoder and a decoder."""
         if not config.is_encoder_decoder:
             return None
-        return cls(pad_token_id=processor.pad_token_id)
+        return cls()
 
 
 def _tokens(

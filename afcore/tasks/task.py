@@ -36,7 +36,8 @@ class Task(BaseModel, ABC):
 
     Attributes:
         name: in the configuration.
-        pad_token_id: of the tokenizer, if there is one; fills ``input_ids`` of a batch.
+        pad_token_id: of the tokenizer, if there is one; fills ``input_ids`` of a batch. Set
+            by :meth:`padded_by` once the task is made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +103,16 @@ class Task(BaseModel, ABC):
         Raises:
             DataError: for rows that cannot be learned from, or tested on.
         """
+
+    def padded_by(self, processor: Any) -> Self:
+        """The task with the padding of the model's tokenizer, if that is what makes its inputs.
+
+        Args:
+            processor: of the model.
+        """
+        if self.processor != "tokenizer":
+            return self
+        return self.model_copy(update={"pad_token_id": processor.pad_token_id})
 
     @property
     def group_size(self) -> int:

@@ -94,7 +94,7 @@ class TextOrdinal(BinaryOutputsTask):
     def learn(cls, splits: Mapping[str, Rows], everything: Rows, processor: Any) -> "TextOrdinal":
         """The ends of the scale, rows beyond the limit included; the other splits lie between."""
         levels = {*everything.targets["label"], *everything.beyond.get("label", [])}
-        task = cls(pad_token_id=processor.pad_token_id, lowest=min(levels), highest=max(levels))
+        task = cls(lowest=min(levels), highest=max(levels))
         if not 2 <= task.highest - task.lowest + 1 <= MOST_LEVELS:
             raise DataError(
                 f"data {everything.source!r}: the levels go from {task.lowest} to {task.highest}; "

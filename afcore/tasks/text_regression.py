@@ -103,7 +103,7 @@ class TextRegression(TextTask):
                 f"data {everything.source!r}: each of the {len(numbers)} rows has the number "
                 f"{numbers[0]:g}, so there is nothing to learn. Name another column with data.label"
             )
-        return cls(pad_token_id=processor.pad_token_id)
+        return cls()
 
     def encode_labels(self, labels: list[float]) -> npt.NDArray[np.float32]:
         """[n], the numbers."""
@@ -147,4 +147,4 @@ class TextRegression(TextTask):
         """A model with one output that says it is for regression."""
         if config.problem_type != "regression" or config.num_labels != 1:
             return None
-        return cls(pad_token_id=processor.pad_token_id)
+        return cls()

@@ -102,7 +102,7 @@ class TokenClassification(Task):
         names = learn_label_names(splits, everything, lambda labels: labels)
         counts = Counter(label for labels in everything.targets["label"] for label in labels)
         unread = _OUTSIDE if _OUTSIDE in names else max(names, key=lambda name: counts[name])
-        return cls(pad_token_id=processor.pad_token_id, label_names=names, unread=unread)
+        return cls(label_names=names, unread=unread)
 
     def examples(self, processor: Any, rows: Rows, max_length: int) -> Examples:
         """``input_ids``; ``labels`` at the first token of each word, :data:`NO_ANSWER` elsewhere.
@@ -240,7 +240,7 @@ class TokenClassification(Task):
         check_offsets(processor, cls.model_fields["name"].default)
         names = read_label_names(name, config, ours=ours)
         unread = _OUTSIDE if _OUTSIDE in names else names[0]
-        return cls(pad_token_id=processor.pad_token_id, label_names=names, unread=unread)
+        return cls(label_names=names, unread=unread)
 
 
 def _at_positions(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from afcore.errors import UserError
-from pipelines.cli.consoles import console, errors, wide
+from pipelines.cli.consoles import console, errors, say, wide
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import DEFAULT_STORE, StoreUri
 from pipelines.tables import ALL, table
@@ -39,7 +39,7 @@ def cache_verify(store: StoreUri = DEFAULT_STORE) -> None:
     with exit_codes():
         num_sets, problems = verify_sets(store)
         for problem in problems:
-            errors.print(problem, markup=False)
+            say(problem, errors)
         console.print(f"{num_sets} activation sets read, {len(problems)} problems")
         if problems:
             raise typer.Exit(1)

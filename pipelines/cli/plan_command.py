@@ -1,7 +1,7 @@
 """``autofreeze plan``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from pipelines.cli.options import (
     ReportPath,
     check_writable,
     parse_modes,
+    write_figure,
     write_report,
 )
 
@@ -87,15 +88,8 @@ def plan_command(
                 study = forecast_study(resolved)
             wide().print(forecast_table(study))
         if figure is not None:
-            _draw_plan(figure, found)
+            from pipelines.plan_figures import pareto_figure
+
+            write_figure(figure, pareto_figure(found))
         for note in found.notes:
             console.print(note, markup=False)
-
-
-def _draw_plan(path: Path, plan: Any) -> None:
-    from pipelines.plan_figures import pareto_figure
-
-    try:
-        pareto_figure(plan).savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--figure {path}: cannot be written: {error}") from error

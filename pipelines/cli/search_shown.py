@@ -14,6 +14,8 @@ from afcore.search.space import check_space, parse_over, search_of
 from afcore.search.study_figures import study_figures
 from afcore.search.winner_file import BEST_OPTION
 from afcore.storage.outputs import check_file
+from pipelines.cli.consoles import say
+from pipelines.cli.options import write_figure
 from pipelines.search_table import labels_table, members_table, search_notes, search_table
 
 __all__ = [
@@ -87,11 +89,11 @@ def write_figures(report: SearchReport, folder: Path) -> list[Path]:
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in study_figures(report).items():
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=150)
     except OSError as error:
         raise ConfigError(f"--figures {folder}: cannot be written: {error.strerror}") from error
+    for name, figure in study_figures(report).items():
+        paths.append(folder / f"{name}.png")
+        write_figure(paths[-1], figure, "--figures")
     return paths
 
 
@@ -115,7 +117,7 @@ def _show_one(report: SearchReport, figures: Path | None, wide: Console, console
     show_search(report, wide, console)
     wanted = figures is not None and report.best is not None
     for picture in write_figures(report, figures) if wanted else ():
-        console.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+        say(f"Picture: {picture}", console)
 
 
 def show_search(report: SearchReport, wide: Console, console: Console) -> None:
@@ -128,13 +130,7 @@ def show_search(report: SearchReport, wide: Console, console: Console) -> None:
     for note in search_notes(report):
         console.print(note, markup=False)
     if report.config_file is not None:
-        console.print(
-            f"Best configuration: {report.config_file}; `autofreeze run {report.config_file}` "
-            "finds its run.",
-            markup=False,
-            soft_wrap=True,
-        )
+        found = f"`autofreeze run {report.config_file}` finds its run."
+        say(f"Best configuration: {report.config_file}; {found}", console)
     if report.predictions_file is not None:
-        console.print(
-            f"Predictions of the folds: {report.predictions_file}", markup=False, soft_wrap=True
-        )
+        say(f"Predictions of the folds: {report.predictions_file}", console)

@@ -1,8 +1,10 @@
 """Retraining night after night, in this process, on a real Prefect server and MLflow's registry."""
 
+import contextlib
 import csv
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import pytest
 from afcore.config import Config, parse_config
 from afcore.data.examples import Examples
 from afcore.data.held_rows import hold_rows
-from afcore.errors import LeaseHeldError
+from afcore.errors import LeaseHeldError, LeaseLostError
 from afcore.model.finetuned import load_finetuned
 from afcore.predict import predict_rows
+from afcore.retraining import registering
 from afcore.retraining.looking import retrain_lease
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.run import open_run
 from afcore.storage.objects import Storage
 from tests.conftest import write_csv
+from tests.reports import make_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -99,6 +103,62 @@ def test_nights_with_and_without_new_rows(
     assert not before & training_rows(config, second)
 
 
+def test_interrupted_after_the_alias_was_moved_it_ends_as_if_it_had_not_been(
+    config: Config, rows: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.retrain as flow
+
+    class KilledError(Exception):
+        """As a SIGKILL would end the process."""
+
+    def dies(*_: Any) -> None:
+        raise KilledError
+
+    devices: list[str] = []
+    asked: list[list[str]] = []
+    answers = registering.answers_of_champion
+
+    @contextlib.contextmanager
+    def one_run_a_device(_: Any) -> Iterator[float]:
+        devices.append("cpu")
+        yield 0.0
+        devices.pop()
+
+    def answered(*args: Any) -> Any:
+        asked.append(list(devices))
+        return answers(*args)
+
+    monkeypatch.setattr(flow, "one_run_a_device", one_run_a_device)
+    monkeypatch.setattr(registering, "answers_of_champion", answered)
+    client = mlflow.MlflowClient(config.tracking.uri)
+    with monkeypatch.context() as patched:
+        patched.setattr(flow, "note_retraining", dies)
+        with pytest.raises(KilledError):
+            retrain(config)
+    first = retrain(config)
+    assert first["champion"] == first["version"] == "1"
+    assert any("moved to the new version, the first one" in line for line in first["lines"])
+
+    more = write_csv(tmp_path / "more.csv", rows)
+    config = config.replace(**{"data.train": str(more), "retrain.start": "champion"})
+    with monkeypatch.context() as patched:
+        patched.setattr(flow, "note_retraining", dies)
+        with pytest.raises(KilledError):
+            retrain(config)
+    assert client.get_model_version_by_alias("nightly", "champion").version == 2
+    second = retrain(config)
+    assert second["champion"] == second["version"] == "2"
+    text = "\n".join(second["lines"])
+    assert "trained from the champion, version 1" in text
+    assert "moved: the new version differs by" in text
+    tags = client.get_model_version_by_alias("nightly", "champion").tags
+    assert tags["autofreeze.champion"].startswith("moved: the new version differs by")
+    assert len(client.search_model_versions("name = 'nightly'")) == 2
+    assert "nothing to do" in retrain(config)["lines"][0]
+    assert len(asked) >= 2
+    assert all(held == ["cpu"] for held in asked)
+
+
 def check_registered(client: mlflow.MlflowClient, config: Config, result: dict[str, Any]) -> None:
     report = result["report"]
     version = client.get_model_version_by_alias("nightly", "champion")
@@ -155,6 +215,25 @@ def training_rows(config: Config, result: dict[str, Any]) -> set[bytes]:
 def tokens_of(examples: Examples) -> set[bytes]:
     tokens = examples.inputs["input_ids"]
     return {tokens.row(number).tobytes() for number in range(len(examples))}
+
+
+def test_one_that_another_has_taken_over_from_registers_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.retrain as flow
+
+    def taken_over(*_: Any, **__: Any) -> dict[str, Any]:
+        """As if this process had hung, while another one took the lease."""
+        storage = Storage(config.store)
+        (row,) = [key for key in storage.list("retrain") if key.endswith("/lease/000001.json")]
+        storage.put(row.replace("000001", "000002"), storage.get(row))
+        return make_report().model_dump(mode="json", by_alias=True)
+
+    monkeypatch.setattr(flow, "finetune", taken_over)
+    with pytest.raises(LeaseLostError):
+        retrain(config)
+    client = mlflow.MlflowClient(config.tracking.uri)
+    assert client.search_model_versions("name = 'nightly'") == []
 
 
 def test_two_that_overlap_do_not_both_train(config: Config) -> None:

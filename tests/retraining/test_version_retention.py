@@ -89,6 +89,22 @@ def test_an_mlflow_that_is_away_ends_nothing(
     assert "versions of 'away' are left alone" in caplog.text
 
 
+def test_a_model_that_was_never_registered_is_no_warning(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    note_kept_versions(Storage(config.store), config)
+    assert collect_versions(config.store) == []
+    assert "are left alone" not in caplog.text
+
+
+def test_a_name_may_have_an_apostrophe(config: Config, tmp_path: Path) -> None:
+    name, client = "Ada's model", mlflow.MlflowClient(config.tracking.uri)
+    client.create_registered_model(name)
+    client.create_model_version(name, tmp_path.as_uri())
+    registry = ModelRegistry(config.tracking.uri, config.tracking.experiment)
+    assert [one.version for one in registry.versions(name)] == ["1"]
+
+
 def test_versions_are_listed_to_the_last_page(
     config: Config, client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

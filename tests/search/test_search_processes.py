@@ -20,6 +20,7 @@ from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport
 from afcore.search.study import SharedStudy
 from afcore.search.tracked_study import TrackedStudy
+from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -136,6 +137,38 @@ def test_told_to_stop_in_its_last_epoch_a_search_tests_and_publishes_nothing(
     with catch_sigterm(), pytest.raises(StoppedError, match="between two trials"):
         flow._train_trials(conductor, TrackedStudy(prepared))
     assert [row.state for row in conductor.rows()] == ["finished"]
+
+
+def test_a_process_that_was_given_fewer_trials_ends_with_the_others(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.search as flow
+
+    monkeypatch.setattr(flow, "train_trial", lambda _, train: train())
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {"vary": {"training.learning_rate": [1e-3, 3e-3]}, "sampler": "grid"}
+    tree["search"]["storage"] = f"sqlite:///{tmp_path}/optuna.db"
+    config = parse_config(tree, source="test")
+    fewer, more = (prepare_study(config.replace(**{"search.trials": n})) for n in (1, 2))
+    assert fewer.study_id == more.study_id
+    conductor, tracked = StudyConductor(more), TrackedStudy(fewer)
+
+    def train_one() -> None:
+        with conductor.next_trial() as handle:
+            assert handle is not None
+            conductor.train(handle)
+
+    with ThreadPoolExecutor(1) as pool:
+        with conductor.beginning():
+            train_one()
+            ending = pool.submit(flow._train_trials, StudyConductor(fewer), tracked)
+            with pytest.raises(TimeoutError):
+                ending.result(2.0)
+            train_one()
+        ending.result(30)
+    conductor.clean_up()
+    assert list(Storage(config.store).list("searches")) == []
 
 
 def test_one_process_publishes_and_the_next_one_waits_for_it(

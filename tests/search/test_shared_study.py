@@ -91,6 +91,40 @@ def test_who_finds_no_more_to_begin_waits_for_the_others(
     assert said == ["waiting for other processes, which work on trial 0"]
 
 
+def test_who_was_given_fewer_trials_waits_until_nobody_begins_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = opened(tmp_path), opened(tmp_path)
+    caplog.set_level(logging.INFO, "afcore")
+    with ThreadPoolExecutor(1) as pool:
+        with first.beginning():
+            for number in range(2):
+                with first.next_trial(2) as handle:
+                    assert handle is not None
+                    first.end(handle, finished(handle))
+                if number == 0:  # between two trials none runs
+                    with second.beginning(), second.next_trial(1) as none:
+                        assert none is None
+                    waiting = pool.submit(second.wait_for_others)
+                with pytest.raises(TimeoutError):
+                    waiting.result(0.3)
+            assert first.may_begin()
+        assert not waiting.result(30)
+    assert not first.may_begin()
+    assert [row.number for row in second.rows()] == [0, 1]
+    said = [line for line in caplog.messages if line.startswith("waiting")]
+    assert said == ["waiting for other processes, which may begin more trials"]
+
+
+def test_nobody_waits_for_a_process_that_was_killed_before_it_began_all(tmp_path: Path) -> None:
+    study, storage = opened(tmp_path), Storage(str(tmp_path / "store"))
+    gone = asdict(KnownProcess.of(psutil.Process())) | {"pid": 2**30}
+    row = {"process": gone, "acquired": time.time(), "beat": time.time(), "released": False}
+    storage.put(f"{FOLDER}/beginning/abc/000001.json", json.dumps(row).encode())
+    assert not study.may_begin()
+    assert not study.wait_for_others()
+
+
 def test_who_waits_goes_on_with_what_was_left(tmp_path: Path) -> None:
     first, second = opened(tmp_path), opened(tmp_path)
     with first.next_trial(1) as handle:

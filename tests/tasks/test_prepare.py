@@ -1,13 +1,21 @@
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import transformers
 
 from afcore.data.examples import Examples
+from afcore.data.fold import Fold
+from afcore.data.sources import Rows
 from afcore.data.split import held_out, sampled
 from afcore.errors import DataError, IntegrityError
 from afcore.storage.objects import Storage
+from afcore.tasks import stored_tokens
+from afcore.tasks.known_tasks import task_of_model
 from afcore.tasks.prepare import DataSources
 from afcore.tasks.prepare import prepare as prepare_splits
 from afcore.tasks.stored_tokens import PreparedData, open_prepared
@@ -81,6 +89,33 @@ def test_rows_that_come_move_none(
     assert set(inputs(some.train)) < set(inputs(more.train))
 
 
+@pytest.mark.parametrize("task", ["text-classification", "text-ordinal", "text-regression"])
+def test_a_task_pads_as_the_tokenizer_does_without_saying_so(
+    task: str, local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.sep_token
+    assert tokenizer.pad_token_id != tiny_tokenizer.pad_token_id
+    rows = [{"text": f"word {i} " * (1 + i % 3), "label": str(i % 5)} for i in range(100)]
+    data = prepared(local_storage, tokenizer, tmp_path, rows, task=task, validation=0.3)
+    assert data.task.pad_token_id == tokenizer.pad_token_id
+    ids = np.argsort(data.train.lengths)[[0, -1]]
+    batch, _ = data.task.collate(data.train, ids, torch.device("cpu"))
+    assert batch["input_ids"][0, -1] == tokenizer.pad_token_id
+    again = prepared(local_storage, tiny_tokenizer, tmp_path, rows, task=task, validation=0.3)
+    assert again.digest != data.digest
+
+
+def test_a_trained_models_task_pads_as_its_tokenizer_does(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.sep_token
+    config = transformers.BertConfig(
+        num_labels=2, architectures=["BertForSequenceClassification"], id2label={0: "a", 1: "b"}
+    )
+    task = task_of_model("m", config, tokenizer, ours=False)
+    assert task.pad_token_id == tokenizer.pad_token_id
+
+
 def test_a_text_is_on_one_side_whatever_its_labels(
     local_storage: Storage, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -122,6 +157,42 @@ def test_rows_of_another_source_that_are_trained_on_are_said(
     train = str(tmp_path / "rows.csv")
     prepared(local_storage, tiny_tokenizer, tmp_path, rows, validation=train)
     assert "40 of 40 rows of data.validation stand in data.train as well" in caplog.text
+
+
+def test_the_training_rows_are_gone_through_once_for_all_splits_and_of_folds_once(
+    local_storage: Storage,
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [{"text": f"word {i}", "label": str(i % 2)} for i in range(40)]
+    some, other = (str(write_csv(tmp_path / f"{n}.csv", rows[n:])) for n in (30, 35))
+    seen: list[str] = []
+    identities, digests = Rows._identities, stored_tokens.row_digests
+
+    def identified(read: Rows) -> Any:
+        seen.append(read.source)
+        return identities(read)
+
+    def digested(read: Rows) -> Any:
+        seen.append(f"digests of {read.source}")
+        return digests(read)
+
+    monkeypatch.setattr(Rows, "_identities", identified)
+    monkeypatch.setattr(stored_tokens, "row_digests", digested)
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, validation=some, test=other)
+    assert "10 of 10 rows of data.validation stand in data.train" in caplog.text
+    assert "5 of 5 rows of data.test stand in data.train" in caplog.text
+    train = str(tmp_path / "rows.csv")
+    assert (seen.count(train), seen.count(f"digests of {train}")) == (1, 1)
+
+    seen.clear()
+    prepared(local_storage, tiny_tokenizer, tmp_path, rows, test=other, fold=Fold(1, 2))
+    assert [one for one in seen if one.startswith("digests")] == [
+        f"digests of {train}",
+        f"digests of {other}",
+    ]
 
 
 def test_one_text_or_one_group_cannot_be_split(

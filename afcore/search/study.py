@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ class SharedStudy:
         while True:
             may_begin = self.may_begin()  # before: what was begun meanwhile runs, or was left
             numbers = [frozen.number for frozen in self._running()]
-            if not all(is_held(self._storage, self._lease_folder(number)) for number in numbers):
+            if self._is_left(numbers) and self._one_is_left():
                 return True
             if not numbers and not may_begin:
                 return False
@@ -261,6 +261,15 @@ class SharedStudy:
                 )
             said = True
             time.sleep(_POLL_SECONDS)
+
+    def _is_left(self, numbers: Iterable[int]) -> bool:
+        """Whether nobody is at work on one of these trials."""
+        return not all(is_held(self._storage, self._lease_folder(number)) for number in numbers)
+
+    def _one_is_left(self) -> bool:
+        """Whether nobody is at work on one that runs: not where one is just being begun."""
+        with self._listing():
+            return self._is_left(frozen.number for frozen in self._running())
 
     def _running(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))

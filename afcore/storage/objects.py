@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
 from afcore.errors import (
     AutoFreezeError,
     IntegrityError,
@@ -28,7 +30,7 @@ from afcore.errors import (
     in_one_line,
 )
 from afcore.outage import outage_of
-from afcore.storage.explain import raise_explained
+from afcore.storage.explain import raise_explained, s3_status
 from afcore.storage.listing import (
     Found,
     S3Listing,
@@ -55,6 +57,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Storage", "StorageUsage", "Stored"]
 
+_PRECONDITION_FAILED, _CONFLICT = 412, 409
+# Of several that create an object at the same moment S3 may answer some that it cannot tell yet.
+_undecided = Retrying(
+    retry=retry_if_exception(lambda error: s3_status(error) == _CONFLICT),
+    stop=stop_after_attempt(10),
+    wait=wait_random_exponential(multiplier=0.05, max=1.0),
+    reraise=True,
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -186,7 +196,7 @@ class Storage:
                     with draft_of(target, data) as draft:
                         link_file(draft, target, self.root)
                 else:
-                    self._fs.pipe_file(self._full(key), data, mode="create")
+                    _undecided(self._create, self._full(key), data)
             except FileExistsError:
                 return False
         self.count(puts=1, written=len(data))
@@ -442,6 +452,18 @@ class Storage:
                 "Only a record that was tampered with says so: see who may write to the store"
             )
         return f"{self._path}/{key}"
+
+    def _create(self, path: str, data: bytes) -> None:
+        """Raises FileExistsError whatever the server says beside its status.
+
+        s3fs knows one answer alone, with the condition that failed, as S3 of Amazon names it.
+        """
+        try:
+            self._fs.pipe_file(path, data, mode="create")
+        except OSError as error:
+            if s3_status(error) == _PRECONDITION_FAILED:
+                raise FileExistsError(path) from error
+            raise
 
     def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:
         if self._is_local:

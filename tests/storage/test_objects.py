@@ -14,6 +14,8 @@ from botocore.exceptions import ClientError
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
 from afcore.storage.explain import explain, raise_explained
 from afcore.storage.objects import Storage
+from tests.conftest import BUCKET, environment
+from tests.faulty_proxy import faulty_proxy
 
 
 def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
@@ -71,6 +73,37 @@ def test_among_writers_of_a_new_object_one_wins(storage: Storage) -> None:
         wins = list(pool.map(lambda i: storage.put_new("k", str(i).encode()), range(8)))
     assert sum(wins) == 1
     assert storage.get("k") == str(wins.index(True)).encode()
+
+
+@pytest.mark.s3
+def test_a_server_need_not_say_which_condition_was_not_met(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    """As MinIO, SeaweedFS and others do not."""
+    with (
+        faulty_proxy(s3_endpoint, share=0.0, seed=0) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.url}),
+    ):
+        proxy.names_conditions = False
+        storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+        storage.check()
+        assert [storage.put_new("k", b"1"), storage.put_new("k", b"2")] == [True, False]
+        assert storage.get("k") == b"1"
+
+
+@pytest.mark.s3
+def test_who_creates_at_the_same_moment_asks_again(s3_endpoint: str, tmp_path: Path) -> None:
+    """S3 then answers some that it is not decided yet."""
+    with (
+        faulty_proxy(s3_endpoint, share=0.0, seed=0) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.url}),
+    ):
+        storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+        proxy.conflicts = 2
+        assert storage.put_new("k", b"1")
+        proxy.conflicts = 1
+        assert not storage.put_new("k", b"2")
+        assert (proxy.conflicts, storage.get("k")) == (0, b"1")
 
 
 def test_check_leaves_nothing_behind(storage: Storage) -> None:
@@ -168,6 +201,8 @@ def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
         ("AccessDenied", 403, StoreError, "not allowed.*Check the rights on the store"),
         ("XMinioStorageFull", 507, StorageFullError, "Its disk is full: free some"),
         ("SlowDown", 503, StoreUnreachableError, "SlowDown.*try again later"),
+        ("TooManyRequests", 429, StoreUnreachableError, "TooManyRequests.*try again later"),
+        ("OperationAborted", 409, StoreUnreachableError, "OperationAborted.*try again later"),
         ("InternalError", 500, StoreUnreachableError, "InternalError.*try again later"),
     ],
 )

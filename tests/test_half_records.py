@@ -13,6 +13,7 @@ from afcore.activations.maintenance import verify_sets
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError, StoppedError
 from afcore.runs.whole_run import Onlooker, complete_run
+from afcore.storage.objects import Storage
 from tests.undisturbed import outcome
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -41,6 +42,15 @@ REFUSED = {
 }
 """Where the wrong guess would be another training; and what to do."""
 QUICK = {("run", "half"), ("set", "all but the last byte"), ("lease", "empty"), ("report", "half")}
+
+
+ONE_QUICK = [
+    pytest.param(name, marks=[] if name == "half" else [pytest.mark.faults]) for name in DAMAGE
+]
+
+
+class _PowerCutError(BaseException):
+    """In the place of one."""
 
 
 class _StoppedInEpoch2(Onlooker):
@@ -134,10 +144,34 @@ def test_what_cannot_is_named_with_what_to_do(
     assert outcome(run, report) == made["expected"]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [pytest.param(name, marks=[] if name == "half" else [pytest.mark.faults]) for name in DAMAGE],
-)
+@pytest.mark.parametrize("damage", ONE_QUICK)
+def test_torn_parts_that_no_record_names_yet_are_written_again(
+    damage: str,
+    stopped: Config,
+    made: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cut between the parts of a checkpoint and its record: trained again, they are the same."""
+    cut, put = stopped.replace(store=str(tmp_path / "cut")), Storage.put
+
+    def cutting(storage: Storage, key: str, *args: Any, **kwargs: Any) -> None:
+        if key.endswith("001/checkpoint.json"):
+            raise _PowerCutError
+        put(storage, key, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "put", cutting)
+        with pytest.raises(_PowerCutError):
+            complete_run(cut)
+    parts = list(Path(cut.store).glob("runs/*/*/parts/*.safetensors"))
+    assert parts
+    for part in parts:
+        part.write_bytes(DAMAGE[damage](part.read_bytes()))
+    assert outcome(*complete_run(cut)) == made["expected"]
+
+
+@pytest.mark.parametrize("damage", ONE_QUICK)
 def test_a_torn_result_is_published_anew(
     damage: str, stopped: Config, made: dict[str, Any]
 ) -> None:

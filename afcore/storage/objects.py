@@ -269,18 +269,27 @@ class Storage:
         self.count(gets=1, read=count)
         return count
 
-    @_patient
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name.
 
         Raises:
             StoreError: when the store cannot be asked; that is not a no.
         """
+        return self.size(key) is not None
+
+    @_patient
+    def size(self, key: str) -> int | None:
+        """Bytes of the object of this name; None: there is none.
+
+        Raises:
+            StoreError: when the store cannot be asked.
+        """
         with self._explained("read", key):
             try:
-                return bool(self._fs.info(self._full(key))["type"] == "file")
+                found = self._fs.info(self._full(key))
             except (FileNotFoundError, NotADirectoryError):
-                return False
+                return None
+        return int(found["size"]) if found["type"] == "file" else None
 
     def list(self, prefix: str) -> dict[str, int]:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""

@@ -27,6 +27,7 @@ def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
     assert storage.list("nothing") == {}
     assert storage.exists("a/one")
     assert not storage.exists("a")
+    assert (storage.size("a/one"), storage.size("a"), storage.size("a/two")) == (3, None, None)
     storage.delete("a/one")
     storage.delete("a/one")
     storage.delete_folder("nothing")

@@ -1,5 +1,6 @@
 """Records that a power cut left torn: made anew, or refused with one message; no other numbers."""
 
+import json
 import os
 import shutil
 import signal
@@ -142,6 +143,26 @@ def test_what_cannot_is_named_with_what_to_do(
         path.unlink()
     run, report = complete_run(stopped, fresh=what_to_do == "--fresh")
     assert outcome(run, report) == made["expected"]
+
+
+@pytest.mark.parametrize("damage", ONE_QUICK)
+def test_torn_parts_of_an_epoch_that_was_stopped_cost_its_steps_alone(
+    damage: str, stopped: Config, made: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (partial,) = Path(stopped.store).glob("runs/*/*/epochs/002/partial.json")
+    named, before = (
+        set(json.loads(path.read_text())["parts"].values())
+        for path in (partial, partial.parents[1] / "001" / "checkpoint.json")
+    )
+    assert named - before
+    for digest in named - before:
+        path = partial.parents[2] / "parts" / f"{digest}.safetensors"
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    run, report = complete_run(stopped)
+    assert outcome(run, report) == made["expected"]
+    (told,) = [line for line in caplog.messages if "epoch 2 begins anew: " in line]
+    assert "is damaged" in told
+    assert "--fresh" not in told
 
 
 @pytest.mark.parametrize("damage", ONE_QUICK)

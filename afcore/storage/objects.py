@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Storage", "StorageUsage", "Stored"]
 
+_PART_BYTES, _PARTS_AT_ONCE = 50 * 2**20, 4
+"""Of an upload to S3: as s3fs cuts objects of at least two parts, and how many are in memory."""
 _PRECONDITION_FAILED, _CONFLICT = 412, 409
 # Of several that create an object at the same moment S3 may answer some that it cannot tell yet.
 _undecided = Retrying(
@@ -89,6 +91,19 @@ class StorageUsage:
     gets: int = 0
     bytes_written: int = 0
     bytes_read: int = 0
+
+
+class _CopiedInParts:
+    """Bytes as s3fs cuts them: what is mapped from a file is never in memory as a whole."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, part: slice) -> bytes:
+        return bytes(self._data[part])
 
 
 class Storage:
@@ -176,10 +191,17 @@ class Storage:
                 target = Path(self._full(key))
                 with draft_of(target, data, seen) as draft:
                     os.replace(draft, target)
+            elif self.protocol == "s3" and len(data) >= 2 * _PART_BYTES:
+                self._fs.pipe_file(
+                    self._full(key),
+                    _CopiedInParts(memoryview(data)),
+                    chunksize=_PART_BYTES,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
             else:
                 self._fs.pipe_file(self._full(key), bytes(data))
-                if seen is not None:
-                    seen(memoryview(data))
+            if seen is not None and not self._is_local:
+                seen(memoryview(data))
         self.count(puts=1, written=len(data))
 
     @_patient

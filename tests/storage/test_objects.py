@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import s3fs
 from botocore.exceptions import ClientError
 
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
+from afcore.storage import objects
 from afcore.storage.explain import explain, raise_explained
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET, environment
@@ -105,6 +107,31 @@ def test_who_creates_at_the_same_moment_asks_again(s3_endpoint: str, tmp_path: P
         proxy.conflicts = 1
         assert not storage.put_new("k", b"2")
         assert (proxy.conflicts, storage.get("k")) == (0, b"1")
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_large_object_is_sent_in_parts_and_never_copied_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_requests: Counter[str]
+) -> None:
+    """Tokens and pictures are mapped from a file that may be larger than memory."""
+    monkeypatch.setattr(objects, "_PART_BYTES", 5 * 2**20)
+    storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+    content, given = os.urandom(2**20) * 11 + b"rest", list[object]()
+    pipe_file = storage._fs.pipe_file
+
+    def piping(path: str, data: object, **options: Any) -> None:
+        given.append(data)
+        pipe_file(path, data, **options)
+
+    monkeypatch.setattr(storage._fs, "pipe_file", piping)
+    storage.put("large", memoryview(content))
+    assert not isinstance(given[0], bytes | memoryview)
+    assert (s3_requests["upload_part"], s3_requests["put_object"]) == (3, 0)
+    assert storage.get("large") == content
+    assert storage.usage.bytes_written == len(content)
+    storage.put("small", memoryview(content)[: 2**20])
+    assert storage.get("small") == content[: 2**20]
 
 
 def test_check_leaves_nothing_behind(storage: Storage) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,7 +87,9 @@ def find_drafts(root: Path) -> dict[str, Stored]:
     for path in sorted(root.rglob("*.draft")):
         with contextlib.suppress(FileNotFoundError):  # its writer is done
             status = path.stat()
-            found[path.relative_to(root).as_posix()] = Stored(status.st_size, status.st_mtime)
+            if stat.S_ISREG(status.st_mode):  # a folder is of who writes one elsewhere than a key
+                key = path.relative_to(root).as_posix()
+                found[key] = Stored(status.st_size, status.st_mtime)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import mmap
 import os
 import stat
 import uuid
@@ -17,6 +18,7 @@ __all__ = [
     "draft_of",
     "find_drafts",
     "link_file",
+    "map_file",
     "read_pieces",
     "remove_empty",
     "share_file",
@@ -99,6 +101,13 @@ def remove_empty(folder: Path, root: Path) -> None:
         while folder != root:
             folder.rmdir()
             folder = folder.parent
+
+
+def map_file(path: str) -> memoryview:
+    """A file's bytes, read when they are looked at; what is written to them changes no file."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b"")
 
 
 def read_pieces(source: Any, out: memoryview, seen: Seen) -> int:

@@ -6,7 +6,6 @@ read without a listing cache, so that what another process wrote is seen.
 
 import contextlib
 import functools
-import mmap
 import os
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from afcore.disk_space import temporary_files_full
 from afcore.errors import (
     AutoFreezeError,
     IntegrityError,
@@ -45,6 +45,7 @@ from afcore.storage.local_files import (
     draft_of,
     find_drafts,
     link_file,
+    map_file,
     read_pieces,
     remove_empty,
     share_file,
@@ -252,21 +253,17 @@ class Storage:
 
         Raises:
             KeyError: when there is none.
+            StorageFullError: when there is no space left for the copy.
             StoreError: when the store cannot be read.
         """
-        with self._explained("read", key), tempfile.TemporaryDirectory() as folder:
+        with self._explained("read", key):
             path = self._full(key)
             try:
-                if not self._is_local:
-                    path = f"{folder}/object"
-                    self._fs.get_file(self._full(key), path)
-                with open(path, "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
+                data = map_file(path) if self._is_local else self._mapped_copy(path)
             except FileNotFoundError:
                 raise KeyError(key) from None
-        self.count(gets=1, read=size)
-        return memoryview(data)
+        self.count(gets=1, read=len(data))
+        return data
 
     def get_into(self, key: str, out: memoryview, seen: Seen | None = None) -> int:
         """Read an object of known size into memory that is there.
@@ -509,6 +506,15 @@ class Storage:
         out[: len(data)] = data
         seen(out[: len(data)])
         return len(data)
+
+    def _mapped_copy(self, path: str) -> memoryview:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = f"{folder}/object"
+                self._fs.get_file(path, copy)
+                return map_file(copy)
+        except OSError as error:
+            raise temporary_files_full(error) or error from error
 
     @cached_property
     def _s3_reader(self) -> "S3Reader":

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,23 @@ def test_an_object_is_mapped_and_stays_when_it_is_replaced(storage: Storage) -> 
     assert bytes(storage.mapped("empty")) == b""
     with pytest.raises(KeyError):
         storage.mapped("k")
+
+
+def test_a_copy_for_which_there_is_no_space_names_the_disk_of_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"memory://{tmp_path.name}")
+    storage.put("k", b"some bytes")
+
+    def full(_path: str, copy: str) -> None:
+        Path(copy).write_bytes(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage._fs, "get_file", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(StorageFullError, match=r"for temporary files: of .* point TMPDIR"):
+        storage.mapped("k")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_among_writers_of_a_new_object_one_wins(storage: Storage) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import mmap
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ __all__ = [
     "map_file",
     "read_pieces",
     "remove_empty",
+    "remove_tree",
     "share_file",
     "unseen",
 ]
@@ -28,6 +30,9 @@ __all__ = [
 Seen = Callable[[memoryview], object]
 """Gets bytes piece by piece, each while it is in the processor's cache."""
 _PIECE_BYTES = 2**20
+_TRIES = 10
+_CHANGED = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+"""What deleting a folder says when something in it came or went meanwhile."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What ``link`` says where a file system has no hard links (FAT and many network shares)."""
 
@@ -101,6 +106,23 @@ def remove_empty(folder: Path, root: Path) -> None:
         while folder != root:
             folder.rmdir()
             folder = folder.parent
+
+
+def remove_tree(folder: Path) -> None:
+    """A folder with all that is in it, also what others write to it, or delete of it, meanwhile.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            is_gone = isinstance(error, FileNotFoundError) and not folder.exists()
+            if is_gone or error.errno not in _CHANGED or not tries_left:
+                raise
+        else:
+            return
 
 
 def map_file(path: str) -> memoryview:

@@ -48,6 +48,7 @@ from afcore.storage.local_files import (
     map_file,
     read_pieces,
     remove_empty,
+    remove_tree,
     share_file,
     unseen,
 )
@@ -397,7 +398,10 @@ class Storage:
             self.delete_all(key for key, _ in self.walk(prefix))
             return
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
-            self._fs.rm(self._full(prefix), recursive=True)
+            if self._is_local:
+                remove_tree(Path(self._full(prefix)))
+            else:
+                self._fs.rm(self._full(prefix), recursive=True)
 
     def delete_all(self, keys: Iterable[str]) -> None:
         """Delete objects by as few requests as the store has; none of a name is no error.

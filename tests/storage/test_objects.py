@@ -283,6 +283,31 @@ def test_drafts_are_listed_apart(storage: Storage) -> None:
     assert list(storage.list("")) == ["a/b"]
 
 
+@pytest.mark.parametrize("name", ["rmdir", "unlink"])
+def test_a_folder_is_deleted_whole_whatever_others_do_to_it(
+    name: str, local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One note more comes, or another process deletes too."""
+    for number in range(5):
+        local_storage.put(f"a/b/{number}", b"x")
+    remove, raced = getattr(os, name), list[str]()
+
+    def racing(path: Any, **options: Any) -> None:
+        if not raced:
+            raced.append(str(path))
+            if name == "rmdir":
+                local_storage.put("a/b/late", b"x")
+            else:
+                remove(path, **options)
+        remove(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, racing)
+        local_storage.delete_folder("a/b")
+    assert raced
+    assert not Path(local_storage.root, "a/b").exists()
+
+
 def test_a_folder_that_comes_into_being_while_listed_is_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,22 @@ def test_another_process_with_its_number_is_not_taken_for_it() -> None:
     assert replace(known, began=known.began - 60.0).find() is None
 
 
+@pytest.mark.parametrize("name", ["create_time", "status"])
+def test_one_that_may_not_be_looked_at_is_not_taken_to_be_gone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another user, where /proc is mounted with hidepid=1."""
+    known = KnownProcess.of(psutil.Process())
+
+    def denied(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, name, denied)
+    found = known.find()
+    assert found is not None
+    assert found.pid == known.pid
+
+
 def test_elsewhere_nothing_is_known_of_it() -> None:
     """Nor after a reboot, where its number may be that of another."""
     known = replace(KnownProcess.of(psutil.Process()), machine="elsewhere/boot/namespace")

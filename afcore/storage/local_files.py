@@ -94,7 +94,7 @@ def find_drafts(root: Path) -> dict[str, Stored]:
     for path in sorted(root.rglob("*.draft")):
         with contextlib.suppress(FileNotFoundError):  # its writer is done
             status = path.stat()
-            if stat.S_ISREG(status.st_mode):  # a folder is of who writes one elsewhere than a key
+            if stat.S_ISREG(status.st_mode):  # a folder is none of ours, but a model's, say
                 key = path.relative_to(root).as_posix()
                 found[key] = Stored(status.st_size, status.st_mtime)
     return found

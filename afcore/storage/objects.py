@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
 from afcore.disk_space import temporary_files_full
 from afcore.errors import (
     AutoFreezeError,
@@ -30,7 +28,7 @@ from afcore.errors import (
     in_one_line,
 )
 from afcore.outage import outage_of
-from afcore.storage.explain import raise_explained, s3_status
+from afcore.storage.explain import raise_explained
 from afcore.storage.listing import (
     Found,
     S3Listing,
@@ -53,22 +51,13 @@ from afcore.storage.local_files import (
     unseen,
 )
 from afcore.storage.root import open_root
+from afcore.storage.uploads import create, upload
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
 
 __all__ = ["Storage", "StorageUsage", "Stored"]
 
-_PART_BYTES, _PARTS_AT_ONCE = 50 * 2**20, 4
-"""Of an upload to S3: as s3fs cuts objects of at least two parts, and how many are in memory."""
-_PRECONDITION_FAILED, _CONFLICT = 412, 409
-# Of several that create an object at the same moment S3 may answer some that it cannot tell yet.
-_undecided = Retrying(
-    retry=retry_if_exception(lambda error: s3_status(error) == _CONFLICT),
-    stop=stop_after_attempt(10),
-    wait=wait_random_exponential(multiplier=0.05, max=1.0),
-    reraise=True,
-)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -93,19 +82,6 @@ class StorageUsage:
     gets: int = 0
     bytes_written: int = 0
     bytes_read: int = 0
-
-
-class _CopiedInParts:
-    """Bytes as s3fs cuts them: what is mapped from a file is never in memory as a whole."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, part: slice) -> bytes:
-        return bytes(self._data[part])
 
 
 class Storage:
@@ -193,17 +169,10 @@ class Storage:
                 target = Path(self._full(key))
                 with draft_of(target, data, seen) as draft:
                     os.replace(draft, target)
-            elif self.protocol == "s3" and len(data) >= 2 * _PART_BYTES:
-                self._fs.pipe_file(
-                    self._full(key),
-                    _CopiedInParts(memoryview(data)),
-                    chunksize=_PART_BYTES,
-                    max_concurrency=_PARTS_AT_ONCE,
-                )
             else:
-                self._fs.pipe_file(self._full(key), bytes(data))
-            if seen is not None and not self._is_local:
-                seen(memoryview(data))
+                upload(self._fs, self.protocol, self._full(key), data)
+                if seen is not None:
+                    seen(memoryview(data))
         self.count(puts=1, written=len(data))
 
     @_patient
@@ -220,7 +189,7 @@ class Storage:
                     with draft_of(target, data) as draft:
                         link_file(draft, target, self.root)
                 else:
-                    _undecided(self._create, self._full(key), data)
+                    create(self._fs, self._full(key), data)
             except FileExistsError:
                 return False
         self.count(puts=1, written=len(data))
@@ -484,18 +453,6 @@ class Storage:
                 "Only a record that was tampered with says so: see who may write to the store"
             )
         return f"{self._path}/{key}"
-
-    def _create(self, path: str, data: bytes) -> None:
-        """Raises FileExistsError whatever the server says beside its status.
-
-        s3fs knows one answer alone, with the condition that failed, as S3 of Amazon names it.
-        """
-        try:
-            self._fs.pipe_file(path, data, mode="create")
-        except OSError as error:
-            if s3_status(error) == _PRECONDITION_FAILED:
-                raise FileExistsError(path) from error
-            raise
 
     def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:
         if self._is_local:

@@ -14,7 +14,7 @@ import s3fs
 from botocore.exceptions import ClientError
 
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
-from afcore.storage import objects
+from afcore.storage import uploads
 from afcore.storage.explain import explain, raise_explained
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET, environment
@@ -133,7 +133,7 @@ def test_a_large_object_is_sent_in_parts_and_never_copied_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_requests: Counter[str]
 ) -> None:
     """Tokens and pictures are mapped from a file that may be larger than memory."""
-    monkeypatch.setattr(objects, "_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(uploads, "_PART_BYTES", 5 * 2**20)
     storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
     content, given = os.urandom(2**20) * 11 + b"rest", list[object]()
     pipe_file = storage._fs.pipe_file

@@ -13,18 +13,23 @@ from pathlib import Path
 
 __all__ = ["Moment", "this_machine"]
 
+_FIRST_PROCESS = Path("/proc/1")
+"""There always is one, of another user."""
+
 
 def this_machine() -> str:
     """Where a process id, or a monotonic clock, means what it means here.
 
-    That is: host, boot and process namespace.
+    That is: host, boot and process namespace; and the user, where the system hides the processes of
+    others (``hidepid=2``): who does not find one there does not know that it has ended.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux
         return socket.gethostname()
-    return f"{socket.gethostname()}/{boot}/{namespace}"
+    whose = "" if _FIRST_PROCESS.exists() else f"/{os.getuid()}"
+    return f"{socket.gethostname()}/{boot}/{namespace}{whose}"
 
 
 @dataclass(frozen=True)

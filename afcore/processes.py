@@ -47,12 +47,20 @@ class KnownProcess:
         return self.machine == this_machine()
 
     def find(self) -> psutil.Process | None:
-        """The process while it runs; None when it has ended, or is of another machine."""
+        """The process while it runs; None when it has ended, or is of another machine.
+
+        One of another user, of which the system shows the number alone (``hidepid``), is taken for
+        it: who has it for dead takes its work.
+        """
         if not self.is_here:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
-            is_it = abs(KnownProcess.of(process).began - self.began) < _SECONDS
-            if is_it and process.status() != psutil.STATUS_ZOMBIE:
+            try:
+                is_it = abs(KnownProcess.of(process).began - self.began) < _SECONDS
+                is_it = is_it and process.status() != psutil.STATUS_ZOMBIE
+            except psutil.AccessDenied:
+                return process
+            if is_it:
                 return process
         return None

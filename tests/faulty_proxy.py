@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import re
 import socket
 import struct
 import threading
@@ -23,6 +24,9 @@ class FaultyProxy(ThreadingHTTPServer):
         share: of the requests that are disturbed.
         happened: how often each fault was injected.
         read_only: what would write is forbidden, as by a policy that was changed.
+        names_conditions: an answer says which condition was not met, as S3 of Amazon does and many
+            other servers do not.
+        conflicts: so many creations to come are answered as of a conflict with another one.
     """
 
     daemon_threads = True
@@ -31,6 +35,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.upstream = upstream.removeprefix("http://")
         self.share, self.silence_seconds = share, silence_seconds
         self.read_only = False
+        self.names_conditions, self.conflicts = True, 0
         self.happened: Counter[str] = Counter()
         self._draw, self._lock = random.Random(seed), threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -66,6 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if self.server.read_only and self.command in ("PUT", "POST", "DELETE"):
             return self._answer(403, [], b"<Error><Code>AccessDenied</Code></Error>")
+        if self.server.conflicts and self.headers.get("If-None-Match"):
+            self.server.conflicts -= 1
+            return self._answer(409, [], b"<Error><Code>ConditionalRequestConflict</Code></Error>")
         if fault == "503":
             return self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
         connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
@@ -73,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in _HOP_BY_HOP]
         data = answer.read()
+        if not self.server.names_conditions:
+            data = re.sub(rb"<Condition>.*?</Condition>", b"", data)
         size = answer.getheader("Content-Length") if self.command == "HEAD" else None
         connection.close()
         self._answer(answer.status, headers, data, size, cut=fault == "cut short")

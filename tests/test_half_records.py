@@ -1,5 +1,6 @@
 """Records that a power cut left torn: made anew, or refused with one message; no other numbers."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from afcore.activations.maintenance import verify_sets
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError, StoppedError
 from afcore.runs.whole_run import Onlooker, complete_run
+from afcore.storage.objects import Storage
 from tests.undisturbed import outcome
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -41,6 +43,15 @@ REFUSED = {
 }
 """Where the wrong guess would be another training; and what to do."""
 QUICK = {("run", "half"), ("set", "all but the last byte"), ("lease", "empty"), ("report", "half")}
+
+
+ONE_QUICK = [
+    pytest.param(name, marks=[] if name == "half" else [pytest.mark.faults]) for name in DAMAGE
+]
+
+
+class _PowerCutError(BaseException):
+    """In the place of one."""
 
 
 class _StoppedInEpoch2(Onlooker):
@@ -134,10 +145,54 @@ def test_what_cannot_is_named_with_what_to_do(
     assert outcome(run, report) == made["expected"]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [pytest.param(name, marks=[] if name == "half" else [pytest.mark.faults]) for name in DAMAGE],
-)
+@pytest.mark.parametrize("damage", ONE_QUICK)
+def test_torn_parts_of_an_epoch_that_was_stopped_cost_its_steps_alone(
+    damage: str, stopped: Config, made: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (partial,) = Path(stopped.store).glob("runs/*/*/epochs/002/partial.json")
+    named, before = (
+        set(json.loads(path.read_text())["parts"].values())
+        for path in (partial, partial.parents[1] / "001" / "checkpoint.json")
+    )
+    assert named - before
+    for digest in named - before:
+        path = partial.parents[2] / "parts" / f"{digest}.safetensors"
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    run, report = complete_run(stopped)
+    assert outcome(run, report) == made["expected"]
+    (told,) = [line for line in caplog.messages if "epoch 2 begins anew: " in line]
+    assert "is damaged" in told
+    assert "--fresh" not in told
+
+
+@pytest.mark.parametrize("damage", ONE_QUICK)
+def test_torn_parts_that_no_record_names_yet_are_written_again(
+    damage: str,
+    stopped: Config,
+    made: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cut between the parts of a checkpoint and its record: trained again, they are the same."""
+    cut, put = stopped.replace(store=str(tmp_path / "cut")), Storage.put
+
+    def cutting(storage: Storage, key: str, *args: Any, **kwargs: Any) -> None:
+        if key.endswith("001/checkpoint.json"):
+            raise _PowerCutError
+        put(storage, key, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "put", cutting)
+        with pytest.raises(_PowerCutError):
+            complete_run(cut)
+    parts = list(Path(cut.store).glob("runs/*/*/parts/*.safetensors"))
+    assert parts
+    for part in parts:
+        part.write_bytes(DAMAGE[damage](part.read_bytes()))
+    assert outcome(*complete_run(cut)) == made["expected"]
+
+
+@pytest.mark.parametrize("damage", ONE_QUICK)
 def test_a_torn_result_is_published_anew(
     damage: str, stopped: Config, made: dict[str, Any]
 ) -> None:

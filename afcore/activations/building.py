@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from afcore.activations.manifest import ActivationManifest
 from afcore.activations.sets import ActivationSet, kept_by_others, open_set, prefix_key, users_of
 from afcore.activations.stored_sets import ARRAYS, array_name
-from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError
+from afcore.errors import IntegrityError, LeaseHeldError, LeaseLostError, StoppedError
+from afcore.interrupt import stop_requested
 from afcore.storage.lease import Lease, is_held
 from afcore.storage.objects import Storage
 
@@ -62,6 +63,9 @@ def open_or_build(
         what: the set's name in messages.
         num_bytes: of the whole set.
         note_use: notes this run as a user, so that the set is not collected.
+
+    Raises:
+        StoppedError: when this process was asked to stop while it waited.
     """
     began, shown = time.perf_counter(), float("-inf")
     seconds = 0.0
@@ -80,6 +84,8 @@ def open_or_build(
                     note_use(made)
                     return Opened(made, built=True, seconds=time.perf_counter() - began)
         except LeaseHeldError as held:
+            if stop_requested():  # it may take hours, and nothing of this run is lost
+                raise StoppedError(f"while {what} was built by another run") from held
             if time.monotonic() - shown > _PROGRESS_SECONDS:
                 shown = time.monotonic()
                 done = sum(storage.list(f"{folder}/shards").values())

@@ -66,7 +66,7 @@ def encode_checkpoint(
 def save_checkpoint(
     storage: Storage, folder: str, encoded: Iterable[tuple[str, bytes]]
 ) -> dict[str, ContentDigest]:
-    """Write the parts whose digest is new.
+    """Write the parts whose digest is new, or that are not there whole.
 
     Args:
         storage: where.
@@ -81,7 +81,7 @@ def save_checkpoint(
     written = 0
     for name, data in encoded:
         digests[name] = content_digest(data)
-        if not storage.exists(part_key(folder, digests[name])):
+        if not _is_stored(storage, folder, digests[name], len(data)):
             storage.put(part_key(folder, digests[name]), data)
             written += len(data)
     _log.info("checkpoint: %.1f MB written", written / 1e6)
@@ -157,6 +157,14 @@ def collect_parts(
 def part_key(folder: str, digest: ContentDigest) -> str:
     """Of a part in the store."""
     return f"{folder}/{digest}.safetensors"
+
+
+def _is_stored(storage: Storage, folder: str, digest: ContentDigest, num_bytes: int) -> bool:
+    """Whether a part is there, whole: a power cut leaves files empty, short, or full of zeros."""
+    key = part_key(folder, digest)
+    if storage.size(key) != num_bytes:
+        return False
+    return storage.protocol != "file" or content_digest(storage.mapped(key)) == digest
 
 
 def _encode_weights(split: SplitModel, part: str) -> bytes:

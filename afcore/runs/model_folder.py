@@ -69,8 +69,7 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
     with new_folder(folder) as draft:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
-        has_adapters = write_adapters(run, report.totals.best_epoch, draft / _ADAPTERS)
-        adapters = _ADAPTERS if has_adapters else None
+        adapters = _ADAPTERS if _write_adapters(run, report, draft / _ADAPTERS) else None
         card = model_card(report, record.task, record.data, config, adapters)
         (draft / "README.md").write_text(card, encoding="utf-8")
         # Weights are written for their owner alone.
@@ -87,8 +86,27 @@ def _best_model(run: Run, report: RunReport) -> Any:
         try:
             return published_model(run, report.totals.best_epoch).model.cpu()
         except IntegrityError:
-            if report.mlflow_run_id is None or run.storage.list(run.parts_folder):
+            if not _is_in_mlflow_alone(run, report):
                 raise
     assert report.mlflow_run_id is not None
-    tracking, auto_class = run.config.tracking, run.record.task.auto_class
-    return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)
+    return _tracker(run).load_model(report.mlflow_run_id, run.record.task.auto_class)
+
+
+def _write_adapters(run: Run, report: RunReport, folder: Path) -> bool:
+    """As :func:`.write_adapters`; from MLflow, where the checkpoints are no more."""
+    try:
+        return write_adapters(run, report.totals.best_epoch, folder)
+    except IntegrityError:
+        if not _is_in_mlflow_alone(run, report):
+            raise
+    assert report.mlflow_run_id is not None
+    return _tracker(run).fetch_folder(report.mlflow_run_id, folder, _ADAPTERS)
+
+
+def _is_in_mlflow_alone(run: Run, report: RunReport) -> bool:
+    """Whether all checkpoints of a run that was published are gone, not damaged."""
+    return report.mlflow_run_id is not None and not run.storage.list(run.parts_folder)
+
+
+def _tracker(run: Run) -> Tracker:
+    return Tracker(run.config.tracking.uri, run.config.tracking.experiment)

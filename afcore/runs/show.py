@@ -227,6 +227,7 @@ class _Reader:
             return f"refuse: {fatal[0]} is damaged. Train anew with --fresh"
         if hasattr(run.record, "config") and run.config.mode in PEER_MODES:
             return "train from the start: the Trainer's modes commit nothing before the end"
+        epochs = [self._without_lost_steps(run, status) for status in epochs]
         states = [status.state for status in epochs if status.state is not None]
         missing = self._missing_part(run, states[-1]) if states else None
         if missing:
@@ -236,6 +237,13 @@ class _Reader:
                 following = epochs[number + 1].plan if number + 1 < len(epochs) else None
                 return _rest_of(status, following)
         return "test and publish the best epoch's model" if epochs else "decide how to begin"
+
+    def _without_lost_steps(self, run: Run, status: EpochStatus) -> EpochStatus:
+        """Of an epoch that was stopped within: without that, where a part of it is missing."""
+        state = status.state
+        if isinstance(state, PartialRecord) and self._missing_part(run, state) is not None:
+            return status.model_copy(update={"state": None})
+        return status
 
     def _missing_part(self, run: Run, state: StateRecord) -> str | None:
         there = self._storage.list(run.parts_folder)

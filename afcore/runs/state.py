@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afcore.digest import ContentDigest
+from afcore.errors import IntegrityError
 from afcore.freezing.policy import FreezePolicy, FreezeState
 from afcore.model.split_model import SplitModel
 from afcore.runs.checkpoint import (
@@ -118,19 +119,32 @@ class OpenState:
 def open_state(run: Run, epoch: int, num_steps: int) -> OpenState:
     """Open what was committed last: within the epoch, after the one before, or nothing.
 
+    What was committed within the epoch, and cannot be read, costs the steps up to there alone.
+
     Args:
         run: open.
         epoch: counted from 1; those before it are done.
         num_steps: of the epoch.
 
     Raises:
-        IntegrityError: when a part is missing or damaged.
+        IntegrityError: when a part of what the epoch begins with is missing or damaged.
     """
+    # Without it, or what it names, the epoch begins anew.
+    partial = record_of(run, epoch, PartialRecord, replaceable=True)
+    if partial is not None:
+        try:
+            return _open_state(run, epoch, num_steps, partial)
+        except IntegrityError as error:
+            _log.warning(
+                "epoch %d begins anew: %s", epoch, str(error).partition(". Train anew with")[0]
+            )
+    return _open_state(run, epoch, num_steps, None)
+
+
+def _open_state(run: Run, epoch: int, num_steps: int, partial: PartialRecord | None) -> OpenState:
     config = run.config
     policy, freeze = initial_policy(run)
     step, parts, moments = 0, dict[str, ContentDigest](), None
-    # Without it the epoch begins anew.
-    partial = record_of(run, epoch, PartialRecord, replaceable=True)
     if partial is not None:
         freeze, step, parts = partial.freeze, partial.step, partial.parts
         split = load_split(run, parts, freeze.boundary)

@@ -13,9 +13,11 @@ from afcore.errors import (
     in_one_line,
 )
 
-__all__ = ["explain", "raise_explained"]
+__all__ = ["explain", "raise_explained", "s3_status"]
 
 _BROKE = ("HTTPClientError", "IncompleteReadError", "ProtocolError", "SSLError")
+_BUSY = (408, 409, 429)
+"""What a server says that would answer another time: a conflict of two writers, too many asked."""
 
 
 def raise_explained(error: Exception, what: str, disk: str | None = None) -> NoReturn:
@@ -70,6 +72,15 @@ def explain(error: Exception, what: str, disk: str | None = None) -> Exception:
     return error
 
 
+def s3_status(error: BaseException) -> int:
+    """The status of the answer of S3 that an exception was made from; 0: of none."""
+    for cause in causes(error):
+        if type(cause).__name__ == "ClientError":
+            answer: Any = cause
+            return int(answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return 0
+
+
 def _is_of_settings(error: BaseException, text: str) -> bool:
     """Whether botocore refuses what it is to work with, before anything is asked of a server."""
     if isinstance(error, ValueError) and text.startswith("Invalid endpoint"):
@@ -88,12 +99,13 @@ def _broke(error: BaseException) -> bool:
 
 def _explain_s3(error: Any, what: str) -> AutoFreezeError:
     """An answer of botocore's that is none of the known ones: the server's trouble, or ours."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = s3_status(error)
     if status == 507:  # as MinIO says it
         return StorageFullError(
             f"{what}. Its disk is full: free some, or point `store` elsewhere; what was committed "
             "is kept, and the same command goes on from there."
         )
-    if status >= 500 or error.response["Error"]["Code"] in ("SlowDown", "InternalError"):
+    is_busy = status >= 500 or status in _BUSY
+    if is_busy or error.response["Error"]["Code"] in ("SlowDown", "InternalError"):
         return StoreUnreachableError(f"{what}. The store is in trouble; try again later.")
     return StoreError(f"{what}. Check the credentials, and the rights on the store.")

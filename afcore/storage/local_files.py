@@ -2,7 +2,10 @@
 
 import contextlib
 import errno
+import mmap
 import os
+import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +19,10 @@ __all__ = [
     "draft_of",
     "find_drafts",
     "link_file",
+    "map_file",
     "read_pieces",
     "remove_empty",
+    "remove_tree",
     "share_file",
     "unseen",
 ]
@@ -25,6 +30,9 @@ __all__ = [
 Seen = Callable[[memoryview], object]
 """Gets bytes piece by piece, each while it is in the processor's cache."""
 _PIECE_BYTES = 2**20
+_TRIES = 10
+_CHANGED = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+"""What deleting a folder says when something in it came or went meanwhile."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What ``link`` says where a file system has no hard links (FAT and many network shares)."""
 
@@ -86,7 +94,9 @@ def find_drafts(root: Path) -> dict[str, Stored]:
     for path in sorted(root.rglob("*.draft")):
         with contextlib.suppress(FileNotFoundError):  # its writer is done
             status = path.stat()
-            found[path.relative_to(root).as_posix()] = Stored(status.st_size, status.st_mtime)
+            if stat.S_ISREG(status.st_mode):  # a folder is none of ours, but a model's, say
+                key = path.relative_to(root).as_posix()
+                found[key] = Stored(status.st_size, status.st_mtime)
     return found
 
 
@@ -96,6 +106,30 @@ def remove_empty(folder: Path, root: Path) -> None:
         while folder != root:
             folder.rmdir()
             folder = folder.parent
+
+
+def remove_tree(folder: Path) -> None:
+    """A folder with all that is in it, also what others write to it, or delete of it, meanwhile.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            is_gone = isinstance(error, FileNotFoundError) and not folder.exists()
+            if is_gone or error.errno not in _CHANGED or not tries_left:
+                raise
+        else:
+            return
+
+
+def map_file(path: str) -> memoryview:
+    """A file's bytes, read when they are looked at; what is written to them changes no file."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b"")
 
 
 def read_pieces(source: Any, out: memoryview, seen: Seen) -> int:

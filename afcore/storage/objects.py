@@ -6,7 +6,6 @@ read without a listing cache, so that what another process wrote is seen.
 
 import contextlib
 import functools
-import mmap
 import os
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from afcore.disk_space import temporary_files_full
 from afcore.errors import (
     AutoFreezeError,
     IntegrityError,
@@ -43,12 +43,15 @@ from afcore.storage.local_files import (
     draft_of,
     find_drafts,
     link_file,
+    map_file,
     read_pieces,
     remove_empty,
+    remove_tree,
     share_file,
     unseen,
 )
 from afcore.storage.root import open_root
+from afcore.storage.uploads import create, upload
 
 if TYPE_CHECKING:
     from afcore.storage.s3 import S3Reader
@@ -167,7 +170,7 @@ class Storage:
                 with draft_of(target, data, seen) as draft:
                     os.replace(draft, target)
             else:
-                self._fs.pipe_file(self._full(key), bytes(data))
+                upload(self._fs, self.protocol, self._full(key), data)
                 if seen is not None:
                     seen(memoryview(data))
         self.count(puts=1, written=len(data))
@@ -186,7 +189,7 @@ class Storage:
                     with draft_of(target, data) as draft:
                         link_file(draft, target, self.root)
                 else:
-                    self._fs.pipe_file(self._full(key), data, mode="create")
+                    create(self._fs, self._full(key), data)
             except FileExistsError:
                 return False
         self.count(puts=1, written=len(data))
@@ -220,21 +223,17 @@ class Storage:
 
         Raises:
             KeyError: when there is none.
+            StorageFullError: when there is no space left for the copy.
             StoreError: when the store cannot be read.
         """
-        with self._explained("read", key), tempfile.TemporaryDirectory() as folder:
+        with self._explained("read", key):
             path = self._full(key)
             try:
-                if not self._is_local:
-                    path = f"{folder}/object"
-                    self._fs.get_file(self._full(key), path)
-                with open(path, "rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
+                data = map_file(path) if self._is_local else self._mapped_copy(path)
             except FileNotFoundError:
                 raise KeyError(key) from None
-        self.count(gets=1, read=size)
-        return memoryview(data)
+        self.count(gets=1, read=len(data))
+        return data
 
     def get_into(self, key: str, out: memoryview, seen: Seen | None = None) -> int:
         """Read an object of known size into memory that is there.
@@ -259,18 +258,27 @@ class Storage:
         self.count(gets=1, read=count)
         return count
 
-    @_patient
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name.
 
         Raises:
             StoreError: when the store cannot be asked; that is not a no.
         """
+        return self.size(key) is not None
+
+    @_patient
+    def size(self, key: str) -> int | None:
+        """Bytes of the object of this name; None: there is none.
+
+        Raises:
+            StoreError: when the store cannot be asked.
+        """
         with self._explained("read", key):
             try:
-                return bool(self._fs.info(self._full(key))["type"] == "file")
+                found = self._fs.info(self._full(key))
             except (FileNotFoundError, NotADirectoryError):
-                return False
+                return None
+        return int(found["size"]) if found["type"] == "file" else None
 
     def list(self, prefix: str) -> dict[str, int]:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
@@ -359,7 +367,10 @@ class Storage:
             self.delete_all(key for key, _ in self.walk(prefix))
             return
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
-            self._fs.rm(self._full(prefix), recursive=True)
+            if self._is_local:
+                remove_tree(Path(self._full(prefix)))
+            else:
+                self._fs.rm(self._full(prefix), recursive=True)
 
     def delete_all(self, keys: Iterable[str]) -> None:
         """Delete objects by as few requests as the store has; none of a name is no error.
@@ -456,6 +467,15 @@ class Storage:
         out[: len(data)] = data
         seen(out[: len(data)])
         return len(data)
+
+    def _mapped_copy(self, path: str) -> memoryview:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = f"{folder}/object"
+                self._fs.get_file(path, copy)
+                return map_file(copy)
+        except OSError as error:
+            raise temporary_files_full(error) or error from error
 
     @cached_property
     def _s3_reader(self) -> "S3Reader":

@@ -98,6 +98,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 path.rename(before)
             draft.rename(path)
     finally:
+        if before.is_dir() and not path.exists():  # interrupted between the two
+            before.rename(path)
         for folder in (draft, before):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ So the same command reads the same rows when the hub has others, and the commit 
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from afcore.storage.objects import Storage
 
 __all__ = ["pin_revisions"]
 
+_WHOLE = re.compile(r"\w{40,}")
+"""A hash: of git, or of another kind for data sets that scripts made."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,17 +49,29 @@ def _commit(storage: Storage, name: HubName, source: str) -> str:
     if name.revision is not None:
         return _resolved(name, source)
     key = f"hub/{name.repository}"
-    try:
-        noted = storage.get(key).decode()
+    noted = _noted(storage, key)
+    if noted is not None:
         _log.info(
             "data %r: revision %s, which this store first saw; name another one with @REVISION",
             source,
             noted,
         )
+        return noted
+    storage.put_new(key, _resolved(name, source).encode())
+    return storage.get(key).decode()  # of whoever was first
+
+
+def _noted(storage: Storage, key: str) -> str | None:
+    """The commit; None where none is noted yet, or it was torn and is gone now."""
+    try:
+        noted = storage.get(key).decode(errors="replace")
     except KeyError:
-        storage.put_new(key, _resolved(name, source).encode())
-        noted = storage.get(key).decode()  # of whoever was first
-    return noted
+        return None
+    if _WHOLE.fullmatch(noted):
+        return noted
+    _log.warning("%s is damaged; the commit is looked up anew", storage.uri(key))
+    storage.delete(key)
+    return None
 
 
 def _resolved(name: HubName, source: str) -> str:

@@ -1,5 +1,6 @@
 """A model as MLflow keeps it, with the run that made it."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from afcore.model.truncating_tokenizer import truncating
 from afcore.tasks.task import Task
 from afcore.tracking.tracking_store import transfer_settings
 
-__all__ = ["MODEL_TAG", "load_model", "save_model"]
+__all__ = ["MODEL_TAG", "fetch_folder", "load_model", "save_model"]
 
 MODEL_TAG = "autofreeze.model_uri"
 """Of a run: where its model is."""
@@ -90,6 +91,24 @@ def load_model(uri: str, auto_class: str) -> Any:
         return getattr(transformers, auto_class).from_pretrained(
             Path(saved) / "model", use_safetensors=True, trust_remote_code=False
         )
+
+
+def fetch_folder(run_id: str, folder: Path, name: str) -> bool:
+    """Copy artifacts of this name to a folder that is not there yet; False where there are none.
+
+    Raises:
+        Exception: of any artifact store, when they cannot be had.
+    """
+    import mlflow
+
+    if not mlflow.artifacts.list_artifacts(run_id=run_id, artifact_path=name):
+        return False
+    with transfer_settings(), tempfile.TemporaryDirectory(prefix="autofreeze-") as above:
+        found = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=name, dst_path=above
+        )
+        shutil.copytree(found, folder)
+    return True
 
 
 def _input_example(task: Task, pairs: bool) -> Any:

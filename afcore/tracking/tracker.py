@@ -11,11 +11,18 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from matplotlib.figure import Figure
 
-from afcore.errors import StoppedError, TrackingError, TrackingUnreachableError, UserError
+from afcore.errors import (
+    StoppedError,
+    TrackingError,
+    TrackingUnreachableError,
+    UserError,
+    in_one_line,
+)
 from afcore.results.report import EpochReport, RunReport
 from afcore.tasks.task import Task
 from afcore.tracking.database import sqlite_path
@@ -27,7 +34,7 @@ from afcore.tracking.experiments import (
     restore_run,
     trial_runs,
 )
-from afcore.tracking.models import MODEL_TAG, load_model, save_model
+from afcore.tracking.models import MODEL_TAG, fetch_folder, load_model, save_model
 from afcore.tracking.tracking_store import TrackingStore, cause_of_outage, without_password
 
 __all__ = ["Metric", "Tracker", "flat_parameters"]
@@ -278,6 +285,26 @@ class Tracker(TrackingStore):
     def log_folder(self, run_id: str, folder: str, name: str) -> None:
         """Save a folder's files as artifacts."""
         self._client.log_artifacts(run_id, folder, name)
+
+    @_about_a_run
+    def fetch_folder(self, run_id: str, folder: Path, name: str) -> bool:
+        """What :meth:`log_folder` saved, as a folder that is not there yet.
+
+        Returns:
+            Whether there was any.
+
+        Raises:
+            UserError: when it cannot be had.
+        """
+        self._mlflow.set_tracking_uri(self._uri)
+        self._client.get_run(run_id)
+        try:
+            return fetch_folder(run_id, folder, name)
+        except Exception as error:  # of any artifact store
+            raise UserError(
+                f"the artifacts {name!r} of the MLflow run {run_id} in {self._uri!r} cannot be "
+                f"read: {in_one_line(error, 300)}. Train anew with --fresh"
+            ) from error
 
     @_about_a_run
     def log_model(

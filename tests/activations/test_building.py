@@ -18,6 +18,8 @@ from afcore.activations.building import build_lease, evict, open_or_build
 from afcore.activations.materialize import PrefixRunner, materialize
 from afcore.activations.sets import ActivationSet, open_set, users_of
 from afcore.activations.writer import ActivationWriter
+from afcore.errors import StoppedError
+from afcore.interrupt import catch_sigterm
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 from tests.training_setup import make_split, make_trainee, new_set
@@ -172,6 +174,28 @@ def test_a_killed_builder_is_succeeded(local_storage: Storage) -> None:
     waiter.join()
     assert check_whole(storage).manifest.producer == "waiter"
     assert results[0][1]
+
+
+def test_who_waits_for_a_builder_can_be_stopped(local_storage: Storage) -> None:
+    stopped: list[StoppedError] = []
+
+    def wait_for_it() -> None:
+        try:
+            want(local_storage, "waiter")
+        except StoppedError as error:
+            stopped.append(error)
+
+    with catch_sigterm(), build_lease(local_storage, FOLDER, "set"):
+        waiter = threading.Thread(target=wait_for_it)
+        waiter.start()
+        waiter.join(1.0)
+        assert waiter.is_alive(), "it waits"
+        os.kill(os.getpid(), signal.SIGTERM)
+        waiter.join(30)
+        assert not waiter.is_alive()
+    (error,) = stopped
+    assert error.what == "stopped while activations@2 was built by another run, as asked by SIGTERM"
+    assert want(local_storage, "next")[1], "nothing is in the way"
 
 
 def test_a_builder_that_was_overtaken_leaves_nothing_and_uses_the_others(

@@ -85,6 +85,19 @@ def test_a_store_stays_with_the_revision_that_it_first_saw(
     assert elsewhere["train"] == SECOND
 
 
+@pytest.mark.parametrize("torn", [b"", bytes(40), FIRST[:20].encode(), b"\xff"])
+def test_a_torn_note_is_no_revision(
+    torn: bytes, cache: Path, local_storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a power cut leaves it; without a revision the hub's last one would be read."""
+    keep_copy(cache, SECOND, "default", "one")
+    local_storage.put("hub/user/set", torn)
+    for _ in range(2):
+        names, commits = pin_revisions(local_storage, {"train": "user/set"})
+        assert (names, commits) == ({"train": f"user/set@{SECOND}"}, {"train": SECOND})
+    assert caplog.text.count("hub/user/set is damaged; the commit is looked up anew") == 1
+
+
 def test_what_is_no_hub_data_set_has_no_revision(local_storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").touch()
     sources = ["docstrings:train", str(tmp_path / "rows.csv"), str(tmp_path), "s3://b/x*", "*.csv"]

@@ -22,9 +22,11 @@ from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.publish import publish
 from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.retention import collect_runs
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from tests.conftest import write_config
 from tests.e2e.command import autofreeze
 from tests.tasks.test_each_task import losses, train
@@ -134,6 +136,26 @@ def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
         wanted = split.model.eval()(**batch).logits
         torch.testing.assert_close(adapted(**batch).logits, wanted, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(merged(**batch).logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_folder_is_the_same_when_the_checkpoints_are_gone(
+    config: Config, tmp_path: Path
+) -> None:
+    """As `runs gc` leaves a run whose model is in MLflow."""
+    run = train(config)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    publish(run, tracker, tracker.begin("t", "n"), 1.0)
+    write_model_folder(config, run.record.run_id, tmp_path / "before")
+    (removed,) = collect_runs(config.store, max_idle_seconds=86400.0)
+    assert removed.folder == run.parts_folder
+    write_model_folder(config, run.record.run_id, tmp_path / "after")
+    before, after = (
+        {p.relative_to(f).as_posix(): p.read_bytes() for p in f.rglob("*") if p.is_file()}
+        for f in (tmp_path / "before", tmp_path / "after")
+    )
+    assert after.keys() == before.keys() >= {"adapter/adapter_config.json"}
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        assert after[name] == before[name], name
 
 
 def test_the_run_is_named_by_its_adapters_where_they_count(config: Config) -> None:

@@ -169,6 +169,11 @@ def test_a_part_that_is_gone(config: Config) -> None:
     partial = record_of(run, 1, PartialRecord)
     assert partial is not None
     run.storage.delete(f"{run.parts_folder}/{partial.parts['head']}.safetensors")
+    assert status_of(run).next_step == "train epoch 1 again from its start, reading tokens"
+    run = train(config, 1)
+    checkpoint = record_of(run, 1, CheckpointRecord)
+    assert checkpoint is not None
+    run.storage.delete(f"{run.parts_folder}/{checkpoint.parts['head']}.safetensors")
     expected = "refuse: checkpoint part head is missing. Train anew with --fresh"
     assert status_of(run).next_step == expected
 

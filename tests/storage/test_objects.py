@@ -2,7 +2,9 @@
 
 import errno
 import os
+import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ import s3fs
 from botocore.exceptions import ClientError
 
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
+from afcore.storage import uploads
 from afcore.storage.explain import explain, raise_explained
 from afcore.storage.objects import Storage
+from tests.conftest import BUCKET, environment
+from tests.faulty_proxy import faulty_proxy
 
 
 def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
@@ -25,6 +30,7 @@ def test_puts_gets_lists_and_deletes_whole_objects(storage: Storage) -> None:
     assert storage.list("nothing") == {}
     assert storage.exists("a/one")
     assert not storage.exists("a")
+    assert (storage.size("a/one"), storage.size("a"), storage.size("a/two")) == (3, None, None)
     storage.delete("a/one")
     storage.delete("a/one")
     storage.delete_folder("nothing")
@@ -66,11 +72,84 @@ def test_an_object_is_mapped_and_stays_when_it_is_replaced(storage: Storage) -> 
         storage.mapped("k")
 
 
+def test_a_copy_for_which_there_is_no_space_names_the_disk_of_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"memory://{tmp_path.name}")
+    storage.put("k", b"some bytes")
+
+    def full(_path: str, copy: str) -> None:
+        Path(copy).write_bytes(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage._fs, "get_file", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(StorageFullError, match=r"for temporary files: of .* point TMPDIR"):
+        storage.mapped("k")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_among_writers_of_a_new_object_one_wins(storage: Storage) -> None:
     with ThreadPoolExecutor(8) as pool:
         wins = list(pool.map(lambda i: storage.put_new("k", str(i).encode()), range(8)))
     assert sum(wins) == 1
     assert storage.get("k") == str(wins.index(True)).encode()
+
+
+@pytest.mark.s3
+def test_a_server_need_not_say_which_condition_was_not_met(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    """As MinIO, SeaweedFS and others do not."""
+    with (
+        faulty_proxy(s3_endpoint, share=0.0, seed=0) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.url}),
+    ):
+        proxy.names_conditions = False
+        storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+        storage.check()
+        assert [storage.put_new("k", b"1"), storage.put_new("k", b"2")] == [True, False]
+        assert storage.get("k") == b"1"
+
+
+@pytest.mark.s3
+def test_who_creates_at_the_same_moment_asks_again(s3_endpoint: str, tmp_path: Path) -> None:
+    """S3 then answers some that it is not decided yet."""
+    with (
+        faulty_proxy(s3_endpoint, share=0.0, seed=0) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.url}),
+    ):
+        storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+        proxy.conflicts = 2
+        assert storage.put_new("k", b"1")
+        proxy.conflicts = 1
+        assert not storage.put_new("k", b"2")
+        assert (proxy.conflicts, storage.get("k")) == (0, b"1")
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_a_large_object_is_sent_in_parts_and_never_copied_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_requests: Counter[str]
+) -> None:
+    """Tokens and pictures are mapped from a file that may be larger than memory."""
+    monkeypatch.setattr(uploads, "_PART_BYTES", 5 * 2**20)
+    storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
+    content, given = os.urandom(2**20) * 11 + b"rest", list[object]()
+    pipe_file = storage._fs.pipe_file
+
+    def piping(path: str, data: object, **options: Any) -> None:
+        given.append(data)
+        pipe_file(path, data, **options)
+
+    monkeypatch.setattr(storage._fs, "pipe_file", piping)
+    storage.put("large", memoryview(content))
+    assert not isinstance(given[0], bytes | memoryview)
+    assert (s3_requests["upload_part"], s3_requests["put_object"]) == (3, 0)
+    assert storage.get("large") == content
+    assert storage.usage.bytes_written == len(content)
+    storage.put("small", memoryview(content)[: 2**20])
+    assert storage.get("small") == content[: 2**20]
 
 
 def test_check_leaves_nothing_behind(storage: Storage) -> None:
@@ -168,6 +247,8 @@ def test_an_endpoint_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
         ("AccessDenied", 403, StoreError, "not allowed.*Check the rights on the store"),
         ("XMinioStorageFull", 507, StorageFullError, "Its disk is full: free some"),
         ("SlowDown", 503, StoreUnreachableError, "SlowDown.*try again later"),
+        ("TooManyRequests", 429, StoreUnreachableError, "TooManyRequests.*try again later"),
+        ("OperationAborted", 409, StoreUnreachableError, "OperationAborted.*try again later"),
         ("InternalError", 500, StoreUnreachableError, "InternalError.*try again later"),
     ],
 )
@@ -195,10 +276,36 @@ def test_drafts_are_listed_apart(storage: Storage) -> None:
     assert storage.drafts() == {}
     if storage.protocol == "file":
         Path(storage.root, "a/b.abc.draft").write_bytes(b"half")
+        Path(storage.root, ".model.abc.draft").mkdir()  # of a model's folder that was not finished
         [(key, draft)] = storage.drafts().items()
         assert (key, draft.num_bytes) == ("a/b.abc.draft", 4)
         assert abs(draft.modified - time.time()) < 60
     assert list(storage.list("")) == ["a/b"]
+
+
+@pytest.mark.parametrize("name", ["rmdir", "unlink"])
+def test_a_folder_is_deleted_whole_whatever_others_do_to_it(
+    name: str, local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One note more comes, or another process deletes too."""
+    for number in range(5):
+        local_storage.put(f"a/b/{number}", b"x")
+    remove, raced = getattr(os, name), list[str]()
+
+    def racing(path: Any, **options: Any) -> None:
+        if not raced:
+            raced.append(str(path))
+            if name == "rmdir":
+                local_storage.put("a/b/late", b"x")
+            else:
+                remove(path, **options)
+        remove(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, racing)
+        local_storage.delete_folder("a/b")
+    assert raced
+    assert not Path(local_storage.root, "a/b").exists()
 
 
 def test_a_folder_that_comes_into_being_while_listed_is_no_key(

@@ -42,6 +42,25 @@ def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "model"]
 
 
+def test_interrupted_at_any_moment_a_folder_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename, renamed = make(tmp_path / "model", "before"), Path.rename, list[Path]()
+
+    def interrupted(self: Path, target: Path) -> Path:
+        renamed.append(self)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(check_folder(str(folder))) as draft:
+        (draft / "config.json").write_text("{}")
+    assert renamed[0] == folder
+    assert json.loads((folder / "config.json").read_text())["x"] == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with new_folder(check_folder(str(tmp_path / "model"))) as draft:

@@ -67,10 +67,13 @@ def check_folder(output: str) -> Path:
 def new_file(path: Path, option: str = "--output") -> Iterator[Path]:
     """Where to write what becomes the file, in place of an earlier one, if all goes well.
 
+    As in :func:`check_file`, links are followed, and ``~`` is the user's home.
+
     Raises:
         ConfigError: when it cannot be written.
         StorageFullError: when it does not fit.
     """
+    path = _local(str(path), option)
     draft = _beside(path)
     try:
         with _explained(path, option):

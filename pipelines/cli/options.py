@@ -1,7 +1,6 @@
 """Options that several commands have, and what is checked of them before hours of work."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,11 +64,11 @@ def write_report(report: Path | None, result: dict[str, Any]) -> None:
     """As JSON, where a file was asked for."""
     if report is None:
         return
-    place, text = Path(os.path.realpath(report)), json.dumps(result, indent=1) + "\n"
-    if place.exists() and not place.is_file():  # a pipe, or a terminal
-        place.write_text(text, encoding="utf-8")
+    text = json.dumps(result, indent=1) + "\n"
+    if report.exists() and not report.is_file():  # a pipe, or a terminal
+        report.write_text(text, encoding="utf-8")
         return
-    with new_file(place, "--report") as draft:
+    with new_file(report, "--report") as draft:
         draft.write_text(text, encoding="utf-8")
 
 
@@ -79,9 +78,8 @@ def write_figure(path: Path, figure: Any, option: str = "--figure") -> None:
     Raises:
         ConfigError: when it cannot be written, or the ending is of no picture.
     """
-    place = Path(os.path.realpath(path))
-    with new_file(place, option) as draft:
+    with new_file(path, option) as draft:
         try:
-            figure.savefig(draft, format=place.suffix[1:] or "png", dpi=150)
+            figure.savefig(draft, format=path.suffix[1:] or "png", dpi=150)
         except ValueError as error:
             raise ConfigError(f"{option} {path}: cannot be written: {error}") from error

@@ -57,8 +57,8 @@ def resolve_search(
 
 def best_path(config_file: str, given: Path | None) -> Path:
     """Where the best configuration is written: beside nobody else's file, in the current folder."""
-    path = given or Path(f"{Path(config_file).stem}.best.yaml")
-    if path.exists() and path.resolve() == Path(config_file).resolve():
+    path = (given or Path(f"{Path(config_file).stem}.best.yaml")).expanduser()
+    if path.exists() and path.samefile(config_file):
         raise ConfigError(f"--best {path}: is the configuration itself. Give another file")
     check_file(str(path), BEST_OPTION)
     return path
@@ -88,7 +88,7 @@ def write_figures(report: SearchReport, folder: Path) -> list[Path]:
     """
     paths = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.expanduser().mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--figures {folder}: cannot be written: {error.strerror}") from error
     for name, figure in study_figures(report).items():

@@ -27,6 +27,21 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [entry.read_text() for entry in path.parent.iterdir()] == ["whole"]
 
 
+def test_a_file_is_written_where_it_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "real").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for given, written in (("~/a.png", "a.png"), (str(tmp_path / "link"), "real")):
+        assert check_file(given) == tmp_path / written
+        with new_file(Path(given)) as draft:
+            draft.write_text("whole")
+        assert (tmp_path / written).read_text() == "whole"
+    assert (tmp_path / "link").is_symlink()
+    assert not Path("~").exists()
+
+
 def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path) -> None:
     folder = make(tmp_path / "model", "before")
     link = tmp_path / "link"

@@ -15,7 +15,13 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from matplotlib.figure import Figure
 
-from afcore.errors import StoppedError, TrackingError, TrackingUnreachableError, UserError
+from afcore.errors import (
+    StoppedError,
+    TrackingError,
+    TrackingUnreachableError,
+    UserError,
+    causes,
+)
 from afcore.results.report import EpochReport, RunReport
 from afcore.tasks.task import Task
 from afcore.tracking.database import sqlite_path
@@ -321,7 +327,8 @@ class Tracker(TrackingStore):
         if error is None:
             self._set_terminated(run_id, "FINISHED")
         elif not isinstance(error, TrackingUnreachableError):  # which would not hear that either
-            told = isinstance(error, StoppedError) or not isinstance(error, Exception)
+            stopped = any(isinstance(cause, StoppedError) for cause in causes(error))
+            told = stopped or not isinstance(error, Exception)
             status = "KILLED" if told else "FAILED"
             try:
                 self._set_terminated(run_id, status)

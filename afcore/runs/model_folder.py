@@ -62,14 +62,16 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
     if report is None:
         raise StoreError(f"run {run_id} in {config.store} is not finished; there is no model yet")
     record = run.record.model_copy(
-        update={"config": run.config.model_copy(update={"data": config.data})}
+        update={
+            "config": run.config.model_copy(update={"data": config.data, "model": config.model})
+        }
     )
     model = described(Run(run.storage, record), _best_model(run, report))
     processor = processor_of(config)
     with new_folder(folder) as draft:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
-        has_adapters = write_adapters(run, report.totals.best_epoch, draft / _ADAPTERS)
+        has_adapters = _write_adapters(run, report, draft)
         adapters = _ADAPTERS if has_adapters else None
         card = model_card(report, record.task, record.data, config, adapters)
         (draft / "README.md").write_text(card, encoding="utf-8")

@@ -89,8 +89,26 @@ def _best_model(run: Run, report: RunReport) -> Any:
         try:
             return published_model(run, report.totals.best_epoch).model.cpu()
         except IntegrityError:
-            if report.mlflow_run_id is None or run.storage.list(run.parts_folder):
+            if not _has_gone_to_mlflow(run, report):
                 raise
     assert report.mlflow_run_id is not None
-    tracking, auto_class = run.config.tracking, run.record.task.auto_class
-    return Tracker(tracking.uri, tracking.experiment).load_model(report.mlflow_run_id, auto_class)
+    return _tracker(run).load_model(report.mlflow_run_id, run.record.task.auto_class)
+
+
+def _write_adapters(run: Run, report: RunReport, draft: Path) -> bool:
+    """Whether there are any alone: of the run's checkpoints, else from MLflow, as the model."""
+    try:
+        return write_adapters(run, report.totals.best_epoch, draft / _ADAPTERS)
+    except IntegrityError:
+        if not _has_gone_to_mlflow(run, report):
+            raise
+    assert report.mlflow_run_id is not None
+    return _tracker(run).fetch_folder(report.mlflow_run_id, _ADAPTERS, str(draft))
+
+
+def _has_gone_to_mlflow(run: Run, report: RunReport) -> bool:
+    return report.mlflow_run_id is not None and not run.storage.list(run.parts_folder)
+
+
+def _tracker(run: Run) -> Tracker:
+    return Tracker(run.config.tracking.uri, run.config.tracking.experiment)

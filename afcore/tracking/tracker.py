@@ -34,7 +34,12 @@ from afcore.tracking.experiments import (
     trial_runs,
 )
 from afcore.tracking.models import MODEL_TAG, load_model, save_model
-from afcore.tracking.tracking_store import TrackingStore, cause_of_outage, without_password
+from afcore.tracking.tracking_store import (
+    TrackingStore,
+    cause_of_outage,
+    transfer_settings,
+    without_password,
+)
 
 __all__ = ["Metric", "Tracker", "flat_parameters"]
 
@@ -284,6 +289,15 @@ class Tracker(TrackingStore):
     def log_folder(self, run_id: str, folder: str, name: str) -> None:
         """Save a folder's files as artifacts."""
         self._client.log_artifacts(run_id, folder, name)
+
+    @_about_a_run
+    def fetch_folder(self, run_id: str, name: str, place: str) -> bool:
+        """Copy a folder that :meth:`log_folder` saved into another one; whether there is such."""
+        if not self._client.list_artifacts(run_id, name):
+            return False
+        with transfer_settings():
+            self._client.download_artifacts(run_id, name, place)
+        return True
 
     @_about_a_run
     def log_model(

@@ -22,9 +22,11 @@ from afcore.runs.identify import identify_run
 from afcore.runs.model_folder import write_model_folder
 from afcore.runs.publish import publish
 from afcore.runs.records import CheckpointRecord, record_of
+from afcore.runs.retention import collect_runs
 from afcore.runs.run import Run, begin_run, run_lease
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from afcore.tracking.tracker import Tracker
 from tests.conftest import write_config
 from tests.e2e.command import autofreeze
 from tests.tasks.test_each_task import losses, train
@@ -134,6 +136,29 @@ def test_the_folder_is_the_merged_model_with_the_adapters_beside_it(
         wanted = split.model.eval()(**batch).logits
         torch.testing.assert_close(adapted(**batch).logits, wanted, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(merged(**batch).logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_whose_checkpoints_were_deleted_come_from_mlflow(
+    config: Config, tmp_path: Path
+) -> None:
+    run = train(config)
+    tracker = Tracker(config.tracking.uri, "test")
+    mlflow_run_id = tracker.begin(run.record.training_id, "n")
+    with run_lease(run.storage, run.record.run_id) as lease:
+        publish(run, tracker, mlflow_run_id, lease.seconds())
+    for name in ("before", "after"):
+        write_model_folder(config, run.record.run_id, tmp_path / name)
+        removed = collect_runs(config.store, max_idle_seconds=1e9)
+        assert [one.why for one in removed] == ["its model is in MLflow"] * (name == "before")
+    before, after = (
+        {p.relative_to(f).as_posix(): p.read_bytes() for p in f.rglob("*") if p.is_file()}
+        for f in (tmp_path / "before", tmp_path / "after")
+    )
+    assert after.keys() == before.keys()
+    alone = {name for name in before if name.startswith("adapter/")}
+    assert "adapter/adapter_model.safetensors" in alone
+    for name in {"model.safetensors", *alone}:
+        assert after[name] == before[name], name
 
 
 def test_the_run_is_named_by_its_adapters_where_they_count(config: Config) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from afcore.model.split_model import SplitModel
 
-__all__ = ["FrozenPrefix"]
+__all__ = ["FrozenPrefix", "release_model"]
 
 _prefixes: "WeakKeyDictionary[nn.Module, FrozenPrefix]" = WeakKeyDictionary()
 
@@ -35,8 +35,7 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: Any) -> None:
-        if model in _prefixes:
-            _prefixes[model].release()
+        release_model(model)
         # Adapters lie within its modules; the layers around it only hand on.
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         use_cache = getattr(inner.config, "use_cache", None)
@@ -78,3 +77,9 @@ class FrozenPrefix:
     def _evaluate_frozen(self, model: nn.Module, _args: Any) -> None:
         if model.training:
             self.split.evaluate_frozen(self.boundary)
+
+
+def release_model(model: Any) -> None:
+    """Leave a model as it was before a training that was broken off, if there was one."""
+    if model in _prefixes:
+        _prefixes[model].release()

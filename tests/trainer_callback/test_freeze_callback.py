@@ -336,6 +336,21 @@ def test_clipping_is_given_back_after_a_training_that_was_broken_off(
     assert again.args.max_grad_norm == 1.0
 
 
+def test_after_a_training_that_was_broken_off_all_of_the_model_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a new Trainer, whose optimizer is made before training begins."""
+    trainer, seen = make_trainer(tmp_path, AutoFreezeCallback("static", depth=2))
+    monkeypatch.setattr(seen, "on_step_end", lambda *_args, **_given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    again, _ = make_trainer(tmp_path, AutoFreezeCallback("none"), model=trainer.model)
+    before = {name: p.detach().clone() for name, p in again.model.named_parameters()}
+    again.train()
+    kept = [name for name, p in again.model.named_parameters() if torch.equal(p, before[name])]
+    assert kept == []
+
+
 @pytest.mark.parametrize(
     ("given", "keys", "said"),
     [

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 import afcore
 from afcore.errors import ConfigError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezeState, IntervalStatistics
+from afcore.model.forwards import first_output
 from afcore.trainer_callback import freeze_callback
 from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
 from afcore.training.optimizer import SuffixOptimizer
@@ -349,6 +351,44 @@ def test_after_a_training_that_was_broken_off_all_of_the_model_trains(
     again.train()
     kept = [name for name, p in again.model.named_parameters() if torch.equal(p, before[name])]
     assert kept == []
+
+
+class Reached(TrainerCallback):
+    """Blocks of whose output a gradient was computed, in steps of the training."""
+
+    def __init__(self, layers: Any) -> None:
+        self.blocks: set[int] = set()
+        for block, layer in enumerate(layers):
+            layer.register_forward_hook(partial(self._watch, block))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.blocks.clear()  # of how blocks are found
+
+    def _watch(self, block: int, _module: Any, _args: Any, output: Any) -> None:
+        hidden = first_output(output)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _gradient: self.blocks.add(block))
+
+
+def test_with_checkpointed_activations_nothing_is_computed_back_through_frozen_blocks(
+    tmp_path: Path,
+) -> None:
+    """Transformers lets the embeddings' output require a gradient there, whatever is frozen."""
+    found = []
+    for options in (None, {"use_reentrant": False}, {"use_reentrant": True}):
+        trainer, _ = make_trainer(
+            tmp_path,
+            AutoFreezeCallback("static", depth=2),
+            activation_checkpointing=options is not None,
+            activation_checkpointing_kwargs=options,
+        )
+        reached = Reached(trainer.model.bert.encoder.layer)
+        trainer.add_callback(reached)
+        trainer.train()
+        assert reached.blocks == {2, 3}, options
+        found.append(all_weights(trainer.model))
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

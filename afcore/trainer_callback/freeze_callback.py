@@ -259,6 +259,12 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
                 "AutoFreezeCallback: gradients and parameters are not whole on any process with "
                 "DeepSpeed or FSDP. Train with DistributedDataParallel (torchrun), or one process"
             )
+        if args.n_gpu > 1:
+            raise ConfigError(
+                f"AutoFreezeCallback: one process trains on copies of the model on {args.n_gpu} "
+                "GPUs (DataParallel), of which it sees none. Start a process for each GPU "
+                "(torchrun), or show it one of them (CUDA_VISIBLE_DEVICES=0)"
+            )
         unused = args.ddp_find_unused_parameters
         if unused is None:
             unused = not args.gradient_checkpointing

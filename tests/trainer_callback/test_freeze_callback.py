@@ -422,11 +422,16 @@ def test_a_depth_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None
         ({"gradient_checkpointing": True}, "Set ddp_find_unused_parameters=True"),
         ({"ddp_static_graph": True}, "leave ddp_static_graph out"),
         ({"fsdp": "full_shard"}, "DistributedDataParallel"),
+        ({"n_gpu": 2, "world_size": 1}, "Start a process for each GPU"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], said: str) -> None:
     names = ("deepspeed", "fsdp", "ddp_find_unused_parameters", "ddp_static_graph")
-    arguments = dict.fromkeys(names) | {"gradient_checkpointing": False, "world_size": 2}
+    arguments = dict.fromkeys(names) | {
+        "gradient_checkpointing": False,
+        "world_size": 2,
+        "n_gpu": 1,
+    }
     assert all(hasattr(TrainingArguments, name) for name in arguments)
     check = AutoFreezeCallback()._check
     check(SimpleNamespace(**arguments))  # type: ignore[arg-type]

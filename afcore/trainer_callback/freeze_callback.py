@@ -228,7 +228,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         if self._prefix is None:  # an evaluation outside of training
             return
         loss = (given.get("metrics") or {}).get("eval_loss")
-        if loss is not None:
+        if loss is not None and self._number(state):  # not of `eval_on_start`
             self._validation_losses[self._epoch] = float(loss)
         if self._pending:
             self._decide(state, given["optimizer"])

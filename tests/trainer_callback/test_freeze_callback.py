@@ -391,6 +391,16 @@ def test_with_checkpointed_activations_nothing_is_computed_back_through_frozen_b
     torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=0)
 
 
+def test_an_evaluation_before_the_first_step_is_of_no_epoch(tmp_path: Path) -> None:
+    """Its loss is that of chance, which would thaw what is frozen."""
+    trainer, seen = make_trainer(
+        tmp_path, AutoFreezeCallback(), pretrained=True, eval_on_start=True, eval_strategy="no"
+    )
+    trainer.train()
+    assert "eval_loss" in trainer.state.log_history[0]
+    assert seen.boundaries == [2] * 15
+
+
 @pytest.mark.parametrize(
     ("given", "keys", "said"),
     [

@@ -178,7 +178,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * self.freeze.rate
         self._rate = float(groups[0]["lr"])
-        norms = self._watch.add(self._rate)
+        norms = self._watch.add(self._rate, may_be_left_out=args.fp16)
         if self._max_grad_norm:
             clip_gradients(norms, self._max_grad_norm)
 

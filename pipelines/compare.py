@@ -75,6 +75,8 @@ def compare(
             recorded.append(result.pop("recorded", False))
             reports.append(RunReport.model_validate(result))
         comparison = compare_report(reports)
+        # What was compared is there, maybe after hours: then MLflow is waited for.
+        tracker = Tracker(config.tracking.uri, config.tracking.experiment, waits=True)
         _log(tracker, parent, comparison)
     except BaseException as error:
         tracker.finish(parent, error)

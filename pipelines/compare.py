@@ -128,4 +128,4 @@ def _log_headlines(tracker: Tracker, parent: str, comparison: CompareReport) -> 
     for run in runs:
         if run.mode != "full" and run.seed in full and run.mlflow_run_id is not None:
             gain = full[run.seed].paid_seconds / run.paid_seconds
-            tracker.log_summary(run.mlflow_run_id, {"speedup": gain}, now)
+            tracker.log_speedup(run.mlflow_run_id, gain, now)

@@ -40,6 +40,26 @@ def test_what_was_compared_waits_for_mlflow(
     assert parent.data.metrics["full/speedup"] == 1.0
 
 
+def test_runs_that_another_server_has_are_compared_all_the_same(
+    tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a store whose results were logged to a database that is gone."""
+    from pipelines import compare as module
+
+    def recorded(config: Any, **_parameters: Any) -> dict[str, Any]:
+        report = make_report(config.mode, seconds=20.0 if config.mode == "full" else 10.0)
+        return report.model_dump(mode="json", by_alias=True) | {"recorded": True}
+
+    monkeypatch.setattr(module, "finetune", recorded)
+    result = module.compare.fn(parse_config(tiny_config, "test"), ["full", "cached"])
+    assert result["recorded"] == [True, True]
+    assert "the speed-up of MLflow run abc cannot be logged here" in caplog.text
+    client = mlflow.MlflowClient(tiny_config["tracking"]["uri"])
+    (parent,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["cached/speedup"] == result["speedup"]["cached"] > 1
+
+
 @pytest.mark.parametrize("parent", [None, "run of the comparison"])
 def test_a_run_waits_for_mlflow_where_others_were_before_it(
     parent: str | None, tiny_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch

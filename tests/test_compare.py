@@ -7,6 +7,7 @@ import pytest
 import requests
 
 from afcore.config import parse_config
+from afcore.errors import ConfigError
 from tests.reports import make_report
 
 
@@ -77,3 +78,13 @@ def test_a_run_waits_for_mlflow_where_others_were_before_it(
     with pytest.raises(OpenedError) as caught:
         module._finetune(parse_config(tiny_config, "test"), False, parent)
     assert caught.value.args == (parent is not None,)
+
+
+@pytest.mark.parametrize(("modes", "seeds"), [([], 1), (["full"], 0)])
+def test_nothing_to_compare_is_said(
+    modes: list[str], seeds: int, tiny_config: dict[str, Any]
+) -> None:
+    from pipelines.compare import compare
+
+    with pytest.raises(ConfigError, match="nothing to compare: modes is"):
+        compare.fn(parse_config(tiny_config, "test"), modes, seeds)

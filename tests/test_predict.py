@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from afcore import predict
-from afcore.errors import UserError
+from afcore.errors import DataError, UserError
 from afcore.model_settings import ModelSettings
 from tests.conftest import stdlib_rows
 
@@ -165,6 +165,22 @@ def test_values_of_types_stay_what_they_are(folder: Path, tmp_path: Path) -> Non
     assert back.drop_columns("prediction").equals(table)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_half_of_a_surrogate_pair_beside_the_text(folder: Path, tmp_path: Path, kind: str) -> None:
+    """As of an emoji that was cut: JSON can say it, and nothing else can."""
+    source, output = tmp_path / "in.jsonl", tmp_path / f"out.{kind}"
+    lines = ['{"text": "a", "note": "cut \\ud83d"}', '{"text": "\u00fc", "note": "\u00e4"}']
+    source.write_text("\n".join(lines), encoding="utf-8")
+    if kind == "jsonl":
+        predict.predict_file(str(folder), str(source), output=str(output))
+        assert [row["note"] for row in read(output)] == ["cut \ud83d", "\u00e4"]
+        assert "\u00fc" in output.read_text()
+        return
+    with pytest.raises(DataError, match=r"'note' holds a text that is not Unicode .*\\ud83d'\. Wr"):
+        predict.predict_file(str(folder), str(source), output=str(output))
+    assert not output.exists()
+
+
 def test_labels_that_are_missing_or_not_the_models(folder: Path, tmp_path: Path) -> None:
     rows = [{"text": "a", "stars": label} for label in ("random", "", "cooking", " random ")]
     source = write(tmp_path / "in.csv", rows)
@@ -229,6 +245,9 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "no known format": (_file("in.txt", "text\na\n"), "its name must end in .csv"),
     "an empty file": (_file("in.csv", ""), "the file is empty"),
     "no rows": (_file("in.csv", "text\n"), "has no rows"),
+    "no names of columns": (
+        _file("in.csv", "\n,,\ntext,n,\na,1,\n"), "line 2, where the header was expected, names no"
+    ),
     "no column": (_file("in.csv", "body\na\n"), "no column 'text', only body. Name the column with "
                   "--text"),
     "no such labels": (_file("in.csv", "text\na\n", label="stars"), "with --label"),

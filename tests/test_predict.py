@@ -240,6 +240,9 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "labels without names": (
         _model(id2label={i: f"LABEL_{i}" for i in range(3)}), "does not name its labels"
     ),
+    "labels that begin with 1": (
+        _model(id2label=dict(enumerate("abc", 1))), "has the numbers 1, 2, 3, and 0 to 2 were exp"
+    ),
     "a regression": (_model(problem_type="regression"), "is for regression"),
     "no such file": (lambda folder, here: [str(folder), str(here / "none.csv")], "no such file"),
     "no known format": (_file("in.txt", "text\na\n"), "its name must end in .csv"),

@@ -233,6 +233,19 @@ def _file(name: str, content: str, **options: str) -> Callable[[Path, Path], Any
     return change
 
 
+def _of_task(task: dict[str, Any], kind: str, **options: str) -> Callable[[Path, Path], Any]:
+    """A model of another task that reads one text."""
+
+    def change(folder: Path, here: Path) -> Any:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        config.autofreeze, config.is_decoder = {"task": task}, True
+        getattr(transformers, kind)(config).save_pretrained(here / "model")
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(here / "model")
+        return ["model", str(write(here / "in.csv", [{"tokens": "a", "text": "a"}]))], options
+
+    return change
+
+
 MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "no such model": (lambda _, here: ["./none", str(write(here / "in.csv", [{"text": "a"}]))],
                       "there is no such folder"),
@@ -254,6 +267,17 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "no column": (_file("in.csv", "body\na\n"), "no column 'text', only body. Name the column with "
                   "--text"),
     "no such labels": (_file("in.csv", "text\na\n", label="stars"), "with --label"),
+    "a column that is not read": (
+        _of_task({"name": "token-classification", "label_names": ["A", "B", "C"], "unread": "A"},
+                 "BertForTokenClassification", text_pair="n"),
+        "--text-pair: the model 'model' is for token-classification, which reads no such column, "
+        "but 'tokens', 'labels'. Leave it out",
+    ),
+    "a second text of a task that has none": (
+        _of_task({"name": "causal-language-modeling"}, "BertLMHeadModel", text_pair="n"),
+        "--text-pair: task causal-language-modeling reads no second text; a completion is named "
+        "by --label",
+    ),
     "a blank text": (_file("in.csv", "text,n\na,1\n ,2\n"), "is empty in 1 of 2 rows (the first is "
                      "line 3)"),
     "a list as text": (_file("in.jsonl", '{"text": ["a"]}'), "another column with --text"),

@@ -16,6 +16,8 @@ import transformers
 from afcore import predict
 from afcore.errors import DataError, UserError
 from afcore.model_settings import ModelSettings
+from pipelines.cli.consoles import console, errors
+from pipelines.cli.predict_shown import predict_and_show
 from tests.conftest import stdlib_rows
 
 LABELS = ["argparse", "random", "statistics"]
@@ -343,3 +345,20 @@ def test_a_model_of_somebody_else_is_computed_as_it_comes(
     predict.predict_file(model, str(source), output=str(tmp_path / "out.csv"))
     found = [row["prediction"] for row in read(tmp_path / "out.csv")]
     assert found == expected[0]
+
+
+@pytest.mark.parametrize("task", ["text-regression", "text-classification"])
+def test_answers_that_have_no_probabilities_are_said_to(
+    task: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, options = str(folder), dict[str, str | None]()
+    if task == "text-regression":
+        config = transformers.AutoConfig.from_pretrained(folder, num_labels=1)
+        config.autofreeze = {"task": {"name": task}}
+        model = str(tmp_path / "model")
+        transformers.BertForSequenceClassification(config).save_pretrained(model)
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(model)
+    source, output = write(tmp_path / "in.csv", [{"text": "a"}]), tmp_path / "out.csv"
+    predict_and_show(model, str(source), str(output), options, True, (console, errors))
+    said = "no probabilities: answers of text-regression have none"
+    assert (said in capfd.readouterr().out) == (task == "text-regression")

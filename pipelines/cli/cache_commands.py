@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from afcore.errors import UserError
-from pipelines.cli.consoles import console, errors, wide
+from pipelines.cli.consoles import console, errors, say, wide
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.cli.options import DEFAULT_STORE, StoreUri
 from pipelines.tables import ALL, table
@@ -25,7 +25,7 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
         columns += ["age", "last use", "users"]
         rows = describe_sets(store)
         wide().print(table(None, columns, rows, left=ALL, wrapped=ALL))
-        console.print(f"activation sets in {store}: {len(rows)}")
+        say(f"activation sets in {store}: {len(rows)}")
 
 
 @cache_app.command("verify")

@@ -136,6 +136,7 @@ def predict_file(
     predicted = Predicted(model.task)
     with _as_options(), _writer(output, kind) as writer:
         known = _known_fields(model.task, columns)
+        _refuse_unread(model_name, model.task, known, asked)
         for table in _tables(source, encoding):
             fields = _fields(source, table, known, asked)
             rows = _inputs(source, table, fields)
@@ -215,8 +216,8 @@ def _as_options() -> Iterator[None]:
     """What the reading of a training's data says, in the words of this command."""
     try:
         yield
-    except DataError as error:
-        raise DataError(_SETTING.sub(_option, str(error))) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)(_SETTING.sub(_option, str(error))) from error
 
 
 def _tables(source: str, encoding: str) -> Iterator[Table]:
@@ -231,6 +232,18 @@ def _tables(source: str, encoding: str) -> Iterator[Table]:
 def _known_fields(task: Task, columns: Mapping[str, str | None]) -> list[Field]:
     """All of the task; without a target among them, all rows are scored."""
     return task.fields(task.named_columns(columns))
+
+
+def _refuse_unread(model_name: str, task: Task, known: list[Field], asked: Collection[str]) -> None:
+    """Refuse a name that is given to a column of which nothing would be read."""
+    keys = {"encoding", *(one.key for one in known)}
+    for key in asked:
+        if key not in keys:
+            raise ConfigError(
+                f"--{key.replace('_', '-')}: the model {model_name!r} is for {task.name}, which "
+                f"reads no such column, but {', '.join(repr(one.column) for one in known)}. Leave "
+                "it out"
+            )
 
 
 def _fields(

@@ -20,6 +20,7 @@ SECRET_MESSAGE = (
 USERINFO = re.compile(r"://[^/@]*:[^/@]*@")
 _MOST_CHARACTERS = 300
 _UNION_MEMBER = re.compile(r"str|int|float|bool|constrained-\w+|.*\[.*\]")
+_MERGE = "tag:yaml.org,2002:merge"
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
@@ -35,16 +36,45 @@ def read_mapping(path: Path, what: str, instead: str) -> dict[str, Any]:
         ConfigError: when it cannot be read, is not YAML, or holds something else.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _EachOnce)
     except OSError as error:
         raise ConfigError(
             f"cannot read {what} {str(path)!r}: {error.strerror}. {instead}"
         ) from error
+    except _KeyTwiceError as error:
+        raise ConfigError(f"{path}: {error}. Put both into one") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
     return tree
+
+
+class _KeyTwiceError(Exception):
+    """A key that stands twice in a mapping."""
+
+
+class _EachOnce(yaml.SafeLoader):
+    """Plain YAML, of which PyYAML would drop all but the last of equal keys."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before others are merged into it.
+
+        Raises:
+            _KeyTwiceError: for a key that is there twice.
+        """
+        node = super().compose_mapping_node(anchor)
+        lines = dict[tuple[str, Any], int]()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise _KeyTwiceError(
+                    f"the key {key.value!r} stands in line {lines[name]}, and in line {line} again"
+                )
+            lines[name] = line
+        return node
 
 
 def parse(kind: type[_Kind], tree: dict[str, Any], source: object) -> _Kind:

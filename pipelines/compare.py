@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from afcore.config import Config, check_extras
 from afcore.digest import recipe_digest
+from afcore.errors import ConfigError
 from afcore.launch.launcher import close_launchers
 from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure
@@ -43,7 +44,7 @@ def compare(
     Args:
         config: The training; its mode and seed are replaced.
         modes: Execution modes, e.g. full, cached and hf_trainer.
-        seeds: Number of seeds, counted up from training.seed.
+        seeds: Number of seeds, counted up from training.seed; at least 1.
         share: Use activation sets of other runs, instead of paying anew.
         fresh: Train anew, even where results are recorded.
         config_path: YAML file to read instead of config, as seen from the worker's folder.
@@ -51,6 +52,8 @@ def compare(
     """
     configure_logging()
     config = given_config(config, config_path, overrides)
+    if not modes or seeds < 1:
+        raise ConfigError(f"nothing to compare: modes is {modes}, and seeds is {seeds}")
     configs = [
         config.replace(
             **{"mode": mode, "training.seed": config.training.seed + number, "cache.share": share}
@@ -75,6 +78,8 @@ def compare(
             recorded.append(result.pop("recorded", False))
             reports.append(RunReport.model_validate(result))
         comparison = compare_report(reports)
+        # What was compared is there, maybe after hours: then MLflow is waited for.
+        tracker = Tracker(config.tracking.uri, config.tracking.experiment, waits=True)
         _log(tracker, parent, comparison)
     except BaseException as error:
         tracker.finish(parent, error)
@@ -126,4 +131,4 @@ def _log_headlines(tracker: Tracker, parent: str, comparison: CompareReport) -> 
     for run in runs:
         if run.mode != "full" and run.seed in full and run.mlflow_run_id is not None:
             gain = full[run.seed].paid_seconds / run.paid_seconds
-            tracker.log_summary(run.mlflow_run_id, {"speedup": gain}, now)
+            tracker.log_speedup(run.mlflow_run_id, gain, now)

@@ -219,12 +219,15 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
     record = RunRecord.model_validate(prepare(config))
     storage = Storage(config.store, waits=True)
     report = None if fresh else finished_report(storage, record.run_id)
+    tracking = config.tracking
+    # One of several runs, the others of which may have been trained for hours, waits for MLflow.
+    waits = parent_mlflow_run_id is not None
     if report is not None and report.mlflow_run_id is not None:
         if parent_mlflow_run_id is not None:
-            tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+            tracker = Tracker(tracking.uri, tracking.experiment, waits=waits)
             tracker.set_parent(report.mlflow_run_id, parent_mlflow_run_id)
         return {**report.model_dump(mode="json", by_alias=True), "recorded": True}
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment)
+    tracker = Tracker(tracking.uri, tracking.experiment, waits=waits)
     with (
         one_run_a_device(config.workers) as waited,
         run_lease(storage, record.run_id, since=began + waited) as lease,
@@ -244,7 +247,7 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
         )
         run.note_tracking(mlflow_run_id, own_flow_run_ids())
         clear_abandoned_flow_runs(dead)
-        link_tracking(tracker.run_address, mlflow_run_id, config.tracking.uri)
+        link_tracking(tracker.run_address, mlflow_run_id, tracking.uri)
         try:
             log_rows(run, tracker, mlflow_run_id)
             if config.mode in PEER_MODES:

@@ -199,6 +199,31 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: str, message: 
         load_config(str(path))
 
 
+def test_a_key_that_stands_twice_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    rest = "model: {name: m}\ndata: {train: t.csv}\n"
+    for content, key, lines in (
+        (f"training: {{epochs: 2}}\n{rest}training: {{batch_size: 8}}\n", "training", (1, 4)),
+        (f"{rest}training:\n  epochs: 2\n  epochs: 3\n", "epochs", (4, 5)),
+    ):
+        path.write_text(content)
+        with pytest.raises(ConfigError) as caught:
+            load_config(str(path))
+        said = f"the key {key!r} stands in line {lines[0]}, and in line {lines[1]} again. Put both"
+        assert str(caught.value).startswith(f"{path}: {said}")
+
+
+def test_keys_may_be_merged(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "model: {name: m}\n"
+        "data: {train: t.csv}\n"
+        "training: {<<: [{epochs: 1}, {epochs: 2, batch_size: 4}], batch_size: 8}\n"
+    )
+    config = load_config(str(path))
+    assert (config.training.epochs, config.training.batch_size) == (1, 8)
+
+
 @pytest.mark.parametrize("override", ["training.epochs", "mode.x=1", "a=[1"])
 def test_a_malformed_override(tmp_path: Path, override: str) -> None:
     path = tmp_path / "c.yaml"

@@ -14,8 +14,10 @@ import torch
 import transformers
 
 from afcore import predict
-from afcore.errors import UserError
+from afcore.errors import DataError, UserError
 from afcore.model_settings import ModelSettings
+from pipelines.cli.consoles import console, errors
+from pipelines.cli.predict_shown import predict_and_show
 from tests.conftest import stdlib_rows
 
 LABELS = ["argparse", "random", "statistics"]
@@ -165,6 +167,22 @@ def test_values_of_types_stay_what_they_are(folder: Path, tmp_path: Path) -> Non
     assert back.drop_columns("prediction").equals(table)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_half_of_a_surrogate_pair_beside_the_text(folder: Path, tmp_path: Path, kind: str) -> None:
+    """As of an emoji that was cut: JSON can say it, and nothing else can."""
+    source, output = tmp_path / "in.jsonl", tmp_path / f"out.{kind}"
+    lines = ['{"text": "a", "note": "cut \\ud83d"}', '{"text": "\u00fc", "note": "\u00e4"}']
+    source.write_text("\n".join(lines), encoding="utf-8")
+    if kind == "jsonl":
+        predict.predict_file(str(folder), str(source), output=str(output))
+        assert [row["note"] for row in read(output)] == ["cut \ud83d", "\u00e4"]
+        assert "\u00fc" in output.read_text()
+        return
+    with pytest.raises(DataError, match=r"'note' holds a text that is not Unicode .*\\ud83d'\. Wr"):
+        predict.predict_file(str(folder), str(source), output=str(output))
+    assert not output.exists()
+
+
 def test_labels_that_are_missing_or_not_the_models(folder: Path, tmp_path: Path) -> None:
     rows = [{"text": "a", "stars": label} for label in ("random", "", "cooking", " random ")]
     source = write(tmp_path / "in.csv", rows)
@@ -217,6 +235,19 @@ def _file(name: str, content: str, **options: str) -> Callable[[Path, Path], Any
     return change
 
 
+def _of_task(task: dict[str, Any], kind: str, **options: str) -> Callable[[Path, Path], Any]:
+    """A model of another task that reads one text."""
+
+    def change(folder: Path, here: Path) -> Any:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        config.autofreeze, config.is_decoder = {"task": task}, True
+        getattr(transformers, kind)(config).save_pretrained(here / "model")
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(here / "model")
+        return ["model", str(write(here / "in.csv", [{"tokens": "a", "text": "a"}]))], options
+
+    return change
+
+
 MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "no such model": (lambda _, here: ["./none", str(write(here / "in.csv", [{"text": "a"}]))],
                       "there is no such folder"),
@@ -224,14 +255,31 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "labels without names": (
         _model(id2label={i: f"LABEL_{i}" for i in range(3)}), "does not name its labels"
     ),
+    "labels that begin with 1": (
+        _model(id2label=dict(enumerate("abc", 1))), "has the numbers 1, 2, 3, and 0 to 2 were exp"
+    ),
     "a regression": (_model(problem_type="regression"), "is for regression"),
     "no such file": (lambda folder, here: [str(folder), str(here / "none.csv")], "no such file"),
     "no known format": (_file("in.txt", "text\na\n"), "its name must end in .csv"),
     "an empty file": (_file("in.csv", ""), "the file is empty"),
     "no rows": (_file("in.csv", "text\n"), "has no rows"),
+    "no names of columns": (
+        _file("in.csv", "\n,,\ntext,n,\na,1,\n"), "line 2, where the header was expected, names no"
+    ),
     "no column": (_file("in.csv", "body\na\n"), "no column 'text', only body. Name the column with "
                   "--text"),
     "no such labels": (_file("in.csv", "text\na\n", label="stars"), "with --label"),
+    "a column that is not read": (
+        _of_task({"name": "token-classification", "label_names": ["A", "B", "C"], "unread": "A"},
+                 "BertForTokenClassification", text_pair="n"),
+        "--text-pair: the model 'model' is for token-classification, which reads no such column, "
+        "but 'tokens', 'labels'. Leave it out",
+    ),
+    "a second text of a task that has none": (
+        _of_task({"name": "causal-language-modeling"}, "BertLMHeadModel", text_pair="n"),
+        "--text-pair: task causal-language-modeling reads no second text; a completion is named "
+        "by --label",
+    ),
     "a blank text": (_file("in.csv", "text,n\na,1\n ,2\n"), "is empty in 1 of 2 rows (the first is "
                      "line 3)"),
     "a list as text": (_file("in.jsonl", '{"text": ["a"]}'), "another column with --text"),
@@ -297,3 +345,20 @@ def test_a_model_of_somebody_else_is_computed_as_it_comes(
     predict.predict_file(model, str(source), output=str(tmp_path / "out.csv"))
     found = [row["prediction"] for row in read(tmp_path / "out.csv")]
     assert found == expected[0]
+
+
+@pytest.mark.parametrize("task", ["text-regression", "text-classification"])
+def test_answers_that_have_no_probabilities_are_said_to(
+    task: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, options = str(folder), dict[str, str | None]()
+    if task == "text-regression":
+        config = transformers.AutoConfig.from_pretrained(folder, num_labels=1)
+        config.autofreeze = {"task": {"name": task}}
+        model = str(tmp_path / "model")
+        transformers.BertForSequenceClassification(config).save_pretrained(model)
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(model)
+    source, output = write(tmp_path / "in.csv", [{"text": "a"}]), tmp_path / "out.csv"
+    predict_and_show(model, str(source), str(output), options, True, (console, errors))
+    said = "no probabilities: answers of text-regression have none"
+    assert (said in capfd.readouterr().out) == (task == "text-regression")

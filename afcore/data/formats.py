@@ -18,7 +18,7 @@ from typing import Any
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
 
-__all__ = ["Columns", "Number", "read_csv", "read_json", "refuse_twice"]
+__all__ = ["Columns", "Number", "is_unicode", "read_csv", "read_json", "refuse_twice"]
 
 Columns = Sequence[str] | None
 """Names of the columns to read, where they are there; None: all of them."""
@@ -34,6 +34,17 @@ class Number(str):
     """A number of a JSON file: the text that it is written as."""
 
     __slots__ = ()
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written: JSON may say half of a surrogate pair."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _constant(name: str) -> Number | None:
@@ -60,10 +71,15 @@ def read_csv(
         DataError: naming the line.
     """
     rows = _csv_rows(source, lines, delimiter)
-    _, names = next(rows, (0, []))
+    header, names = next(rows, (0, list[str]()))
     if not names:
         raise DataError(
             f"cannot load the data {source!r}: the file is empty, and a header was expected"
+        )
+    if not any(name.strip() for name in names):
+        raise DataError(
+            f"data {source!r}: line {header}, where the header was expected, names no column. "
+            "Remove what stands before the header."
         )
     there, asked = set(names), set(columns or ())
     names = [n if n in asked or n.strip() in there else n.strip() for n in names]

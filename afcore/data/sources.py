@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from afcore.data.formats import Number
+from afcore.data.formats import Number, is_unicode
 from afcore.data.held_rows import HeldRows
 from afcore.data.named_sources import Names, load_failure, load_table, shown_name
 from afcore.data.split import sampled
@@ -226,7 +226,7 @@ def read_texts(source: str, key: str, column: str, table: Table) -> Sequence[str
 def _texts(source: str, key: str, column: str, table: Table, what: str) -> Iterator[str]:
     for row, value in enumerate(table.columns[column]):
         text = value if type(value) is str else _as_text(value)
-        if text is None or not _is_unicode(text):
+        if text is None or not is_unicode(text):
             kind = _KINDS.get(type(value), f"a value of the type {type(value).__name__}")
             raise DataError(
                 f"data {source!r}: column {column!r} holds {kind} in {table.places.name(row)}, "
@@ -277,16 +277,6 @@ def _as_text(value: Any) -> str | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, _NUMBERS) and not isinstance(value, bool)
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _say_numbers(source: str, key: str, column: str, table: Table) -> None:

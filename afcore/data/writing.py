@@ -1,16 +1,17 @@
 """Tables to CSV, JSON lines, Parquet or Arrow, part by part, as they are read."""
 
+import contextlib
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from afcore.data.formats import Number
+from afcore.data.formats import Number, is_unicode
 from afcore.errors import DataError
 
 __all__ = ["TableWriter", "open_writer", "text_writer"]
@@ -64,11 +65,12 @@ class _CsvWriter:
         self._names: list[str] = []
 
     def write(self, columns: dict[str, Column]) -> None:
-        if not self._names:
-            self._names = list(columns)
-            self._csv.writerow(self._names)
-        _refuse_new(self._names, columns)
-        self._csv.writerows(_rows(self._names, columns, _cell))
+        with _explained(columns):
+            if not self._names:
+                self._names = list(columns)
+                self._csv.writerow(self._names)
+            _refuse_new(self._names, columns)
+            self._csv.writerows(_rows(self._names, columns, _cell))
 
     def close(self) -> None:
         self._stream.close()
@@ -81,7 +83,10 @@ class _JsonWriter:
     def write(self, columns: dict[str, Column]) -> None:
         names = list(columns)
         for row in _rows(names, columns, _plain):
-            row_json = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
+            values = dict(zip(names, row, strict=True))
+            row_json = json.dumps(values, ensure_ascii=False)
+            if not is_unicode(row_json):  # half of a surrogate pair, which it was read as too
+                row_json = json.dumps(values)
             self._stream.write(row_json + "\n")
 
     def close(self) -> None:
@@ -95,16 +100,19 @@ class _TypedWriter:
         self._types: dict[str, pa.DataType] = {}
 
     def write(self, columns: dict[str, Column]) -> None:
-        if self._file is None:
-            self._types = {name: kind or _guess(values) for name, (values, kind) in columns.items()}
-            self._file = self._begin(pa.schema(list(self._types.items())))
-        _refuse_new(list(self._types), columns)
-        count = len(next(iter(columns.values()))[0])
-        arrays = {
-            name: _array(name, columns[name][0] if name in columns else [None] * count, kind)
-            for name, kind in self._types.items()
-        }
-        self._file.write_table(pa.table(arrays, schema=pa.schema(list(self._types.items()))))
+        with _explained(columns):
+            if self._file is None:
+                self._types = {
+                    name: kind or _guess(values) for name, (values, kind) in columns.items()
+                }
+                self._file = self._begin(pa.schema(list(self._types.items())))
+            _refuse_new(list(self._types), columns)
+            count = len(next(iter(columns.values()))[0])
+            arrays = {
+                name: _array(name, columns[name][0] if name in columns else [None] * count, kind)
+                for name, kind in self._types.items()
+            }
+            self._file.write_table(pa.table(arrays, schema=pa.schema(list(self._types.items()))))
 
     def close(self) -> None:
         if self._file is not None:
@@ -153,7 +161,7 @@ def _guess(values: list[Any]) -> pa.DataType:
     """Text where values are of several types, or there are none."""
     try:
         kind = pa.array([_plain(value) for value in values]).type
-    except pa.ArrowException:
+    except (pa.ArrowException, UnicodeEncodeError):
         return pa.string()
     return pa.string() if pa.types.is_null(kind) else kind
 
@@ -168,4 +176,22 @@ def _array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
         raise DataError(
             f"the column {name!r} has values of another type than in the first rows ({kind}). "
             "Write JSON lines, with an output that ends in .jsonl"
+        ) from error
+
+
+@contextlib.contextmanager
+def _explained(columns: dict[str, Column]) -> Iterator[None]:
+    """Say in which column a text is that only JSON can say."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        cells = (
+            (name, text)
+            for name, (values, _) in columns.items()
+            for text in (name, *(str(_cell(value)) for value in values))
+        )
+        name, text = next((name, text) for name, text in cells if not is_unicode(text))
+        raise DataError(
+            f"the column {name!r} holds a text that is not Unicode (half of a surrogate pair), "
+            f"{text[:40]!r}. Write JSON lines, with an output that ends in .jsonl"
         ) from error

@@ -85,13 +85,13 @@ def row_difference(run: RunReport, other: RunReport) -> PairedDifference | None:
 
 def difference_of_rows(score: Score, mine: RowValues, theirs: RowValues) -> PairedDifference | None:
     """:func:`row_difference` of what two models answered; None: not on the same rows."""
+    if any(len(mine[name]) != len(theirs[name]) for name in score.rows):
+        return None
     targets = "labels" if "labels" in score.rows else None
     if targets is not None and not np.array_equal(mine[targets], theirs[targets]):
         return None
     if score.is_mean:
         (name,) = score.rows
-        if len(mine[name]) != len(theirs[name]):
-            return None
         return paired_difference(*(each[name].astype(float).tolist() for each in (mine, theirs)))
     return bootstrap_difference(score.compute, mine, theirs)
 

@@ -62,7 +62,9 @@ def write_model_folder(config: Config, run_id: str, folder: Path) -> None:
     if report is None:
         raise StoreError(f"run {run_id} in {config.store} is not finished; there is no model yet")
     record = run.record.model_copy(
-        update={"config": run.config.model_copy(update={"data": config.data})}
+        update={
+            "config": run.config.model_copy(update={"data": config.data, "model": config.model})
+        }
     )
     model = described(Run(run.storage, record), _best_model(run, report))
     processor = processor_of(config)

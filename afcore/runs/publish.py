@@ -12,6 +12,7 @@ import numpy.typing as npt
 from afcore.config import PEER_MODES
 from afcore.errors import ModelError
 from afcore.model.adapters import adapted_blocks, merge_adapters, save_adapters
+from afcore.model.generation import generate_as
 from afcore.model.processors import processor_of
 from afcore.model.split_model import SplitModel
 from afcore.model_settings import MODEL_MARK, ModelSettings
@@ -143,7 +144,10 @@ def published_model(run: Run, epoch: int) -> SplitModel:
 
 
 def described(run: Run, model: Any) -> Any:
-    """The model, whose configuration says how it was trained and tested."""
+    """The model, whose configuration says how it was trained and tested.
+
+    One that writes text does so as the model that it was made from.
+    """
     settings = ModelSettings(
         run_id=run.record.run_id,
         data=run.record.data,
@@ -155,6 +159,8 @@ def described(run: Run, model: Any) -> Any:
         and run.config.training.pooled_last_block,
     )
     setattr(model.config, MODEL_MARK, settings.model_dump())
+    if not run.record.task.generates:  # else the task has told it how to
+        generate_as(model, run.config.model.name)
     return model
 
 

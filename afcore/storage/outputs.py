@@ -4,6 +4,7 @@ Until then there is nothing under the name, or what was there before.
 """
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
@@ -16,6 +17,17 @@ from afcore.errors import AutoFreezeError, ConfigError, StorageFullError
 from afcore.model_settings import MODEL_MARK
 
 __all__ = ["check_file", "check_folder", "new_file", "new_folder"]
+
+_OF_MODELS = (
+    *("README.md", "config.json", "generation_config.json", "model*.safetensors"),
+    *("model.safetensors.index.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
+"""What some model or tokenizer is saved as, each kind as others of these."""
+_ADAPTER = "adapter"
+_OF_ADAPTERS = ("README.md", "adapter_config.json", "adapter_model.safetensors")
 
 
 def check_file(output: str, option: str = "--output") -> Path:
@@ -110,12 +122,20 @@ def new_folder(path: Path) -> Iterator[Path]:
 def _refuse_others(path: Path, draft: Path) -> None:
     """What would be lost with an earlier folder that was not only written by us."""
     known = {entry.name for entry in draft.iterdir()}
-    others = sorted(e.name for e in path.iterdir() if e.name not in known) if path.is_dir() else []
+    entries = [e for e in path.iterdir() if e.name not in known] if path.is_dir() else []
+    others = sorted(entry.name for entry in entries if not _is_of_model(entry))
     if others:
         raise ConfigError(
             f"--output {path}: would delete {', '.join(others[:3])}. Move it away, or give another "
             "folder: the run is finished, so the same command writes its model without training"
         )
+
+
+def _is_of_model(entry: Path) -> bool:
+    """Whether another kind of model would have left it there."""
+    if entry.is_dir():
+        return entry.name == _ADAPTER and all(one.name in _OF_ADAPTERS for one in entry.iterdir())
+    return any(fnmatch.fnmatchcase(entry.name, name) for name in _OF_MODELS)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -36,7 +36,14 @@ def read_label_names(name: str, config: Any, *, ours: bool) -> list[str]:
     Raises:
         ModelError: when it names none.
     """
-    names = [str(config.id2label[number]) for number in range(config.num_labels)]
+    numbers = range(config.num_labels)
+    if any(number not in config.id2label for number in numbers):
+        raise ModelError(
+            f"model {name!r} does not name its labels: id2label in config.json has the numbers "
+            f"{', '.join(map(str, config.id2label))}, and 0 to {numbers[-1]} were expected. Write "
+            "them there."
+        )
+    names = [str(config.id2label[number]) for number in numbers]
     if names == [f"LABEL_{number}" for number in range(len(names))] and not ours:
         raise ModelError(
             f"model {name!r} does not name its labels: config.json has no id2label. Write it "

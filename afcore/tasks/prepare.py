@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from afcore.data.fold import Fold
 from afcore.data.held_rows import HeldRows
 from afcore.data.named_sources import Names
-from afcore.data.sources import Rows, load_rows
+from afcore.data.sources import Field, Rows, load_rows
 from afcore.data.split import fold_numbers, held_out
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.tokenizer_checks import check_known, tokenizer_digest
@@ -154,12 +154,14 @@ def load_splits(
         The rows by split, and the commits of the hub data sets that they were read from.
 
     Raises:
+        ConfigError: for a column that is named, and that the task does not read.
         DataError: for data that cannot be read.
     """
-    names, revisions = pin_revisions(storage, sources.splits)
-    sources = sources.with_names(names)
     kind = task_class(task_name)
     fields, encoding = kind.fields(kind.named_columns(sources.columns)), sources.encoding
+    _refuse_unread(task_name, fields, sources.columns)
+    names, revisions = pin_revisions(storage, sources.splits)
+    sources = sources.with_names(names)
     splits = {
         "train": load_rows(
             sources.train,
@@ -179,6 +181,20 @@ def load_splits(
             sources.test, "test", fields, limit=sources.test_limit, encoding=encoding
         )
     return splits, revisions
+
+
+def _refuse_unread(
+    task_name: str, fields: Sequence[Field], columns: Mapping[str, str | None]
+) -> None:
+    """Refuse a name that is given to a column of which nothing would be read."""
+    read = list(dict.fromkeys(one.key.partition(".")[0] for one in fields))
+    for key, name in columns.items():
+        if name is not None and key not in read:
+            raise ConfigError(
+                f"data.{key}: task {task_name} reads no such column, but those of "
+                f"{', '.join(f'data.{one}' for one in read)}. Leave {name!r} out, or set task to "
+                "the one that is meant"
+            )
 
 
 def _fold_digest(whole: RecipeDigest, fold: Fold) -> RecipeDigest:

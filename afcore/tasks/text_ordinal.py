@@ -23,6 +23,8 @@ __all__ = ["MOST_LEVELS", "TextOrdinal", "quadratic_kappa"]
 
 MOST_LEVELS = 100
 """More are refused: such labels are numbers, or no levels at all."""
+_FARTHEST = 10**6
+"""Levels beyond the scale that a label of a file to predict counts as, at most."""
 
 
 def quadratic_kappa(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
@@ -40,10 +42,21 @@ def quadratic_kappa(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int
     count = int(max(labels.max(), predicted.max()) - lowest) + 1
     if count < 2:
         return 0.0
+    if count > MOST_LEVELS:  # of labels that are no levels of the model's, as of a file to predict
+        return _kappa_of_moments(labels.astype(np.float64), predicted.astype(np.float64))
     answers, wanted = (torch.from_numpy(levels - lowest) for levels in (predicted, labels))
     return float(
         multiclass_cohen_kappa(answers, wanted, count, weights="quadratic", validate_args=False)
     )
+
+
+def _kappa_of_moments(labels: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]) -> float:
+    """The same without a matrix of all pairs of levels: distances, over those of independent ones.
+
+    Source: Fleiss and Cohen 1973, doi:10.1177/001316447303300309.
+    """
+    apart = labels.var() + predicted.var() + (labels.mean() - predicted.mean()) ** 2
+    return float(1.0 - np.square(labels - predicted).mean() / apart)
 
 
 def _kappa(values: RowValues) -> float:
@@ -117,7 +130,9 @@ class TextOrdinal(BinaryOutputsTask):
         The sum of a row is how far the level is above the lowest one, beyond the ends too (rows to
         be predicted may have such levels): there it is the outer threshold that counts more.
         """
-        above = np.asarray(labels, dtype=np.int64).reshape(-1) - self.lowest
+        most = self.num_outputs + _FARTHEST
+        near = [min(max(level - self.lowest, -_FARTHEST), most) for level in labels]
+        above = np.asarray(near, dtype=np.int64).reshape(-1)
         found = (above[:, None] > np.arange(self.num_outputs)).astype(np.float32)
         found[:, 0] += np.minimum(above, 0)
         found[:, -1] += np.maximum(above - self.num_outputs, 0)

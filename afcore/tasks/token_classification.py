@@ -54,7 +54,7 @@ class TokenClassification(Task):
     """A label of ``c`` for each word of a row: a list of words, or words with white space between.
 
     A word's label is asked for at its first token. Words that are cut off, or have no token, are
-    answered with :attr:`unread`, and scored so.
+    answered with ``O``, or the most frequent label where there is no such, and scored so.
 
     Attributes:
         label_names: c.

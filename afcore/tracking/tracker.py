@@ -21,6 +21,7 @@ from afcore.errors import (
     TrackingError,
     TrackingUnreachableError,
     UserError,
+    causes,
     in_one_line,
 )
 from afcore.results.report import EpochReport, RunReport
@@ -206,6 +207,15 @@ class Tracker(TrackingStore):
         """Log headline metrics at step 0."""
         self._log_metrics(run_id, [(name, value, time, 0) for name, value in values.items()])
 
+    def log_speedup(self, run_id: str, gain: float, time: float) -> None:
+        """Log what a comparison found of a run; of one recorded elsewhere it cannot be."""
+        try:
+            self.log_summary(run_id, {"speedup": gain}, time)
+        except TrackingUnreachableError:
+            raise
+        except TrackingError as error:
+            _log.warning("the speed-up of MLflow run %s cannot be logged here: %s", run_id, error)
+
     @_about_a_run
     def log_live(self, run_id: str, values: Mapping[str, float], time: float, step: int) -> None:
         """Log how an epoch is doing; after a kill steps may come twice, so under names apart."""
@@ -348,7 +358,8 @@ class Tracker(TrackingStore):
         if error is None:
             self._set_terminated(run_id, "FINISHED")
         elif not isinstance(error, TrackingUnreachableError):  # which would not hear that either
-            told = isinstance(error, StoppedError) or not isinstance(error, Exception)
+            stopped = any(isinstance(cause, StoppedError) for cause in causes(error))
+            told = stopped or not isinstance(error, Exception)
             status = "KILLED" if told else "FAILED"
             try:
                 self._set_terminated(run_id, status)

@@ -27,7 +27,7 @@ from afcore.errors import ConfigError
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.checks import num_pretrained_blocks
 from afcore.trainer_callback.chance_loss import chance_loss
-from afcore.trainer_callback.frozen_prefix import FrozenPrefix
+from afcore.trainer_callback.frozen_prefix import FrozenPrefix, release_model
 from afcore.trainer_callback.interval_watch import IntervalWatch
 from afcore.trainer_callback.named_policy import named_policy
 from afcore.training.gradients import clip_gradients
@@ -77,6 +77,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self._validation_losses: dict[int, float] = {}
         self._pending = False
         self._prefix: FrozenPrefix | None = None
+        self._watch: IntervalWatch  # where there is a prefix
 
     @property
     def boundary(self) -> int:
@@ -95,6 +96,15 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         }
         return {"args": {"policy": self.policy.model_dump()}, "attributes": {"record": record}}
 
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Undo what a training that was broken off left frozen.
+
+        Here, as the optimizer is made before training begins, of what then has gradients.
+        """
+        release_model(given["model"])
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
@@ -102,6 +112,8 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self._check(args)
         group = _group(args)
         self._group = group
+        if self._prefix is not None:  # of a training that was broken off
+            self._watch.close()
         self._prefix = FrozenPrefix(given["model"])
         split = self._prefix.split
         adds_up = self.policy.keeps_statistics and self.policy.decides
@@ -166,7 +178,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * self.freeze.rate
         self._rate = float(groups[0]["lr"])
-        norms = self._watch.add(self._rate)
+        norms = self._watch.add(self._rate, may_be_left_out=args.fp16)
         if self._max_grad_norm:
             clip_gradients(norms, self._max_grad_norm)
 
@@ -216,7 +228,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         if self._prefix is None:  # an evaluation outside of training
             return
         loss = (given.get("metrics") or {}).get("eval_loss")
-        if loss is not None:
+        if loss is not None and self._number(state):  # not of `eval_on_start`
             self._validation_losses[self._epoch] = float(loss)
         if self._pending:
             self._decide(state, given["optimizer"])
@@ -246,6 +258,12 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
             raise ConfigError(
                 "AutoFreezeCallback: gradients and parameters are not whole on any process with "
                 "DeepSpeed or FSDP. Train with DistributedDataParallel (torchrun), or one process"
+            )
+        if args.n_gpu > 1:
+            raise ConfigError(
+                f"AutoFreezeCallback: one process trains on copies of the model on {args.n_gpu} "
+                "GPUs (DataParallel), of which it sees none. Start a process for each GPU "
+                "(torchrun), or show it one of them (CUDA_VISIBLE_DEVICES=0)"
             )
         unused = args.ddp_find_unused_parameters
         if unused is None:

@@ -4,15 +4,16 @@ What its owner has frozen stays so, whatever the boundary.
 """
 
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from afcore.model.split_model import SplitModel
 
-__all__ = ["FrozenPrefix"]
+__all__ = ["FrozenPrefix", "release_model"]
 
 _prefixes: "WeakKeyDictionary[nn.Module, FrozenPrefix]" = WeakKeyDictionary()
 
@@ -35,8 +36,7 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: Any) -> None:
-        if model in _prefixes:
-            _prefixes[model].release()
+        release_model(model)
         # Adapters lie within its modules; the layers around it only hand on.
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         use_cache = getattr(inner.config, "use_cache", None)
@@ -48,7 +48,11 @@ class FrozenPrefix:
         self.boundary = 0
         self._trainable = {name for name, p in inner.named_parameters() if p.requires_grad}
         # Whoever trains calls model.train() before each step.
-        self._hook = model.register_forward_pre_hook(self._evaluate_frozen)
+        self._hooks = [model.register_forward_pre_hook(self._evaluate_frozen)]
+        inside = set(inner.parameters())
+        if all(p in inside for p in model.parameters() if p.requires_grad):  # no prompts of PEFT's
+            for block, module in enumerate(self.split.blocks[:-1]):
+                self._hooks.append(module.register_forward_hook(partial(self._end_graph, block)))
         _prefixes[model] = self
 
     def move(self, boundary: int, moments: MutableMapping[nn.Parameter, Any]) -> None:
@@ -70,7 +74,8 @@ class FrozenPrefix:
 
     def release(self) -> None:
         """Leave the model as it was found."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for name, parameter in self.split.model.named_parameters():
             parameter.requires_grad_(name in self._trainable)
         _prefixes.pop(self.model, None)
@@ -78,3 +83,24 @@ class FrozenPrefix:
     def _evaluate_frozen(self, model: nn.Module, _args: Any) -> None:
         if model.training:
             self.split.evaluate_frozen(self.boundary)
+
+    def _end_graph(self, block: int, _module: nn.Module, _args: Any, output: Any) -> Any:
+        """Keep nothing of a frozen block for the backward pass, and end that above it.
+
+        With activation checkpointing Transformers lets the embeddings' output require a gradient.
+        """
+        return _without_graph(output) if block < self.boundary else output
+
+
+def release_model(model: Any) -> None:
+    """Leave a model as it was before a training that was broken off, if there was one."""
+    if model in _prefixes:
+        _prefixes[model].release()
+
+
+def _without_graph(output: Any) -> Any:
+    """What is above may be computed again, as if it required a gradient: so it still does."""
+    if isinstance(output, tuple):
+        return tuple(map(_without_graph, output))
+    is_part = isinstance(output, Tensor) and output.requires_grad
+    return output.detach().requires_grad_() if is_part else output

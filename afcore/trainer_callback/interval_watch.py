@@ -49,16 +49,20 @@ class IntervalWatch:
         """So far."""
         return len(self.rates)
 
-    def add(self, rate: float) -> dict[nn.Parameter, Tensor]:
+    def add(self, rate: float, *, may_be_left_out: bool = False) -> dict[nn.Parameter, Tensor]:
         """A step whose gradients are there, averaged and not clipped; the norm of each.
 
         Args:
             rate: the learning rate with which it will be made.
+            may_be_left_out: it will not be made where gradients are not finite, as those of fp16
+                now and then, while it looks for the largest factor that the loss can have.
         """
         norms = norms_of_gradients(
             [p for p in self._split.model.parameters() if p.grad is not None]
         )
-        if self._adds_up:
+        if self._adds_up and may_be_left_out and norms and not _are_finite(norms):
+            self.sums.pass_over()
+        elif self._adds_up:
             self.sums.add(norms)
         self.rates.append(rate)
         if self._micro_losses:
@@ -107,3 +111,7 @@ class IntervalWatch:
             self._is_sum = kwargs.get("num_items_in_batch") is not None
             share = self._group.count if self._is_sum else 1
             self._micro_losses.append(loss.detach() * share)
+
+
+def _are_finite(norms: Mapping[nn.Parameter, Tensor]) -> bool:
+    return bool(torch.stack(list(norms.values())).isfinite().all())

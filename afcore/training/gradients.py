@@ -61,11 +61,15 @@ class GradientSums:
         Args:
             norms: of these gradients, as :func:`norms_of_gradients` gives them.
         """
-        self.num_steps += 1
         if any(p.grad is not None for block in self._blocks[:-1] for p in block):
             gradients = {p: p.grad for p in chain(*self._blocks) if p.grad is not None}
             _accumulate(self._sums, gradients)
             _accumulate(self._squares, {p: norms[p].square() for p in gradients})
+        self.pass_over()
+
+    def pass_over(self) -> None:
+        """Count a step of which nothing is added."""
+        self.num_steps += 1
         if self.num_steps == self._half:
             self._first_half, self._sums = self._sums, {}
 

@@ -25,7 +25,7 @@ def cache_ls(store: StoreUri = DEFAULT_STORE) -> None:
         columns += ["age", "last use", "users"]
         rows = describe_sets(store)
         wide().print(table(None, columns, rows, left=ALL, wrapped=ALL))
-        console.print(f"activation sets in {store}: {len(rows)}")
+        say(f"activation sets in {store}: {len(rows)}")
 
 
 @cache_app.command("verify")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from afcore.disk_space import temporary_files_full
-from afcore.errors import AutoFreezeError, StoppedError
+from afcore.errors import AutoFreezeError, StoppedError, causes
 from pipelines.cli.consoles import errors
 from pipelines.environment import set_defaults
 
@@ -30,19 +30,29 @@ def exit_codes(*, commits: bool = False) -> Iterator[None]:
     former = signal.signal(signal.SIGINT, _stop)
     try:
         yield
-    except StoppedError as error:
-        errors.print(f"[bold red]Stopped:[/] {escape(str(error) if commits else error.what)}")
-        raise typer.Exit(error.exit_code) from None
-    except AutoFreezeError as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}")
-        raise typer.Exit(error.exit_code) from None
     except Exception as error:
-        if (full := temporary_files_full(error)) is None:
+        if (stopped := _stop_behind(error)) is not None:
+            what = str(stopped) if commits else stopped.what
+            errors.print(f"[bold red]Stopped:[/] {escape(what)}")
+            raise typer.Exit(stopped.exit_code) from None
+        known = error if isinstance(error, AutoFreezeError) else temporary_files_full(error)
+        if known is None:
             raise
-        errors.print(f"[bold red]Error:[/] {escape(str(full))}")
-        raise typer.Exit(full.exit_code) from None
+        errors.print(f"[bold red]Error:[/] {escape(str(known))}")
+        raise typer.Exit(known.exit_code) from None
     finally:
         signal.signal(signal.SIGINT, former)
+
+
+def _stop_behind(error: Exception) -> StoppedError | None:
+    """The request to stop that an error comes of; None where it comes of something else.
+
+    A signal is raised in whatever runs. What reads files of others, or loads a model, takes that
+    for a fault of the user's file, as any exception.
+    """
+    if isinstance(error, AutoFreezeError) and error.exit_code == AutoFreezeError.exit_code:
+        return None  # what went wrong after the request, as with the store
+    return next((cause for cause in causes(error) if isinstance(cause, StoppedError)), None)
 
 
 def _stop(number: int, _frame: Any) -> None:

@@ -5,6 +5,7 @@ import time
 from rich.console import Console
 
 from afcore.predict import Predicted, predict_file
+from afcore.tasks.task import Task
 from pipelines.cli.consoles import say
 
 __all__ = ["predict_and_show"]
@@ -47,11 +48,13 @@ def predict_and_show(
             progress=progress,
         )
     told = out if output is not None else err
-    say(_summary(predicted, output), told)
+    say(_summary(predicted, output, probabilities), told)
 
 
-def _summary(predicted: Predicted, output: str | None) -> str:
+def _summary(predicted: Predicted, output: str | None, probabilities: bool) -> str:
     lines = [f"{predicted.num_rows:,} rows predicted{f', in {output}' if output else ''}"]
+    if probabilities and type(predicted.task).probabilities is Task.probabilities:
+        lines.append(f"no probabilities: answers of {predicted.task.name} have none")
     first, value = predicted.task.scores[0], predicted.score
     if value is not None:
         rows = "rows with a label" if predicted.labelled else "rows"

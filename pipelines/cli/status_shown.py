@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from afcore.config import load_config
+from afcore.errors import ConfigError
 from afcore.freezing.policy import Interval
 from afcore.runs.show import EpochStatus, RunStatus, find_status
 from afcore.storage.objects import Storage
@@ -28,6 +29,11 @@ def find_run_status(
         UserError: when there is none, or the configuration cannot be read.
     """
     is_config = wanted.endswith((".yaml", ".yml")) or Path(wanted).is_file()
+    if overrides and not is_config:
+        raise ConfigError(
+            f"--set {overrides[0]!r} changes a configuration, and {wanted!r} is no file, but taken "
+            "for a run's id. Leave --set out, or give the YAML file"
+        )
     config = load_config(wanted, overrides) if is_config else None
     root = store or (config.store if config else default_store)
     return find_status(Storage(root), config or wanted)

@@ -59,6 +59,19 @@ def test_a_score_of_all_rows_is_bootstrapped(score: str, value: float) -> None:
     assert "95 % interval over them (bootstrap)" in comparison_markdown(comparison)
 
 
+def test_runs_on_test_sets_of_unlike_sizes_are_not_paired() -> None:
+    """Where no label of a row tells one set from another."""
+
+    def run(mode: str, count: int) -> RunReport:
+        losses, weights = np.ones(count, dtype=np.float32), np.arange(1, count + 1, dtype=np.uint8)
+        report = scored(mode, "perplexity", 2.0, losses=losses, weights=weights)
+        return report.model_copy(update={"task": "causal-language-modeling"})
+
+    assert row_difference(run("cached", 5), run("full", 5)) is not None
+    for sizes in ((5, 3), (3, 5)):
+        assert row_difference(run("cached", sizes[0]), run("full", sizes[1])) is None
+
+
 def test_the_log_loss_is_paired_by_row_and_the_lowest_is_best() -> None:
     losses = np.asarray([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
     full = scored("full", "loss", 0.25, losses=losses)

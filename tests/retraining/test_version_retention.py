@@ -115,3 +115,16 @@ def test_versions_are_listed_to_the_last_page(
     )
     assert [one.version for one in registry.versions("nightly")] == list("654321")
     assert registry.versions("unknown") == []
+
+
+@pytest.mark.parametrize("name", ["it's nightly", 'the "nightly"'])
+def test_versions_of_a_model_whose_name_has_quotes(
+    name: str, config: Config, tmp_path: Path
+) -> None:
+    registry = ModelRegistry(config.tracking.uri, config.tracking.experiment)
+    client = mlflow.MlflowClient(config.tracking.uri)
+    run_id = registry.begin("t", "n")
+    client.create_registered_model(name)
+    client.create_model_version(name, tmp_path.as_uri(), run_id)
+    assert registry.register(name, run_id, {}, "").version == "1"
+    assert [one.version for one in registry.versions(name)] == ["1"]

@@ -95,6 +95,24 @@ def test_what_others_put_there_is_not_deleted(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_model_of_another_kind_is_replaced_too(tmp_path: Path) -> None:
+    """One with other files, as adapters and what a generator has."""
+    names = ("vocab.txt", "generation_config.json", "model-00001-of-00002.safetensors")
+    folder = make(tmp_path / "model", "before", **dict.fromkeys(names, ""))
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "adapter" / "mine.txt").write_text("mine")
+    with (
+        pytest.raises(ConfigError, match=r"would delete adapter\. Move it away"),
+        new_folder(check_folder(str(folder))) as draft,
+    ):
+        (draft / "config.json").write_text("{}")
+    (folder / "adapter" / "mine.txt").unlink()
+    with new_folder(check_folder(str(folder))) as draft:
+        (draft / "config.json").write_text("{}")
+    assert [entry.name for entry in folder.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from afcore.config import load_config, parse_config
 from afcore.data.sources import Rows, load_rows
@@ -193,6 +194,33 @@ def test_a_prediction_is_the_perplexity_of_a_row(
     with output.open(newline="") as file:
         written = [float(row["prediction"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(written, np.exp(answers.values["losses"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("has_settings", [True, False])
+def test_it_writes_as_the_model_that_it_was_made_from(
+    has_settings: bool, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """Where its texts end, and with what it has computed before."""
+    base = tmp_path / "base"
+    shutil.copytree(tree["model"]["name"], base)
+    settings = base / "generation_config.json"
+    settings.unlink()
+    if has_settings:
+        told = {"eos_token_id": [3, 7], "do_sample": True, "top_p": 0.5, "max_new_tokens": 5}
+        settings.write_text(json.dumps(told))
+    file = talks(tmp_path / "train.jsonl")
+    data = {"train": file, "text": "messages", "max_length": 48}
+    tree |= {"model": {"name": str(base)}, "data": data}
+    tree["training"] = tree["training"] | {"epochs": 1}
+    run = trained(parse_config(tree, source="test"))
+    described(run, load_checkpoint(run, 1).model).save_pretrained(tmp_path / "published")
+    kind = transformers.AutoModelForCausalLM
+    found, expected = (kind.from_pretrained(path) for path in (tmp_path / "published", base))
+    assert found.generation_config.to_diff_dict() == expected.generation_config.to_diff_dict()
+    assert found.generation_config.use_cache is not False
+    assert found.generation_config.eos_token_id == ([3, 7] if has_settings else 3)
+    options = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True}
+    assert found.generate(torch.tensor([[5, 6, 7]]), **options).past_key_values is not None
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
 from afcore.tasks.known_tasks import TASKS, find_score, parse_task
 from afcore.tasks.task import Task
+from afcore.tasks.text_ordinal import quadratic_kappa
 from afcore.training.evaluate import evaluate
 from tests.conftest import write_csv
 from tests.test_stopping import after
@@ -368,6 +369,18 @@ def test_kappa_of_one_answer(levels: list[int], passed: int, kappa: float) -> No
     outputs = np.asarray([[1.0] * passed + [-1.0] * (2 - passed)] * 2, dtype=np.float32)
     labels = task.encode_labels(levels)
     assert _scores(task, labels, outputs)["kappa"] == kappa
+
+
+def test_kappa_of_far_levels_takes_no_matrix_of_all_between_them() -> None:
+    """As of a column of other numbers, in a file to predict for."""
+    draw = np.random.default_rng(0)
+    labels, predicted = draw.integers(0, 5, 200), draw.integers(0, 5, 200)
+    predicted = np.where(draw.random(200) < 0.5, labels, predicted)
+    near = quadratic_kappa(labels, predicted)
+    assert 0.1 < near < 0.9
+    assert quadratic_kappa(10**7 * labels, 10**7 * predicted) == pytest.approx(near, abs=1e-5)
+    far = _stars(2_000_000, 2_000_003).encode_labels([10**30, -(10**30), 2_000_001])
+    assert far.sum(-1).tolist() == [10**6 + 3, -(10**6), 1]
 
 
 def test_a_level_beyond_the_scale_is_never_right() -> None:

@@ -12,7 +12,7 @@ from afcore.data.examples import Examples
 from afcore.data.fold import Fold
 from afcore.data.sources import Rows
 from afcore.data.split import held_out, sampled
-from afcore.errors import DataError, IntegrityError
+from afcore.errors import ConfigError, DataError, IntegrityError
 from afcore.storage.objects import Storage
 from afcore.tasks import stored_tokens
 from afcore.tasks.known_tasks import task_of_model
@@ -288,6 +288,40 @@ def test_labels_that_cannot_be_learnt(
             train=str(paths["train"]),
             **SETTINGS | {"test": str(paths["test"])},
         )
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "read"),
+    [
+        ("text-classification", "choices", "data.text, data.label"),
+        ("text-classification", "image", "data.text, data.label"),
+        ("token-classification", "text_pair", "data.text, data.label"),
+        ("image-classification", "text", "data.image, data.label"),
+        ("text-regression", "choices", "data.text, data.text_pair, data.label"),
+    ],
+)
+def test_a_column_that_the_task_does_not_read_is_no_silent_mistake(
+    local_storage: Storage,
+    tiny_tokenizer: Any,
+    text_files: dict[str, Path],
+    task: str,
+    key: str,
+    read: str,
+) -> None:
+    columns = {"text_pair": "text"} if "text_pair" in read else {}
+    with pytest.raises(ConfigError) as caught:
+        prepare(
+            local_storage,
+            tiny_tokenizer,
+            train=str(text_files["train"]),
+            task=task,
+            columns={"text_pair": None, **columns, key: "label"},
+            **SETTINGS,
+        )
+    assert str(caught.value) == (
+        f"data.{key}: task {task} reads no such column, but those of {read}. Leave 'label' out, "
+        "or set task to the one that is meant"
+    )
 
 
 def labels_of(data: PreparedData) -> list[str]:

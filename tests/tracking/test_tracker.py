@@ -228,10 +228,13 @@ def test_two_that_make_an_experiment_at_once(uri: str, monkeypatch: pytest.Monke
     assert second.begin("t", "a") == run_id
 
 
+STOPPED_IN_A_FILE = DataError("cannot load the data")
+STOPPED_IN_A_FILE.__cause__ = StoppedError()
 ENDS = [
     (None, "FINISHED"),
     (DataError("no rows"), "FAILED"),
     (StoppedError("after step 3"), "KILLED"),
+    (STOPPED_IN_A_FILE, "KILLED"),
     (KeyboardInterrupt(), "KILLED"),
 ]
 

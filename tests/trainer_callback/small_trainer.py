@@ -63,6 +63,7 @@ def make_trainer(
     with_adapters: bool = False,
     pretrained: bool = False,
     train: Any = None,
+    model: Any = None,
     **arguments: Any,
 ) -> tuple[Trainer, Seen]:
     seen = Seen(callback)
@@ -81,7 +82,8 @@ def make_trainer(
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": False,
     }
-    model = make_split(dropout, pool=False).model
+    if model is None:
+        model = make_split(dropout, pool=False).model
     if pretrained:  # as biases show
         with torch.no_grad():
             for parameter in model.bert.encoder.parameters():

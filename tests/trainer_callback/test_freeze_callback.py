@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 import afcore
 from afcore.errors import ConfigError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.freezing.policy import FreezeState, IntervalStatistics
+from afcore.model.forwards import first_output
 from afcore.trainer_callback import freeze_callback
 from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
 from afcore.training.optimizer import SuffixOptimizer
@@ -336,6 +338,69 @@ def test_clipping_is_given_back_after_a_training_that_was_broken_off(
     assert again.args.max_grad_norm == 1.0
 
 
+def test_after_a_training_that_was_broken_off_all_of_the_model_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a new Trainer, whose optimizer is made before training begins."""
+    trainer, seen = make_trainer(tmp_path, AutoFreezeCallback("static", depth=2))
+    monkeypatch.setattr(seen, "on_step_end", lambda *_args, **_given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    again, _ = make_trainer(tmp_path, AutoFreezeCallback("none"), model=trainer.model)
+    before = {name: p.detach().clone() for name, p in again.model.named_parameters()}
+    again.train()
+    kept = [name for name, p in again.model.named_parameters() if torch.equal(p, before[name])]
+    assert kept == []
+
+
+class Reached(TrainerCallback):
+    """Blocks of whose output a gradient was computed, in steps of the training."""
+
+    def __init__(self, layers: Any) -> None:
+        self.blocks: set[int] = set()
+        for block, layer in enumerate(layers):
+            layer.register_forward_hook(partial(self._watch, block))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self.blocks.clear()  # of how blocks are found
+
+    def _watch(self, block: int, _module: Any, _args: Any, output: Any) -> None:
+        hidden = first_output(output)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _gradient: self.blocks.add(block))
+
+
+def test_with_checkpointed_activations_nothing_is_computed_back_through_frozen_blocks(
+    tmp_path: Path,
+) -> None:
+    """Transformers lets the embeddings' output require a gradient there, whatever is frozen."""
+    found = []
+    for options in (None, {"use_reentrant": False}, {"use_reentrant": True}):
+        trainer, _ = make_trainer(
+            tmp_path,
+            AutoFreezeCallback("static", depth=2),
+            activation_checkpointing=options is not None,
+            activation_checkpointing_kwargs=options,
+        )
+        reached = Reached(trainer.model.bert.encoder.layer)
+        trainer.add_callback(reached)
+        trainer.train()
+        assert reached.blocks == {2, 3}, options
+        found.append(all_weights(trainer.model))
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=0)
+
+
+def test_an_evaluation_before_the_first_step_is_of_no_epoch(tmp_path: Path) -> None:
+    """Its loss is that of chance, which would thaw what is frozen."""
+    trainer, seen = make_trainer(
+        tmp_path, AutoFreezeCallback(), pretrained=True, eval_on_start=True, eval_strategy="no"
+    )
+    trainer.train()
+    assert "eval_loss" in trainer.state.log_history[0]
+    assert seen.boundaries == [2] * 15
+
+
 @pytest.mark.parametrize(
     ("given", "keys", "said"),
     [
@@ -367,11 +432,16 @@ def test_a_depth_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None
         ({"gradient_checkpointing": True}, "Set ddp_find_unused_parameters=True"),
         ({"ddp_static_graph": True}, "leave ddp_static_graph out"),
         ({"fsdp": "full_shard"}, "DistributedDataParallel"),
+        ({"n_gpu": 2, "world_size": 1}, "Start a process for each GPU"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], said: str) -> None:
     names = ("deepspeed", "fsdp", "ddp_find_unused_parameters", "ddp_static_graph")
-    arguments = dict.fromkeys(names) | {"gradient_checkpointing": False, "world_size": 2}
+    arguments = dict.fromkeys(names) | {
+        "gradient_checkpointing": False,
+        "world_size": 2,
+        "n_gpu": 1,
+    }
     assert all(hasattr(TrainingArguments, name) for name in arguments)
     check = AutoFreezeCallback()._check
     check(SimpleNamespace(**arguments))  # type: ignore[arg-type]

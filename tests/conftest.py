@@ -4,6 +4,7 @@ import ast
 import contextlib
 import copy
 import csv
+import gc
 import importlib.util
 import inspect
 import logging
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +41,13 @@ from tokenizers import (
     processors,
 )
 
+from afcore.data.builtin import (
+    docstring_choices,
+    docstring_summaries,
+    docstrings,
+    parameters,
+    questions,
+)
 from afcore.storage import lease as lease_module
 from afcore.storage.objects import Storage
 
@@ -84,6 +93,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_is_no_garbage() -> None:
+    """What was imported stays; else every collection, as the Trainer's, looks at all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 def stdlib_rows() -> list[dict[str, str]]:
     """Real text that every machine has: docstrings of three standard modules, labelled by them."""
     import argparse
@@ -122,6 +138,21 @@ def text_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train": write_csv(folder / "train.csv", [r for i, r in enumerate(rows) if i % 4]),
         "test": write_csv(folder / "test.csv", rows[::4]),
     }
+
+
+@pytest.fixture
+def few_built_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the built-in data sets as many as an example needs; to read all takes many seconds."""
+    limits = {
+        docstrings: "ROWS_PER_PACKAGE",
+        docstring_choices: "ROWS_PER_PACKAGE",
+        docstring_summaries: "ROWS_PER_PACKAGE",
+        parameters: "_FUNCTIONS_PER_PACKAGE",
+        questions: "_FUNCTIONS_PER_PACKAGE",
+    }
+    for module, limit in limits.items():
+        monkeypatch.setattr(module, limit, 40)
+        monkeypatch.setattr(module, "_all_rows", cache(module._all_rows.__wrapped__))
 
 
 @pytest.fixture(scope="session")

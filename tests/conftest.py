@@ -298,15 +298,11 @@ def empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def tiny_config(
-    tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path], empty_tracking_store: Path
-) -> dict[str, Any]:
+def tiny_tree(folder: Path, model: Path, text_files: dict[str, Path]) -> dict[str, Any]:
     """A configuration tree that trains the tiny model in a second."""
-    shutil.copy(empty_tracking_store, tmp_path / "mlflow.db")
     return {
         "mode": "cached",
-        "model": {"name": str(tiny_bert)},
+        "model": {"name": str(model)},
         "data": {
             "train": str(text_files["train"]),
             "test": str(text_files["test"]),
@@ -320,9 +316,18 @@ def tiny_config(
         },
         "freezing": {"policy": "gradient_norm", "intervals_per_epoch": 3},
         "cache": {"mode": "on"},
-        "store": str(tmp_path / "store"),
-        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "test"},
+        "store": str(folder / "store"),
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "test"},
     }
+
+
+@pytest.fixture
+def tiny_config(
+    tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path], empty_tracking_store: Path
+) -> dict[str, Any]:
+    """One of a folder of its own, with MLflow's tables."""
+    shutil.copy(empty_tracking_store, tmp_path / "mlflow.db")
+    return tiny_tree(tmp_path, tiny_bert, text_files)
 
 
 def load_script(path: Path) -> ModuleType:

@@ -14,6 +14,7 @@ import typer
 
 from afcore.launch import launcher as launchers
 from afcore.storage.objects import Storage
+from pipelines.cli import run_flow
 from tests.conftest import write_config
 from tests.e2e.command import autofreeze, expect_one_message, nothing_believable
 from tests.model.test_pretrained import configure, set_weight
@@ -281,11 +282,39 @@ MISTAKES = {
 }
 
 
-@pytest.mark.usefixtures("prefect_server")
+# What is raised within the flow takes one way through Prefect, whatever it is: these are sent there.
+THROUGH_PREFECT = (
+    "missing file",
+    "model without blocks",
+    "store that cannot be written",
+    "tracking that cannot be used",
+    "tracking where no folder can be",
+    "a Ray that does not answer",
+    "workers, but no data",
+)
+
+
+@pytest.fixture
+def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow, and the task with which it begins, are plain functions."""
+    from pipelines import finetune
+
+    monkeypatch.setattr(finetune, "prepare", finetune.prepare.fn)
+    monkeypatch.setattr(run_flow, "_import_flow", lambda _: finetune.finetune.fn)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_message_and_exit_code_2(
-    mistake: str, tiny_config: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    mistake: str,
+    request: pytest.FixtureRequest,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    assert set(THROUGH_PREFECT) < set(MISTAKES)
+    request.getfixturevalue(
+        "prefect_server" if mistake in THROUGH_PREFECT else "without_prefect"
+    )
     change, message = MISTAKES[mistake]
     change(tiny_config, tmp_path)
     config = write_config(tmp_path / "c.yaml", tiny_config)

@@ -24,7 +24,7 @@ from tests.conftest import stdlib_rows, write_config
 
 ROOT = Path(afcore.__file__).parent.parent
 WITHOUT = """
-import json, sys
+import importlib, json, pkgutil, sys
 from importlib.machinery import ModuleSpec
 
 class Refused:
@@ -40,8 +40,12 @@ import afcore
 light = not {"torch", "transformers", "datasets"} & sys.modules.keys()
 given = json.loads(sys.argv[1])
 first, again = afcore.fit(**given), afcore.fit(**given, progress=False)
+modules = [module.name for module in pkgutil.walk_packages(afcore.__path__, "afcore.")]
+for module in modules:
+    importlib.import_module(module)
 print(json.dumps({
     "light": light,
+    "modules": len(modules),
     "report": first.report.model_dump(mode="json", by_alias=True),
     "again": again.report.model_dump(mode="json", by_alias=True),
     "predicted": first.predict(["Return a random number."]),
@@ -82,6 +86,7 @@ def test_without_prefect_and_mlflow_and_at_once_the_second_time(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["light"]
+    assert found["modules"] >= 25, "all of the core is imported without them"
     assert found["report"]["mlflow_run_id"] is None
     assert found["again"] == found["report"]
     assert found["report"]["totals"]["test"]["accuracy"] > 0

@@ -32,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import transformers
 import yaml
+from filelock import FileLock
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -287,14 +288,25 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that pytest's processes have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with MLflow's tables, which take it seconds to make; to be copied."""
     import mlflow
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    path = _of_all_processes(tmp_path_factory) / "empty-mlflow.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+            mlflow.MlflowClient(f"sqlite:///{made}").search_experiments()
+            shutil.copy(made, f"{path}.draft")
+            Path(f"{path}.draft").rename(path)
     return path
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -450,6 +451,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import httpx
 
     home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    empty = _of_all_processes(tmp_path_factory) / "empty-prefect.db"
+    if empty.exists():
+        shutil.copy(empty, home / "prefect.db")
     url = f"http://127.0.0.1:{port}/api"
     variables = {
         "PREFECT_HOME": str(home),
@@ -474,6 +478,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                         break
                 assert server.poll() is None, (home / "server.log").read_text()
                 time.sleep(0.1)
+            if not empty.exists():
+                _copy_database(home / "prefect.db", empty)
             with environment({"PREFECT_API_URL": url}), _prefect_settings(variables, url):
                 yield url
                 _send_the_last_lines()
@@ -484,6 +490,28 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+@pytest.fixture
+def prefect_home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For a server of the test's own: with Prefect's tables, where another server has made some."""
+    home = tmp_path / "prefect"
+    home.mkdir()
+    empty = _of_all_processes(tmp_path_factory) / "empty-prefect.db"
+    if empty.exists():
+        shutil.copy(empty, home / "prefect.db")
+    return home
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """While it is written to."""
+    draft = target.with_suffix(f".{os.getpid()}")
+    with (
+        contextlib.closing(sqlite3.connect(source)) as original,
+        contextlib.closing(sqlite3.connect(draft)) as copied,
+    ):
+        original.backup(copied)
+    draft.rename(target)
 
 
 def _send_the_last_lines() -> None:

@@ -119,7 +119,7 @@ def test_what_is_damaged_in_the_store_is_made_again_or_named(
 
 
 def test_a_proxy_is_passed_by_on_the_way_to_our_own_server(
-    tiny_config: dict[str, Any], tmp_path: Path
+    tiny_config: dict[str, Any], tmp_path: Path, prefect_home: Path
 ) -> None:
     tiny_config["data"]["train"] = "nowhere.csv"
     config = write_config(tmp_path / "c.yaml", tiny_config)
@@ -127,7 +127,7 @@ def test_a_proxy_is_passed_by_on_the_way_to_our_own_server(
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(
         [sys.executable, "-c", ENTRY, "run", str(config)],
-        env=environment | {"HTTP_PROXY": "http://127.0.0.1:9", "PREFECT_HOME": str(tmp_path)},
+        env=environment | {"HTTP_PROXY": "http://127.0.0.1:9", "PREFECT_HOME": str(prefect_home)},
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -204,13 +205,15 @@ def test_resumed_from_a_checkpoint_it_ends_the_same(
 ) -> None:
     """Within an interval that has half its gradients, after a decision, at the end of an epoch."""
     folder, undisturbed, whole_seen = whole
+    checkpoint = f"checkpoint-{step}"
+    shutil.copytree(folder / checkpoint, tmp_path / checkpoint)
     saving = {
         "save_strategy": "steps",
         "save_steps": step,
         "restore_callback_states_from_checkpoint": restores,
     }
     resumed, seen = make_trainer(tmp_path, gradient_norm(), dropout=0.1, **saving)
-    resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / checkpoint))
 
     noted = [
         [entry for entry in one.state.log_history if "freeze_boundary" in entry]

@@ -34,6 +34,7 @@ import torch
 import transformers
 import yaml
 from filelock import FileLock
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -100,6 +101,15 @@ def _what_is_there_is_no_garbage() -> None:
     """What was imported stays; else every collection, as the Trainer's, looks at all of it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _pictures_of_flows_are_laid_out_quickly(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are drawn; to look for the best places first takes as long. tests/results does."""
+    if "prefect_server" in request.fixturenames:
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: {})
 
 
 def stdlib_rows() -> list[dict[str, str]]:

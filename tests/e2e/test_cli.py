@@ -303,6 +303,7 @@ def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_flow, "_import_flow", lambda _: finetune.finetune.fn)
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_message_and_exit_code_2(
     mistake: str,
@@ -312,9 +313,8 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert set(THROUGH_PREFECT) < set(MISTAKES)
-    request.getfixturevalue(
-        "prefect_server" if mistake in THROUGH_PREFECT else "without_prefect"
-    )
+    if mistake not in THROUGH_PREFECT:
+        request.getfixturevalue("without_prefect")
     change, message = MISTAKES[mistake]
     change(tiny_config, tmp_path)
     config = write_config(tmp_path / "c.yaml", tiny_config)

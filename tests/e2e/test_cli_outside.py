@@ -137,6 +137,7 @@ def test_a_proxy_is_passed_by_on_the_way_to_our_own_server(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(
     ("url", "proxy", "message"),
     [

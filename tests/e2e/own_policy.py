@@ -45,7 +45,9 @@ def main(config_file: str, *overrides: str) -> None:
     preview._BUDGET_SECONDS = 0.1
     config = load_config(config_file, overrides)
     plan = preview.preview_run(config, ["full", "cached"])
-    followed = preview.preview_run(config.replace(**{"training.epochs": 1}), ["cached"], [[0, 1, 1]])
+    followed = preview.preview_run(
+        config.replace(**{"training.epochs": 1}), ["cached"], [[0, 1, 1]]
+    )
     storage = Storage(config.store)
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:

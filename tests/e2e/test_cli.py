@@ -282,7 +282,7 @@ MISTAKES = {
 }
 
 
-# What is raised within the flow takes one way through Prefect, whatever it is: these are sent there.
+# What is raised within the flow takes one way through Prefect, whatever it is: these take it.
 THROUGH_PREFECT = (
     "missing file",
     "model without blocks",

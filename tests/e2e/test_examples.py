@@ -23,7 +23,7 @@ EXAMPLES = {
     "summarization": ("bart", "ROUGE-L", "data.text", "a summary for each, "),
     "token_classification": ("bert", "F1 of entities", "data.label", "labels of words, "),
 }
-# For these, the docstrings of all installed packages are read first; for others as many as it takes.
+# For these, the docstrings of all installed packages are read first; for others a few.
 _READ_LONG = ("causal_language_modeling", "quickstart", "summarization")
 NAMES = [
     pytest.param(name, marks=[pytest.mark.faults] if name in _READ_LONG else [])

@@ -4,18 +4,21 @@ import ast
 import contextlib
 import copy
 import csv
+import gc
 import importlib.util
 import inspect
 import logging
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +33,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import transformers
 import yaml
+from filelock import FileLock
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -39,6 +44,13 @@ from tokenizers import (
     processors,
 )
 
+from afcore.data.builtin import (
+    docstring_choices,
+    docstring_summaries,
+    docstrings,
+    parameters,
+    questions,
+)
 from afcore.storage import lease as lease_module
 from afcore.storage.objects import Storage
 
@@ -84,6 +96,22 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_is_no_garbage() -> None:
+    """What was imported stays; else every collection, as the Trainer's, looks at all of it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _pictures_of_flows_are_laid_out_quickly(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are drawn; to look for the best places first takes as long. tests/results does."""
+    if "prefect_server" in request.fixturenames:
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: {})
+
+
 def stdlib_rows() -> list[dict[str, str]]:
     """Real text that every machine has: docstrings of three standard modules, labelled by them."""
     import argparse
@@ -122,6 +150,21 @@ def text_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train": write_csv(folder / "train.csv", [r for i, r in enumerate(rows) if i % 4]),
         "test": write_csv(folder / "test.csv", rows[::4]),
     }
+
+
+@pytest.fixture
+def few_built_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the built-in data sets as many as an example needs; to read all takes many seconds."""
+    limits = {
+        docstrings: "ROWS_PER_PACKAGE",
+        docstring_choices: "ROWS_PER_PACKAGE",
+        docstring_summaries: "ROWS_PER_PACKAGE",
+        parameters: "_FUNCTIONS_PER_PACKAGE",
+        questions: "_FUNCTIONS_PER_PACKAGE",
+    }
+    for module, limit in limits.items():
+        monkeypatch.setattr(module, limit, 40)
+        monkeypatch.setattr(module, "_all_rows", cache(module._all_rows.__wrapped__))
 
 
 @pytest.fixture(scope="session")
@@ -256,26 +299,33 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that pytest's processes have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def empty_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with MLflow's tables, which take it seconds to make; to be copied."""
     import mlflow
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    path = _of_all_processes(tmp_path_factory) / "empty-mlflow.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+            mlflow.MlflowClient(f"sqlite:///{made}").search_experiments()
+            shutil.copy(made, f"{path}.draft")
+            Path(f"{path}.draft").rename(path)
     return path
 
 
-@pytest.fixture
-def tiny_config(
-    tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path], empty_tracking_store: Path
-) -> dict[str, Any]:
+def tiny_tree(folder: Path, model: Path, text_files: dict[str, Path]) -> dict[str, Any]:
     """A configuration tree that trains the tiny model in a second."""
-    shutil.copy(empty_tracking_store, tmp_path / "mlflow.db")
     return {
         "mode": "cached",
-        "model": {"name": str(tiny_bert)},
+        "model": {"name": str(model)},
         "data": {
             "train": str(text_files["train"]),
             "test": str(text_files["test"]),
@@ -289,9 +339,18 @@ def tiny_config(
         },
         "freezing": {"policy": "gradient_norm", "intervals_per_epoch": 3},
         "cache": {"mode": "on"},
-        "store": str(tmp_path / "store"),
-        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "test"},
+        "store": str(folder / "store"),
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db", "experiment": "test"},
     }
+
+
+@pytest.fixture
+def tiny_config(
+    tmp_path: Path, tiny_bert: Path, text_files: dict[str, Path], empty_tracking_store: Path
+) -> dict[str, Any]:
+    """One of a folder of its own, with MLflow's tables."""
+    shutil.copy(empty_tracking_store, tmp_path / "mlflow.db")
+    return tiny_tree(tmp_path, tiny_bert, text_files)
 
 
 def load_script(path: Path) -> ModuleType:
@@ -402,6 +461,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import httpx
 
     home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    empty = _of_all_processes(tmp_path_factory) / "empty-prefect.db"
+    if empty.exists():
+        shutil.copy(empty, home / "prefect.db")
     url = f"http://127.0.0.1:{port}/api"
     variables = {
         "PREFECT_HOME": str(home),
@@ -426,6 +488,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                         break
                 assert server.poll() is None, (home / "server.log").read_text()
                 time.sleep(0.1)
+            if not empty.exists():
+                _copy_database(home / "prefect.db", empty)
             with environment({"PREFECT_API_URL": url}), _prefect_settings(variables, url):
                 yield url
                 _send_the_last_lines()
@@ -436,6 +500,28 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+@pytest.fixture
+def prefect_home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For a server of the test's own: with Prefect's tables, where another server has made some."""
+    home = tmp_path / "prefect"
+    home.mkdir()
+    empty = _of_all_processes(tmp_path_factory) / "empty-prefect.db"
+    if empty.exists():
+        shutil.copy(empty, home / "prefect.db")
+    return home
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """While it is written to."""
+    draft = target.with_suffix(f".{os.getpid()}")
+    with (
+        contextlib.closing(sqlite3.connect(source)) as original,
+        contextlib.closing(sqlite3.connect(draft)) as copied,
+    ):
+        original.backup(copied)
+    draft.rename(target)
 
 
 def _send_the_last_lines() -> None:

@@ -1,23 +1,15 @@
-"""Who may know whom."""
+"""Who may know whom.
+
+That the core can be imported without Prefect and MLflow is in tests/notebook/test_fit.py.
+"""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import afcore
 from bench.shape import arrows, circles, double_names, large_functions
 
 ROOT = Path(afcore.__file__).parent
-BLOCK_PREFECT = """
-import importlib, pkgutil, sys
-sys.modules["prefect"] = None
-import afcore
-names = [m.name for m in pkgutil.walk_packages(afcore.__path__, "afcore.")]
-for name in names:
-    importlib.import_module(name)
-print(len(names), sorted(m for m in sys.modules if m.split(".")[0] == "mlflow")[:1])
-"""
 
 
 def imports(path: Path) -> set[str]:
@@ -28,16 +20,6 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module or "")
     return found
-
-
-def test_the_core_imports_without_prefect_and_without_loading_mlflow() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCK_PREFECT], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    count, mlflow = done.stdout.split(maxsplit=1)
-    assert int(count) >= 25
-    assert mlflow.strip() == "[]"
 
 
 def test_mlflow_stays_in_tracking() -> None:

@@ -179,10 +179,10 @@ def test_the_number_of_workers_changes_nothing_but_the_time(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damaged", [None, b"{"])
 def test_a_lost_profile_is_measured_here_and_not_by_a_worker(
-    config: Config, tmp_path: Path, damaged: bytes | None
+    config: Config, tmp_path: Path
 ) -> None:
+    """One that is gone, and one that is damaged."""
     config = config.replace(store=str(tmp_path / "store"), **{"cache.mode": "auto"})
     storage = Storage(config.store)
     record = identify_run(config, storage)
@@ -190,14 +190,15 @@ def test_a_lost_profile_is_measured_here_and_not_by_a_worker(
         run = begin_run(storage, record)
         launch_epoch(run, 1, lease.number)
         key = f"{run.folder}/profile.json"
-        before = json.loads(storage.get(key))
-        storage.delete(key)
-        if damaged is not None:
-            storage.put(key, damaged)
-        launch_epoch(run, 2, lease.number)
-    again = json.loads(storage.get(key))
-    assert again["seconds"] != before["seconds"]
-    assert again["workers"] is not None
+        for epoch, damaged in ((2, None), (3, b"{")):
+            before = json.loads(storage.get(key))
+            storage.delete(key)
+            if damaged is not None:
+                storage.put(key, damaged)
+            launch_epoch(run, epoch, lease.number)
+            again = json.loads(storage.get(key))
+            assert again["seconds"] != before["seconds"]
+            assert again["workers"] is not None
 
 
 def test_one_worker_in_this_process_counts_what_it_opens(config: Config, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from afcore.errors import (
     StoreError,
     TrackingError,
     WorkerLostError,
+    causes,
     in_one_line,
 )
 from afcore.interrupt import stop_requested
@@ -197,6 +198,9 @@ def failure_line(failed: list[str]) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         failed.append(f"{OUT_OF_MEMORY} {in_one_line(error, 500)}")
     except AutoFreezeError as error:
+        # A signal that came while data were read looks like a mistake in them.
+        if any(isinstance(cause, StoppedError) for cause in causes(error)):
+            raise
         failed.append(in_one_line(error, 500))
     except RuntimeError as error:
         if "memory" not in str(error):  # as torch says it of the CPU's

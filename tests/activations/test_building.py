@@ -1,13 +1,13 @@
 """One builder at a time, whoever dies meanwhile."""
 
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +25,8 @@ from tests.conftest import BUCKET
 from tests.training_setup import make_split, make_trainee, new_set
 
 FOLDER = "activations/some-key"
-ROOT = Path(__file__).parent.parent.parent
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload([__name__])
 
 
 def small_shards() -> None:
@@ -61,8 +62,9 @@ def want(storage: Storage, run: str) -> tuple[ActivationSet, bool, float]:
     return opened.activation_set, opened.built, opened.seconds
 
 
-def child(root: str, run: str) -> None:
+def _child(root: str, run: str, environment: dict[str, str], results: Any) -> None:
     """In another process: want the set and write its shards slowly."""
+    os.environ.update(environment)
     small_shards()
     write_shard = ActivationWriter.write_shard
 
@@ -72,15 +74,15 @@ def child(root: str, run: str) -> None:
 
     ActivationWriter.write_shard = slowly  # type: ignore[method-assign]
     found, built, _ = want(Storage(root), run)
-    print(built, found.manifest.index, flush=True)
+    results.put((built, found.manifest.index))
 
 
-def start_child(root: str, run: str) -> subprocess.Popen[str]:
-    code = f"from tests.activations.test_building import child; child({root!r}, {run!r})"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    )
+def start_child(root: str, run: str) -> tuple[multiprocessing.process.BaseProcess, Any]:
+    """The process, forked from one that has imported everything, and what it will tell."""
+    results = _SERVER.SimpleQueue()
+    process = _SERVER.Process(target=_child, args=(root, run, dict(os.environ), results))
+    process.start()
+    return process, results
 
 
 def wait_for_shards(storage: Storage) -> None:
@@ -149,13 +151,13 @@ def test_two_that_want_the_same_set_build_it_once(
 @pytest.mark.usefixtures("s3_endpoint")
 def test_two_processes_build_it_once(tmp_path: Path) -> None:
     root = f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}"
-    other = start_child(root, "r0")
+    other, results = start_child(root, "r0")
     wait_for_shards(Storage(root))
     mine, built, seconds = want(Storage(root), "r1")
-    output, _ = other.communicate()
-    assert other.returncode == 0
+    other.join(240)
+    assert other.exitcode == 0
     found = check_whole(Storage(root))
-    assert output.split() == ["True", found.manifest.index]
+    assert results.get() == (True, found.manifest.index)
     assert (built, mine.manifest.index) == (False, found.manifest.index)
     assert seconds > 0, "there was nothing to wait for"
 
@@ -163,14 +165,15 @@ def test_two_processes_build_it_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_builder_is_succeeded(local_storage: Storage) -> None:
     storage, results = local_storage, []
-    builder = start_child(storage.root, "killed")
+    builder, _ = start_child(storage.root, "killed")
     wait_for_shards(storage)
     waiter = threading.Thread(target=lambda: results.append(want(storage, "waiter")))
     waiter.start()
     time.sleep(0.3)
     assert not results
-    builder.send_signal(signal.SIGKILL)
-    builder.communicate()
+    builder.kill()
+    builder.join(240)
+    assert builder.exitcode == -signal.SIGKILL
     waiter.join()
     assert check_whole(storage).manifest.producer == "waiter"
     assert results[0][1]

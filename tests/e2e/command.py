@@ -19,7 +19,7 @@ def autofreeze(*arguments: object) -> int:
 
 def expect_one_message(capfd: pytest.CaptureFixture[str], message: str) -> None:
     out, err = capfd.readouterr()
-    assert "Traceback" not in out + err
+    assert "Traceback" not in out + err, out + err
     errors = [line for line in err.splitlines() if line.startswith("Error:")]
     assert len(errors) == 1, err
     assert message in errors[0]

@@ -34,17 +34,20 @@ def main(config_file: str, *overrides: str) -> None:
     """Print a plan and two epochs' decisions as a line of JSON."""
     known_policies.Policy = known_policies.Policy | EveryNth  # type: ignore[misc]
 
+    from afcore import preview
     from afcore.config import load_config
-    from afcore.preview import preview_run
     from afcore.runs.epoch import run_epoch
     from afcore.runs.identify import identify_run
     from afcore.runs.records import CheckpointRecord, record_of
     from afcore.runs.run import begin_run, open_run, run_lease
     from afcore.storage.objects import Storage
 
+    preview._BUDGET_SECONDS = 0.1
     config = load_config(config_file, overrides)
-    plan = preview_run(config, ["full", "cached"])
-    followed = preview_run(config.replace(**{"training.epochs": 1}), ["cached"], [[0, 1, 1]])
+    plan = preview.preview_run(config, ["full", "cached"])
+    followed = preview.preview_run(
+        config.replace(**{"training.epochs": 1}), ["cached"], [[0, 1, 1]]
+    )
     storage = Storage(config.store)
     record = identify_run(config, storage)
     with run_lease(storage, record.run_id) as lease:

@@ -119,45 +119,56 @@ def test_what_is_damaged_in_the_store_is_made_again_or_named(
 
 
 def test_a_proxy_is_passed_by_on_the_way_to_our_own_server(
-    tiny_config: dict[str, Any], tmp_path: Path
+    tiny_config: dict[str, Any], tmp_path: Path, prefect_home: Path
 ) -> None:
     tiny_config["data"]["train"] = "nowhere.csv"
     config = write_config(tmp_path / "c.yaml", tiny_config)
     unset = ("NO_PROXY", "no_proxy", "PREFECT_API_URL")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    for variables, message in (
-        ({}, "cannot load the data 'nowhere.csv'"),
-        (
-            {"PREFECT_API_URL": "http://prefect.invalid/api"},
-            "at http://prefect.invalid/api/ does not answer through the proxy http://127.0.0.1:9",
-        ),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", ENTRY, "run", str(config)],
-            env=environment
-            | {"HTTP_PROXY": "http://127.0.0.1:9", "PREFECT_HOME": str(tmp_path)}
-            | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2, done.stderr
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def test_a_prefect_server_that_is_down(tiny_config: dict[str, Any], tmp_path: Path) -> None:
-    config = write_config(tmp_path / "c.yaml", tiny_config)
     done = subprocess.run(
         [sys.executable, "-c", ENTRY, "run", str(config)],
-        env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        env=environment | {"HTTP_PROXY": "http://127.0.0.1:9", "PREFECT_HOME": str(prefect_home)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    assert "Error: the Prefect server at http://127.0.0.1:9/api/ does not answer" in done.stderr
+    assert "cannot load the data 'nowhere.csv'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    ("url", "proxy", "message"),
+    [
+        ("http://127.0.0.1:9/api", None, "http://127.0.0.1:9/api/ does not answer. Start it"),
+        (
+            "http://prefect.invalid/api",
+            "http://127.0.0.1:9",
+            "http://prefect.invalid/api/ does not answer through the proxy http://127.0.0.1:9",
+        ),
+    ],
+)
+def test_a_prefect_server_that_is_down(
+    url: str,
+    proxy: str | None,
+    message: str,
+    tiny_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    config = write_config(tmp_path / "c.yaml", tiny_config)
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    if proxy is not None:
+        variables = {"HTTP_PROXY": proxy, "NO_PROXY": "localhost", "no_proxy": "localhost"}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+    with temporary_settings({PREFECT_API_URL: url}):
+        assert autofreeze("run", config) == 2
+    expect_one_message(capfd, f"the Prefect server at {message}")
 
 
 def test_a_damaged_cache_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

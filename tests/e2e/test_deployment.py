@@ -1,7 +1,6 @@
 """The deployment for real: a server, a work pool, a worker, a schedule, and the store on S3."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from prefect.testing.cli import CycloptsCliRunner
 
 from afcore.results.report import RunReport
 from afcore.storage.objects import Storage
@@ -30,7 +30,7 @@ RETRAINING = "retrain/nightly"
 def deployed(prefect_server: str) -> dict[str, Any]:
     """The deployment, made by the commands that docs/operations.md gives."""
     prefect("work-pool", "create", "autofreeze", "--type", "process")
-    prefect("deploy", "--all", "--prefect-file", "pipelines/configs/prefect.yaml")
+    deploy_all()
     return deployment(prefect_server, DEPLOYMENT)
 
 
@@ -178,11 +178,19 @@ def test_parameters_that_are_not_allowed_are_refused(
 
 
 def prefect(*arguments: str) -> str:
-    """Run ``prefect ARGUMENTS`` in the checkout; what it printed."""
+    """Run ``prefect ARGUMENTS`` in this process, which has imported everything; what it printed."""
+    done = CycloptsCliRunner().invoke(list(arguments))
+    command = " ".join(["prefect", *arguments])
+    assert done.exit_code == 0, f"{command}: status {done.exit_code}\n{done.output}"
+    return done.output
+
+
+def deploy_all() -> None:
+    """In a process of its own, as it imports flows from their files."""
+    command = ["deploy", "--all", "--prefect-file", "pipelines/configs/prefect.yaml"]
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
+        [sys.executable, "-m", "prefect", *command],
         cwd=CHECKOUT,
-        env={**os.environ, "COLUMNS": "200"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -190,9 +198,7 @@ def prefect(*arguments: str) -> str:
         timeout=300,
         check=False,
     )
-    command = " ".join(["prefect", *arguments])
-    assert done.returncode == 0, f"{command}: status {done.returncode}\n{done.stdout}"
-    return done.stdout
+    assert done.returncode == 0, done.stdout
 
 
 def flow_runs(server: str, deployment: dict[str, Any], state: str) -> list[dict[str, Any]]:

@@ -23,12 +23,18 @@ EXAMPLES = {
     "summarization": ("bart", "ROUGE-L", "data.text", "a summary for each, "),
     "token_classification": ("bert", "F1 of entities", "data.label", "labels of words, "),
 }
-# For these, the docstrings of all installed packages are read first.
+# For these, the docstrings of all installed packages are read first; for others a few.
 _READ_LONG = ("causal_language_modeling", "quickstart", "summarization")
 NAMES = [
     pytest.param(name, marks=[pytest.mark.faults] if name in _READ_LONG else [])
     for name in EXAMPLES
 ]
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("faults") is None:
+        request.getfixturevalue("few_built_in_rows")
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from afcore.activations.sets import list_sets
-from afcore.activations.validation_states import ValidationStates
 from afcore.config import Config, parse_config
 from afcore.errors import AutoFreezeError
 from afcore.results.report import CompareReport, RunReport
+from afcore.runs.whole_run import complete_run
 from afcore.storage.objects import Storage
 from afcore.tracking.tracker import Tracker
 from tests.conftest import BUCKET
+from tests.runs.test_frozen_start import NOTHING_IS_LEARNED, count_as_known
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -106,6 +106,25 @@ def _check_tracked(config: Config, report: RunReport) -> None:
     assert model.config.id2label[1] == "random"
 
 
+def test_it_reads_from_the_first_epoch_and_stops_when_it_has_settled(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the default policy, of which the rest is in tests/runs."""
+    count_as_known(monkeypatch)
+    frozen = config.model_dump() | {"freezing": {"policy": "frozen_start", "depth": 3}}
+    settled = parse_config(frozen, source="test").replace(**NOTHING_IS_LEARNED)
+    report, _ = finetune(settled)
+    assert [epoch.read_from for epoch in report.epochs] == ["activations@3"] * 4
+    assert [epoch.candidate for epoch in report.epochs] == [False, False, False, True]
+    assert report.totals.best_epoch == 4
+    assert report.totals.decide_seconds == 0.0  # cache.mode: on measures nothing
+    assert report.happened.startswith("blocks 0-2 of 4 were frozen from the start")
+    assert "stopped after epoch 4 of 6" in report.happened
+    # The head was solved: better than the classes' shares although no step changed a thing.
+    assert report.epochs[0].train_loss < report.intervals[0].chance_loss
+    assert report.totals.test_rows is not None
+
+
 def test_a_finished_run_returns_its_result_unless_fresh(config: Config) -> None:
     config = config.replace(**{"training.epochs": 2})
     first, _ = finetune(config)
@@ -121,95 +140,13 @@ def test_a_finished_run_returns_its_result_unless_fresh(config: Config) -> None:
     assert not any(epoch.resumed for epoch in fresh.epochs)
 
 
-def test_modes_read_and_write_as_they_should(config: Config) -> None:
-    by_mode = {mode: finetune(config.replace(mode=mode))[0] for mode in ("full", "freeze")}
-    assert list_sets(Storage(config.store)) == []
-    for report in by_mode.values():
-        assert {epoch.read_from for epoch in report.epochs} == {"tokens"}
-    assert by_mode["full"].decisions == []
-    assert {e.boundary_end for e in by_mode["full"].epochs} == {0}
-    assert by_mode["freeze"].epochs[-1].boundary_end > 0
-    off, _ = finetune(config.replace(**{"cache.mode": "off"}))
-    assert list_sets(Storage(config.store)) == []
-    assert off.decisions == by_mode["freeze"].decisions
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-4), ("bf16", 5e-2)])
-def test_caching_changes_what_is_computed_but_not_what_is_learnt(
-    config: Config, dtype: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluated, put = [], ValidationStates.put
-
-    def note(held: ValidationStates, number: int, hidden: torch.Tensor) -> None:
-        evaluated.append(number)
-        put(held, number, hidden)
-
-    monkeypatch.setattr(ValidationStates, "put", note)
-    static = {
-        "freezing.policy": "static",
-        "freezing.depth": 2,
-        "cache.dtype": dtype,
-        "training.epochs": 2,
-    }
-    freeze, _ = finetune(config.replace(mode="freeze", **static))
-    cached, _ = finetune(config.replace(**static))
-    assert {e.read_from for e in freeze.epochs} == {"tokens"}
-    assert {e.read_from for e in cached.epochs} == {"activations@2"}
-    losses = [[epoch.train_loss for epoch in run.epochs] for run in (freeze, cached)]
-    np.testing.assert_allclose(losses[1], losses[0], atol=tolerance)
-    scored = [[epoch.validation["loss"] for epoch in run.epochs] for run in (freeze, cached)]
-    np.testing.assert_allclose(scored[1], scored[0], atol=tolerance)
-    assert evaluated, "what the prefix puts out for the validation split is held"
-    assert len(evaluated) == len(set(evaluated)), "and computed in the first of two epochs alone"
-
-
-def test_runs_with_the_same_prefix_share_its_set(config: Config) -> None:
-    static = {"freezing.policy": "static", "training.epochs": 2}
-    first, _ = finetune(config.replace(**static))
-    other, _ = finetune(config.replace(**static | {"training.learning_rate": 5e-4}))
-    assert first.totals.activation_bytes_written > 0
-    assert other.totals.activation_bytes_written == 0
-    assert {e.read_from for e in other.epochs} == {"activations@2"}
-    alone, _ = finetune(config.replace(**static | {"cache.share": False}))
-    assert alone.totals.activation_bytes_written == first.totals.activation_bytes_written
-    assert alone.notes == []
-
-
-def test_what_the_limit_kept_from_being_written_is_in_the_notes(config: Config) -> None:
-    report, _ = finetune(config.replace(**{"cache.max_bytes": 1000}))
-    assert report.totals.activation_bytes_written == 0
-    assert {epoch.read_from for epoch in report.epochs} == {"tokens"}
-    grown = {e.boundary_end for e in report.epochs[:-1] if e.boundary_end}
-    assert grown
-    assert [note.partition(" not written: ")[0] for note in report.notes] == [
-        f"activations@{boundary}" for boundary in sorted(grown)
-    ]
-
-
-def test_a_linear_schedule_freezes_on_time(config: Config) -> None:
-    report, _ = finetune(config.replace(**{"freezing.policy": "linear", "freezing.depth": 3}))
-    after = [decision.boundary_after for decision in report.decisions]
-    assert after == [0, 0, 1, 1, 1, 2, 2, 2, 3]
-
-
-def test_checkpoints_but_the_last_and_the_best_are_collected(config: Config) -> None:
-    report, _ = finetune(config.replace(mode="full", **{"training.epochs": 4}))
-    storage = Storage(config.store)
-    folder = training_folder(storage, report.run_id)
-    named = set()
-    for epoch in {report.totals.best_epoch, 4}:
-        record = json.loads(storage.get(f"{folder}/epochs/{epoch:03d}/checkpoint.json"))
-        named |= {f"{folder}/parts/{digest}.safetensors" for digest in record["parts"].values()}
-    assert set(storage.list(f"{folder}/parts")) == named
-
-
 def test_a_task_that_raises_is_retried_and_reads_what_was_cached(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from afcore.runs import epoch as epoch_module
     from pipelines import finetune as finetune_module
 
-    unbroken, _ = finetune(config)
+    _, unbroken = complete_run(config)
     read_from = []
     real = epoch_module.train_epoch
 
@@ -233,28 +170,6 @@ def test_a_task_that_raises_is_retried_and_reads_what_was_cached(
     assert report.totals.test == unbroken.totals.test
 
 
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        ("shards", "computing it again"),
-        ("index", "building the set again"),
-        ("manifest.json", "building the set again"),
-    ],
-)
-def test_a_damaged_set_does_not_fail_the_run(
-    config: Config, caplog: pytest.LogCaptureFixture, part: str, message: str
-) -> None:
-    static = {"freezing.policy": "static", "training.epochs": 2}
-    whole, _ = finetune(config.replace(**static))
-    storage = Storage(config.store)
-    keys = [key for key in storage.list("activations") if key.endswith(("c/0/0", "manifest.json"))]
-    storage.put(next(key for key in keys if part in key), b"torn")
-    again, _ = finetune(config.replace(**static), fresh=True)
-    assert message in caplog.text
-    assert again.totals.test == whole.totals.test
-    assert [found.verify() for found in list_sets(storage)] == [[]]
-
-
 def test_a_process_that_lost_its_lease_commits_nothing_more(config: Config) -> None:
     from afcore.runs.epoch import run_epoch
     from afcore.runs.identify import identify_run
@@ -276,7 +191,7 @@ def test_a_process_that_lost_its_lease_commits_nothing_more(config: Config) -> N
 def test_the_store_may_be_s3(config: Config, s3_endpoint: str) -> None:
     assert s3_endpoint
     report, _ = finetune(config.replace(store=f"s3://{BUCKET}/finetune"))
-    local, _ = finetune(config)
+    _, local = complete_run(config)
     assert report.decisions == local.decisions
     assert report.totals.test == local.totals.test
     assert report.totals.activation_bytes_written > 0

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_temporary_server_ends_with_a_flow_that_is_killed(
-    tiny_config: dict[str, Any], tmp_path: Path
+    tiny_config: dict[str, Any], tmp_path: Path, prefect_home: Path
 ) -> None:
     config = write_config(tmp_path / "config.yaml", tiny_config | {"training": {"epochs": 1000}})
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
@@ -24,7 +24,7 @@ def test_the_temporary_server_ends_with_a_flow_that_is_killed(
     with log.open("wb") as stream:
         run = subprocess.Popen(
             [Path(sys.executable).with_name("autofreeze"), "run", str(config)],
-            env={**environment, "PREFECT_HOME": str(tmp_path / "prefect")},
+            env={**environment, "PREFECT_HOME": str(prefect_home)},
             stdout=stream,
             stderr=subprocess.STDOUT,
         )

@@ -88,8 +88,8 @@ class OwnServer:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[OwnServer]:
-    server = OwnServer(tmp_path / "prefect")
+def server(prefect_home: Path) -> Iterator[OwnServer]:
+    server = OwnServer(prefect_home)
     server.start()
     yield server
     server.stop()
@@ -255,9 +255,11 @@ def test_a_server_that_stays_away_is_one_message(
     assert "the result is the recorded one" in run.output
 
 
-def test_the_place_of_the_one_that_trains_outlives_the_stacks_server(tmp_path: Path) -> None:
+def test_the_place_of_the_one_that_trains_outlives_the_stacks_server(
+    tmp_path: Path, prefect_home: Path
+) -> None:
     """Prefect stops a deployment's run whose place cannot be renewed, also minutes later."""
-    server = OwnServer(tmp_path / "prefect")
+    server = OwnServer(prefect_home)
     settings, started = StackSettings(prefect_port=server.port), ServiceFolder(tmp_path / "stack")
     variables = dict(stack_services(settings, tmp_path, started)[0].environment)
     places = f"{server.url}/v2/concurrency_limits"

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from afcore.config import parse_config
+from afcore.runs.whole_run import complete_run
 from tests.conftest import write_config
 from tests.e2e.command import autofreeze
 
@@ -104,9 +106,8 @@ def test_stopped_behind_the_last_epoch_it_goes_straight_to_the_test(
     assert norms == []
     stopped = json.loads(report.read_text())
     tiny_config["store"] = str(tmp_path / "undisturbed")
-    config = write_config(tmp_path / "undisturbed.yaml", tiny_config)
-    assert autofreeze("run", config, "--report", report) == 0
-    whole = json.loads(report.read_text())
+    _, undisturbed = complete_run(parse_config(tiny_config, source="test"))
+    whole = json.loads(undisturbed.model_dump_json(by_alias=True))
     assert [epoch["attempt"] for epoch in stopped["epochs"]] == [1, 1]
     for key in ("test", "validation"):
         assert stopped["totals"][key] == whole["totals"][key]

@@ -1,6 +1,6 @@
 """Compiled training is eager training: the same losses, and gradients where they belong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,18 @@ def test_a_missing_compiler_is_one_clear_message() -> None:
     assert "\n" not in str(got.value)
 
 
+@pytest.fixture
+def quick_inductor() -> Iterator[None]:
+    """Compiles in this process, and does not try out first which vectors the machine has."""
+    from torch._inductor import config
+
+    settings = {"compile_threads": 1, "cpp.vec_isa_ok": False}
+    with config.patch(settings):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_inductor")
 def test_inductor_gives_eager_losses_and_the_same_ones_each_time() -> None:
     examples = make_examples(16)
 

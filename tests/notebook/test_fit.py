@@ -24,13 +24,15 @@ from tests.conftest import stdlib_rows, write_config
 
 ROOT = Path(afcore.__file__).parent.parent
 WITHOUT = """
-import json, sys
+import importlib, json, pkgutil, sys
 from importlib.machinery import ModuleSpec
 
+asked = []
 class Refused:
     def find_spec(self, name, path=None, target=None):
         return ModuleSpec(name, self) if name.split(".")[0] in ("prefect", "mlflow") else None
     def create_module(self, spec):
+        asked.append(spec.name)
         raise ImportError(f"{spec.name} was imported")
     def exec_module(self, module):
         pass
@@ -40,8 +42,13 @@ import afcore
 light = not {"torch", "transformers", "datasets"} & sys.modules.keys()
 given = json.loads(sys.argv[1])
 first, again = afcore.fit(**given), afcore.fit(**given, progress=False)
+modules = [module.name for module in pkgutil.walk_packages(afcore.__path__, "afcore.")]
+for module in modules:
+    importlib.import_module(module)
 print(json.dumps({
     "light": light,
+    "modules": len(modules),
+    "asked": asked,
     "report": first.report.model_dump(mode="json", by_alias=True),
     "again": again.report.model_dump(mode="json", by_alias=True),
     "predicted": first.predict(["Return a random number."]),
@@ -82,6 +89,8 @@ def test_without_prefect_and_mlflow_and_at_once_the_second_time(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["light"]
+    assert found["modules"] >= 25, "all of the core is imported"
+    assert found["asked"] == []
     assert found["report"]["mlflow_run_id"] is None
     assert found["again"] == found["report"]
     assert found["report"]["totals"]["test"]["accuracy"] > 0

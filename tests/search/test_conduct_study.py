@@ -14,7 +14,7 @@ import torch
 
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.errors import AutoFreezeError, ConfigError, NoWinnerError, UserError
+from afcore.errors import AutoFreezeError, ConfigError, NoWinnerError, StoppedError, UserError
 from afcore.runs.identify import identify_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
@@ -159,6 +159,20 @@ def test_failed_trials_have_a_line_and_the_study_goes_on(
         ("finished", None),
     ]
     assert report.best == 2
+
+
+def test_a_trial_that_is_interrupted_while_it_reads_its_data_has_not_failed(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise ConfigError("data.train: cannot be read") from StoppedError()
+
+    config = config.replace(**{"training.epochs": 1, "search.trials": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_run, "identify_run", interrupted)
+        with pytest.raises(ConfigError, match="cannot be read"):
+            conduct(config)
+    assert [row.state for row in conduct(config).trials] == ["finished"]
 
 
 def test_a_study_stops_when_its_first_trials_fail_for_one_reason(

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,14 +24,17 @@ from afcore.search.tracked_study import TrackedStudy
 from afcore.storage.objects import Storage
 from afcore.tasks.answers import Answers
 
-_SPAWN = multiprocessing.get_context("spawn")
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload([__name__])
 
 
-def _search(config: str, folder: Path, name: str) -> None:
+def _search(config: str, folder: Path, name: str, environment: dict[str, str]) -> None:
     """The flow, in a process of its own, which says what it does in files.
 
     The process ``slow`` is at work on its first trial until there is a file ``go``.
     """
+    os.environ.update(environment)  # before Prefect is imported, which reads it
+    assert "prefect" not in sys.modules
     from pipelines.environment import set_defaults
 
     set_defaults()
@@ -76,7 +80,7 @@ def test_the_test_set_is_read_once_after_the_last_trial_of_all_processes(
     }
     config = parse_config(tree, source="test").model_dump_json()
     processes = {
-        name: _SPAWN.Process(target=_search, args=(config, tmp_path, name))
+        name: _SERVER.Process(target=_search, args=(config, tmp_path, name, dict(os.environ)))
         for name in ("slow", "quick")
     }
 

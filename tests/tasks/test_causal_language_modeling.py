@@ -276,6 +276,7 @@ def test_mistakes(tree: dict[str, Any], tmp_path: Path, tiny_bert: Path) -> None
     fails(DataError, "conversations, which hold their answers; leave data.label", data=labelled)
 
 
+@pytest.mark.usefixtures("few_built_in_rows")
 def test_the_example_runs(tmp_path: Path, tree: dict[str, Any]) -> None:
     write_examples(tmp_path / "examples")
     changes = {

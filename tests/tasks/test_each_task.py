@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from afcore.tasks.known_tasks import TASKS, find_score, parse_task
 from afcore.tasks.task import Task
 from afcore.tasks.text_ordinal import quadratic_kappa
 from afcore.training.evaluate import evaluate
-from tests.conftest import write_csv
+from tests.conftest import tiny_tree, write_csv
+from tests.model.test_pretrained import configure
 from tests.test_stopping import after
 
 DROPOUT = (
@@ -125,25 +127,43 @@ def make_rows(count: int, seed: int) -> list[dict[str, str]]:
     return rows
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def config(
     request: pytest.FixtureRequest,
-    tiny_config: dict[str, Any],
+    tiny_bert: Path,
     tiny_generators: Path,
-    tmp_path: Path,
+    text_files: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Config:
     """Of a task; nothing is drawn at random while it trains, so that two ways can be compared."""
+    folder = tmp_path_factory.mktemp("task")
     files = {
-        split: str(write_csv(tmp_path / f"{split}.csv", make_rows(count, seed)))
+        split: str(write_csv(folder / f"{split}.csv", make_rows(count, seed)))
         for seed, (split, count) in enumerate({"train": 96, "validation": 32, "test": 40}.items())
     }
     kind = KINDS[request.param]
-    tree = tree_of(request.param, tiny_config, tiny_generators) | {"mode": "full"}
+    tiny = tiny_tree(folder, tiny_bert, text_files)
+    tree = tree_of(request.param, tiny, tiny_generators) | {"mode": "full"}
     tree["data"] = {**files, "max_length": 32, **kind["data"]}
     tree["training"] |= {"epochs": 2, "stop": "never"}
     tree["freezing"] = {"policy": "static", "depth": 2}
     tree["cache"] = {"mode": "on", "dtype": "fp32"}
     return parse_config(tree, source="test")
+
+
+@pytest.fixture(scope="module")
+def calm(config: Config) -> Config:
+    """Without dropout."""
+    folder = Path(config.store).with_name("calm")
+    shutil.copytree(config.model.name, folder)
+    configure(folder, **dict.fromkeys(DROPOUT, 0.0))
+    return config.replace(**{"model.name": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def full(calm: Config) -> Run:
+    """Trained; others only read it."""
+    return train(calm)
 
 
 def train(config: Config, stop_after: int | None = None) -> Run:
@@ -164,31 +184,17 @@ def losses(run: Run) -> list[float]:
     return [step.loss for record in records if record for step in record.trained.steps]
 
 
-def without_dropout(config: Config, tmp_path: Path) -> Config:
-    import shutil
-
-    from tests.model.test_pretrained import configure
-
-    folder = tmp_path / "calm"
-    if not folder.exists():
-        shutil.copytree(config.model.name, folder)
-        configure(folder, **dict.fromkeys(DROPOUT, 0.0))
-    return config.replace(**{"model.name": str(folder)})
-
-
-def test_full_is_a_bare_loop_with_the_models_own_loss(config: Config, tmp_path: Path) -> None:
-    config = without_dropout(config, tmp_path)
-    run = train(config)
-    data, model = run.data(), run.pretrained().model
+def test_full_is_a_bare_loop_with_the_models_own_loss(full: Run) -> None:
+    data, model = full.data(), full.pretrained().model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    batches = [batches_of(run, data.train, epoch) for epoch in (1, 2)]
+    batches = [batches_of(full, data.train, epoch) for epoch in (1, 2)]
     total = sum(map(len, batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
     model.train()
     bare = []
     for ids in [ids for epoch in batches for ids in epoch]:
-        inputs, targets = run.record.task.collate(data.train, ids, torch.device("cpu"))
-        inputs, targets = run.record.task.as_whole(inputs, targets)
+        inputs, targets = full.record.task.collate(data.train, ids, torch.device("cpu"))
+        inputs, targets = full.record.task.as_whole(inputs, targets)
         loss = model(**inputs, **targets).loss  # as transformers has it
         bare.append(float(loss.detach()))
         loss.backward()
@@ -197,13 +203,12 @@ def test_full_is_a_bare_loop_with_the_models_own_loss(config: Config, tmp_path: 
         scheduler.step()
         optimizer.zero_grad()
     assert len(bare) == total > 10
-    np.testing.assert_allclose(losses(run), bare, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses(full), bare, rtol=1e-4, atol=1e-5)
 
 
-def test_cached_is_recomputed(config: Config, tmp_path: Path) -> None:
-    config = without_dropout(config, tmp_path)
-    read = train(config.replace(mode="cached"))
-    computed = train(config.replace(mode="freeze"))
+def test_cached_is_recomputed(calm: Config) -> None:
+    read = train(calm.replace(mode="cached"))
+    computed = train(calm.replace(mode="freeze"))
     record = record_of(read, 2, CheckpointRecord)
     assert record is not None
     assert record.trained.activation_bytes_read > 0
@@ -220,14 +225,12 @@ def test_stopped_and_gone_on_is_undisturbed(config: Config) -> None:
         assert torch.equal(tensor, expected[1][name]), name
 
 
-def test_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> None:
-    run = train(config)
-    split = load_checkpoint(run, 2)
-    data = run.data()
+def test_a_prediction_is_that_of_the_test(full: Run, tmp_path: Path) -> None:
+    config, split, data = full.config, load_checkpoint(full, 2), full.data()
     assert data.test is not None
-    answers = evaluate(run.trainee(split, data.test))
+    answers = evaluate(full.trainee(split, data.test))
     folder = tmp_path / "published"
-    described(run, split.model).save_pretrained(folder)
+    described(full, split.model).save_pretrained(folder)
     from afcore.model.pretrained import load_tokenizer
 
     load_tokenizer(config.model.name, config.data.max_length).save_pretrained(folder)
@@ -235,7 +238,7 @@ def test_a_prediction_is_that_of_the_test(config: Config, tmp_path: Path) -> Non
         str(folder), str(config.data.test), output=str(tmp_path / "out.csv"), probabilities=True
     )
     assert found.num_labelled == found.num_rows == 40
-    first = run.record.task.scores[0]
+    first = full.record.task.scores[0]
     assert found.score == pytest.approx(answers.scores()[first.name], abs=1e-6)
 
 

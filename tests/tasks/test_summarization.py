@@ -218,6 +218,7 @@ def test_an_encoder_is_refused(tree: dict[str, Any], tiny_bert: Path) -> None:
         begin(parse_config(tree, source="test"))
 
 
+@pytest.mark.usefixtures("few_built_in_rows")
 def test_the_example_runs(
     tmp_path: Path, tiny_generators: Path, tree: dict[str, Any], tiny_tokenizer: Any
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import afcore
 from afcore.errors import ConfigError
@@ -25,7 +26,7 @@ from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
 from tests.trainer_callback import small_trainer
-from tests.trainer_callback.small_trainer import DATA, make_trainer
+from tests.trainer_callback.small_trainer import DATA, Seen, make_trainer
 from tests.training_setup import SplitState, make_split, run_epochs, scripted
 
 ROOT = Path(afcore.__file__).parent.parent
@@ -189,29 +190,40 @@ def test_accumulated_passes_are_one_step(tmp_path: Path) -> None:
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trainer, Seen]:
+    """A training that nothing disturbed, and its checkpoints after every step."""
+    folder = tmp_path_factory.mktemp("whole")
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    trainer, seen = make_trainer(folder, gradient_norm(), dropout=0.1, **saving)
+    trainer.train()
+    return folder, trainer, seen
+
+
 @pytest.mark.parametrize("restores", [False, True])
 @pytest.mark.parametrize("step", [3, 6, 5])
 def test_resumed_from_a_checkpoint_it_ends_the_same(
-    tmp_path: Path, step: int, restores: bool
+    tmp_path: Path, whole: tuple[Path, Trainer, Seen], step: int, restores: bool
 ) -> None:
     """Within an interval that has half its gradients, after a decision, at the end of an epoch."""
+    folder, undisturbed, whole_seen = whole
+    checkpoint = f"checkpoint-{step}"
+    shutil.copytree(folder / checkpoint, tmp_path / checkpoint)
     saving = {
         "save_strategy": "steps",
         "save_steps": step,
         "restore_callback_states_from_checkpoint": restores,
     }
-    whole, whole_seen = make_trainer(tmp_path, gradient_norm(), dropout=0.1, **saving)
-    whole.train()
     resumed, seen = make_trainer(tmp_path, gradient_norm(), dropout=0.1, **saving)
-    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / checkpoint))
 
     noted = [
         [entry for entry in one.state.log_history if "freeze_boundary" in entry]
-        for one in (whole, resumed)
+        for one in (undisturbed, resumed)
     ]
     assert noted[0] == noted[1]
     assert whole_seen.boundaries[-1] > 0
-    assert torch.equal(all_weights(whole.model), all_weights(resumed.model))
+    assert torch.equal(all_weights(undisturbed.model), all_weights(resumed.model))
     assert len(seen.weights) in (0, 15 - step)  # with restores, callbacks are made anew
 
 

@@ -43,7 +43,7 @@ from bench.search_parts.results import publish
 
 SETS = ("docstrings-package", "docstrings-kind", "wordnet-glosses")
 WITHOUT_DEPTH = "wordnet-glosses"
-PROXY = ["freezing.tolerance=2"]
+PROXY = ["freezing.tolerance=2", "training.epochs=2"]
 HERE = Path(__file__).parent
 BASE = HERE / "frontier.yaml"
 QUICK = {"data.limit": 500, "data.test_limit": 500}

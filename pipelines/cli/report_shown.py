@@ -32,8 +32,16 @@ def write_report_page(wanted: list[str], output: Path, store: str | None, defaul
     return len(known)
 
 
+def _holds_json(path: Path) -> bool:
+    """Whether a file is a report, whatever its ending: no configuration begins so."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(100).lstrip().startswith(b"{")
+
+
 def _reports(wanted: str, store: str | None, default: str) -> list[RunReport]:
-    if wanted.endswith(".json"):
+    if wanted.endswith(".json") or _holds_json(Path(wanted)):
         return read_reports(Path(wanted))
     status = find_run_status(wanted, [], store, default)
     if status.report is None:

@@ -86,13 +86,14 @@ def test_runs_of_unlike_scores_have_no_common_page() -> None:
         report_page([make_report(), other])
 
 
-def test_pages_of_files(tmp_path: Path) -> None:
-    file, page = tmp_path / "report.json", tmp_path / "new" / "page.html"
+@pytest.mark.parametrize("name", ["report.json", "monday.report"])
+def test_pages_of_files(tmp_path: Path, name: str) -> None:
+    file, page = tmp_path / name, tmp_path / "new" / "page.html"
     file.write_text(make_report().model_dump_json(by_alias=True))
     assert write_report_page([str(file), str(file)], page, None, "") == 1
     assert page.read_text().startswith("<!DOCTYPE html>")
     file.write_text("{}")
-    with pytest.raises(ConfigError, match=r"report.json: is no report of autofreeze run"):
+    with pytest.raises(ConfigError, match=rf"{name}: is no report of autofreeze run"):
         write_report_page([str(file)], page, None, "")
     with pytest.raises(UserError, match="no run 'abc' in"):
         write_report_page(["abc"], page, str(tmp_path / "store"), "")

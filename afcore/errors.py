@@ -32,6 +32,7 @@ __all__ = [
     "in_one_line",
     "may_pass",
     "some_of",
+    "stop_behind",
 ]
 
 
@@ -162,6 +163,15 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def stop_behind(error: BaseException) -> StoppedError | None:
+    """The request to stop that an error comes of; None where it comes of something else.
+
+    A signal is raised in whatever runs. What reads files of others, or loads a model, takes that
+    for a fault of the user's file, as any exception.
+    """
+    return next((cause for cause in causes(error) if isinstance(cause, StoppedError)), None)
 
 
 def in_one_line(error: BaseException, length: int | None = None) -> str:

@@ -18,8 +18,8 @@ from afcore.errors import (
     StoreError,
     TrackingError,
     WorkerLostError,
-    causes,
     in_one_line,
+    stop_behind,
 )
 from afcore.interrupt import stop_requested
 from afcore.results.report import EpochReport
@@ -198,8 +198,7 @@ def failure_line(failed: list[str]) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         failed.append(f"{OUT_OF_MEMORY} {in_one_line(error, 500)}")
     except AutoFreezeError as error:
-        # A signal that came while data were read looks like a mistake in them.
-        if any(isinstance(cause, StoppedError) for cause in causes(error)):
+        if stop_behind(error) is not None:
             raise
         failed.append(in_one_line(error, 500))
     except RuntimeError as error:

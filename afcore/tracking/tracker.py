@@ -17,12 +17,11 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from matplotlib.figure import Figure
 
 from afcore.errors import (
-    StoppedError,
     TrackingError,
     TrackingUnreachableError,
     UserError,
-    causes,
     in_one_line,
+    stop_behind,
 )
 from afcore.results.report import EpochReport, RunReport
 from afcore.tasks.task import Task
@@ -358,8 +357,7 @@ class Tracker(TrackingStore):
         if error is None:
             self._set_terminated(run_id, "FINISHED")
         elif not isinstance(error, TrackingUnreachableError):  # which would not hear that either
-            stopped = any(isinstance(cause, StoppedError) for cause in causes(error))
-            told = stopped or not isinstance(error, Exception)
+            told = stop_behind(error) is not None or not isinstance(error, Exception)
             status = "KILLED" if told else "FAILED"
             try:
                 self._set_terminated(run_id, status)

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from afcore.disk_space import temporary_files_full
-from afcore.errors import AutoFreezeError, StoppedError, causes
+from afcore.errors import AutoFreezeError, StoppedError, stop_behind
 from pipelines.cli.consoles import errors
 from pipelines.environment import set_defaults
 
@@ -45,14 +45,10 @@ def exit_codes(*, commits: bool = False) -> Iterator[None]:
 
 
 def _stop_behind(error: Exception) -> StoppedError | None:
-    """The request to stop that an error comes of; None where it comes of something else.
-
-    A signal is raised in whatever runs. What reads files of others, or loads a model, takes that
-    for a fault of the user's file, as any exception.
-    """
+    """As :func:`.stop_behind`, but for what went wrong after the request, as with the store."""
     if isinstance(error, AutoFreezeError) and error.exit_code == AutoFreezeError.exit_code:
-        return None  # what went wrong after the request, as with the store
-    return next((cause for cause in causes(error) if isinstance(cause, StoppedError)), None)
+        return None
+    return stop_behind(error)
 
 
 def _stop(number: int, _frame: Any) -> None:

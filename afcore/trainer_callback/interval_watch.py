@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from afcore.distributed import WorkerGroup
 from afcore.freezing.policy import loss_statistics
 from afcore.model.split_model import SplitModel
-from afcore.training.gradients import GradientSums, norms_of_gradients
+from afcore.training.gradients import GradientSums, are_finite, norms_of_gradients
 
 __all__ = ["IntervalWatch"]
 
@@ -60,7 +60,7 @@ class IntervalWatch:
         norms = norms_of_gradients(
             [p for p in self._split.model.parameters() if p.grad is not None]
         )
-        if self._adds_up and may_be_left_out and norms and not _are_finite(norms):
+        if self._adds_up and may_be_left_out and not are_finite(norms):
             self.sums.pass_over()
         elif self._adds_up:
             self.sums.add(norms)
@@ -111,7 +111,3 @@ class IntervalWatch:
             self._is_sum = kwargs.get("num_items_in_batch") is not None
             share = self._group.count if self._is_sum else 1
             self._micro_losses.append(loss.detach() * share)
-
-
-def _are_finite(norms: Mapping[nn.Parameter, Tensor]) -> bool:
-    return bool(torch.stack(list(norms.values())).isfinite().all())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from afcore.model.split_model import SplitModel, adapter_part, block_part
 
-__all__ = ["GradientSums", "clip_gradients", "norms_of_gradients"]
+__all__ = ["GradientSums", "are_finite", "clip_gradients", "norms_of_gradients"]
 
 
 @torch.no_grad()
@@ -17,6 +17,11 @@ def norms_of_gradients(parameters: list[nn.Parameter]) -> dict[nn.Parameter, Ten
     gradients = {p: p.grad for p in parameters if p.grad is not None}
     norms = torch._foreach_norm(list(gradients.values()))
     return dict(zip(gradients, norms, strict=True))
+
+
+def are_finite(norms: Mapping[nn.Parameter, Tensor]) -> bool:
+    """Whether all gradients of these norms are; of none they are. Waits for the device."""
+    return not norms or bool(torch.stack(list(norms.values())).isfinite().all())
 
 
 def clip_gradients(norms: dict[nn.Parameter, Tensor], max_norm: float) -> None:

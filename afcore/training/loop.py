@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from afcore.activations.feed import HiddenFeed
@@ -24,7 +23,12 @@ from afcore.freezing.policy import FreezePolicy, Interval, IntervalStatistics, l
 from afcore.freezing.settling import has_settled
 from afcore.tasks.scores import LOG_LOSS, Score, remaining_errors
 from afcore.trainee import Trainee
-from afcore.training.gradients import GradientSums, clip_gradients, norms_of_gradients
+from afcore.training.gradients import (
+    GradientSums,
+    are_finite,
+    clip_gradients,
+    norms_of_gradients,
+)
 from afcore.training.progress import EpochProgress
 from afcore.training.schedule import Schedule
 from afcore.training.solved_head import start_from_solved_head
@@ -307,5 +311,5 @@ class _Decisions:
 
 def _check_finite(norms: dict[nn.Parameter, Tensor]) -> None:
     """Of the last step before a commit: those of earlier ones show in the losses after them."""
-    if norms and not torch.stack(list(norms.values())).isfinite().all():
+    if not are_finite(norms):
         raise diverged("gradients are not finite")

@@ -214,7 +214,7 @@ def classes_table(report: ClassesReport) -> Table:
         answers = report.confusion.get(one.name, {})
         counts = [] if wide else [str(answers.get(answer, 0)) for answer in numbers]
         name = one.name if wide else f"{numbers[one.name]}  {one.name}"
-        rows.append((escape(name), *_class_cells(one), *counts))
+        rows.append((name, *_class_cells(one), *counts))
     found = table(f"{title}, by class", columns, rows, left=1, wrapped=1)
     found.columns[0].overflow, found.columns[0].max_width = "fold", 40
     if wide:

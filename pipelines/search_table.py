@@ -1,6 +1,5 @@
 """The table of a search: one row a trial, on the console, in MLflow and in Prefect."""
 
-from rich.markup import escape
 from rich.table import Table
 
 from afcore.results.markdown import markdown_table
@@ -20,7 +19,7 @@ __all__ = [
 
 def search_table(report: SearchReport) -> Table:
     """For the console; the best trial in bold."""
-    rows = [map(escape, _cells(report, row)) for row in report.trials]
+    rows = [_cells(report, row) for row in report.trials]
     made = table(_title(report), _columns(report), rows, left=3, wrapped=ALL)
     made.columns[0].justify = "right"
     for row, shown in zip(report.trials, made.rows, strict=True):
@@ -48,7 +47,7 @@ def labels_table(report: LabelsReport) -> Table:
         best, test = one.best_row, (one.winner or {}).get("totals", {}).get("test")
         read, built = sets_of(one)
         cells = (
-            escape(label),
+            label,
             one.score_title,
             "-" if best is None else str(best.number),
             one.shown(best.score if best else None),

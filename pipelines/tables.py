@@ -1,8 +1,9 @@
-"""A table on the console, of cells that are texts."""
+"""A table on the console, of cells that are texts: brackets in them are no markup."""
 
 import math
 from collections.abc import Iterable
 
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["ALL", "table"]
@@ -34,5 +35,5 @@ def table(
             column, justify="left" if number < left else "right", no_wrap=number >= wrapped
         )
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     return made

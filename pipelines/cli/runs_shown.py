@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from afcore.activations.garbage import Removal
 from afcore.activations.maintenance import duration
@@ -27,7 +26,7 @@ def print_runs(store: str, console: Console) -> None:
             one.run_id,
             one.state,
             one.known.mode if one.known else "",
-            escape(one.known.model) if one.known else "",
+            one.known.model if one.known else "",
             one.known.score if one.known else "",
             f"{duration(one.idle(time.time()))} ago",
             f"{one.checkpoint_bytes / 1e6:.1f}",

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from pipelines.cli.exit_codes import exit_codes
 from pipelines.tables import ALL, table
@@ -92,7 +91,7 @@ def _show(console: Console, stack: "LocalStack") -> bool:  # type: ignore[name-d
     states, rows = stack.states(), []
     for one in states:
         pid = str(one.pid) if one.pid is not None else "-"
-        log = escape(_relative(one.log)) if one.log is not None else "-"
+        log = _relative(one.log) if one.log is not None else "-"
         rows.append((one.name, one.state, one.address or "-", pid, log))
     columns = ("service", "state", "address", "process", "log")
     console.print(table(None, columns, rows, left=ALL, wrapped=ALL))

@@ -266,7 +266,7 @@ def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: for values that do not go together.
     """
-    return _changed(config, **{"search.proxy": search_of(config).proxy, "search.vary": values})
+    return _changed(config, {"search.proxy": search_of(config).proxy, "search.vary": values})
 
 
 def winner_config(config: Config, values: Mapping[str, Any]) -> Config:
@@ -275,10 +275,10 @@ def winner_config(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: for values that do not go together.
     """
-    return _changed(config, **{"search.vary": values})
+    return _changed(config, {"search.vary": values})
 
 
-def _changed(config: Config, **changes: Mapping[str, Any]) -> Config:
+def _changed(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
     """Of a run, with what each key of ``search`` says, the last one last."""
     tree, source = config.model_dump(exclude={"search"}), ""
     for source, changed in changes.items():
@@ -294,7 +294,7 @@ def _check_proxy(config: Config) -> None:
         if key in search.vary:
             raise ConfigError(f"search.proxy: {key} is varied, too. Give it once")
         _check_mode(key, value, "search.proxy")
-    _changed(config, **{"search.proxy": search.proxy})
+    _changed(config, {"search.proxy": search.proxy})
 
 
 def _check_key(key: str, where: str) -> None:
@@ -314,7 +314,8 @@ def _try(config: Config, dimension: Dimension, value: Any) -> None:
     _check_mode(dimension.key, value, "search.vary")
     for changes in dimension.given(value):
         trial_config(config, changes)
-        winner_config(config, changes)
+        if search_of(config).proxy:  # else they are the same
+            winner_config(config, changes)
 
 
 def _owners(search: SearchConfig) -> dict[str, frozenset[str]]:

@@ -21,14 +21,7 @@ _NAMES = {
     "proxy_cold": "cheaper trials, empty store",
     "proxy_warm": "cheaper trials, sets are there",
 }
-_COLORS = {
-    "trainer": "#d08770",
-    "alone": "#8f6fa8",
-    "cold": "#5e81ac",
-    "warm": "#bf616a",
-    "proxy_cold": "#5e81ac",
-    "proxy_warm": "#bf616a",
-}
+_COLORS = {"trainer": "#d08770", "alone": "#8f6fa8", "cold": "#5e81ac", "warm": "#bf616a"}
 
 Found = Mapping[str, Mapping[str, Any]]
 """What :func:`bench.search_parts.pieces.measure` has returned, by piece, of one data set."""
@@ -101,7 +94,8 @@ def _picture(sets: Mapping[str, Found]) -> Figure:
 def _bars(axes: Axes, name: str, found: Found) -> None:
     pieces = [piece for piece in _NAMES if piece in found]
     minutes = [found[piece]["seconds"] / 60 for piece in pieces]
-    axes.barh(pieces, minutes, color=[_COLORS[piece] for piece in pieces])
+    colors = [_COLORS[piece.removeprefix("proxy_")] for piece in pieces]
+    axes.barh(pieces, minutes, color=colors)
     axes.set_yticks(range(len(pieces)), [_NAMES[piece] for piece in pieces])
     axes.invert_yaxis()
     axes.set_xlim(0, max(minutes) * 1.35)

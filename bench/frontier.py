@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the bench is no part of
 from bench.frontier_parts.budget import budget_table, forecast
 from bench.frontier_parts.machine import describe_machine, differences
 from bench.frontier_parts.order import Plan
-from bench.frontier_parts.pieces import PieceFiles, References, run_pieces
+from bench.frontier_parts.pieces import ATTEMPTS, PieceFiles, References, run_pieces
 from bench.frontier_parts.reference import Reference
 from bench.frontier_parts.results import publish
 from bench.frontier_parts.rows import chosen_rows
@@ -83,6 +83,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1e-4, help="the middle of the grid")
     parser.add_argument("--fixed-rate", action="store_true", help="choose none: take the middle")
     parser.add_argument("--hours", type=float, default=12.0, help="then no piece is started")
+    parser.add_argument(
+        "--attempts", type=int, default=ATTEMPTS, help="at a piece that was disturbed, at most"
+    )
     parser.add_argument("--quick", action="store_true", help="two sets, one seed, 30 minutes")
     parser.add_argument("--set", action="append", default=[], help="further settings, of all rows")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
@@ -171,6 +174,7 @@ def measure(out: Path, arguments: argparse.Namespace, commit: str | None, consol
             lambda _, settings: {**training.train(settings), "commit": commit},
             references,
             seconds_left=lambda: 3600 * arguments.hours - (time.monotonic() - began),
+            attempts=arguments.attempts,
             say=lambda line: console.print(line, markup=False),
         )
     for piece, why in failed.items():

@@ -1,8 +1,8 @@
 """Pieces of minutes, each a training that runs alone; a finished one is a file and not run again.
 
 Beside every piece a short fixed training is timed, before and after: the *reference*. Where it is
-off its median, something else used the machine, and the piece is *disturbed*: it is run once more,
-and of the two the less disturbed one counts, marked where it still is.
+off its median, something else used the machine, and the piece is *disturbed*: it is run once more
+(or as often as was asked for), and the least disturbed one counts, marked where it still is.
 """
 
 import json
@@ -15,10 +15,12 @@ from typing import Any
 
 from afcore.errors import AutoFreezeError, StoppedError
 
-__all__ = ["DISTURBED", "Finished", "Piece", "PieceFiles", "References", "run_pieces"]
+__all__ = ["ATTEMPTS", "DISTURBED", "Finished", "Piece", "PieceFiles", "References", "run_pieces"]
 
 DISTURBED = 0.15
 """Largest relative deviation of the reference from its median."""
+ATTEMPTS = 2
+"""How often a piece is trained at most, for one that is not disturbed."""
 _FIRST_REFERENCES = 3
 
 
@@ -125,6 +127,7 @@ def run_pieces(
     references: References,
     *,
     seconds_left: Callable[[], float] = lambda: float("inf"),
+    attempts: int = ATTEMPTS,
     say: Callable[[str], None] = print,
 ) -> dict[Piece, str]:
     """Train what is not finished, in this order.
@@ -137,6 +140,7 @@ def run_pieces(
         train: gives what is to be recorded; ``paid_seconds`` and ``test`` among it.
         references: beside every piece.
         seconds_left: no piece is started after that.
+        attempts: how often a piece is trained at most, for one that is not disturbed.
         say: a line.
 
     Returns:
@@ -156,7 +160,7 @@ def run_pieces(
         if found is not None:
             say(f"{piece.path}: was trained with other settings; again")
         try:
-            finished = _train_alone(piece, settings, train, references, say)
+            finished = _train_alone(piece, settings, train, references, attempts, say)
         except StoppedError:
             raise  # who asked one piece to stop means all
         except AutoFreezeError as error:
@@ -173,11 +177,12 @@ def _train_alone(
     settings: Mapping[str, Any],
     train: Callable[[Piece, Mapping[str, Any]], dict[str, Any]],
     references: References,
+    attempts: int,
     say: Callable[[str], None],
 ) -> Finished:
-    """Once; twice where the first was disturbed."""
+    """Once; again where it was disturbed."""
     tries = []
-    while len(tries) < 2:
+    while len(tries) < attempts:
         before = references.take()
         measured = train(piece, settings)
         both = [before, references.take()]
@@ -186,9 +191,9 @@ def _train_alone(
             break
         say(f"{piece.path}: the reference is {100 * tries[-1][0]:.0f} % off; disturbed")
     deviation, both, measured = min(tries, key=lambda each: each[0])
-    attempts = [{"references": pair, "paid_seconds": got["paid_seconds"]} for _, pair, got in tries]
+    each_try = [{"references": pair, "paid_seconds": got["paid_seconds"]} for _, pair, got in tries]
     measured = {**measured, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    return Finished(piece, dict(settings), measured, both, deviation > DISTURBED, attempts)
+    return Finished(piece, dict(settings), measured, both, deviation > DISTURBED, each_try)
 
 
 def _line(finished: Finished) -> str:

@@ -152,6 +152,20 @@ def test_a_disturbed_piece_is_repeated_once(
     assert list(found.references) == references[2 * int(counted) - 2 : 2 * int(counted)]
 
 
+@pytest.mark.parametrize(("attempts", "times", "disturbed"), [(1, 1, True), (3, 3, False)])
+def test_how_often_a_disturbed_piece_is_repeated_can_be_given(
+    tmp_path: Path, attempts: int, times: int, disturbed: bool
+) -> None:
+    files, trainer = PieceFiles(tmp_path), FakeTrainer()
+    references = scripted(2.0, 2.4, 2.0, 2.4, 2.0, 2.0)
+    run_pieces(PIECES[:1], files, lambda _: {}, trainer, references, attempts=attempts, say=_silent)
+    found = files.read(PIECES[0])
+
+    assert found is not None
+    assert len(trainer.trained) == times
+    assert found.disturbed is disturbed
+
+
 def test_the_first_pieces_have_a_median_too(tmp_path: Path) -> None:
     given = iter([5.0, 2.0, 2.0, 2.0, 2.0])
     files, trainer = PieceFiles(tmp_path), FakeTrainer()

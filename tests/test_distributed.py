@@ -12,8 +12,8 @@ from afcore.distributed import ALONE, STEP_SECONDS, WorkerGroup
 from afcore.errors import ConfigError
 from afcore.launch.job import Job
 from afcore.launch.local import LaunchLocally
+from afcore.storage.backends.s3_reader import S3Reader
 from afcore.storage.objects import Storage
-from afcore.storage.s3 import S3Reader
 from tests import distributed_workers as workers
 
 

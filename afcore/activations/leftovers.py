@@ -11,8 +11,8 @@ from afcore.activations.sets import open_set
 from afcore.activations.stored_sets import ARRAYS, array_name, split_key
 from afcore.errors import IntegrityError
 from afcore.storage.lease import is_held
-from afcore.storage.listing import StoredSum
 from afcore.storage.objects import Storage
+from afcore.storage.stored import StoredSum
 
 __all__ = ["UNFINISHED_SECONDS", "Leftover", "delete_leftovers", "find_leftovers"]
 

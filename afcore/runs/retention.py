@@ -25,9 +25,9 @@ from afcore.errors import IntegrityError, LeaseHeldError
 from afcore.results.report import RunReport
 from afcore.runs.run import find_run, lease_folder, read_record, record_key, result_key
 from afcore.storage.lease import Lease, is_held
-from afcore.storage.listing import StoredSum
-from afcore.storage.objects import Storage, Stored
+from afcore.storage.objects import Storage
 from afcore.storage.store_version import open_for_cleaning, time_for_cleaning
+from afcore.storage.stored import Stored, StoredSum
 from afcore.tasks.stored_tokens import names_of_tokens
 
 __all__ = ["State", "StoredRun", "collect_runs", "list_runs"]

@@ -24,7 +24,8 @@ import psutil
 from afcore.errors import AutoFreezeError, LeaseHeldError, LeaseLostError
 from afcore.interrupt import stop_requested
 from afcore.processes import KnownProcess
-from afcore.storage.objects import Storage, Stored
+from afcore.storage.objects import Storage
+from afcore.storage.stored import Stored
 
 __all__ = [
     "BEAT_SECONDS",

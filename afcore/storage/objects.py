@@ -6,17 +6,12 @@ read without a listing cache, so that what another process wrote is seen.
 
 import contextlib
 import functools
-import os
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
-from afcore.disk_space import temporary_files_full
 from afcore.errors import (
     AutoFreezeError,
     IntegrityError,
@@ -28,35 +23,13 @@ from afcore.errors import (
     in_one_line,
 )
 from afcore.outage import outage_of
+from afcore.storage.backends.backend import Seen, unseen
+from afcore.storage.backends.local_backend import LocalBackend
 from afcore.storage.explain import raise_explained
-from afcore.storage.listing import (
-    Found,
-    S3Listing,
-    Stored,
-    check_refusals,
-    local_objects,
-    other_objects,
-    time_of,
-)
-from afcore.storage.local_files import (
-    Seen,
-    draft_of,
-    find_drafts,
-    link_file,
-    map_file,
-    read_pieces,
-    remove_empty,
-    remove_tree,
-    share_file,
-    unseen,
-)
 from afcore.storage.root import open_root
-from afcore.storage.uploads import create, upload
+from afcore.storage.stored import Found, Stored
 
-if TYPE_CHECKING:
-    from afcore.storage.s3 import S3Reader
-
-__all__ = ["Storage", "StorageUsage", "Stored"]
+__all__ = ["Storage", "StorageUsage"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,8 +76,8 @@ class Storage:
         self._waits = waits
         self.usage = StorageUsage()
         self._counting = threading.Lock()
-        self._fs, self._path = open_root(root)
-        protocol = self._fs.protocol
+        self._backend = open_root(root, self._part)
+        protocol = self._backend.file_system.protocol
         self.protocol: str = protocol if isinstance(protocol, str) else protocol[0]
 
     @classmethod
@@ -165,14 +138,7 @@ class Storage:
             StoreError: when the store cannot be written.
         """
         with self._explained("write", key, len(data)):
-            if self._is_local:
-                target = Path(self._full(key))
-                with draft_of(target, data, seen) as draft:
-                    os.replace(draft, target)
-            else:
-                upload(self._fs, self.protocol, self._full(key), data)
-                if seen is not None:
-                    seen(memoryview(data))
+            self._backend.put(self._full(key), data, seen or unseen)
         self.count(puts=1, written=len(data))
 
     @_patient
@@ -184,12 +150,7 @@ class Storage:
         """
         with self._explained("write", key, len(data)):
             try:
-                if self._is_local:
-                    target = Path(self._full(key))
-                    with draft_of(target, data) as draft:
-                        link_file(draft, target, self.root)
-                else:
-                    create(self._fs, self._full(key), data)
+                self._backend.create(self._full(key), data)
             except FileExistsError:
                 return False
         self.count(puts=1, written=len(data))
@@ -203,12 +164,9 @@ class Storage:
             KeyError: when there is none.
             StoreError: when the store cannot be read.
         """
-        # s3fs asks for the size first, to read several parts at once: not worth it for a record.
-        is_record = self.protocol == "s3" and key.endswith(".json")
-        options = {"max_concurrency": 1} if is_record else {}
         with self._explained("read", key):
             try:
-                data: bytes = self._fs.cat_file(self._full(key), **options)
+                data = self._backend.get(self._full(key))
             except FileNotFoundError:
                 raise KeyError(key) from None
         self.count(gets=1, read=len(data))
@@ -227,9 +185,8 @@ class Storage:
             StoreError: when the store cannot be read.
         """
         with self._explained("read", key):
-            path = self._full(key)
             try:
-                data = map_file(path) if self._is_local else self._mapped_copy(path)
+                data = self._backend.mapped(self._full(key))
             except FileNotFoundError:
                 raise KeyError(key) from None
         self.count(gets=1, read=len(data))
@@ -252,7 +209,7 @@ class Storage:
         """
         with self._explained("read", key):
             try:
-                count = self._read_into(self._full(key), out, seen or unseen)
+                count = self._backend.get_into(self._full(key), out, seen or unseen)
             except FileNotFoundError:
                 raise KeyError(key) from None
         self.count(gets=1, read=count)
@@ -274,11 +231,8 @@ class Storage:
             StoreError: when the store cannot be asked.
         """
         with self._explained("read", key):
-            try:
-                found = self._fs.info(self._full(key))
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return int(found["size"]) if found["type"] == "file" else None
+            found = self._backend.stored(self._full(key))
+        return None if found is None else found.num_bytes
 
     def list(self, prefix: str) -> dict[str, int]:
         """Keys below the folder ``prefix`` with their sizes in bytes, sorted; drafts left out."""
@@ -296,15 +250,8 @@ class Storage:
         """
         folder = self._full(prefix).rstrip("/")
         with self._explained("list", prefix):
-            if self._is_local:
-                found = local_objects(folder)
-            elif self.protocol == "s3":
-                found = self._s3_listing.objects(folder)
-            else:
-                found = other_objects(self._fs, folder)
-            for path, stored in found:
-                if not path.endswith(".draft"):
-                    yield path[len(self._path) + 1 :], stored
+            for path, stored in self._backend.walk(folder):
+                yield path[len(self._backend.root) + 1 :], stored
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders right below the folder ``prefix``, sorted; nothing in them is read.
@@ -314,27 +261,17 @@ class Storage:
         """
         folder = self._full(prefix).rstrip("/")
         with self._explained("list", prefix):
-            if self.protocol == "s3":
-                return tuple(sorted(self._s3_listing.folders(folder)))
-            try:
-                entries = self._fs.ls(folder, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return ()
-        names = [
-            entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory"
-        ]
-        # On a disk a folder may be left of which all files were deleted.
-        return tuple(n for n in sorted(names) if next(self.walk(f"{prefix}/{n}".lstrip("/")), None))
+            return tuple(sorted(self._backend.folders(folder)))
 
     def drafts(self) -> dict[str, Stored]:
         """The drafts that killed writers left on local disk, or that live ones use."""
-        return find_drafts(Path(self._path)) if self._is_local else {}
+        return self._backend.drafts() if isinstance(self._backend, LocalBackend) else {}
 
     @_patient
     def delete(self, key: str) -> None:
         """Delete an object; none there is no error."""
         with self._explained("delete", key), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._full(key))
+            self._backend.delete(self._full(key))
 
     @_patient
     def copy(self, source: str, target: str) -> None:
@@ -349,10 +286,7 @@ class Storage:
         """
         with self._explained("write", target):
             try:
-                if self._is_local:
-                    share_file(Path(self._full(source)), Path(self._full(target)), self.root)
-                else:
-                    self._fs.cp_file(self._full(source), self._full(target))
+                self._backend.copy(self._full(source), self._full(target))
             except FileNotFoundError:
                 raise KeyError(source) from None
         self.count(puts=1)
@@ -363,14 +297,8 @@ class Storage:
         Raises:
             StoreError: as :meth:`delete_all`.
         """
-        if self.protocol == "s3":
-            self.delete_all(key for key, _ in self.walk(prefix))
-            return
         with self._explained("delete", prefix), contextlib.suppress(FileNotFoundError):
-            if self._is_local:
-                remove_tree(Path(self._full(prefix)))
-            else:
-                self._fs.rm(self._full(prefix), recursive=True)
+            self._backend.delete_folder(self._full(prefix))
 
     def delete_all(self, keys: Iterable[str]) -> None:
         """Delete objects by as few requests as the store has; none of a name is no error.
@@ -378,16 +306,8 @@ class Storage:
         Raises:
             StoreError: when the store refuses one; others may be gone by then.
         """
-        paths = (self._full(key) for key in keys)
         with self._explained("delete", ""):
-            if self.protocol == "s3":
-                self._s3_listing.delete(paths)
-                return
-            for path in paths:
-                with contextlib.suppress(FileNotFoundError):
-                    self._fs.rm_file(path)
-                if self._is_local:
-                    remove_empty(Path(path).parent, Path(self._path))
+            self._backend.delete_all(self._full(key) for key in keys)
 
     def count(self, puts: int = 0, gets: int = 0, written: int = 0, read: int = 0) -> None:
         """Add requests and bytes; several threads may read."""
@@ -423,7 +343,7 @@ class Storage:
             StoreError: when there is none, or it cannot be listed.
         """
         with self._explained("list", ""):
-            self._fs.ls(self._path, detail=False)
+            self._backend.file_system.ls(self._backend.root, detail=False)
 
     @_patient
     def time(self) -> float:
@@ -437,13 +357,11 @@ class Storage:
         self.put(key, b"")
         try:
             with self._explained("read", key):
-                return time_of(self._fs.info(self._full(key)))
+                if (found := self._backend.stored(self._full(key))) is None:
+                    raise FileNotFoundError(key)
+                return found.modified
         finally:
             self.delete(key)
-
-    @property
-    def _is_local(self) -> bool:
-        return self.protocol == "file"
 
     def _full(self, key: str) -> str:
         """Below the root, whatever a record that somebody changed says."""
@@ -452,47 +370,13 @@ class Storage:
                 f"{self.root}: {key!r} names something outside of the store, so nothing was done. "
                 "Only a record that was tampered with says so: see who may write to the store"
             )
-        return f"{self._path}/{key}"
-
-    def _read_into(self, path: str, out: memoryview, seen: Seen) -> int:
-        if self._is_local:
-            with open(path, "rb", buffering=0) as file:
-                return read_pieces(file, out, seen)
-        if self.protocol == "s3":
-            body = self._s3_reader.open(path)
-            # Not what it is entered as: it alone notices that a connection ended early.
-            with body:
-                return read_pieces(body, out, seen)
-        data: bytes = self._fs.cat_file(path, start=0, end=len(out))
-        out[: len(data)] = data
-        seen(out[: len(data)])
-        return len(data)
-
-    def _mapped_copy(self, path: str) -> memoryview:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                copy = f"{folder}/object"
-                self._fs.get_file(path, copy)
-                return map_file(copy)
-        except OSError as error:
-            raise temporary_files_full(error) or error from error
-
-    @cached_property
-    def _s3_reader(self) -> "S3Reader":
-        from afcore.storage.s3 import S3Reader
-
-        return S3Reader(self._fs)
-
-    @cached_property
-    def _s3_listing(self) -> S3Listing:
-        return S3Listing(self._fs, self._ask_s3)
+        return f"{self._backend.root}/{key}"
 
     @_patient
-    def _ask_s3(self, method: str, /, **arguments: Any) -> dict[str, Any]:
-        with self._explained(method.partition("_")[0], ""):
-            answer: dict[str, Any] = self._fs.call_s3(method, **arguments)
-            check_refusals(answer)
-        return answer
+    def _part(self, verb: str, request: Callable[[], R]) -> R:
+        """One request of many that a method sends: each is waited for by itself."""
+        with self._explained(verb, ""):
+            return request()
 
     @contextlib.contextmanager
     def _explained(self, verb: str, key: str, num_bytes: int | None = None) -> Iterator[None]:
@@ -503,5 +387,5 @@ class Storage:
             raise
         except Exception as error:
             size = "" if num_bytes is None else f" ({num_bytes / 1e6:.1f} MB)"
-            disk = self._full(key) if self._is_local else None
+            disk = self._full(key) if isinstance(self._backend, LocalBackend) else None
             raise_explained(error, f"cannot {verb} {self.uri(key)}{size}", disk)

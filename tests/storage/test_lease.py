@@ -14,7 +14,8 @@ from afcore.errors import AutoFreezeError, LeaseHeldError, StoreError, StoreUnre
 from afcore.processes import KnownProcess
 from afcore.storage import lease as lease_module
 from afcore.storage.lease import Lease, attempts, is_held
-from afcore.storage.objects import Storage, Stored
+from afcore.storage.objects import Storage
+from afcore.storage.stored import Stored
 
 
 def test_one_holder_at_a_time(storage: Storage) -> None:

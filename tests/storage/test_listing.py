@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from afcore.errors import StoreError
-from afcore.storage import listing
+from afcore.storage.backends import s3_backend
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET
 
@@ -43,7 +43,7 @@ def test_many_are_deleted_and_nothing_is_left(storage: Storage) -> None:
 @pytest.fixture
 def remote(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A store on S3 of 60 objects in 3 folders, of which a page has 10."""
-    monkeypatch.setattr(listing, "_PAGE_KEYS", 10)
+    monkeypatch.setattr(s3_backend, "_PAGE_KEYS", 10)
     storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
     client, prefix = boto3.client("s3"), storage.root.removeprefix(f"s3://{BUCKET}/")
     for number in range(60):

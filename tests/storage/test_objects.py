@@ -14,7 +14,7 @@ import s3fs
 from botocore.exceptions import ClientError
 
 from afcore.errors import AutoFreezeError, StorageFullError, StoreError, StoreUnreachableError
-from afcore.storage import uploads
+from afcore.storage.backends import s3_backend
 from afcore.storage.explain import explain, raise_explained
 from afcore.storage.objects import Storage
 from tests.conftest import BUCKET, environment
@@ -82,7 +82,7 @@ def test_a_copy_for_which_there_is_no_space_names_the_disk_of_temporary_files(
         Path(copy).write_bytes(b"some")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage._fs, "get_file", full)
+    monkeypatch.setattr(storage._backend.file_system, "get_file", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(StorageFullError, match=r"for temporary files: of .* point TMPDIR"):
         storage.mapped("k")
@@ -133,16 +133,16 @@ def test_a_large_object_is_sent_in_parts_and_never_copied_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_requests: Counter[str]
 ) -> None:
     """Tokens and pictures are mapped from a file that may be larger than memory."""
-    monkeypatch.setattr(uploads, "_PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_backend, "_PART_BYTES", 5 * 2**20)
     storage = Storage(f"s3://{BUCKET}/{tmp_path.name}-{time.time_ns()}")
     content, given = os.urandom(2**20) * 11 + b"rest", list[object]()
-    pipe_file = storage._fs.pipe_file
+    pipe_file = storage._backend.file_system.pipe_file
 
     def piping(path: str, data: object, **options: Any) -> None:
         given.append(data)
         pipe_file(path, data, **options)
 
-    monkeypatch.setattr(storage._fs, "pipe_file", piping)
+    monkeypatch.setattr(storage._backend.file_system, "pipe_file", piping)
     storage.put("large", memoryview(content))
     assert not isinstance(given[0], bytes | memoryview)
     assert (s3_requests["upload_part"], s3_requests["put_object"]) == (3, 0)
@@ -313,12 +313,12 @@ def test_a_folder_that_comes_into_being_while_listed_is_no_key(
 ) -> None:
     storage = Storage(f"memory://{tmp_path.name}")
     storage.put("folder/a", b"1")
-    find = storage._fs.find
+    find = storage._backend.file_system.find
 
     def racing(path: str, **options: Any) -> dict[str, Any]:
         return {path: {"size": 0, "type": "directory"}, **find(path, **options)}
 
-    monkeypatch.setattr(storage._fs, "find", racing)
+    monkeypatch.setattr(storage._backend.file_system, "find", racing)
     assert storage.list("folder") == {"folder/a": 1}
 
 
@@ -355,3 +355,18 @@ def test_a_folder_without_hard_links_is_refused(
     with pytest.raises(StoreError, match=r"has no hard links .* another file system, or at S3"):
         local_storage.check()
     assert (local_storage.list(""), local_storage.drafts()) == ({}, {})
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_endpoint")
+def test_the_other_name_of_s3_is_the_same_store(tmp_path: Path) -> None:
+    """What another process wrote after a listing is seen under both."""
+    place = f"{BUCKET}/{tmp_path.name}-{time.time_ns()}"
+    one, other = Storage(f"s3://{place}"), Storage(f"s3a://{place}")
+    other.check()
+    for key in ("a/1", "a/2"):
+        one.put(key, b"1")
+        assert key in other.list("a")
+        assert other.get(key) == b"1"
+    other.delete_folder("a")
+    assert one.list("") == {}

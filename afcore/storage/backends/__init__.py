@@ -1,0 +1,1 @@
+"""Where objects lie, a file for each kind of place."""

@@ -29,6 +29,7 @@ from afcore.data.formats import Columns, read_csv, read_json
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.table import Parts, Table, read_tables
 from afcore.data.typed_formats import read_arrow, read_parquet
+from afcore.disk_space import temporary_files_full
 from afcore.errors import DataError, causes
 
 __all__ = [
@@ -160,7 +161,8 @@ def _local_files(source: str, folder: Path) -> dict[str, Path]:
         try:
             return _opened(*_remote(source), folder)
         except Exception as error:
-            raise DataError(f"cannot read the data {source!r}: {_why_unread(error)}") from error
+            failed = DataError(f"cannot read the data {source!r}: {_why_unread(error)}")
+            raise temporary_files_full(error) or failed from error
     return _opened(LocalFileSystem(), os.path.expanduser(source), folder)
 
 

@@ -114,12 +114,25 @@ def _tables(files: Mapping[str, Path], encoding: str, copies: _Copies | None = N
         shown = ", ".join(f"{name!r} is {kind}" for kind, name in sorted(formats.items()))
         raise DataError(f"data of several formats ({shown}). Name files of one format.")
 
+    begun = {name: _version(path) for name, path in files.items()}
+
     def parts(wanted: Sequence[str], _: _Copies | None = copies) -> Iterator[tuple[str, Table]]:
         for name, path in files.items():
             for part in _read(name, path, wanted, encoding, AT_ONCE):
                 yield name, part
+            if _version(path) != begun[name]:
+                raise DataError(
+                    f"data {name!r} was changed while it was read, and its columns are read one "
+                    "after the other. Start again when it is whole."
+                )
 
     return parts
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Another one when a file is written or replaced."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _each_once(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:

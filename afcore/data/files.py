@@ -96,7 +96,9 @@ def read_files(sources: Sequence[str], columns: Iterable[str], encoding: str) ->
         for file in _local_files(source, copies.path / str(number)).items()
     )
     tables = _tables(found, encoding, copies)
-    return read_tables(tables, list(dict.fromkeys(columns)), name_files=len(found) > 1)
+    # Also the only one of a pattern, which says little: pictures lie beside it.
+    name_files = len(found) > 1 or any(map(_PATTERN.search, sources))
+    return read_tables(tables, list(dict.fromkeys(columns)), name_files=name_files)
 
 
 class _Copies:

@@ -30,7 +30,7 @@ from afcore.data.order import group_lengths, inference_batches, of_groups
 from afcore.data.sources import Field, Rows, is_blank, read_rows, refuse_blank
 from afcore.data.table import Table
 from afcore.data.writing import Column, TableWriter, open_writer, text_writer
-from afcore.errors import ConfigError, DataError
+from afcore.errors import ConfigError, DataError, StorageFullError
 from afcore.model.finetuned import FinetunedModel, load_finetuned
 from afcore.model.split_model import Batch
 from afcore.runs.fit import check_tokens, longest_example
@@ -223,7 +223,7 @@ def _as_options() -> Iterator[None]:
 def _tables(source: str, encoding: str) -> Iterator[Table]:
     try:
         yield from stream_file(source, encoding, CHUNK_ROWS)
-    except DataError:
+    except (DataError, StorageFullError):
         raise
     except Exception as error:  # as of a training's data: of any file system, or format
         raise DataError(f"cannot load the data {source!r}: {innermost_reason(error)}") from error

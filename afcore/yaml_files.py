@@ -43,7 +43,7 @@ def read_mapping(path: Path, what: str, instead: str) -> dict[str, Any]:
         ) from error
     except _KeyTwiceError as error:
         raise ConfigError(f"{path}: {error}. Put both into one") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a date, say, that there is not
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")

@@ -182,7 +182,8 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: {name: m}\ndata: {train: t.csv}\n")
     overrides = ["training.learning_rate=1e-4", "data.limit=null", "training.steps=[[0, 1]]"]
-    config = load_config(str(path), overrides)
+    config = load_config(str(path), [*overrides, "data.validation=5e-2"])
+    assert config.data.validation == 0.05
     assert config.training.learning_rate == 1e-4
     assert config.data.limit is None
     assert config.training.steps == [(0.0, 1.0)]
@@ -190,7 +191,12 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a", "must hold a mapping"), ("a: [", "is not YAML"), ("", "must hold a mapping")],
+    [
+        ("- a", "must hold a mapping"),
+        ("a: [", "is not YAML"),
+        ("a: 2026-02-30", "is not YAML: day is out of range"),
+        ("", "must hold a mapping"),
+    ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "c.yaml"
@@ -224,7 +230,7 @@ def test_keys_may_be_merged(tmp_path: Path) -> None:
     assert (config.training.epochs, config.training.batch_size) == (1, 8)
 
 
-@pytest.mark.parametrize("override", ["training.epochs", "mode.x=1", "a=[1"])
+@pytest.mark.parametrize("override", ["training.epochs", "mode.x=1", "a=[1", "a=2026-13-01"])
 def test_a_malformed_override(tmp_path: Path, override: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("mode: full\nmodel: {name: m}\ndata: {train: t.csv}\n")

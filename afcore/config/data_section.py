@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from afcore.config.section import FileOrUrl, Section
 from afcore.data.builtin.names import BUILT_IN
 from afcore.data.fold import Fold
+from afcore.number_texts import number_of
 
 __all__ = ["DataConfig"]
 
@@ -50,7 +51,9 @@ class DataConfig(Section):
         f"first), or one that is built in (`{'`, `'.join(BUILT_IN)}`)",
     )
     test: Sources | None = Field(None, description="the same; read for scoring once, at the end")
-    validation: Sources | Annotated[float, Field(gt=0, lt=1)] = Field(
+    validation: Annotated[
+        Sources | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(number_of)
+    ] = Field(
         0.1,
         description="the same, or the fraction of the training set held out: the rows whose text "
         "has a hash below it, so that no other row and no seed changes a row's side",

@@ -50,7 +50,7 @@ def parse_overrides(overrides: Iterable[str], source: str) -> dict[str, Any]:
             raise ConfigError(f"{source} {override!r} is not of the form key.path=value")
         try:
             changes[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # of a date, say, that there is not
             raise ConfigError(f"{source} {override!r}: the value is not YAML") from error
     return changes
 

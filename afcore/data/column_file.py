@@ -1,6 +1,7 @@
 """Columns that are gathered in files: the tokens of more rows than memory has room for."""
 
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -70,9 +71,15 @@ def column_of(encode: Callable[[list[Any]], npt.NDArray[Any]], values: Sequence[
 
 
 def file_array(count: int, dtype: Any) -> npt.NDArray[Any]:
-    """[count] zeros that lie in a file without a name, and may be changed."""
+    """[count] zeros that lie in a file without a name, and may be changed.
+
+    Raises:
+        OSError: when there is no space left for it. A file with holes would be there, and whoever
+            writes to its memory be killed.
+    """
     with tempfile.TemporaryFile(prefix=_PREFIX) as file:
-        file.truncate(count * np.dtype(dtype).itemsize)
+        if num_bytes := count * np.dtype(dtype).itemsize:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
         return _mapped(file, dtype, mmap.ACCESS_WRITE)
 
 

@@ -29,6 +29,7 @@ from afcore.data.formats import Columns, read_csv, read_json
 from afcore.data.stored_values import AT_ONCE
 from afcore.data.table import Parts, Table, read_tables
 from afcore.data.typed_formats import read_arrow, read_parquet
+from afcore.disk_space import temporary_files_full
 from afcore.errors import DataError, causes
 
 __all__ = [
@@ -95,7 +96,9 @@ def read_files(sources: Sequence[str], columns: Iterable[str], encoding: str) ->
         for file in _local_files(source, copies.path / str(number)).items()
     )
     tables = _tables(found, encoding, copies)
-    return read_tables(tables, list(dict.fromkeys(columns)), name_files=len(found) > 1)
+    # Also the only one of a pattern, which says little: pictures lie beside it.
+    name_files = len(found) > 1 or any(map(_PATTERN.search, sources))
+    return read_tables(tables, list(dict.fromkeys(columns)), name_files=name_files)
 
 
 class _Copies:
@@ -113,12 +116,25 @@ def _tables(files: Mapping[str, Path], encoding: str, copies: _Copies | None = N
         shown = ", ".join(f"{name!r} is {kind}" for kind, name in sorted(formats.items()))
         raise DataError(f"data of several formats ({shown}). Name files of one format.")
 
+    begun = {name: _version(path) for name, path in files.items()}
+
     def parts(wanted: Sequence[str], _: _Copies | None = copies) -> Iterator[tuple[str, Table]]:
         for name, path in files.items():
             for part in _read(name, path, wanted, encoding, AT_ONCE):
                 yield name, part
+            if _version(path) != begun[name]:
+                raise DataError(
+                    f"data {name!r} was changed while it was read, and its columns are read one "
+                    "after the other. Start again when it is whole."
+                )
 
     return parts
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Another one when a file is written or replaced."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _each_once(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
@@ -160,7 +176,8 @@ def _local_files(source: str, folder: Path) -> dict[str, Path]:
         try:
             return _opened(*_remote(source), folder)
         except Exception as error:
-            raise DataError(f"cannot read the data {source!r}: {_why_unread(error)}") from error
+            failed = DataError(f"cannot read the data {source!r}: {_why_unread(error)}")
+            raise temporary_files_full(error) or failed from error
     return _opened(LocalFileSystem(), os.path.expanduser(source), folder)
 
 

@@ -5,7 +5,7 @@ read as those of a file with types are: by who asks for the field.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -80,8 +80,13 @@ def hold_rows(name: str, rows: Any) -> HeldRows:
 
 
 def dataset_table(name: str, dataset: Any, columns: Sequence[str]) -> Table:
-    """Some columns of a ``datasets.Dataset``; classes by their names."""
+    """Some columns of a ``datasets.Dataset``; classes by their names.
+
+    As they are stored: not as the tensors or arrays that ``set_format`` makes of them.
+    """
     names = list(dataset.column_names)
+    if dataset.format["type"] != "custom":  # a user's own function may change texts
+        dataset = dataset.with_format(None)
     for column, kind in dataset.features.items():
         if isinstance(kind, datasets.Image):  # files and where they lie, not all pixels
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
@@ -126,6 +131,12 @@ def _frame_table(name: str, frame: Any, columns: Sequence[str]) -> Table:
 
 def _columns_table(name: str, rows: Mapping[str, Any], columns: Sequence[str]) -> Table:
     names = [str(column) for column in rows]
+    for column, given in rows.items():
+        if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+            raise DataError(
+                f"data {name!r}: column {str(column)!r} is a {type(given).__name__}, where the "
+                "values of all rows were expected. Give a list, also for one row"
+            )
     values = {str(column): list(given) for column, given in rows.items()}
     lengths = {column: len(given) for column, given in values.items()}
     if len(set(lengths.values())) > 1:
@@ -150,7 +161,11 @@ def _dicts_table(name: str, rows: Sequence[Any], columns: Sequence[str]) -> Tabl
 
 
 def _plain(value: Any) -> Any:
-    """A value of NumPy as Python's."""
+    """A value of NumPy, also within others, as Python's; pixels, which have more axes, stay."""
     if isinstance(value, np.generic):
         return value.item()
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return value if value.ndim > 1 else _plain(value.tolist())
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -29,7 +29,8 @@ from afcore.data.files import (
 from afcore.data.held_rows import HeldRows, dataset_table
 from afcore.data.hub import HubName, load_hub_dataset
 from afcore.data.table import Table
-from afcore.errors import DataError, causes, some_of
+from afcore.disk_space import disk_space, fullest, is_full
+from afcore.errors import DataError, StorageFullError, causes, some_of
 
 __all__ = ["Names", "hub_name", "innermost_reason", "load_failure", "load_table", "shown_name"]
 
@@ -63,6 +64,7 @@ def load_table(names: Names, split: str, columns: list[str], encoding: str) -> T
 
     Raises:
         DataError: for what cannot be read, saying why.
+        StorageFullError: when there is no space left for a copy, or for what is made of it.
     """
     try:
         if not isinstance(names, str):
@@ -80,10 +82,16 @@ def hub_name(source: str) -> HubName | None:
     return None if name.name in BUILT_IN else name
 
 
-def load_failure(name: str, error: Exception) -> DataError:
+def load_failure(name: str, error: Exception) -> DataError | StorageFullError:
     """What to say of a source that could not be loaded."""
-    if isinstance(error, DataError):
+    if isinstance(error, DataError | StorageFullError):
         return error
+    if is_full(error):
+        place = fullest(tempfile.gettempdir(), datasets.config.HF_DATASETS_CACHE)
+        return StorageFullError(
+            f"cannot load the data {name!r}: no space left: {disk_space(place)}. Free some, or "
+            "point TMPDIR elsewhere, and HF_HOME for data sets of the hub."
+        )
     reason = innermost_reason(error).rstrip(".")
     return DataError(f"cannot load the data {name!r}: {reason}. {_todo(reason, error)}")
 

@@ -80,7 +80,7 @@ def read_pictures(source: str, key: str, column: str, table: Table) -> list[Any]
         try:
             if where is not None:
                 content = _bytes(where)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of any file system
             raise DataError(
                 f"data {source!r}: column {column!r} names the picture {where!r} in "
                 f"{table.places.name(row)}, which cannot be read "
@@ -126,8 +126,8 @@ def _of_eight_bits(picture: Any) -> Any:
 def _located(source: str, value: Any) -> tuple[str | None, bytes | None]:
     """(path or URL, contents), one of them or none."""
     if isinstance(value, dict):  # as ``datasets`` has pictures
-        if value.get("bytes") is not None:
-            return None, bytes(value["bytes"])
+        if (held := value.get("bytes")) is not None:
+            return None, held if isinstance(held, bytes) else None
         value = value.get("path")
     if isinstance(value, bytes):
         return None, value
@@ -147,10 +147,13 @@ def _bytes(where: str) -> bytes:
     return content
 
 
-def _encoded(pixels: "npt.NDArray[np.uint8] | Image.Image") -> bytes:
+def _encoded(pixels: "npt.NDArray[Any] | Image.Image") -> bytes | None:
+    """None: such numbers, or colours, are no picture of PIL's, or of a PNG."""
     file = io.BytesIO()
-    picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
-    upright = _upright(picture)
-    # Without EXIF data, which would turn it again.
-    upright.save(file, "PNG", exif=b"")
+    try:
+        picture = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+        # Without EXIF data, which would turn it again.
+        _upright(picture).save(file, "PNG", exif=b"")
+    except (OSError, TypeError, ValueError):
+        return None
     return file.getvalue()

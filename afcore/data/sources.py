@@ -150,6 +150,7 @@ def load_rows(
     Raises:
         DataError: when the source cannot be read, is empty, or lacks a column, or when a value is
             not what the field wants.
+        StorageFullError: when there is no space left for a copy, or for what is made of it.
     """
     groups = [] if group is None else [Field("group", group, read_labels)]
     columns = [one.column for one in [*fields, *groups]]

@@ -61,7 +61,7 @@ def text_writer(stream: IO[str], kind: str) -> TableWriter:
 class _CsvWriter:
     def __init__(self, stream: IO[str], delimiter: str) -> None:
         self._stream = stream
-        self._csv = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+        self._csv = csv.writer(_Lines(stream), delimiter=delimiter, lineterminator=_Lines.END)
         self._names: list[str] = []
 
     def write(self, columns: dict[str, Column]) -> None:
@@ -74,6 +74,22 @@ class _CsvWriter:
 
     def close(self) -> None:
         self._stream.close()
+
+
+class _Lines:
+    """A stream for rows of a CSV, each a line.
+
+    ``csv`` puts quotes around a value with what ends its own lines in it, and readers end a line at
+    a carriage return too: so it ends them with both, of which one is written.
+    """
+
+    END = "\r\n"
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> None:
+        self._stream.write(row.removesuffix(self.END) + "\n")
 
 
 class _JsonWriter:

@@ -1,11 +1,12 @@
 """Columns of answers: texts that stand in another text, perhaps with the place where."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from afcore.data.sources import read_texts
+from afcore.data.sources import Field, read_texts
 from afcore.data.stored_values import StoredValues
-from afcore.data.table import Table
+from afcore.data.table import ReadColumn, Table
+from afcore.data.text_lists import read_inner
 from afcore.data.written_values import written_value
 from afcore.errors import DataError
 
@@ -26,23 +27,25 @@ def read_answers(source: str, key: str, column: str, table: Table) -> Sequence[l
         DataError: for another value.
     """
 
-    def known(row: int, value: Any) -> list[KnownAnswer]:
-        try:
-            pairs = _pairs(value)
-            starts = [None if start is None else int(start) for _, start in pairs]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"data {source!r}: column {column!r} holds {str(value)[:40]!r} in "
-                f"{table.places.name(row)}. Write a text that stands in the context, nothing, or "
-                'an object like {"text": ["..."], "answer_start": [0]}'
-            ) from error
-        inner = Table(
-            [column], {column: [text for text, _ in pairs]}, table.places.pick([row] * len(pairs))
-        )
-        texts = read_texts(source, key, column, inner)
-        return [one for one in zip(texts, starts, strict=True) if one[0].strip()]
+    def known() -> Iterator[list[tuple[Any, int | None]]]:
+        for row, value in enumerate(table.columns[column]):
+            try:
+                pairs = _pairs(value)
+                found = [(text, None if start is None else int(start)) for text, start in pairs]
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"data {source!r}: column {column!r} holds {str(value)[:40]!r} in "
+                    f"{table.places.name(row)}. Write a text that stands in the context, nothing, "
+                    'or an object like {"text": ["..."], "answer_start": [0]}'
+                ) from error
+            yield found
 
-    return StoredValues(known(row, value) for row, value in enumerate(table.columns[column]))
+    given = ReadColumn(lambda: ([text for text, _ in pairs] for pairs in known()), len(table))
+    texts = read_inner(Field(key, column, read_texts), source, given, table.places)
+    return StoredValues(
+        [(text, start) for text, (_, start) in zip(some, pairs, strict=True) if text.strip()]
+        for some, pairs in zip(texts, known(), strict=True)
+    )
 
 
 def _pairs(value: Any) -> list[tuple[Any, Any]]:

@@ -11,6 +11,7 @@ from afcore.data.stored_values import StoredValues
 from afcore.data.table import Table
 from afcore.data.written_values import written_value
 from afcore.errors import DataError, ModelError
+from afcore.tasks.tokenizing import check_offsets
 
 __all__ = [
     "ASSISTANT",
@@ -90,7 +91,8 @@ def tokens_of_conversations(processor: Any, rows: Rows) -> Iterator[tuple[list[i
     Raises:
         ModelError: when the tokenizer has no template, or one that writes a turn otherwise when
             another follows.
-        DataError: when the template refuses a conversation.
+        DataError: when the template refuses a conversation, or the tokenizer does not know where
+            its tokens stand.
     """
     if processor.chat_template is None:
         raise ModelError(
@@ -98,6 +100,7 @@ def tokens_of_conversations(processor: Any, rows: Rows) -> Iterator[tuple[list[i
             "conversations are written. Give a model that was made for conversations, or columns "
             "of prompts and completions (data.text, data.label)"
         )
+    check_offsets(processor, "causal-language-modeling")
     for row, conversation in enumerate(rows.inputs["text"]):
         try:
             yield _tokens(processor, conversation)

@@ -16,6 +16,8 @@ __all__ = ["pin_revisions"]
 
 _WHOLE = re.compile(r"\w{40,}")
 """A hash: of git, or of another kind for data sets that scripts made."""
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""What the hub may have; other names, as ``../data``, are folders that are not there."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ def pin_revisions(
 def _commit(storage: Storage, name: HubName, source: str) -> str:
     if is_commit(name.revision):
         return str(name.revision)
-    if name.revision is not None:
+    if name.revision is not None or not _REPOSITORY.fullmatch(name.repository):
         return _resolved(name, source)
     key = f"hub/{name.repository}"
     noted = _noted(storage, key)

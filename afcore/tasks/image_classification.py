@@ -97,10 +97,11 @@ class ImageClassification(OneLabelTask):
             raise DataError(
                 f"data {rows.source!r}: {name} in {rows.place(row)} {error}, or remove the row."
             ) from error
-        except (OSError, SyntaxError) as error:  # PIL's, of a damaged PNG
+        except Exception as error:  # whatever Pillow, or a file system, raises
             raise DataError(
                 f"data {rows.source!r}: {picture.where or 'what stands'!r} in {rows.place(row)} is "
-                "no picture that can be opened. Remove the row, or mend the file."
+                f"no picture that can be opened ({type(error).__name__}). Remove the row, or mend "
+                "the file."
             ) from error
 
     def collate(

@@ -1,5 +1,6 @@
 """Hub data sets, without the hub: what ``datasets`` itself finds in its cache."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def test_a_torn_note_is_no_revision(
         names, commits = pin_revisions(local_storage, {"train": "user/set"})
         assert (names, commits) == ({"train": f"user/set@{SECOND}"}, {"train": SECOND})
     assert caplog.text.count("hub/user/set is damaged; the commit is looked up anew") == 1
+
+
+@pytest.mark.parametrize("source", ["../data", "a/../../../data", "../data[a]:train"])
+def test_a_folder_that_is_not_there_is_nothing_of_the_store(
+    source: str, cache: Path, local_storage: Storage
+) -> None:
+    cache.mkdir()
+    local_storage.put("data/1/manifest.json", b"{}")
+    with pytest.raises(DataError, match=f"cannot load the data {re.escape(repr(source))}: "):
+        pin_revisions(local_storage, {"train": source})
 
 
 def test_what_is_no_hub_data_set_has_no_revision(local_storage: Storage, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from afcore.data.files import stream_file
+from afcore.data.files import read_files, stream_file
 from afcore.errors import DataError
 from tests.data.source_files import (
     FORMATS,
@@ -110,6 +110,19 @@ def test_what_is_read_is_what_is_there(tmp_path: Path, suffix: str) -> None:
     os.utime(path, ns=(time, time))
     assert load(path) == [("behind", "b")]
     assert load(f"file://{path}") == [("behind", "b")]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_changes_between_two_columns_is_refused(tmp_path: Path, suffix: str) -> None:
+    """Or a row would have the text of one version and the label of another."""
+    path = write(tmp_path / f"rows.{suffix}", [*WANTED, *OTHERS])
+    table = read_files([str(path)], ["text", "label"], "utf-8")
+    assert list(table.columns["text"]) == ["wanted", "other"]
+    write(path, [*OTHERS, *WANTED])
+    later = path.stat().st_mtime_ns + 1
+    os.utime(path, ns=(later, later))
+    with pytest.raises(DataError, match=rf"'.*rows\.{suffix}' was changed while it was read"):
+        list(table.columns["label"])
 
 
 def test_a_folder_is_read_as_it_is_now(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from afcore.predict import predict_file
 from afcore.runs.publish import described
 from afcore.runs.state import load_checkpoint
 from afcore.tasks.causal_language_modeling import CausalLanguageModeling, packed, windows
+from afcore.tasks.conversations import tokens_of_conversations
 from afcore.tasks.task import NO_ANSWER
 from afcore.training.evaluate import evaluate
 from pipelines.example_configs import write_examples
@@ -248,6 +250,13 @@ def test_mistakes_in_conversations(
     }
     with pytest.raises(DataError, match=message):
         begin(parse_config(tree, source="test"))
+
+
+def test_a_tokenizer_that_does_not_know_where_its_tokens_stand_is_refused() -> None:
+    slow = SimpleNamespace(is_fast=False, chat_template="{{ messages }}", name_or_path="m")
+    rows = Rows("here", {"text": [TALK]})
+    with pytest.raises(DataError, match="needs a tokenizer that knows where its tokens stand"):
+        next(tokens_of_conversations(slow, rows))
 
 
 def test_mistakes(tree: dict[str, Any], tmp_path: Path, tiny_bert: Path) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from afcore import numerics
 from afcore.config import Config, parse_config
 from afcore.data.builtin.digits import digit_rows
 from afcore.data.pictures import Picture, read_pictures
+from afcore.data.sources import load_rows
 from afcore.data.table import Places, Table
 from afcore.errors import ConfigError, DataError, ModelError
 from afcore.predict import predict_file
@@ -24,11 +25,13 @@ from afcore.runs.publish import described
 from afcore.runs.records import CheckpointRecord, record_of
 from afcore.runs.state import load_checkpoint
 from afcore.storage.objects import Storage
+from afcore.tasks.image_classification import ImageClassification
 from afcore.training.evaluate import evaluate
 from tests.tasks.killed_training import check_killed_is_undisturbed
 from tests.tasks.test_each_task import losses, train
 from tests.tasks.test_fit_of_tasks import check_trainer
 
+COLUMNS = {"image": "image", "label": "label"}
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30)}
 
 
@@ -188,6 +191,7 @@ def test_pictures_of_a_folder_and_of_parquet(config: Config, tmp_path: Path) -> 
         ("gone.png,red", r"names the picture .*gone\.png' in line 2, which cannot be read"),
         ("rows.csv,red", r"rows\.csv' in line 2 is no picture that can be opened"),
         (",red", r"holds '' in line 2, which is no picture"),
+        ("abfs://c/a.png,red", r"the picture 'abfs://c/a\.png' in line 2, .* \(ImportError\)"),
     ],
 )
 def test_mistakes(config: Config, line: str, message: str) -> None:
@@ -196,6 +200,29 @@ def test_mistakes(config: Config, line: str, message: str) -> None:
     path.write_text("\n".join(["image,label", line, *rest]) + "\n")
     with pytest.raises(DataError, match=message):
         identify_run(config, Storage(config.store))
+
+
+def test_a_picture_that_pillow_refuses_otherwise(config: Config) -> None:
+    """A comment of a few bytes that takes megabytes when it is unpacked."""
+    folder = Path(str(config.data.test)).parent
+    comments = PngImagePlugin.PngInfo()
+    comments.add_text("comment", "x" * 2 * PngImagePlugin.MAX_TEXT_CHUNK, zip=True)
+    Image.new("RGB", (4, 4)).save(folder / "0.png", pnginfo=comments)
+    with pytest.raises(DataError, match=r"0\.png' in line 2 is no picture that can be opened \("):
+        identify_run(config, Storage(config.store))
+
+
+def test_the_only_file_of_a_pattern_names_pictures_beside_it(config: Config) -> None:
+    folder = Path(str(config.data.test)).parent
+    found = load_rows(f"{folder.parent}/tes*/*.csv", "test", ImageClassification.fields(COLUMNS))
+    assert found.inputs["image"][0].where == str(folder / "0.png")
+
+
+def test_what_is_no_file_of_a_picture() -> None:
+    for value in ({"bytes": "iVBORw0KGgo="}, Image.new("CMYK", (2, 2))):
+        table = Table(["image"], {"image": [value]}, Places("row", [0]))
+        with pytest.raises(DataError, match=r"in row 0, counted from 0, which is no picture"):
+            read_pictures("here", "image", "image", table)
 
 
 def opened(picture: Image.Image, kind: str = "PNG", **options: Any) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ from torchmetrics.functional.text import squad
 from afcore.config import parse_config
 from afcore.data.builtin.questions import question_rows
 from afcore.data.examples import Column, Examples
+from afcore.data.formats import Number
 from afcore.data.sources import Rows, load_rows
 from afcore.data.table import Places, Table
 from afcore.errors import DataError
@@ -145,6 +146,15 @@ def test_scores_are_those_of_torchmetrics_where_there_are_answers() -> None:
 def test_answers_are_read(value: Any, expected: list[Any]) -> None:
     table = Table(["answers"], {"answers": [value]}, Places("row", [0]))
     assert read_answers("here", "label", "answers", table) == [expected]
+
+
+def test_answers_that_are_numbers_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    values = ["a", Number("1999"), {"text": [Number("7"), "b"]}, None]
+    table = Table(["answers"], {"answers": values}, Places("line", [2, 3, 5, 6]))
+    found = read_answers("here", "label", "answers", table)
+    assert found == [[("a", None)], [("1999", None)], [("7", None), ("b", None)], []]
+    (said,) = caplog.messages
+    assert "column 'answers' is a number in 2 of 4 rows (the first is line 3, 1999)" in said
 
 
 @pytest.mark.parametrize(

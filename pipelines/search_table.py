@@ -72,7 +72,7 @@ def sets_of(report: SearchReport) -> tuple[int, int]:
 
 def search_markdown(report: SearchReport) -> str:
     """For MLflow and Prefect."""
-    rows = [[cell.replace("|", r"\|") for cell in _cells(report, row)] for row in report.trials]
+    rows = [_cells(report, row) for row in report.trials]
     lines = [f"## {_title(report)}", "", markdown_table(_columns(report), rows), ""]
     return "\n".join([*lines, *(f"* {note}" for note in search_notes(report))]) + "\n"
 

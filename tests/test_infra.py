@@ -68,6 +68,27 @@ def test_services_wait_for_services_that_exist_and_say_when_they_are_ready(
             assert known, volume
 
 
+def test_workers_and_servers_are_as_the_operations_say(compose: dict[str, Any]) -> None:
+    operations = (INFRA.parent / "docs" / "operations.md").read_text()
+    exported = dict(re.findall(r"^export (PREFECT_SERVER_\w+)=(\S+)$", operations, re.MULTILINE))
+    assert len(exported) == 2
+    services = compose["services"]
+    assert exported.items() <= services["prefect"]["environment"].items()
+    for name in ("worker", "worker-gpu"):
+        assert services[name]["command"].endswith(" --limit 1")
+
+
+def test_a_deployment_names_store_and_mlflow_as_no_variable_does(compose: dict[str, Any]) -> None:
+    text = (INFRA / "compose.yaml").read_text()
+    kubernetes = (INFRA / "kubernetes" / "worker.yaml").read_text()
+    for one in (text, kubernetes):
+        assert "`tracking.uri: http://mlflow:5000`" in one
+        assert "MLFLOW_TRACKING_URI" not in one
+    assert "--port 5000" in compose["services"]["mlflow"]["command"]
+    assert "`store: s3://autofreeze/store`" in text
+    assert "s3/autofreeze " in compose["services"]["bucket"]["command"][1]
+
+
 def test_the_image_has_what_a_worker_needs_and_is_not_root() -> None:
     text = (INFRA / "Dockerfile").read_text()
     copied = re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE)

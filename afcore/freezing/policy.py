@@ -24,6 +24,7 @@ __all__ = [
     "FreezeState",
     "Interval",
     "IntervalStatistics",
+    "RecordedNumber",
     "by_epoch",
     "check_depth",
     "loss_statistics",
@@ -39,6 +40,14 @@ def _unpacked(memory: object) -> object:
 _Memory = Annotated[
     dict[str, Any], BeforeValidator(_unpacked), PlainSerializer(json.dumps, when_used="json")
 ]
+
+
+def _nan_for_null(value: object) -> object:
+    return math.nan if value is None else value
+
+
+RecordedNumber = Annotated[float, BeforeValidator(_nan_for_null)]
+"""JSON has ``null`` for what is infinite or undefined, which is read as NaN."""
 
 
 def loss_statistics(losses: Sequence[float]) -> dict[str, float]:
@@ -64,11 +73,11 @@ class IntervalStatistics(BaseModel):
     total_steps: int = Field(description="of the whole training, if it is not stopped before")
     num_epochs: int = Field(description="likewise")
     learning_rate: float = Field(description="mean over it")
-    train_loss: float = Field(
+    train_loss: RecordedNumber = Field(
         description="mean over its steps; in epoch 1 of examples never seen before; no number in a "
         "`Trainer` whose loss is made outside of the model"
     )
-    train_loss_error: float = Field(description="standard error of that mean")
+    train_loss_error: RecordedNumber = Field(description="standard error of that mean")
     cycle_share: float = Field(
         0.0,
         description="share of the cycle of the learning rate that is done after its epoch: at 1 "
@@ -81,11 +90,11 @@ class IntervalStatistics(BaseModel):
         "one label: the classes' shares); 0 where it is not known; a `Trainer`'s is of "
         "classifiers with one label alone",
     )
-    validation_losses: tuple[float, ...] = Field(
+    validation_losses: tuple[RecordedNumber, ...] = Field(
         description="of the epochs so far, in order; this one's is among them when the interval is "
         "its last; in a `Trainer` of those that it evaluated, maybe none"
     )
-    validation_errors: tuple[float, ...] = Field(
+    validation_errors: tuple[RecordedNumber, ...] = Field(
         (),
         description="as the losses, 1 less the main score, where that has a say in when training "
         "has settled; else none",

@@ -156,7 +156,8 @@ class FitResult:
     def _finetuned(self) -> FinetunedModel:
         """Opened when it is asked for: a recorded result is returned at once."""
         run, config = self._run, self.config
-        split = published_model(run, self.report.totals.best_epoch)
+        with as_arguments(fresh="fresh=True"):
+            split = published_model(run, self.report.totals.best_epoch)
         model = described(run, split.model.cpu()).eval()
         settings = ModelSettings.model_validate(getattr(model.config, MODEL_MARK))
         settings = settings.model_copy(update={"columns": config.data.columns})

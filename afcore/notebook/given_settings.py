@@ -18,6 +18,8 @@ _SPLITS = ("train", "validation", "test")
 _PATHS = {key_path for key_path in map(".".join, key_paths(Config))}
 # Sections of other commands have keys of the same last part, as a seed.
 _SHORT_PATHS = {path for path in _PATHS if path.partition(".")[0] not in ("search", "retrain")}
+_OPTIONAL = {name for name, field in Config.model_fields.items() if field.default is None}
+"""Sections that say something by being there, even without a key."""
 
 
 def resolve_settings(
@@ -35,17 +37,28 @@ def resolve_settings(
         ConfigError: for an unknown key or a value that is not allowed, in one message.
         DataError: for rows of a kind that is not known.
     """
+    tree: dict[str, Any] = {}
+    parts = [given]
     if isinstance(base, Config):
         tree = base.model_dump()
     elif isinstance(base, str | Path):
         tree = read_mapping(Path(base), "the configuration", "Give the path of a YAML file.")
-    else:
-        tree, given = {}, {**(base or {}), **given}
+    elif base is not None:
+        parts = [base, given]  # one after the other: what is given changes keys, not whole sections
+    held: dict[str, HeldRows] = {}
+    for part in parts:
+        change_keys(tree, _changes(part, held, source), source)
+    return parse_config(tree, source), held
+
+
+def _changes(given: Mapping[str, Any], held: dict[str, HeldRows], source: str) -> dict[str, Any]:
+    """Plain values by their whole keys; rows in memory go to ``held``, by their splits."""
     changes: dict[str, Any] = {}
     for name, value in given.items():
         changes |= _by_path(_path(name, source), value)
-    held = {}
     for split in _SPLITS:
+        if f"data.{split}" in changes:
+            held.pop(split, None)
         rows = changes.get(f"data.{split}")
         if not isinstance(rows, str | Path | int | float | None) and not _are_files(rows):
             held[split] = hold_rows(split, rows)
@@ -57,9 +70,7 @@ def resolve_settings(
                 "opened by its name. Save it (save_pretrained, and its tokenizer's), and give the "
                 "folder, or give a hub id"
             )
-    plain = {path: _plain(value) for path, value in changes.items()}
-    change_keys(tree, plain, source)
-    return parse_config(tree, source), held
+    return {path: _plain(value) for path, value in changes.items()}
 
 
 def _are_files(rows: Any) -> bool:
@@ -99,8 +110,10 @@ def _by_path(path: str, value: Any) -> dict[str, Any]:
     if path in ("model", "data", "freezing") and isinstance(value, str | Path):
         path = {"model": "model.name", "data": "data.train", "freezing": "freezing.policy"}[path]
     is_split = path.removeprefix("data.") in _SPLITS
-    if is_split or not isinstance(value, Mapping):
+    if is_split or not isinstance(value, Mapping) or (not value and path in _OPTIONAL):
         return {path: value}
+    if any("." in str(name) for name in value):  # no section: names are keys, as in search.vary
+        return {path: dict(value)}
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         flat |= _by_path(f"{path}.{name}", inner)

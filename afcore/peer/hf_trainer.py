@@ -114,7 +114,8 @@ def fit(
     """
     if recipe.lora is not None:
         model = add_lora(model, recipe.lora, training.seed)
-    watch = _Watch(compute, training.num_epochs, score, data.task)
+    schedule = training_schedule(training, data.task.num_groups(data.train))
+    watch = _Watch(compute, training.num_epochs, schedule.steps_per_epoch, score, data.task)
     with tempfile.TemporaryDirectory(prefix="autofreeze-") as folder:
         arguments = _arguments(training, score, compute, recipe, folder)
         if "input_ids" not in data.train.inputs:
@@ -123,7 +124,6 @@ def fit(
         trainer = _make_trainer(model, processor, data, examples, arguments, watch)
         if recipe.early_stopping_patience is not None:
             trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
-        schedule = training_schedule(training, data.task.num_groups(data.train))
         # Given before training, the Trainer uses it: its own schedules know no steps, and warm up
         # from a learning rate of 0.
         trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -305,11 +305,14 @@ class _Watch(TrainerCallback):
         score: the main one.
     """
 
-    def __init__(self, compute: Compute, num_epochs: int, score: Score, task: Task) -> None:
+    def __init__(
+        self, compute: Compute, num_epochs: int, steps_per_epoch: int, score: Score, task: Task
+    ) -> None:
         self.reports: list[EpochReport] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self._compute = compute
         self._num_epochs = num_epochs
+        self._steps_per_epoch = steps_per_epoch
         self.score = score
         self._names = {score.name for score in task.scores}
         self._clock = self._shown = 0.0
@@ -329,7 +332,8 @@ class _Watch(TrainerCallback):
     ) -> None:
         """Say how far it is, now and then."""
         now = time.perf_counter()
-        num_steps = state.max_steps // self._num_epochs
+        # Of the last epoch there may be a part alone.
+        num_steps = min(self._steps_per_epoch, state.max_steps - self._first_step)
         number = state.global_step - self._first_step
         if now - self._shown > _PROGRESS_SECONDS or number == num_steps:
             self._shown = now

@@ -54,7 +54,8 @@ def freezing_figure(report: RunReport) -> Figure:
         [[math.nan if x is None else x for x in decision.eta] for decision in report.decisions]
     )
     if len(steps) and np.isfinite(eta).any():
-        edges = np.array([max(0, 2 * steps[0] - (steps[1] if len(steps) > 1 else 0)), *steps])
+        before = max(0, 2 * steps[0] - steps[1]) if len(steps) > 1 else 0
+        edges = np.array([before, *steps])
         image = axes.pcolormesh(
             edges,
             np.arange(report.num_blocks + 1),

@@ -55,6 +55,7 @@ def report_page(reports: Sequence[RunReport]) -> str:
         rows=[_row(report, reports) for report in reports],
         caption=_caption(reports),
         score_title=f"{first.main.title[:1].upper()}{first.main.title[1:]}",
+        better="up" if first.main.higher_is_better else "down",
         score_cost=_safe(score_cost_svg(reports)) if len(reports) > 1 else None,
         runs=[_run(report) for report in reports],
     )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from afcore.freezing.policy import Interval, IntervalStatistics
+from afcore.freezing.policy import Interval, IntervalStatistics, RecordedNumber
 from afcore.tasks.scores import Score
 
 __all__ = [
@@ -100,8 +100,8 @@ class EpochReport(_Report):
     checkpoint_seconds: float
     materialize_seconds: float
     evaluate_seconds: float
-    train_loss: float
-    validation: dict[str, float]
+    train_loss: RecordedNumber
+    validation: dict[str, RecordedNumber]
     candidate: bool = Field(
         True,
         description="whether it may be published: where training runs in cycles, the end of one",
@@ -214,8 +214,8 @@ class TotalsReport(_Report):
     activation_bytes_written: int
     cost_usd: float
     best_epoch: int
-    validation: dict[str, float] = Field(description="of the best epoch")
-    test: dict[str, float] | None = Field(description="of the best epoch's model")
+    validation: dict[str, RecordedNumber] = Field(description="of the best epoch")
+    test: dict[str, RecordedNumber] | None = Field(description="of the best epoch's model")
     test_rows: dict[str, str] | None = Field(
         None,
         description="what the main score is the mean of, or computed from, by test row in their "

@@ -60,7 +60,8 @@ def _ended(epochs: Sequence[EpochReport], num_planned: int, main: Score) -> str:
     losses = [epoch.validation["loss"] for epoch in epochs]
     change = ""
     if len(losses) > 1:
-        fell = 1 - losses[-1] / min(losses[:-1])
+        lowest = min(losses[:-1])
+        fell = 1 - losses[-1] / lowest if lowest else 0.0
         change = (
             f": the last one lowered the validation loss by {100 * fell:.0f} %"
             if fell > 0

@@ -16,7 +16,9 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from matplotlib.figure import Figure
 
+from afcore.disk_space import is_full
 from afcore.errors import (
+    AutoFreezeError,
     TrackingError,
     TrackingUnreachableError,
     UserError,
@@ -35,7 +37,12 @@ from afcore.tracking.experiments import (
     trial_runs,
 )
 from afcore.tracking.models import MODEL_TAG, fetch_folder, load_model, save_model
-from afcore.tracking.tracking_store import TrackingStore, cause_of_outage, without_password
+from afcore.tracking.tracking_store import (
+    TrackingStore,
+    cause_of_outage,
+    transfer_settings,
+    without_password,
+)
 
 __all__ = ["Metric", "Tracker", "flat_parameters"]
 
@@ -293,7 +300,8 @@ class Tracker(TrackingStore):
     @_about_a_run
     def log_folder(self, run_id: str, folder: str, name: str) -> None:
         """Save a folder's files as artifacts."""
-        self._client.log_artifacts(run_id, folder, name)
+        with transfer_settings():
+            self._client.log_artifacts(run_id, folder, name)
 
     @_about_a_run
     def fetch_folder(self, run_id: str, folder: Path, name: str) -> bool:
@@ -303,17 +311,14 @@ class Tracker(TrackingStore):
             Whether there was any.
 
         Raises:
-            UserError: when it cannot be had.
+            UserError: when a server that answers does not have it.
         """
         self._mlflow.set_tracking_uri(self._uri)
         self._client.get_run(run_id)
         try:
             return fetch_folder(run_id, folder, name)
         except Exception as error:  # of any artifact store
-            raise UserError(
-                f"the artifacts {name!r} of the MLflow run {run_id} in {self._uri!r} cannot be "
-                f"read: {in_one_line(error, 300)}. Train anew with --fresh"
-            ) from error
+            raise self._unread(f"the artifacts {name!r}", run_id, error) from error
 
     @_about_a_run
     def log_model(
@@ -337,17 +342,26 @@ class Tracker(TrackingStore):
             auto_class: of ``transformers``, which knows its head.
 
         Raises:
-            UserError: when it cannot be had.
+            UserError: when a server that answers does not have it.
         """
         self._mlflow.set_tracking_uri(self._uri)
         tags = self._client.get_run(run_id).data.tags
         try:
             return load_model(tags[MODEL_TAG], auto_class)
         except Exception as error:  # of any artifact store
-            raise UserError(
-                f"the model of the MLflow run {run_id} in {self._uri!r} cannot be read: "
-                f"{' '.join(str(error).split())[:300]}. Train anew with --fresh"
-            ) from error
+            raise self._unread("the model", run_id, error) from error
+
+    def _unread(self, what: str, run_id: str, error: Exception) -> AutoFreezeError:
+        """Why artifacts cannot be had; a server that is away, or a full disk, took none of them."""
+        if is_full(error):
+            return self._full(error)
+        if cause_of_outage(error) is not None:
+            return self._error(error, TrackingError)
+        reason = without_password(in_one_line(error))[:300]
+        return UserError(
+            f"{what} of the MLflow run {run_id} in {self.shown_uri!r} cannot be read: {reason}. "
+            "Train anew with --fresh"
+        )
 
     def finish(self, run_id: str, error: BaseException | None = None) -> None:
         """Close the run: finished; or failed, or killed from outside, by this error.

@@ -163,7 +163,7 @@ class ServiceFolder:
         if process is None:
             _end(self._orphans(service.name), service.stop_seconds)
         else:
-            while leaders := [one for one in process.children() if os.getpgid(one.pid) == one.pid]:
+            while leaders := [one for one in process.children() if _leads_group(one)]:
                 _end(leaders, service.stop_seconds)
             _end([process, *process.children(recursive=True)], service.stop_seconds)
         self.process(service.name)
@@ -207,6 +207,13 @@ def _end(processes: list[psutil.Process], seconds: float) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(left, timeout=5)
+
+
+def _leads_group(process: psutil.Process) -> bool:
+    """False when it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.getpgid(process.pid) == process.pid
+    return False
 
 
 def _session(process: psutil.Process) -> int | None:

@@ -17,7 +17,7 @@ import pytest
 
 import afcore
 from afcore.config import parse_config
-from afcore.errors import ConfigError, DataError
+from afcore.errors import ConfigError, DataError, IntegrityError
 from afcore.notebook.progress_bar import ProgressBar
 from afcore.runs.whole_run import Onlooker, complete_run
 from tests.conftest import stdlib_rows, write_config
@@ -146,6 +146,17 @@ def test_the_result_holds_scores_epochs_a_model_and_pictures(
     assert page.count("<tr>") == 3
     assert "data:image/png;base64," in page
     assert f"accuracy {100 * result.scores['accuracy']:.2f} %" in repr(result)
+
+
+def test_what_is_gone_is_said_in_the_words_of_the_call(settings: dict[str, Any]) -> None:
+    result = afcore.fit(**settings, progress=False)
+    parts = list(Path(settings["store"]).rglob("*.safetensors"))
+    assert parts
+    for part in parts:
+        part.unlink()
+    with pytest.raises(IntegrityError, match=r"Train anew with fresh=True") as raised:
+        result.predict(["a text"])
+    assert "--fresh" not in str(raised.value)
 
 
 class InterruptAt(Onlooker):

@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
+from afcore.config import AdapterConfig, Range
 from afcore.errors import ConfigError, DataError
 from afcore.freezing.gradient_norm import GradientNorm
 from afcore.notebook.given_settings import resolve_settings
@@ -46,6 +48,60 @@ def test_a_file_or_a_dict_is_changed_by_what_is_given(tmp_path: Path) -> None:
     assert (again.model.name, again.training.epochs) == ("a", 3)
     same, _ = resolve_settings(again, {"learning_rate": 1e-3}, "fit")
     assert same == again.replace(**{"training.learning_rate": 1e-3})
+
+
+def test_a_section_changes_keys_of_a_dict_as_of_a_file(tmp_path: Path) -> None:
+    base: dict[str, Any] = {
+        "model": {"name": "a", "allow_new_weights": True},
+        "data": {"train": "t.csv", "max_length": 64},
+        "training": {"epochs": 3, "seed": 7},
+        "freezing": {"policy": "guarded", "patience": 3},
+    }
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(base))
+    given: dict[str, Any] = {
+        "model": "b",
+        "data": {"test": "u.csv"},
+        "training": {"learning_rate": 1e-3, "seed": 8},
+        "freezing": {"policy": "gradient_norm"},
+    }
+    config, _ = resolve_settings(base, given, "fit")
+    assert (config.model.name, config.model.allow_new_weights) == ("b", True)
+    assert (config.data.train, config.data.test, config.data.max_length) == ("t.csv", "u.csv", 64)
+    assert (config.training.epochs, config.training.seed) == (3, 8)
+    assert config.training.learning_rate == 1e-3
+    assert config.freezing == GradientNorm()
+    assert config == resolve_settings(path, given, "fit")[0]
+
+
+def test_rows_that_a_file_takes_the_place_of_are_not_held() -> None:
+    rows = [{"text": "a", "label": "x"}]
+    config, held = resolve_settings({**BASE, "train": rows}, {"train": "u.csv"}, "fit")
+    assert (config.data.train, held) == ("u.csv", {})
+    config, held = resolve_settings(BASE, {"train": rows}, "fit")
+    assert (config.data.train, list(held)) == ("memory:train", ["train"])
+
+
+def test_keys_with_dots_in_a_section_are_its_values() -> None:
+    rate = {"low": 1e-5, "high": 1e-4, "log": True}
+    search = {"vary": {"training.learning_rate": rate, "mode": ["full", "cached"]}, "trials": 5}
+    config, _ = resolve_settings({**BASE, "search": search}, {}, "fit")
+    assert config.search is not None
+    assert config.search.vary == {
+        "training.learning_rate": Range(low=1e-5, high=1e-4, log=True),
+        "mode": ["full", "cached"],
+    }
+    assert config.search.trials == 5
+
+
+@pytest.mark.parametrize("base", [None, {"training": {"epochs": 3}}])
+def test_an_empty_section_says_that_there_is_one(base: dict[str, Any] | None) -> None:
+    given = BASE | {"adapter": {}, "training": {}}
+    config, _ = resolve_settings(base, given, "fit")
+    assert config.adapter == AdapterConfig()
+    assert config.search is None
+    assert config.training.epochs == (4 if base is None else 3)
+    assert resolve_settings(base, BASE, "fit")[0].adapter is None
 
 
 def test_rows_are_held_and_the_configuration_says_so() -> None:

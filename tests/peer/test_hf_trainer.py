@@ -1,5 +1,7 @@
 """The Trainer does what our loop does, but for its order of examples."""
 
+import logging
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -93,6 +95,18 @@ def test_the_seed_decides_the_order_and_everything_else(tiny_tokenizer: Any) -> 
     assert torch.equal(weights(one.model), weights(again.model))
     assert not torch.equal(weights(one.model), weights(other.model))
     assert one.epochs[0].num_steps == 5
+
+
+def test_a_part_of_an_epoch_is_told_by_its_own_steps(
+    tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afcore.peer.hf_trainer._PROGRESS_SECONDS", math.inf)
+    caplog.set_level(logging.INFO, "afcore.peer")
+    fitted = fit_tiny(tiny_tokenizer, epochs=1.5)
+
+    assert [epoch.num_steps for epoch in fitted.epochs] == [5, 3]
+    told = [line for line in caplog.messages if " step " in line]
+    assert told == ["epoch 1/2  step 5/5  0 s left", "epoch 2/2  step 3/3  0 s left"]
 
 
 def test_grouped_by_length_pads_less(tiny_tokenizer: Any) -> None:

@@ -71,6 +71,18 @@ def test_predictions_and_tiers_are_drawn_where_there_are_any() -> None:
     assert Elements(page).names.count("svg") == 4
 
 
+@pytest.mark.parametrize(("score", "better"), [("accuracy", "up"), ("loss", "down")])
+def test_where_the_better_runs_stand(score: str, better: str) -> None:
+    report = make_report()
+    scores = {"accuracy": 0.7, "loss": 0.5}
+    totals = report.totals.model_copy(update={"validation": scores, "test": scores})
+    runs = [
+        report.model_copy(update={"run_id": name, "score": score, "totals": totals})
+        for name in ("a", "b")
+    ]
+    assert f"a point a run; {better} and left is better" in report_page(runs)
+
+
 def test_names_are_text_whatever_is_in_them() -> None:
     report = make_report().model_copy(
         update={"model": "<script>alert(1)</script>", "notes": ["<img src=x>"]}

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from rich.console import Console
@@ -6,6 +7,7 @@ from rich.console import Console
 from afcore.results.comparison import compare_report
 from afcore.results.figures import accuracy_cost_figure, epoch_time_figure, freezing_figure
 from afcore.results.report import RunReport
+from afcore.runs.records import best_epoch
 from pipelines.comparison_table import COLUMNS, comparison_markdown, comparison_table
 from tests.reports import make_report
 
@@ -18,6 +20,27 @@ def test_infinite_numbers_become_null_and_all_comes_back() -> None:
     assert tree["decisions"][0]["threshold"] is None
     assert tree["decisions"][1]["eta"][0] is None
     assert RunReport.model_validate_json(text) == report
+
+
+def test_scores_that_are_no_numbers_become_null_and_come_back_as_none() -> None:
+    report = make_report()
+    scores = {"accuracy": 0.9, "perplexity": math.inf, "loss": math.nan}
+    epochs = [report.epochs[0].model_copy(update={"validation": scores}), report.epochs[1]]
+    intervals = [report.intervals[0].model_copy(update={"validation_losses": (math.inf, 1.0)})]
+    totals = report.totals.model_copy(update={"validation": scores, "test": scores})
+    changed = {"epochs": epochs, "intervals": intervals, "totals": totals}
+    text = report.model_copy(update=changed).model_dump_json(by_alias=True)
+    tree = json.loads(text)
+    assert tree["epochs"][0]["validation"] == {"accuracy": 0.9, "perplexity": None, "loss": None}
+    assert tree["intervals"][0]["validation_losses"] == [None, 1.0]
+    found = RunReport.model_validate_json(text)
+    for back in (found.epochs[0].validation, found.totals.validation, found.totals.test):
+        assert back is not None
+        assert {name for name, value in back.items() if math.isnan(value)} == {"perplexity", "loss"}
+        assert back["accuracy"] == 0.9
+    assert math.isnan(found.intervals[0].validation_losses[0])
+    assert found.intervals[0].validation_losses[1] == 1.0
+    assert best_epoch(found.epochs, found.main).epoch == 2
 
 
 def test_speedup_is_the_median_over_seeds_of_train_and_materialize() -> None:
@@ -106,6 +129,14 @@ def test_figures_show_what_was_measured() -> None:
     cost, wall = accuracy_cost_figure(comparison).axes
     assert [c.get_offsets()[0].tolist() for c in cost.collections] == [[0.02, 65], [0.02, 70]]
     assert wall.get_xlabel() == "wall seconds"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_decision_is_drawn_over_the_steps_before_it(count: int) -> None:
+    report = make_report()
+    report = report.model_copy(update={"decisions": report.decisions[:count]})
+    (drawn,) = freezing_figure(report).axes[0].collections
+    assert drawn.get_coordinates()[0, :, 0].tolist() == [0, 10, 20][: count + 1]
 
 
 def test_a_run_without_decisions_has_its_figure_too() -> None:

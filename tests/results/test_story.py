@@ -49,6 +49,11 @@ def epochs(*rows: tuple[int, int, str, float]) -> list[EpochReport]:
         ),
         ([(0, 0, "tokens", 1.0)], 1, "nothing was frozen; one epoch was trained"),
         (
+            [(0, 0, "tokens", 0.0), (0, 0, "tokens", 0.0)],
+            4,
+            "nothing was frozen; stopped after epoch 2 of 4: the validation loss no longer fell",
+        ),
+        (
             [(3, 1, "tokens", 1.0), (1, 1, "tokens", 0.9)],
             2,
             "blocks 0-2 of 6 were frozen from the start, blocks thawed down to 1 after epoch 1; "

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from afcore.config import Config, parse_config
 from afcore.results.report import RunReport
 from afcore.runs.whole_run import complete_run
 from afcore.storage.objects import Storage
+from afcore.tasks.answers import Answers
 
 
 @pytest.fixture
@@ -103,6 +105,25 @@ def test_checkpoints_but_the_last_and_the_best_are_collected(config: Config) -> 
         record = json.loads(run.storage.get(run.epoch_key(epoch, "checkpoint")))
         named |= {f"{run.parts_folder}/{name}.safetensors" for name in record["parts"].values()}
     assert set(run.storage.list(run.parts_folder)) == named
+
+
+def test_an_epoch_whose_loss_is_no_number_is_recorded_and_not_published(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(mode="freeze", **{"training.epochs": 2})
+    scores, is_first = Answers.scores, iter([True])
+
+    def first_infinite(answers: Answers) -> dict[str, float]:
+        return scores(answers) | ({"loss": math.inf} if next(is_first, False) else {})
+
+    monkeypatch.setattr(Answers, "scores", first_infinite)
+    report = trained(config)
+    losses = [epoch.validation["loss"] for epoch in report.epochs]
+    assert [math.isfinite(loss) for loss in losses] == [False, True]
+    assert report.totals.best_epoch == 2
+    again = trained(config)
+    assert again.totals == report.totals
+    assert again.epochs[1] == report.epochs[1]
 
 
 def test_a_damaged_set_does_not_fail_the_run(

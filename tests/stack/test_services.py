@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -138,6 +139,19 @@ def test_a_service_that_ends_is_shown_with_its_log(folder: ServiceFolder) -> Non
     folder.start(service)
     with pytest.raises(AutoFreezeError, match=r"mlflow ended.*\nno such table"):
         folder.wait_until_healthy(service)
+
+
+def test_a_training_that_ends_by_itself_while_its_worker_is_stopped(
+    folder: ServiceFolder, running: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    ended, process = psutil.Process(child.pid), folder.process("prefect")
+    child.wait()
+    assert process is not None
+    monkeypatch.setattr(psutil.Process, "children", lambda *_, **__: [ended])
+    assert folder.stop(running)
+    assert not process.is_running()
+    assert folder.process("prefect") is None
 
 
 def test_a_training_commits_while_its_worker_is_still_there(folder: ServiceFolder) -> None:

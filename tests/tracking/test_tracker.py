@@ -1,6 +1,8 @@
 """Against a real MLflow store on SQLite."""
 
+import errno
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from afcore.errors import (
     DataError,
     StoppedError,
+    StorageFullError,
     TrackingError,
     TrackingUnreachableError,
     UserError,
@@ -22,6 +25,7 @@ from afcore.results.report import EpochReport
 from afcore.runs.records import CheckpointRecord
 from afcore.tasks.known_tasks import TASKS
 from afcore.tasks.text_regression import TextRegression
+from afcore.tracking.models import MODEL_TAG
 from afcore.tracking.tracker import Tracker, flat_parameters
 from afcore.training.trained import StepLog, TrainedEpoch
 from tests.reports import make_report
@@ -318,6 +322,57 @@ def test_a_model_without_a_pipeline_is_saved_and_read_again(tiny_bert: Path, uri
     read = tracker.load_model(run_id, "AutoModelForSequenceClassification").state_dict()
     for name, tensor in model.state_dict().items():
         assert tensor.equal(read[name]), name
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (requests.ConnectionError("refused"), TrackingUnreachableError, r"does not answer \(refus"),
+        (OSError(errno.ENOSPC, "No space"), StorageFullError, "^no space left for what MLflow"),
+        (
+            ValueError("no file at http://me:secret@host/x"),
+            UserError,
+            r"^the .* cannot be read: no file at http://host/x\. Train anew with --fresh$",
+        ),
+    ],
+)
+def test_only_what_is_gone_is_to_be_trained_anew(
+    uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[Exception],
+    said: str,
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise error
+
+    tracker = Tracker(uri, "x")
+    run_id = tracker.begin("t", "n")
+    tracker.set_tag(run_id, MODEL_TAG, f"runs:/{run_id}/model")
+    tracker.log_text(run_id, "{}", "adapter/adapter_config.json")
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", refuse)
+    for read in (
+        lambda: tracker.load_model(run_id, "AutoModelForSequenceClassification"),
+        lambda: tracker.fetch_folder(run_id, tmp_path / "new", "adapter"),
+    ):
+        with pytest.raises(kind, match=said) as raised:
+            read()
+        assert type(raised.value) is kind
+        assert ("--fresh" in str(raised.value)) == (kind is UserError)
+
+
+def test_a_folder_has_as_long_as_a_model(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of a large vocabulary beside the adapters takes its time through MLflow's server."""
+    name, seen = "MLFLOW_HTTP_REQUEST_TIMEOUT", list[str]()
+    monkeypatch.setenv(name, "15")
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "log_artifacts", lambda *_, **__: seen.append(os.environ[name])
+    )
+    tracker = Tracker(uri, "x")
+    tracker.log_folder(tracker.begin("t", "n"), "folder", "adapter")
+    assert seen == ["300"]
+    assert os.environ[name] == "15"
 
 
 def test_addresses_have_no_password_and_there_are_none_without_a_server(

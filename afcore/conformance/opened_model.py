@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -17,6 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from afcore.conformance.heads import Head, find_head
 from afcore.errors import ModelError, in_one_line
+from afcore.memory import available_memory
 from afcore.model.decoder_start import set_decoder_start
 from afcore.model.pretrained import (
     OURS,
@@ -117,9 +117,9 @@ def build_random(config: Any, head: Head, seed: int = 0) -> OpenedModel:
     kind = getattr(transformers, head.auto_class)
     whole = _num_bytes(kind, config)
     origin = "random (there are none beside config.json)"
-    if whole * _COPIES > psutil.virtual_memory().available:
+    if whole * _COPIES > available_memory():
         origin = f"random, {_cut_blocks(config)}, as all would be {whole / 1e9:.0f} GB"
-        if _num_bytes(kind, config) * _COPIES > psutil.virtual_memory().available:
+        if _num_bytes(kind, config) * _COPIES > available_memory():
             raise ModelError(
                 f"{config.model_type}: its weights would be {whole / 1e9:.0f} GB, and even with "
                 f"{_FEW_BLOCKS} blocks they have no room in memory. Give a config.json of smaller "

@@ -29,7 +29,7 @@ class GradientNorm(FreezePolicy):
 
     Paper: raw sums. Here: ``d_l`` divided by the interval's steps, because an epoch's steps need
     not divide evenly. Silent in the paper: 0/0 counts as 0, x/0 as infinity; numpy's linear
-    percentile.
+    percentile; nothing freezes by gradients that are no numbers.
 
     Memory: ``previous``, L numbers, the last interval's ``d_l`` per step.
     """
@@ -53,7 +53,8 @@ class GradientNorm(FreezePolicy):
         for block in range(start, len(now)):
             eta[block] = relative_change(previous[block], now[block])
         threshold = _percentile(eta[start:], self.percentile)
-        after = next(block for block in range(start, len(now)) if eta[block] >= threshold)
+        # None is where gradients are no numbers; a Trainer goes on with them.
+        after = next((b for b in range(start, len(now)) if eta[b] >= threshold), start)
         decision = FreezeDecision(tuple(eta), threshold, start, after)
         return FreezeState(after, memory=memory), decision
 

@@ -14,6 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from afcore.errors import ModelError, some_of
@@ -145,7 +146,8 @@ def load_model(
         allow_new: train a model some of whose embeddings or blocks have no weights.
 
     Raises:
-        ModelError: when it cannot be loaded, has no weights, too few, or some that are no numbers.
+        ModelError: when it cannot be loaded, has no weights, too few, quantized ones, or some that
+            are no numbers.
     """
     torch.manual_seed(seed)
     model, report = read_model(
@@ -154,6 +156,11 @@ def load_model(
         "Give a hub id or a folder with config.json and safetensors weights.",
         **settings | OURS,
     )
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            f"model {name!r}: its weights are quantized, so they cannot be trained. Give the model "
+            "that they were made of; model.quantization quantizes the blocks that stay frozen"
+        )
     missing = sorted(report["missing_keys"])
     mismatched = sorted(report["mismatched_keys"])
     new = missing + [key[0] for key in mismatched]
@@ -275,7 +282,12 @@ def _is_of_body(model: Any, key: str) -> bool:
             break
         if part.endswith(_TASK_PARTS):
             return False
-    return key.startswith(prefix)
+    if model.base_model is not model:
+        return key.startswith(prefix)
+    # Nothing is called as its body (T5 that generates, CLIP): what has blocks is of it, or words.
+    outermost = getattr(model, key.partition(".")[0])
+    inside = outermost.modules() if isinstance(outermost, nn.Module) else ()
+    return any(isinstance(module, nn.ModuleList | nn.Embedding) for module in inside)
 
 
 def without_place(model: Any, unexpected: Iterable[str]) -> list[str]:
@@ -376,7 +388,10 @@ def locate(name: str) -> str:
             )
         return name
     package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # of a package within one that is not there; no name at all
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"model {name!r}: the package {package!r} is not installed: {how_to_install(package)}"

@@ -26,12 +26,12 @@ def probing_batch(model: Any) -> dict[str, Tensor]:
         ids = torch.tensor([[1, 2, 3, 4], [4, 2, 1, 3]], device=device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | _places(model, ids)
     if name == "pixel_values" and (shape := _pictures(model)) is not None:
-        return {name: torch.linspace(-1, 1, torch.Size(shape).numel(), device=device).view(shape)}
+        return {name: _numbers(model, shape)}
     if name == "input_values" and hasattr(config, "conv_kernel"):
-        waves = torch.linspace(-1, 1, 2 * _num_samples(config, 4), device=device).view(2, -1).sin()
+        waves = _numbers(model, (2, _num_samples(config, 4))).sin()
         return {name: waves, "attention_mask": torch.ones_like(waves, dtype=torch.long)}
     if (shape := _spectrum(config, name)) is not None:
-        return {name: torch.linspace(-1, 1, torch.Size(shape).numel(), device=device).view(shape)}
+        return {name: _numbers(model, shape)}
     given: dict[str, Tensor] = model.dummy_inputs
     if name not in given:
         raise ModelError(
@@ -39,6 +39,12 @@ def probing_batch(model: Any) -> dict[str, Tensor]:
             "it was not tried. In Python, SplitModel(model, batch=...) takes two examples of yours."
         )
     return {key: values.to(device) for key, values in given.items()}
+
+
+def _numbers(model: Any, shape: tuple[int, ...]) -> Tensor:
+    """From -1 to 1, as precise as the weights: not all code of a model brings them to that."""
+    values = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
+    return values.to(next(model.parameters()).device, model.dtype)
 
 
 def _places(model: Any, ids: Tensor) -> dict[str, Tensor]:

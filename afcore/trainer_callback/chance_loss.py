@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-__all__ = ["chance_loss"]
+__all__ = ["chance_loss", "is_of_one_label"]
 
 _LABELS = ("labels", "label", "label_ids")
 """What the Trainer's collators take labels from."""
@@ -26,8 +26,7 @@ def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
         0 where it is not known: labels that are no plain class numbers, or another head.
     """
     name, num_classes = type(model).__name__, getattr(model.config, "num_labels", 0)
-    problem = getattr(model.config, "problem_type", None)
-    if problem not in (None, "single_label_classification") or num_classes < 2:
+    if not is_of_one_label(model) or num_classes < 2:
         return 0.0
     head = name.rpartition("For")[2]  # of XLMRobertaForSequenceClassification, say
     if any(part in head for part in _OTHER_HEADS):
@@ -35,8 +34,10 @@ def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
     columns = dataset.column_names if isinstance(dataset, datasets.Dataset) else []
     column = next((one for one in _LABELS if one in columns), None)
     if column is not None:
+        if not _is_class_number(dataset.features[column]):
+            return 0.0
         labels = np.asarray(dataset.with_format("numpy")[column][:])
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
+        if labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
             return 0.0
         counts = np.bincount(labels, minlength=num_classes)
     elif name.endswith("Classification"):
@@ -45,3 +46,15 @@ def chance_loss(model: Any, dataset: Any, smoothing: float = 0.0) -> float:
         return 0.0
     shares = (1 - smoothing) * counts / counts.sum() + smoothing / len(counts)
     return float(-(shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)).sum())
+
+
+def is_of_one_label(model: Any) -> bool:
+    """Whether each example has one, as far as the model knows: some find it by the first labels."""
+    problem = getattr(model.config, "problem_type", None)
+    return problem in (None, "single_label_classification")
+
+
+def _is_class_number(feature: Any) -> bool:
+    """By the column's type: to look at its values, pictures of labels would all be opened."""
+    is_plain = isinstance(feature, datasets.Value | datasets.ClassLabel)
+    return is_plain and feature.dtype.startswith(("int", "uint"))

@@ -13,20 +13,27 @@ the model was wrapped are to it parameters that a step does not use, so it must 
 import functools
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
 from afcore.distributed import ALONE, WorkerGroup
 from afcore.errors import ConfigError
 from afcore.freezing.policy import FreezeDecision, FreezePolicy, FreezeState, IntervalStatistics
 from afcore.model.checks import num_pretrained_blocks
-from afcore.trainer_callback.chance_loss import chance_loss
+from afcore.trainer_callback.chance_loss import chance_loss, is_of_one_label
 from afcore.trainer_callback.frozen_prefix import FrozenPrefix, release_model
 from afcore.trainer_callback.interval_watch import IntervalWatch
 from afcore.trainer_callback.named_policy import named_policy
@@ -109,7 +116,8 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Find the blocks; freeze what is frozen from the start, or was when it was saved."""
-        self._check(args)
+        self._check(args, given["model"])
+        record = self._record(state)
         group = _group(args)
         self._group = group
         if self._prefix is not None:  # of a training that was broken off
@@ -129,7 +137,6 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self._schedule = Schedule(
             state.max_steps / self._steps_per_epoch, self._steps_per_epoch, kind="constant"
         )
-        record = self._record(state)
         if record is None:
             self._validation_losses, self._pending = {}, False
             try:
@@ -240,7 +247,9 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         tensors = self._watch.sums.tensors() if self._prefix is not None else {}
         folder = _checkpoint(args, state)
         if args.should_save and tensors and folder.is_dir():
-            save_file({name: t.contiguous() for name, t in tensors.items()}, folder / SUMS_FILE)
+            draft = folder / f"{SUMS_FILE}.draft"
+            save_file({name: t.contiguous() for name, t in tensors.items()}, draft)
+            os.replace(draft, folder / SUMS_FILE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -252,7 +261,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         self._prefix.release()
         self._prefix = None
 
-    def _check(self, args: TrainingArguments) -> None:
+    def _check(self, args: TrainingArguments, model: Any) -> None:
         """Refuse what would go wrong in the middle of a training."""
         if args.deepspeed or args.fsdp:
             raise ConfigError(
@@ -266,8 +275,9 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
                 "(torchrun), or show it one of them (CUDA_VISIBLE_DEVICES=0)"
             )
         unused = args.ddp_find_unused_parameters
-        if unused is None:
-            unused = not args.gradient_checkpointing
+        if unused is None:  # as the Trainer sets it
+            checkpoints = isinstance(model, PreTrainedModel) and model.is_activation_checkpointing
+            unused = not (checkpoints or args.gradient_checkpointing)
         if args.world_size > 1 and (not unused or args.ddp_static_graph):
             raise ConfigError(
                 "AutoFreezeCallback: parameters that freeze are unused in later steps, which "
@@ -294,12 +304,7 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         if policy.stops and not self._evaluates:
             self._say_blind("eval_strategy is 'no'")
         elif policy.stops and not self._chance:
-            _say(
-                f"the loss of chance is not known of {type(self._prefix.split.model).__name__} "
-                f"with such labels, so {policy.policy} neither thaws nor freezes more: the "
-                f"boundary stays at {freeze.boundary}. For one that moves choose another policy "
-                "(gradient_norm)."
-            )
+            self._say_without_chance()
 
     def _say_blind(self, why: str) -> None:
         _say(
@@ -307,16 +312,37 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
             f"{self.boundary}. Set eval_strategy='epoch', or choose another policy (gradient_norm)."
         )
 
+    def _say_without_chance(self) -> None:
+        assert self._prefix is not None
+        _say(
+            f"the loss of chance is not known of {type(self._prefix.split.model).__name__} "
+            f"with such labels, so {self.policy.policy} neither thaws nor freezes more: the "
+            f"boundary stays at {self.boundary}. For one that moves choose another policy "
+            "(gradient_norm)."
+        )
+
     def _record(self, state: TrainerState) -> dict[str, Any] | None:
         """Of the checkpoint that training is resumed from.
 
         Read here, since the Trainer restores callbacks only where it is told to.
+
+        Raises:
+            ConfigError: for one of another policy.
         """
         known: Any = state.stateful_callbacks or {}
         saved = known.get(type(self).__name__, {})
         saved = saved[0] if isinstance(saved, list) and saved else saved
         record = saved.get("attributes", {}).get("record") if isinstance(saved, dict) else None
-        return record if state.global_step else None
+        if not state.global_step or record is None:
+            return None
+        policy, wanted = saved["args"]["policy"]["policy"], self.policy.policy
+        if policy != wanted:
+            raise ConfigError(
+                f"AutoFreezeCallback: the checkpoint was made under {policy}, of whose memory "
+                f"{wanted} knows nothing. Go on under {policy}, or begin anew from its weights"
+            )
+        found: dict[str, Any] = record
+        return found
 
     def _go_on(self, args: TrainingArguments, state: TrainerState, record: dict[str, Any]) -> None:
         """Within the interval that the checkpoint was made in."""
@@ -351,6 +377,10 @@ class AutoFreezeCallback(TrainerCallback, ExportableState):
         losses = [
             loss for epoch, loss in self._validation_losses.items() if epoch < self._epoch or at_end
         ]
+        if self._chance and not is_of_one_label(self._prefix.split.model):
+            self._chance = 0.0
+            if self.policy.stops and self._group.is_first:
+                self._say_without_chance()
         policy, statistics = self.policy, self._statistics(state, losses)
         self._watch.begin(1)
         if not policy.decides:

@@ -20,7 +20,7 @@ class IntervalWatch:
     """The steps of one interval after another.
 
     Args:
-        model: whose outputs have the loss.
+        model: whose outputs have the loss; it may have more parameters than ``split``, as prompts.
         split: of its blocks, whose gradients are added up.
         group: the workers; losses are averaged over them.
         adds_up: whether gradients are.
@@ -29,11 +29,12 @@ class IntervalWatch:
     def __init__(
         self, model: nn.Module, split: SplitModel, group: WorkerGroup, *, adds_up: bool
     ) -> None:
+        self._model = model
         self._split = split
         self._group = group
         self._adds_up = adds_up
         self._micro_losses: list[Tensor] = []
-        self._is_sum = False
+        self._gives_shares: bool | None = None
         self._hook = model.register_forward_hook(self._see_loss, with_kwargs=True)
         self.begin(1)
 
@@ -57,9 +58,7 @@ class IntervalWatch:
             may_be_left_out: it will not be made where gradients are not finite, as those of fp16
                 now and then, while it looks for the largest factor that the loss can have.
         """
-        norms = norms_of_gradients(
-            [p for p in self._split.model.parameters() if p.grad is not None]
-        )
+        norms = norms_of_gradients(list(self._model.parameters()))
         if self._adds_up and may_be_left_out and not are_finite(norms):
             self.sums.pass_over()
         elif self._adds_up:
@@ -67,7 +66,7 @@ class IntervalWatch:
         self.rates.append(rate)
         if self._micro_losses:
             losses = torch.stack(self._micro_losses)
-            self._waiting.append(losses.sum() if self._is_sum else losses.mean())
+            self._waiting.append(losses.sum() if self._gives_shares else losses.mean())
             self._micro_losses = []
         return norms
 
@@ -107,7 +106,29 @@ class IntervalWatch:
             return
         loss = output.get("loss") if isinstance(output, Mapping) else None
         if isinstance(loss, Tensor):
-            # Where it is told the size of the whole batch, each loss is its share of the batch's.
-            self._is_sum = kwargs.get("num_items_in_batch") is not None
-            share = self._group.count if self._is_sum else 1
+            if self._gives_shares is None:
+                num_labels = getattr(self._split.model.config, "num_labels", 0)
+                self._gives_shares = _is_share(loss.detach(), kwargs, output, num_labels)
+            share = self._group.count if self._gives_shares else 1
             self._micro_losses.append(loss.detach() * share)
+
+
+def _is_share(
+    loss: Tensor, kwargs: Mapping[str, Any], output: Mapping[str, Any], num_labels: int
+) -> bool:
+    """Whether a loss is its share of that of a whole batch, of whose size the model was told.
+
+    Many do not look at that: BERT's is the mean over what it was given.
+    """
+    if kwargs.get("num_items_in_batch") is None:
+        return False
+    labels, logits = kwargs.get("labels"), output.get("logits")
+    if not isinstance(labels, Tensor) or not isinstance(logits, Tensor):
+        return True
+    if labels.is_floating_point():  # of regressions and of several labels it is always the mean
+        return False
+    if logits.shape != (*labels.shape, num_labels):
+        return True
+    classes = logits.detach().float().flatten(end_dim=-2)
+    mean = nn.functional.cross_entropy(classes, labels.flatten())
+    return not torch.isclose(loss.float(), mean, rtol=1e-2)

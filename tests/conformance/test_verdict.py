@@ -214,6 +214,19 @@ def test_what_a_training_checks_says_the_same() -> None:
     assert reason == "its hidden_states have 16 positions for 15 tokens, not one for each"
 
 
+def test_memory_is_what_a_container_leaves_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    six_blocks = transformers.BertForMaskedLM(bert(num_hidden_layers=6)).num_parameters()
+    room = 4 * 4 * six_blocks
+    monkeypatch.setattr("afcore.conformance.opened_model.available_memory", lambda: room)
+    assert look_at(bert(num_hidden_layers=5)).blocks.count == 5
+    found = look_at(bert(num_hidden_layers=9))
+    assert found.weights.startswith("random, 4 of its 9 blocks")
+    assert found.blocks.count == 4
+    room = 1000
+    with pytest.raises(ModelError, match="even with 4 blocks they have no room in memory"):
+        look_at(bert())
+
+
 def test_a_folder_with_a_configuration_alone_gets_random_weights(tmp_path: Path) -> None:
     bert(architectures=["BertForTokenClassification"]).save_pretrained(tmp_path)
     found = check_model(str(tmp_path))

@@ -61,6 +61,21 @@ def test_no_decision_at_the_first_interval() -> None:
     assert state == FreezeState(0, memory={"previous": [1.0, 2.0]})
 
 
+@pytest.mark.parametrize(
+    ("before", "now"), [([1, 1, 1], [1, NAN, 1]), ([1, 1, NAN], [1, 2, 1]), ([INF] * 3, [INF] * 3)]
+)
+def test_by_gradients_that_are_no_numbers_nothing_freezes(
+    before: list[float], now: list[float]
+) -> None:
+    """A Trainer goes on with them."""
+    state, decision = GradientNorm().decide(
+        FreezeState(1, memory={"previous": before}), interval(now)
+    )
+    assert decision is not None
+    assert (decision.boundary_after, state.boundary) == (1, 1)
+    assert math.isnan(decision.threshold)
+
+
 def test_unequal_intervals_are_compared_per_step() -> None:
     policy = GradientNorm()
     state, _ = policy.decide(FreezeState(), interval([4, 8], num_steps=4))

@@ -240,6 +240,13 @@ def test_what_is_verified_before_training_holds(name: str) -> None:
     verify_pooled(split, given, 1e-5)
 
 
+@pytest.mark.parametrize("name", list(MODELS))
+def test_blocks_of_weights_in_half_precision_are_found(name: str) -> None:
+    """As a Trainer may train them; convolutions of sound take no other numbers than theirs."""
+    split = SplitModel(build(name).to(torch.bfloat16), pool=False)
+    assert split.num_blocks == NUM_BLOCKS
+
+
 def test_blocks_are_those_of_the_encoder_and_the_decoder_is_head() -> None:
     split = SplitModel(build("t5"))
     names = [name for name, part in split.part_of.items() if part == HEAD]

@@ -16,6 +16,8 @@ from afcore.errors import ModelError
 from afcore.model.checks import verify_finite
 from afcore.model.pretrained import architecture_of, build_model, load_model, load_tokenizer
 from afcore.model.split_model import SplitModel
+from tests.model import test_families
+from tests.model.test_quantization import needs_bitsandbytes
 from tests.training_setup import TASK
 
 TASK_SETTINGS = {"pad_token_id": 0, **TASK.head_settings}
@@ -84,10 +86,76 @@ def test_embeddings_and_blocks_are_not_drawn_at_random_unasked(case: str, checkp
     assert load(checkpoint, allow_new=True).config.num_labels == 3
 
 
+BODILESS: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "blocks of an encoder": (
+        "t5-generation",
+        "AutoModelForSeq2SeqLM",
+        {"num_layers": 5},
+        r"its weights lack encoder\.block\.4\.",
+    ),
+    "blocks of a decoder": (
+        "t5-generation",
+        "AutoModelForSeq2SeqLM",
+        {"num_decoder_layers": 3},
+        r"its weights lack decoder\.block\.2\.",
+    ),
+    "a larger vocabulary": (
+        "t5-generation",
+        "AutoModelForSeq2SeqLM",
+        {"vocab_size": 100},
+        r"weight is \[64, 32\] in its weights, but \[100, 32\] by config",
+    ),
+    "blocks of pictures": (
+        "clip",
+        "AutoModelForImageClassification",
+        {"vision_config": {"num_hidden_layers": 5}},
+        r"its weights lack vision_model\..*layers\.4\.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BODILESS)
+def test_what_a_model_without_a_body_of_its_own_lacks_is_not_drawn_either(
+    case: str, tmp_path: Path
+) -> None:
+    """Its blocks are named as the model's own, as no base model has them."""
+    name, auto_class, changes, message = BODILESS[case]
+    model = test_families.build(name)
+    assert model.base_model is model
+    model.save_pretrained(tmp_path)
+    load_model(str(tmp_path), auto_class, 0)
+    config = json.loads((tmp_path / "config.json").read_text())
+    inner = {key: config[key] | value for key, value in changes.items() if isinstance(value, dict)}
+    configure(tmp_path, **changes | inner)
+    with pytest.raises(ModelError, match=message):
+        load_model(str(tmp_path), auto_class, 0)
+    load_model(str(tmp_path), auto_class, 0, allow_new=True)
+
+
+def test_a_new_classifier_over_a_model_without_a_body_is_ordinary(tmp_path: Path) -> None:
+    transformers.CLIPModel(test_families.build("clip").config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), "AutoModelForImageClassification", 0, num_labels=5)
+    assert model.classifier.out_features == 5
+
+
 def test_weights_of_another_model_are_refused(checkpoint: Path) -> None:
     forget(checkpoint, "encoder.layer.0", "encoder.layer.1", "encoder.layer.2", "encoder.layer.3")
     with pytest.raises(ModelError, match="fit none of its blocks"):
         load(checkpoint)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
+def test_weights_that_are_quantized_are_refused(
+    kind: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    how = transformers.BitsAndBytesConfig(**{kind: True})
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, quantization_config=how, dtype=torch.float32
+    )
+    model.save_pretrained(tmp_path / "quantized")
+    with pytest.raises(ModelError, match="its weights are quantized, so they cannot be trained"):
+        load(tmp_path / "quantized")
 
 
 def test_a_new_pooler_is_ordinary_and_said(
@@ -218,6 +286,15 @@ def test_a_misspelt_folder_is_said(
         with pytest.raises(ModelError, match=message) as raised:
             read(name)
         assert "couldn't connect" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["package:nothing/x", "package:nothing.inside/x", "package:/x"])
+def test_a_package_that_is_not_there_is_said(name: str) -> None:
+    for read in (load, load_tokenizer):
+        with pytest.raises(
+            ModelError, match=rf"^model '{name}': the package '.*' is not installed"
+        ):
+            read(name)
 
 
 def test_an_architecture_with_infinities_is_recorded_and_built_again() -> None:

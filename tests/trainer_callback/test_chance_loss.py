@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 
 from afcore.trainer_callback.chance_loss import chance_loss
@@ -53,3 +54,11 @@ def test_elsewhere_it_is_of_equal_shares_or_not_known(
 ) -> None:
     rows = object() if labels is None else datasets.Dataset.from_dict({"label": labels})
     assert chance_loss(model(name, **config), rows) == pytest.approx(expected)
+
+
+def test_labels_that_are_pictures_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = datasets.Features({"labels": datasets.Image()})
+    masks = [np.zeros((4, 4), dtype=np.uint8)] * 3
+    rows = datasets.Dataset.from_dict({"labels": masks}, features=features)
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("opened"))
+    assert chance_loss(model("BeitForSemanticSegmentation"), rows) == 0.0

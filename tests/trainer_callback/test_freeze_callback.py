@@ -26,7 +26,7 @@ from afcore.trainer_callback.freeze_callback import AutoFreezeCallback
 from afcore.training.optimizer import SuffixOptimizer
 from afcore.training.schedule import Schedule
 from tests.trainer_callback import small_trainer
-from tests.trainer_callback.small_trainer import DATA, Seen, make_trainer
+from tests.trainer_callback.small_trainer import DATA, Rows, Seen, make_trainer
 from tests.training_setup import SplitState, make_split, run_epochs, scripted
 
 ROOT = Path(afcore.__file__).parent.parent
@@ -190,6 +190,30 @@ def test_accumulated_passes_are_one_step(tmp_path: Path) -> None:
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
 
 
+def test_policies_see_the_mean_loss_of_accumulated_passes(tmp_path: Path) -> None:
+    """BERT is told how large the whole batch is, and does not look at it."""
+    found: list[list[float]] = []
+
+    class Watching(GradientNorm):
+        def decide(self, state: Any, statistics: Any) -> Any:
+            found[-1].append(statistics.train_loss)
+            return super().decide(state, statistics)
+
+    for size, passes in ((8, 1), (4, 2)):
+        found.append([])
+        trainer, _ = make_trainer(
+            tmp_path,
+            AutoFreezeCallback(Watching(intervals_per_epoch=1)),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=passes,
+            learning_rate=0.0,
+        )
+        trainer.model_accepts_loss_kwargs = True
+        trainer.train()
+    assert len(found[0]) == 3
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trainer, Seen]:
     """A training that nothing disturbed, and its checkpoints after every step."""
@@ -237,6 +261,34 @@ def test_gradients_that_a_checkpoint_lacks_are_added_up_anew(
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert "the interval's gradients are added up from step 3 on" in caplog.text
     assert trainer.state.global_step == 15
+
+
+def test_gradients_that_are_written_by_half_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the checkpoint is whole by then."""
+
+    def killed(_tensors: Any, path: Path) -> None:
+        path.write_bytes(b"by half")
+        raise KeyboardInterrupt
+
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    with monkeypatch.context() as patched:
+        patched.setattr(freeze_callback, "save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(tmp_path, gradient_norm(), **saving)[0].train()
+    trainer, _ = make_trainer(tmp_path, gradient_norm(), **saving)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert "the interval's gradients are added up from step 3 on" in caplog.text
+    assert trainer.state.global_step == 15
+
+
+def test_a_checkpoint_of_another_policy_is_refused(tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "epoch"}
+    make_trainer(tmp_path, gradient_norm(), **saving)[0].train()
+    trainer, _ = make_trainer(tmp_path, AutoFreezeCallback(), pretrained=True, **saving)
+    with pytest.raises(ConfigError, match=r"made under gradient_norm, .* frozen_start knows noth"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
 def test_a_frozen_start_has_its_rate_and_says_what_it_lacks(
@@ -321,6 +373,29 @@ def test_a_policy_that_sees_no_validation_loss_says_that_it_does_not_decide(
     why = "no evaluation has given an eval_loss" if is_on else "eval_strategy is 'no'"
     assert caplog.text.count("decides by validation losses") == 1
     assert f"decides by validation losses, and {why}: the boundary stays at 2" in caplog.text
+
+
+class OfSeveralLabels(Rows):
+    """A model without a ``problem_type`` sees by its first batch that labels are no numbers."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = super().__getitem__(index)
+        return row | {"labels": torch.eye(3)[row["labels"]]}
+
+
+def test_of_several_labels_chance_is_not_known_once_the_model_has_seen_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    freeze_callback._say.cache_clear()
+    rows = OfSeveralLabels(DATA)
+    trainer, seen = make_trainer(
+        tmp_path, AutoFreezeCallback(), pretrained=True, train=rows, eval_strategy="epoch"
+    )
+    trainer.eval_dataset = rows
+    trainer.train()
+    assert trainer.model.config.problem_type == "multi_label_classification"
+    assert seen.boundaries == [2] * 15
+    assert "neither thaws nor freezes more: the boundary stays at 2" in caplog.text
 
 
 def test_validation_losses_reach_the_policy_at_the_end_of_their_epochs(tmp_path: Path) -> None:
@@ -455,10 +530,28 @@ def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], sa
         "n_gpu": 1,
     }
     assert all(hasattr(TrainingArguments, name) for name in arguments)
-    check = AutoFreezeCallback()._check
-    check(SimpleNamespace(**arguments))  # type: ignore[arg-type]
+    check, model = AutoFreezeCallback()._check, make_split().model
+    check(SimpleNamespace(**arguments), model)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=said):
-        check(SimpleNamespace(**arguments | changes))  # type: ignore[arg-type]
+        check(SimpleNamespace(**arguments | changes), model)  # type: ignore[arg-type]
+
+
+def test_a_model_that_checkpoints_by_itself_is_refused_as_if_the_trainer_were_told_to() -> None:
+    arguments: Any = SimpleNamespace(
+        deepspeed=None,
+        fsdp=None,
+        ddp_find_unused_parameters=None,
+        ddp_static_graph=None,
+        gradient_checkpointing=False,
+        world_size=2,
+        n_gpu=1,
+    )
+    model = make_split().model
+    model.activation_checkpointing_enable()
+    with pytest.raises(ConfigError, match="Set ddp_find_unused_parameters=True"):
+        AutoFreezeCallback()._check(arguments, model)
+    arguments.ddp_find_unused_parameters = True
+    AutoFreezeCallback()._check(arguments, model)
 
 
 @pytest.mark.slow

@@ -70,6 +70,22 @@ def test_frozen_blocks_count_nothing() -> None:
     assert all(norm > 0 for norm in norms[2:])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_half_precision_are_added_up_in_full(dtype: torch.dtype) -> None:
+    """In bf16, 256 and 1 are 256."""
+    split = make_split()
+    split.model.to(dtype)
+    sums = GradientSums(split, 600)
+    for _ in range(600):
+        _add(sums, split, 2**-13)
+    found = sums.finish()
+    sizes = [sum(p.numel() for p in block.parameters()) for block in split.blocks]
+    assert found["gradient_norms"] == pytest.approx([600 * 2**-13 * n for n in sizes])
+    assert found["first_half_norms"] == pytest.approx([300 * 2**-13 * n for n in sizes])
+    assert found["squared_sums"] == pytest.approx([(600 * 2**-13) ** 2 * n for n in sizes])
+    assert found["sums_of_squares"] == pytest.approx([600 * 2**-26 * n for n in sizes], rel=1e-2)
+
+
 def test_adding_changes_no_gradient() -> None:
     split = make_split()
     sums = GradientSums(split, 4)

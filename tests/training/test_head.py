@@ -1,14 +1,16 @@
 """The head solved before the first step."""
 
+import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
-from afcore.model.split_model import Batch
+from afcore.model.split_model import Batch, SplitModel
 from afcore.training import head, solved_head
 from afcore.training.head import PENALTY, HeadFeatures, batches_to_solve_on, solve_head
 from afcore.training.trained import TrainingState
@@ -47,6 +49,37 @@ def test_features_are_what_the_last_layer_reads() -> None:
     features = found.take(batch, 0, None)
     torch.testing.assert_close(found.layer(features), split.logits(batch))
     assert HeadFeatures(split, 17).take(batch, 0, None) is None
+
+
+def test_products_of_all_positions_may_be_rounded_otherwise_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a GPU rounds them, which adds up in another order where a matrix has more rows."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_labels=3
+    )
+    split = SplitModel(transformers.BertForTokenClassification(config).eval())
+    found = HeadFeatures(split, 3)
+    assert found.layer is not None
+    with torch.no_grad():
+        found.layer.bias.fill_(0.9)
+    plain = found.layer.forward
+
+    def forward(states: Tensor) -> Tensor:
+        outputs = plain(states)
+        upwards = torch.full_like(outputs, math.inf)
+        return torch.nextafter(outputs, upwards) if states.ndim == 3 else outputs
+
+    monkeypatch.setattr(found.layer, "forward", forward)
+    batch, _ = TASK.collate(make_examples(), np.arange(4), torch.device("cpu"))
+    at = batch["attention_mask"] != 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = found.take(batch, 0, None, at)
+        assert features is not None
+        assert features.shape == (int(at.sum()), 32)
+        monkeypatch.setattr(found.layer, "forward", lambda states: plain(states) * states.ndim)
+        assert found.take(batch, 0, None, at) is None
 
 
 def test_features_that_hardly_differ_get_no_weights_that_dropout_blows_up() -> None:

@@ -409,7 +409,8 @@ class _TrialTraining:
                     self._note,
                     self._prepared.inputs,
                 )
-                if self._pruned:
+                if self._pruned:  # else the next trial would begin beside its model, on a device
+                    self._prepared.inputs.drop_state()
                     break
         scores = [member.score for member in self._members.values() if member.score is not None]
         if not failed and not all(map(math.isfinite, scores)):

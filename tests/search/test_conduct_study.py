@@ -136,6 +136,19 @@ def test_a_pruned_trial_ends_early(config: Config) -> None:
     assert (states[0.3].state, len(states[0.3].epochs)) == ("pruned", 1)
 
 
+def test_nothing_of_a_pruned_trial_is_held_while_the_next_one_begins(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrialHandle, "is_pruned", lambda *_: True)
+    conductor = StudyConductor(prepare_study(config))
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        row = conductor.train(handle)
+    assert (row.state, len(row.epochs)) == ("pruned", 1)
+    assert conductor.prepared.inputs._looks
+    assert conductor.prepared.inputs._state is None
+
+
 def test_failed_trials_have_a_line_and_the_study_goes_on(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,7 @@ class StudyConductor:
     ) -> None:
         self.prepared = prepared
         self._spent_before = spent
-        self._storage = Storage(prepared.config.store)
+        self._storage = Storage(prepared.config.store, waits=True)
         search = prepared.search
         self._study = SharedStudy(
             search,

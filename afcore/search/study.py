@@ -245,9 +245,8 @@ class SharedStudy:
         """
         said = False
         while True:
-            may_begin = self.may_begin()  # before: what was begun meanwhile runs, or was left
-            numbers = [frozen.number for frozen in self._running()]
-            if self._is_left(numbers) and self._one_is_left():
+            is_left, numbers, may_begin = self._storage.ask(self._look)
+            if is_left:
                 return True
             if not numbers and not may_begin:
                 return False
@@ -261,6 +260,12 @@ class SharedStudy:
                 )
             said = True
             time.sleep(_POLL_SECONDS)
+
+    def _look(self) -> tuple[bool, list[int], bool]:
+        """(Whether a trial was left, those that run, whether more may be begun)."""
+        may_begin = self.may_begin()  # before: what was begun meanwhile runs, or was left
+        numbers = [frozen.number for frozen in self._running()]
+        return self._is_left(numbers) and self._one_is_left(), numbers, may_begin
 
     def _is_left(self, numbers: Iterable[int]) -> bool:
         """Whether nobody is at work on one of these trials."""

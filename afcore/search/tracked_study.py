@@ -59,7 +59,7 @@ class TrackedStudy:
     def _alone(self) -> AbstractContextManager[Lease]:
         """One process of the study at a time: a run that none has found yet is made once."""
         folder = f"{study_folder(self._prepared.study_id)}/tracked"
-        storage = Storage(self._prepared.config.store)
+        storage = Storage(self._prepared.config.store, waits=True)
         return waited_for(Lease(storage, folder, "the study's run in MLflow", logged=False))
 
     def log(self, row: TrialRow) -> None:

@@ -135,6 +135,22 @@ def test_who_waits_goes_on_with_what_was_left(tmp_path: Path) -> None:
         assert left.number == handle.number
 
 
+def test_who_waits_waits_for_a_store_that_is_away_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, listing, outages = opened(tmp_path), Storage.list, iter([1])
+    study._storage = Storage(str(tmp_path / "store"), waits=True)
+
+    def listed(storage: Storage, prefix: str) -> dict[str, int]:
+        if next(outages, None):
+            raise StoreUnreachableError("the store does not answer")
+        return listing(storage, prefix)
+
+    monkeypatch.setattr(Storage, "list", listed)
+    assert not study.wait_for_others()
+    assert next(outages, None) is None
+
+
 @pytest.mark.usefixtures("quick_hearts")
 def test_a_trial_of_a_process_elsewhere_is_left_when_that_gives_no_sign(tmp_path: Path) -> None:
     first, second = opened(tmp_path), opened(tmp_path)

@@ -188,6 +188,53 @@ def test_a_trial_that_is_interrupted_while_it_reads_its_data_has_not_failed(
     assert [row.state for row in conduct(config).trials] == ["finished"]
 
 
+@pytest.mark.parametrize(
+    ("message", "is_lack"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory", True),
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 4000 bytes", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("worker 1 of 2 failed in epoch 1: OutOfMemoryError: CUDA out of memory.", True),
+        ("worker 0 of 2 failed in epoch 1: MemoryError: ", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("unsupported memory format option Preserve", False),
+    ],
+)
+def test_what_only_speaks_of_memory_is_no_lack_of_it(
+    config: Config, monkeypatch: pytest.MonkeyPatch, message: str, is_lack: bool
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    config = config.replace(**{"search.trials": 1})
+    if is_lack:
+        (row,) = conduct(config).trials
+        assert (row.state, row.why) == ("failed", f"out of memory: {' '.join(message.split())}")
+        return
+    with pytest.raises(RuntimeError, match="memory"):
+        conduct(config)
+    (row,) = StudyConductor(prepare_study(config)).rows()
+    assert row.state == "running"  # it goes on once that is mended
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_epoch(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft_of, outages = objects.draft_of, iter([1])
+
+    def drafted(target: Path, *args: Any) -> Any:
+        if target.name == "checkpoint.json" and next(outages, None):
+            raise StoreUnreachableError("the store does not answer")
+        return draft_of(target, *args)
+
+    monkeypatch.setattr(objects, "draft_of", drafted)
+    (row,) = conduct(config.replace(**{"search.trials": 1})).trials
+    assert next(outages, None) is None
+    assert [epoch.source for epoch in row.epochs] == ["trained"] * 2
+
+
 def test_a_study_stops_when_its_first_trials_fail_for_one_reason(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -448,8 +448,8 @@ class _TrialTraining:
 def _most_epochs(prepared: PreparedStudy) -> int:
     """Of any trial."""
     varied = [one for one in prepared.space.dimensions if one.key == "training.epochs"]
-    lengths = [end for one in varied for end in one.ends]
-    return math.ceil(max(lengths, default=trial_config(prepared.config, {}).training.epochs))
+    given = [{one.key: end} for one in varied for end in one.ends] or [{}]
+    return max(trial_config(prepared.config, one).training.num_epochs for one in given)
 
 
 def _limit_reached(search: SearchConfig, seconds: float, usd: float) -> str | None:

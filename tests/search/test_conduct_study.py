@@ -255,6 +255,7 @@ def test_a_study_stops_when_its_first_trials_fail_for_one_reason(
     [
         ({"training.epochs": [9, 0.5, 2]}, 9),
         ({"training.epochs": {"low": 1, "high": 6.5}}, 7),
+        ({"training.epochs": ["9", "10"]}, 10),  # which is as good as a number
         ({"training.learning_rate": [1e-3, 1e-2]}, 2),
     ],
 )

@@ -316,13 +316,16 @@ class StudyConductor:
             proxy=self.prepared.search.proxy,
         )
 
-    def winner(self) -> Config:
+    def winner(self, report: SearchReport | None = None) -> Config:
         """The configuration of the best trial, of its best seed, without ``search.proxy``.
+
+        Args:
+            report: that says which one it is; None: as is known now.
 
         Raises:
             NoWinnerError: when no trial has finished.
         """
-        report = self.report(importance=False)
+        report = report or self.report(importance=False)
         row = report.best_row
         if row is None:
             why = f": no more were begun, as {report.stopped}" if report.stopped else ""

@@ -14,13 +14,22 @@ import torch
 
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.errors import AutoFreezeError, ConfigError, NoWinnerError, StoppedError, UserError
+from afcore.errors import (
+    AutoFreezeError,
+    ConfigError,
+    LeaseHeldError,
+    NoWinnerError,
+    StoppedError,
+    StoreUnreachableError,
+    UserError,
+)
 from afcore.runs.identify import identify_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport, TrialRow
 from afcore.search.sharing_order import in_sharing_order, sharing_of
 from afcore.search.study import TrialHandle
+from afcore.storage import objects
 from afcore.storage.objects import Storage
 from tests.search.study_writes import SPOTS
 
@@ -98,6 +107,23 @@ def test_more_trials_go_on_with_the_same_study(config: Config) -> None:
         five = conduct(config.replace(**{"search.sampler": sampler, "search.trials": 5}))
         assert outcome(five)[:3] == outcome(three)
         assert len(five.trials) == 5
+
+
+def test_a_study_is_not_begun_anew_while_others_work_on_it(config: Config) -> None:
+    config = config.replace(**{"training.epochs": 1, "search.trials": 1})
+    prepared = prepare_study(config)
+    conductor = StudyConductor(prepared)
+    refused = f"study {prepared.study_id} is being worked on by another process, of which --fresh"
+    with conductor.beginning(), pytest.raises(LeaseHeldError, match=refused):
+        StudyConductor(prepared, fresh=True)
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        with pytest.raises(LeaseHeldError, match=refused):
+            StudyConductor(prepared, fresh=True)
+        assert conductor.train(handle).state == "finished"
+    with conductor.publication(), pytest.raises(LeaseHeldError, match=refused):
+        StudyConductor(prepared, fresh=True)
+    assert StudyConductor(prepared, fresh=True).rows() == []
 
 
 def test_the_winner_is_the_best_trials_run(config: Config) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
 from sqlalchemy import Engine, event
@@ -223,6 +224,18 @@ def test_a_database_that_is_lost_is_one_message(tmp_path: Path, asked: str) -> N
         with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
             connection.executescript("DROP TABLE trials; DROP TABLE studies")
         with pytest.raises(StoreLostError, match=r"search\.storage .*: no such table: .* goes on"):
+            ASKED[asked](study, handle)
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_study_that_somebody_deletes_is_one_message(tmp_path: Path, asked: str) -> None:
+    study = opened(tmp_path)
+    with study.next_trial(1) as handle:
+        assert handle is not None
+        optuna.delete_study(study_name=study.study.study_name, storage=study.study._storage)
+        with pytest.raises(
+            StoreLostError, match=r"search\.storage .*Record does not exist.* goes on"
+        ):
             ASKED[asked](study, handle)
 
 

@@ -17,9 +17,9 @@ from prefect.runtime import flow_run
 
 from afcore.config import Config
 from afcore.errors import NoWinnerError, StoppedError
-from afcore.interrupt import catch_sigterm, stop_requested
+from afcore.interrupt import catch_sigint, stop_requested
 from afcore.launch.launcher import close_launchers, open_launcher
-from afcore.search.conduct_study import StudyConductor, prepare_study
+from afcore.search.conduct_study import PreparedStudy, StudyConductor, prepare_study
 from afcore.search.label_studies import file_of_label, label_configs, names_of_labels
 from afcore.search.out_of_fold import PREDICTIONS_OPTION, write_out_of_fold
 from afcore.search.search_report import LabelsReport, SearchReport, TrialRow
@@ -71,7 +71,7 @@ def search(
         fresh: Forget the trials of an earlier study of this configuration; their runs are found.
     """
     configure_logging()
-    prepared = {label: prepare_study(one) for label, one in label_configs(config).items()}
+    prepared = _prepared(config)
     names = names_of_labels(prepared)
     reports, failed, spent = dict[str, SearchReport](), dict[str, NoWinnerError](), (0.0, 0.0)
     for label, one in prepared.items():
@@ -79,7 +79,8 @@ def search(
         files = (file and file_of_label(file, name) for file in given)
         conductor = StudyConductor(one, fresh=fresh, spent=spent)
         try:
-            reports[label] = _conduct(conductor, TrackedStudy(one, fresh=fresh), *files)
+            tracked = TrackedStudy(one, fresh=fresh, waits=bool(reports))
+            reports[label] = _conduct(conductor, tracked, *files)
         except NoWinnerError as error:
             reports[label], failed[label] = conductor.report(importance=False), error
         spent = conductor.spent
@@ -96,6 +97,16 @@ def search(
     return result
 
 
+def _prepared(config: Config) -> dict[str, PreparedStudy]:
+    """The studies by label column, all checked before the first one begins."""
+    found: dict[str, PreparedStudy] = {}
+    for label, one in label_configs(config).items():
+        found[label] = prepare_study(one)
+        if len(found) > 1:  # a model and data of each, which are opened again when it is its turn
+            found[label].inputs.clear()
+    return found
+
+
 def _conduct(
     conductor: StudyConductor,
     tracked: TrackedStudy,
@@ -106,8 +117,7 @@ def _conduct(
     prepared = conductor.prepared
     try:
         open_launcher(prepared.config.workers)
-        with catch_sigterm():
-            _train_trials(conductor, tracked)
+        _train_until_stopped(conductor, tracked)
         tracked.complete(conductor.rows())
         report = conductor.report(importance=False)
         # Another label column may have used up what there was for all; what it found counts.
@@ -124,8 +134,18 @@ def _conduct(
         raise
     finally:
         close_launchers()
+        prepared.inputs.clear()
     tracked.tracker.finish(tracked.run_id)
     return report
+
+
+def _train_until_stopped(conductor: StudyConductor, tracked: TrackedStudy) -> None:
+    with catch_sigint() as signals:  # and SIGTERM; the next step is committed
+        try:
+            _train_trials(conductor, tracked)
+        except StoppedError as stopped:
+            stopped.by_ctrl_c = bool(signals)
+            raise
 
 
 def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:
@@ -182,11 +202,11 @@ def _publish(
 ) -> SearchReport:
     """Test and publish the best trial; log table and pictures."""
     tracker, parent = tracked.tracker, tracked.run_id
-    winner = conductor.winner()
+    report = conductor.report()  # once: others may end a better trial while it is tested
+    winner = conductor.winner(report)
     result = finetune(winner, parent_mlflow_run_id=parent)
     result.pop("recorded", None)
-    update = {"winner": result, "config_file": best_file}
-    report = conductor.report().model_copy(update=update)
+    report = report.model_copy(update={"winner": result, "config_file": best_file})
     best = report.best_row
     assert best is not None
     if best_file is not None:

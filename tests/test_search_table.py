@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from afcore.config import parse_config
 from afcore.errors import ConfigError
 from afcore.search.search_report import LabelsReport, MemberRow, SearchReport, TrialRow
 from afcore.search.study_forecast import StudyForecast, TrialForecast
-from pipelines.cli.search_shown import write_figures
+from pipelines.cli.search_shown import best_path, predictions_path, write_figures
 from pipelines.search_table import (
     forecast_table,
     labels_table,
@@ -112,6 +113,32 @@ def test_the_totals_of_a_predicted_study() -> None:
     assert lines[2].startswith("┃ if                 ┃ trials ┃ epochs shared ┃ epochs alone ┃")
     assert lines[4].startswith("│ each stops early   │      1 │             2 │            3 │")
     assert lines[-1] == "The sampler looks at scores; random trials stand in for its own."
+
+
+@pytest.mark.parametrize(
+    ("search", "option", "name", "message"),
+    [
+        ({}, "--best", "my.topic.yaml", "my.topic.yaml: is the configuration itself"),
+        ({"labels": ["topic"]}, "--best", "my.yaml", "my.yaml: is the configuration itself"),
+        ({}, "--predictions", "a.csv", "a.csv: is a file that is read"),
+        ({}, "--predictions", "link.csv", "link.csv: is a file that is read"),
+        ({"labels": ["x", "a b"]}, "--best", "b.yaml", "b.a-b.yaml: is no file"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, search: dict[str, Any], option: str, name: str, message: str
+) -> None:
+    for there in ("my.topic.yaml", "a.csv"):
+        (tmp_path / there).touch()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
+    (tmp_path / "b.a-b.yaml").mkdir()
+    tree = {"model": {"name": "-"}, "data": {"train": [str(tmp_path / "a.csv"), "hub/name"]}}
+    config = parse_config({**tree, "search": {"folds": 2, **search}}, source="test")
+    checked = {"--best": best_path, "--predictions": predictions_path}[option]
+    with pytest.raises(ConfigError, match=f"{option} .*{message}"):
+        checked(str(tmp_path / "my.topic.yaml"), config, tmp_path / name)
+    new = checked(str(tmp_path / "my.topic.yaml"), config, tmp_path / "new.csv")
+    assert str(new) == str(tmp_path / "new.csv")
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_earlier_one(

@@ -57,7 +57,9 @@ def hold_shards(residency: Residency) -> Iterator[ResidentShards]:
     global _kept
     with _keeping:
         found, _kept = _kept, None
-    held = found[1] if found is not None and found[0] == residency else None
+    held = None
+    if found is not None and found[0] == residency and _leaves_enough(found[0], residency):
+        residency, held = found
     del found
     if held is None:
         budgets = measure_budgets(residency)
@@ -68,6 +70,12 @@ def hold_shards(residency: Residency) -> Iterator[ResidentShards]:
     finally:
         with _keeping:
             _kept = (residency, held)
+
+
+def _leaves_enough(found: Residency, wanted: Residency) -> bool:
+    """Whether what was measured beside one training leaves another one what it needs."""
+    is_measured = wanted.device.type == "cuda" and wanted.device_bytes is None
+    return not is_measured or wanted.needed_bytes <= found.needed_bytes
 
 
 def release_shards() -> None:

@@ -123,6 +123,10 @@ class CommonInputs:
             return None
         return held[1:]
 
+    def drop_state(self) -> None:
+        """Let go of what was handed over: who would go on from it does not."""
+        self._state = None
+
     def solved_head(self, key: RecipeDigest) -> dict[str, Tensor]:
         """The last layer, by the names of its tensors; empty, to be filled in, where none is.
 
@@ -152,7 +156,7 @@ class CommonInputs:
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._state = None
+        self.drop_state()
         for held in (self._looks, self._heads, self._stored):
             held.clear()
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from afcore.config import TrainingConfig
 from afcore.digest import recipe_digest
 from afcore.freezing.policy import FreezeState, Interval
 from afcore.model.pretrained import forward_settings
@@ -321,7 +322,7 @@ def beginning_digest(run: Run, schedule: Schedule, epoch: int) -> str | None:
 def _going_on(run: Run, late: Mapping[str, Any]) -> Run:
     """A run as this one, but for how it goes on."""
     config = run.config
-    training = config.training.model_copy(update=dict(late))
+    training = TrainingConfig.model_validate(config.training.model_dump() | dict(late))
     config = config.model_copy(update={"training": training})
     return replace(run, record=run.record.model_copy(update={"config": config}))
 

@@ -173,7 +173,7 @@ class StudyConductor:
     ) -> None:
         self.prepared = prepared
         self._spent_before = spent
-        self._storage = Storage(prepared.config.store)
+        self._storage = Storage(prepared.config.store, waits=True)
         search = prepared.search
         self._study = SharedStudy(
             search,
@@ -316,13 +316,16 @@ class StudyConductor:
             proxy=self.prepared.search.proxy,
         )
 
-    def winner(self) -> Config:
+    def winner(self, report: SearchReport | None = None) -> Config:
         """The configuration of the best trial, of its best seed, without ``search.proxy``.
+
+        Args:
+            report: that says which one it is; None: as is known now.
 
         Raises:
             NoWinnerError: when no trial has finished.
         """
-        report = self.report(importance=False)
+        report = report or self.report(importance=False)
         row = report.best_row
         if row is None:
             why = f": no more were begun, as {report.stopped}" if report.stopped else ""
@@ -409,7 +412,8 @@ class _TrialTraining:
                     self._note,
                     self._prepared.inputs,
                 )
-                if self._pruned:
+                if self._pruned:  # else the next trial would begin beside its model, on a device
+                    self._prepared.inputs.drop_state()
                     break
         scores = [member.score for member in self._members.values() if member.score is not None]
         if not failed and not all(map(math.isfinite, scores)):
@@ -447,8 +451,8 @@ class _TrialTraining:
 def _most_epochs(prepared: PreparedStudy) -> int:
     """Of any trial."""
     varied = [one for one in prepared.space.dimensions if one.key == "training.epochs"]
-    lengths = [end for one in varied for end in one.ends]
-    return math.ceil(max(lengths, default=trial_config(prepared.config, {}).training.epochs))
+    given = [{one.key: end} for one in varied for end in one.ends] or [{}]
+    return max(trial_config(prepared.config, one).training.num_epochs for one in given)
 
 
 def _limit_reached(search: SearchConfig, seconds: float, usd: float) -> str | None:

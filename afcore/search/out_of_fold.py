@@ -43,10 +43,11 @@ def write_out_of_fold(config: Config, members: Sequence[MemberRow], path: Path) 
         DataError: when the training set has other rows than the folds were trained on.
     """
     sources = data_sources(config).with_names({"test": None, "validation": 0.5})  # neither is read
-    rows = load_splits(Storage(config.store), config.task, sources)[0]["train"]
+    storage = Storage(config.store, waits=True)
+    rows = load_splits(storage, config.task, sources)[0]["train"]
     numbers, parts = [], []
     for member in members:
-        run = _opened(config, member, len(members))
+        run = _opened(config, storage, member, len(members))
         held, columns = _predicted(run, member)
         numbers.append(held)
         count = len(held)
@@ -69,9 +70,8 @@ def write_out_of_fold(config: Config, members: Sequence[MemberRow], path: Path) 
         writer.write(whole)
 
 
-def _opened(config: Config, member: MemberRow, num_folds: int) -> Run:
+def _opened(config: Config, storage: Storage, member: MemberRow, num_folds: int) -> Run:
     """A fold's run; trained again where it was deleted since."""
-    storage = Storage(config.store, waits=True)
     if find_run(storage, member.run_id) is None:
         _log.info("%s is trained again: its run %s was deleted", member.name, member.run_id)
         config = config.replace(**{"data.fold": f"{member.fold}/{num_folds}"})

@@ -76,7 +76,7 @@ def database_explained(kind: type[StoreUnreachableError] = StoreLostError) -> It
     """
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (KeyError, StorageInternalError, SQLAlchemyError) as error:  # or no such record
         *_, cause = causes(error)
         raise kind(
             f"search.storage does not answer as it should: {in_one_line(cause, 300)}. See to it; "
@@ -150,6 +150,9 @@ class SharedStudy:
         higher_is_better: direction of the score.
         pruner: of its trials.
         fresh: forget the trials of an earlier one.
+
+    Raises:
+        LeaseHeldError: where they are to be forgotten while others work on them.
     """
 
     def __init__(
@@ -170,6 +173,12 @@ class SharedStudy:
         kind = search.sampler if search.sampler in ("tpe", "gp") else "random"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database, name = open_database(search.storage), f"autofreeze-{study_id}"
+        if fresh and self._is_held_below(self._folder):
+            raise LeaseHeldError(
+                f"study {study_id} is being worked on by another process, of which --fresh would "
+                "take the trials away. Wait for it, or stop it first; without --fresh both work "
+                "on it together"
+            )
         with database_explained(StoreUnreachableError):
             if fresh:
                 with contextlib.suppress(KeyError):
@@ -229,9 +238,11 @@ class SharedStudy:
 
     def may_begin(self) -> bool:
         """Whether a process may still begin a trial: it is at work, and has not found none."""
-        rows = self._storage.list(f"{self._folder}/{_BEGINNING}")
-        folders = {row.rpartition("/")[0] for row in rows}
-        return any(is_held(self._storage, folder) for folder in folders)
+        return self._is_held_below(f"{self._folder}/{_BEGINNING}")
+
+    def _is_held_below(self, folder: str) -> bool:
+        folders = {row.rpartition("/")[0] for row in self._storage.list(folder)}
+        return any(is_held(self._storage, one) for one in folders)
 
     @database_explained()
     def wait_for_others(self) -> bool:
@@ -245,9 +256,8 @@ class SharedStudy:
         """
         said = False
         while True:
-            may_begin = self.may_begin()  # before: what was begun meanwhile runs, or was left
-            numbers = [frozen.number for frozen in self._running()]
-            if self._is_left(numbers) and self._one_is_left():
+            is_left, numbers, may_begin = self._storage.ask(self._look)
+            if is_left:
                 return True
             if not numbers and not may_begin:
                 return False
@@ -261,6 +271,12 @@ class SharedStudy:
                 )
             said = True
             time.sleep(_POLL_SECONDS)
+
+    def _look(self) -> tuple[bool, list[int], bool]:
+        """(Whether a trial was left, those that run, whether more may be begun)."""
+        may_begin = self.may_begin()  # before: what was begun meanwhile runs, or was left
+        numbers = [frozen.number for frozen in self._running()]
+        return self._is_left(numbers) and self._one_is_left(), numbers, may_begin
 
     def _is_left(self, numbers: Iterable[int]) -> bool:
         """Whether nobody is at work on one of these trials."""

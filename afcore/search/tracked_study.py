@@ -29,28 +29,32 @@ class TrackedStudy:
     Args:
         prepared: the study.
         fresh: forget the trials of an earlier one of its name.
+        waits: for a server that does not answer, as others were trained before, maybe for hours.
 
     Attributes:
         run_id: of the study, in MLflow.
         tracker: of its experiment.
     """
 
-    def __init__(self, prepared: PreparedStudy, *, fresh: bool = False) -> None:
+    def __init__(
+        self, prepared: PreparedStudy, *, fresh: bool = False, waits: bool = False
+    ) -> None:
         self._prepared = prepared
         self._trial_runs: dict[int, str] = {}
         self._is_silent = False
-        self.tracker = self._open(waits=False)
+        tracker = self._open(waits=waits)
         search, study_id = prepared.search, prepared.study_id
         keys = (key.rpartition(".")[2] for key in search.vary)
         with self._alone():
-            self.run_id = self.tracker.begin(
+            self.run_id = tracker.begin(
                 f"search-{study_id}",
                 " ".join(("search", *(search.labels or ()), *keys)),
                 mode="search",
                 parameters={**prepared.config.model_dump(mode="json"), "study_id": study_id},
             )
             if fresh:
-                self.tracker.forget_trials(self.run_id)
+                tracker.forget_trials(self.run_id)
+        self.tracker = self._open(waits=False)
 
     def _open(self, *, waits: bool) -> Tracker:
         tracking = self._prepared.config.tracking
@@ -59,7 +63,7 @@ class TrackedStudy:
     def _alone(self) -> AbstractContextManager[Lease]:
         """One process of the study at a time: a run that none has found yet is made once."""
         folder = f"{study_folder(self._prepared.study_id)}/tracked"
-        storage = Storage(self._prepared.config.store)
+        storage = Storage(self._prepared.config.store, waits=True)
         return waited_for(Lease(storage, folder, "the study's run in MLflow", logged=False))
 
     def log(self, row: TrialRow) -> None:

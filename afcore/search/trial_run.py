@@ -1,6 +1,7 @@
 """A trial: one or several ordinary runs, trained epoch by epoch; neither tested nor published."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ _NOT_OF_THE_TRIAL = (
     TrackingError,
 )
 """What would end the next trial too, or is no failure."""
+_NO_MEMORY = re.compile(r"out of memory|(allocate|enough) memory|MemoryError|_ALLOC_FAILED")
+"""As torch says it of a CPU or a library of CUDA's, and workers of any device."""
 _TRIES = 3
 _log = logging.getLogger(__name__)
 
@@ -202,6 +205,6 @@ def failure_line(failed: list[str]) -> Iterator[None]:
             raise
         failed.append(in_one_line(error, 500))
     except RuntimeError as error:
-        if "memory" not in str(error):  # as torch says it of the CPU's
+        if not _NO_MEMORY.search(str(error)):  # as an illegal access, after which nothing computes
             raise
         failed.append(f"{OUT_OF_MEMORY} {in_one_line(error, 500)}")

@@ -105,7 +105,7 @@ def search_command(
         resolved = resolve_search(given, over or [], proxy or [], options)
         check_writable(report)
         check_figures(figures)
-        path = best_path(config, best)
+        path = best_path(config, resolved, best)
         files = {
             "best_file": str(path),
             "predictions_file": predictions_path(config, resolved, predictions),

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from afcore.config import Config, change_keys, parse_config, parse_overrides
 from afcore.errors import ConfigError
-from afcore.search.label_studies import label_configs, names_of_labels
+from afcore.search.label_studies import file_of_label, label_configs, names_of_labels
 from afcore.search.out_of_fold import PREDICTIONS_OPTION
 from afcore.search.search_report import LabelsReport, SearchReport
 from afcore.search.space import check_space, parse_over, search_of
@@ -55,12 +55,10 @@ def resolve_search(
     return resolved
 
 
-def best_path(config_file: str, given: Path | None) -> Path:
+def best_path(config_file: str, config: Config, given: Path | None) -> Path:
     """Where the best configuration is written: beside nobody else's file, in the current folder."""
     path = (given or Path(f"{Path(config_file).stem}.best.yaml")).expanduser()
-    if path.exists() and path.samefile(config_file):
-        raise ConfigError(f"--best {path}: is the configuration itself. Give another file")
-    check_file(str(path), BEST_OPTION)
+    _check_outputs(path, BEST_OPTION, config_file, config)
     return path
 
 
@@ -70,8 +68,24 @@ def predictions_path(config_file: str, config: Config, given: Path | None) -> st
         if given is not None:
             raise ConfigError(f"{PREDICTIONS_OPTION} {given}: is for folds. Give --folds too")
         return None
-    path = given or Path(f"{Path(config_file).stem}.out_of_fold.csv")
-    return str(check_file(str(path), PREDICTIONS_OPTION))
+    path = (given or Path(f"{Path(config_file).stem}.out_of_fold.csv")).expanduser()
+    _check_outputs(path, PREDICTIONS_OPTION, config_file, config)
+    return str(path.resolve())
+
+
+def _check_outputs(path: Path, option: str, config_file: str, config: Config) -> None:
+    """That the file, or that of each label column, can be written, and none is one that is read."""
+    data = config.data
+    read = {config_file: "the configuration itself"}
+    for names in (data.train, data.validation, data.test):
+        if not isinstance(names, float | None):
+            listed = [names] if isinstance(names, str) else names
+            read |= dict.fromkeys(listed, "a file that is read")
+    for label in names_of_labels(search_of(config).labels or [""]).values():
+        file = check_file(file_of_label(str(path), label), option)
+        for name, what in read.items():
+            if file == Path(name).expanduser().resolve():
+                raise ConfigError(f"{option} {path}: is {what}. Give another file")
 
 
 def check_figures(folder: Path | None) -> None:

@@ -169,6 +169,24 @@ def test_what_is_held_is_kept_for_the_next_and_for_nobody_else() -> None:
     release_shards()
 
 
+def test_what_was_measured_beside_a_smaller_training_makes_room_for_a_larger_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10)  # by this process
+    release_shards()
+    gpu = Residency(torch.device("cuda", 0), host_bytes=1000)
+    with hold_shards(replace(gpu, needed_bytes=20)) as first:
+        assert first.budgets.device_bytes == 30
+    for fewer in (10, 20):
+        with hold_shards(replace(gpu, needed_bytes=fewer)) as again:
+            assert again is first
+    with hold_shards(replace(gpu, needed_bytes=60)) as other:
+        assert other is not first
+        assert other.budgets.device_bytes == 10
+    release_shards()
+
+
 def test_budgets_are_given_or_half_of_what_is_free() -> None:
     given = measure_budgets(Residency(CPU, False, 5, 6, 7))
     assert given == Budgets(0, 6, 7)

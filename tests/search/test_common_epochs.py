@@ -24,6 +24,11 @@ CASES = {
         [2, 4],
         [["trained"] * 2, ["copied"] + ["trained"] * 3],
     ),
+    "numbers as texts": (
+        {"training.schedule": "wsd", "training.decay_ratio": 0.5, "freezing.policy": "static"},
+        ["2", "4"],
+        [["trained"] * 2, ["copied"] + ["trained"] * 3],
+    ),
     "cycles": (
         {"freezing.policy": "frozen_start", "freezing.tolerance": 0},
         [4, 5],

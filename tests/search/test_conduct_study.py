@@ -14,13 +14,22 @@ import torch
 
 from afcore.activations.sets import list_sets
 from afcore.config import Config, parse_config
-from afcore.errors import AutoFreezeError, ConfigError, NoWinnerError, StoppedError, UserError
+from afcore.errors import (
+    AutoFreezeError,
+    ConfigError,
+    LeaseHeldError,
+    NoWinnerError,
+    StoppedError,
+    StoreUnreachableError,
+    UserError,
+)
 from afcore.runs.identify import identify_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport, TrialRow
 from afcore.search.sharing_order import in_sharing_order, sharing_of
 from afcore.search.study import TrialHandle
+from afcore.storage import objects
 from afcore.storage.objects import Storage
 from tests.search.study_writes import SPOTS
 
@@ -100,6 +109,23 @@ def test_more_trials_go_on_with_the_same_study(config: Config) -> None:
         assert len(five.trials) == 5
 
 
+def test_a_study_is_not_begun_anew_while_others_work_on_it(config: Config) -> None:
+    config = config.replace(**{"training.epochs": 1, "search.trials": 1})
+    prepared = prepare_study(config)
+    conductor = StudyConductor(prepared)
+    refused = f"study {prepared.study_id} is being worked on by another process, of which --fresh"
+    with conductor.beginning(), pytest.raises(LeaseHeldError, match=refused):
+        StudyConductor(prepared, fresh=True)
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        with pytest.raises(LeaseHeldError, match=refused):
+            StudyConductor(prepared, fresh=True)
+        assert conductor.train(handle).state == "finished"
+    with conductor.publication(), pytest.raises(LeaseHeldError, match=refused):
+        StudyConductor(prepared, fresh=True)
+    assert StudyConductor(prepared, fresh=True).rows() == []
+
+
 def test_the_winner_is_the_best_trials_run(config: Config) -> None:
     config = config.replace(**{"search.seeds": 2, "search.trials": 2, "training.epochs": 1})
     conductor = StudyConductor(prepare_study(config))
@@ -134,6 +160,19 @@ def test_a_pruned_trial_ends_early(config: Config) -> None:
     assert not report.higher_is_better
     assert states[1e-9].state == "finished"
     assert (states[0.3].state, len(states[0.3].epochs)) == ("pruned", 1)
+
+
+def test_nothing_of_a_pruned_trial_is_held_while_the_next_one_begins(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrialHandle, "is_pruned", lambda *_: True)
+    conductor = StudyConductor(prepare_study(config))
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        row = conductor.train(handle)
+    assert (row.state, len(row.epochs)) == ("pruned", 1)
+    assert conductor.prepared.inputs._looks
+    assert conductor.prepared.inputs._state is None
 
 
 def test_failed_trials_have_a_line_and_the_study_goes_on(
@@ -175,6 +214,53 @@ def test_a_trial_that_is_interrupted_while_it_reads_its_data_has_not_failed(
     assert [row.state for row in conduct(config).trials] == ["finished"]
 
 
+@pytest.mark.parametrize(
+    ("message", "is_lack"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory", True),
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 4000 bytes", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("worker 1 of 2 failed in epoch 1: OutOfMemoryError: CUDA out of memory.", True),
+        ("worker 0 of 2 failed in epoch 1: MemoryError: ", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("unsupported memory format option Preserve", False),
+    ],
+)
+def test_what_only_speaks_of_memory_is_no_lack_of_it(
+    config: Config, monkeypatch: pytest.MonkeyPatch, message: str, is_lack: bool
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(trial_run, "launch_epoch", fails)
+    config = config.replace(**{"search.trials": 1})
+    if is_lack:
+        (row,) = conduct(config).trials
+        assert (row.state, row.why) == ("failed", f"out of memory: {' '.join(message.split())}")
+        return
+    with pytest.raises(RuntimeError, match="memory"):
+        conduct(config)
+    (row,) = StudyConductor(prepare_study(config)).rows()
+    assert row.state == "running"  # it goes on once that is mended
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_epoch(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft_of, outages = objects.draft_of, iter([1])
+
+    def drafted(target: Path, *args: Any) -> Any:
+        if target.name == "checkpoint.json" and next(outages, None):
+            raise StoreUnreachableError("the store does not answer")
+        return draft_of(target, *args)
+
+    monkeypatch.setattr(objects, "draft_of", drafted)
+    (row,) = conduct(config.replace(**{"search.trials": 1})).trials
+    assert next(outages, None) is None
+    assert [epoch.source for epoch in row.epochs] == ["trained"] * 2
+
+
 def test_a_study_stops_when_its_first_trials_fail_for_one_reason(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +281,7 @@ def test_a_study_stops_when_its_first_trials_fail_for_one_reason(
     [
         ({"training.epochs": [9, 0.5, 2]}, 9),
         ({"training.epochs": {"low": 1, "high": 6.5}}, 7),
+        ({"training.epochs": ["9", "10"]}, 10),  # which is as good as a number
         ({"training.learning_rate": [1e-3, 1e-2]}, 2),
     ],
 )

@@ -149,6 +149,20 @@ def test_sets_hold_texts_alone(tiny_config: dict[str, Any], tmp_path: Path) -> N
     assert len(list_sets(Storage(tree["store"]))) == 1
 
 
+def test_what_is_opened_is_held_for_one_column_at_a_time(
+    tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    from pipelines.search import _prepared
+
+    rows = [{**row, "long": str(len(row["text"]) > 60), "b": row["label"]} for row in stdlib_rows()]
+    tree = {**tiny_config}
+    tree["data"] = {"train": str(write_csv(tmp_path / "a.csv", rows[:60])), "max_length": 32}
+    tree["search"] = {"labels": "label,long,b", "storage": f"sqlite:///{tmp_path}/o.db"}
+    found = _prepared(parse_config(tree, source="test"))
+    assert list(found) == ["label", "long", "b"]
+    assert [len(one.inputs._looks) for one in found.values()] == [1, 0, 0]
+
+
 def winner_rows(report: LabelsReport) -> int:
     winner = report.labels["label"].winner
     assert winner is not None

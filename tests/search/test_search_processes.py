@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from afcore.config import Config, parse_config
+from afcore.config import Config, load_config, parse_config
 from afcore.errors import StoppedError
 from afcore.interrupt import catch_sigterm, request_stop
 from afcore.runs import publish
-from afcore.runs.run import Run
+from afcore.runs.records import PartialRecord, record_of
+from afcore.runs.run import Run, open_run
 from afcore.search import trial_run
 from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport
@@ -143,6 +145,33 @@ def test_told_to_stop_in_its_last_epoch_a_search_tests_and_publishes_nothing(
     assert [row.state for row in conductor.rows()] == ["finished"]
 
 
+def test_ctrl_c_ends_a_search_with_the_next_step_committed(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.search as flow
+
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["search"] = {"seeds": 2, "storage": f"sqlite:///{tmp_path}/optuna.db"}
+    launch = trial_run.launch_epoch
+
+    def launched(*args: Any, **kwargs: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return launch(*args, **kwargs)
+
+    monkeypatch.setattr(trial_run, "launch_epoch", launched)
+    monkeypatch.setattr(flow, "train_trial", lambda _, train: train())
+    prepared = prepare_study(parse_config(tree, source="test"))
+    conductor = StudyConductor(prepared)
+    with pytest.raises(StoppedError, match="in epoch 1 after step 1, as asked by Ctrl-C") as raised:
+        flow._train_until_stopped(conductor, TrackedStudy(prepared))
+    assert raised.value.exit_code == 130
+    (row,) = conductor.rows()
+    run = open_run(prepared.config.store, row.members[0].run_id)
+    partial = record_of(run, 1, PartialRecord)
+    assert partial is not None
+    assert partial.step == 1
+
+
 def test_a_process_that_was_given_fewer_trials_ends_with_the_others(
     tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +202,42 @@ def test_a_process_that_was_given_fewer_trials_ends_with_the_others(
         ending.result(30)
     conductor.clean_up()
     assert list(Storage(config.store).list("searches")) == []
+
+
+def test_a_better_trial_of_another_process_while_one_publishes_is_not_taken_for_its_winner(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.search as flow
+
+    tree = {**tiny_config, "freezing": {"policy": "static", "depth": 1}}
+    tree["training"] = {**tree["training"], "epochs": 1}
+    tree["search"] = {"vary": {"training.learning_rate": [1e-3, 3e-3]}, "sampler": "grid"}
+    tree["search"]["storage"] = f"sqlite:///{tmp_path}/optuna.db"
+    config, best = parse_config(tree, source="test"), tmp_path / "best.yaml"
+    fewer, more = (prepare_study(config.replace(**{"search.trials": n})) for n in (1, 2))
+    conductor, tracked = StudyConductor(fewer), TrackedStudy(fewer)
+    with conductor.next_trial() as handle:
+        assert handle is not None
+        first = conductor.train(handle)
+
+    def tested(winner: Config, **_: Any) -> dict[str, Any]:
+        other = StudyConductor(more)
+        with other.next_trial() as handle:
+            assert handle is not None
+            better = {"state": "finished", "score": 2.0, "members": first.members}
+            other._study.end(handle, handle.row.model_copy(update=better))
+        totals = {"test": None, "validation": {}}
+        return {"rate": winner.training.learning_rate, "totals": totals}
+
+    monkeypatch.setattr(flow, "finetune", tested)
+    monkeypatch.setattr(flow, "show_search_table", lambda _: None)
+    report = flow._publish(conductor, tracked, str(best), None)
+    assert (report.best, report.trials) == (0, [first])
+    assert report.winner is not None
+    assert report.winner["rate"] == first.values["training.learning_rate"]
+    assert f"trial 0 of study {fewer.study_id}" in best.read_text()
+    assert load_config(str(best)).training.learning_rate == report.winner["rate"]
+    assert conductor.report().best == 1
 
 
 def test_one_process_publishes_and_the_next_one_waits_for_it(

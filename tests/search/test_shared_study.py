@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
 from sqlalchemy import Engine, event
@@ -135,6 +136,22 @@ def test_who_waits_goes_on_with_what_was_left(tmp_path: Path) -> None:
         assert left.number == handle.number
 
 
+def test_who_waits_waits_for_a_store_that_is_away_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, listing, outages = opened(tmp_path), Storage.list, iter([1])
+    study._storage = Storage(str(tmp_path / "store"), waits=True)
+
+    def listed(storage: Storage, prefix: str) -> dict[str, int]:
+        if next(outages, None):
+            raise StoreUnreachableError("the store does not answer")
+        return listing(storage, prefix)
+
+    monkeypatch.setattr(Storage, "list", listed)
+    assert not study.wait_for_others()
+    assert next(outages, None) is None
+
+
 @pytest.mark.usefixtures("quick_hearts")
 def test_a_trial_of_a_process_elsewhere_is_left_when_that_gives_no_sign(tmp_path: Path) -> None:
     first, second = opened(tmp_path), opened(tmp_path)
@@ -207,6 +224,18 @@ def test_a_database_that_is_lost_is_one_message(tmp_path: Path, asked: str) -> N
         with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as connection:
             connection.executescript("DROP TABLE trials; DROP TABLE studies")
         with pytest.raises(StoreLostError, match=r"search\.storage .*: no such table: .* goes on"):
+            ASKED[asked](study, handle)
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_study_that_somebody_deletes_is_one_message(tmp_path: Path, asked: str) -> None:
+    study = opened(tmp_path)
+    with study.next_trial(1) as handle:
+        assert handle is not None
+        optuna.delete_study(study_name=study.study.study_name, storage=study.study._storage)
+        with pytest.raises(
+            StoreLostError, match=r"search\.storage .*Record does not exist.* goes on"
+        ):
             ASKED[asked](study, handle)
 
 

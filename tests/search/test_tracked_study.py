@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from afcore.config import parse_config
-from afcore.errors import TrackingUnreachableError
+from afcore.errors import TrackingAbsentError, TrackingUnreachableError
 from afcore.search.conduct_study import PreparedStudy, prepare_study
 from afcore.search.search_report import EpochRow, MemberRow, TrialRow
 from afcore.search.tracked_study import TrackedStudy
@@ -143,6 +143,26 @@ def test_what_mlflow_did_not_hear_is_logged_before_the_study_ends(
     assert ended == [("finished", "FINISHED"), ("failed", "FAILED"), ("pruned", "KILLED")]
     TrackedStudy(prepared).complete(rows)  # of another process
     assert begun[1:] == [study._prepared.study_id]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_study_of_a_later_label_column_waits_for_mlflow(
+    prepared: PreparedStudy, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    connect, outages = Tracker._connect, iter([1])
+
+    def connected(tracker: Tracker) -> Any:
+        if next(outages, None):
+            refused = TrackingUnreachableError("MLflow does not answer (refused)")
+            raise refused if tracker._waits else TrackingAbsentError(*refused.args)
+        return connect(tracker)
+
+    monkeypatch.setattr(Tracker, "_connect", connected)
+    if waits:
+        assert TrackedStudy(prepared, waits=True).run_id
+        return
+    with pytest.raises(TrackingAbsentError):
+        TrackedStudy(prepared)
 
 
 def test_a_fresh_study_goes_on_with_no_trial_of_an_earlier_one(prepared: PreparedStudy) -> None:

@@ -1,6 +1,8 @@
 """The tables of a search, and its pictures."""
 
 import io
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,15 @@ from rich.console import Console
 
 from afcore.config import parse_config
 from afcore.errors import ConfigError
-from afcore.search.search_report import LabelsReport, MemberRow, SearchReport, TrialRow
+from afcore.search.search_report import (
+    EpochRow,
+    LabelsReport,
+    MemberRow,
+    SearchReport,
+    TrialRow,
+)
 from afcore.search.study_forecast import StudyForecast, TrialForecast
+from pipelines.cli.options import write_report
 from pipelines.cli.search_shown import best_path, predictions_path, write_figures
 from pipelines.search_table import (
     forecast_table,
@@ -155,3 +164,22 @@ def test_a_picture_that_cannot_be_written_leaves_the_earlier_one(
         write_figures(report, folder)
     with pytest.raises(ConfigError, match="cannot be written"):
         write_figures(report, others[0])
+
+
+def test_a_score_that_is_no_number_is_null_in_the_file_and_read_again(
+    report: SearchReport, tmp_path: Path
+) -> None:
+    done = {"source": "trained", "read_from": "tokens", "built": [], "seconds": 1, "cost_usd": 0}
+    epoch = EpochRow(epoch=1, validation={"accuracy": 0.5, "loss": math.nan}, **done)
+    diverged = TRIALS[0].model_copy(
+        update={"members": [MemberRow(seed=0, run_id="r", epochs=[epoch])]}
+    )
+    whole = report.model_copy(update={"trials": [diverged, *TRIALS[1:]]})
+    write_report(tmp_path / "search.json", whole.model_dump())
+    text = (tmp_path / "search.json").read_text()
+    tree = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    first = tree["trials"][0]["members"][0]["epochs"][0]["validation"]
+    assert first == {"accuracy": 0.5, "loss": None}
+    read = SearchReport.model_validate_json(text).trials[0].members[0].epochs[0].validation
+    assert read["accuracy"] == 0.5
+    assert math.isnan(read["loss"])

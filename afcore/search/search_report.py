@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from afcore.freezing.policy import RecordedNumber
 from afcore.tasks.scores import shown_score
 
 __all__ = ["EpochRow", "LabelsReport", "MemberRow", "SearchReport", "TrialRow"]
@@ -37,7 +38,7 @@ class EpochRow(_Row):
     built: list[int]
     seconds: float
     cost_usd: float
-    validation: dict[str, float]
+    validation: dict[str, RecordedNumber]
     finished: float = 0.0
 
     @property

@@ -405,7 +405,7 @@ def _is_number(text: str) -> bool:
 def _value(text: str, of: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a date, say, that there is not
         raise ConfigError(f"--over {of!r}: {text!r} is not YAML") from error
 
 

@@ -1,11 +1,11 @@
 """Options that several commands have, and what is checked of them before hours of work."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_json
 
 from afcore.config import MODES
 from afcore.errors import ConfigError
@@ -61,10 +61,10 @@ def check_writable(path: Path | None, option: str = "--report") -> None:
 
 
 def write_report(report: Path | None, result: dict[str, Any]) -> None:
-    """As JSON, where a file was asked for."""
+    """As JSON, where a file was asked for; what is no number, or infinite, is ``null`` there."""
     if report is None:
         return
-    text = json.dumps(result, indent=1) + "\n"
+    text = to_json(result, indent=1, inf_nan_mode="null").decode() + "\n"
     if report.exists() and not report.is_file():  # a pipe, or a terminal
         report.write_text(text, encoding="utf-8")
         return

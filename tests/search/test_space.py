@@ -89,6 +89,8 @@ def test_over() -> None:
         parse_over(["training.epochs=1..5:2"])
     with pytest.raises(ConfigError, match=r"is not of the form"):
         parse_over(["training.epochs"])
+    with pytest.raises(ConfigError, match=r"'2026-02-30' is not YAML"):
+        parse_over(["data.train=2026-02-28,2026-02-30"])
     assert parse_over(["freezing.depth=0,null"]) == {"freezing.depth": [0, None]}
     for text in ("0,2,", "0,,2", ",0", "0, "):
         with pytest.raises(ConfigError, match=r"a value beside a comma is empty"):

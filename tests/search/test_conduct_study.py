@@ -29,7 +29,7 @@ from afcore.search.conduct_study import StudyConductor, prepare_study
 from afcore.search.search_report import SearchReport, TrialRow
 from afcore.search.sharing_order import in_sharing_order, sharing_of
 from afcore.search.study import TrialHandle
-from afcore.storage import objects
+from afcore.storage.backends.local_backend import LocalBackend
 from afcore.storage.objects import Storage
 from tests.search.study_writes import SPOTS
 
@@ -248,14 +248,14 @@ def test_what_only_speaks_of_memory_is_no_lack_of_it(
 def test_a_store_that_is_away_for_a_moment_costs_no_epoch(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draft_of, outages = objects.draft_of, iter([1])
+    put, outages = LocalBackend.put, iter([1])
 
-    def drafted(target: Path, *args: Any) -> Any:
-        if target.name == "checkpoint.json" and next(outages, None):
+    def putting(backend: LocalBackend, path: str, *args: Any) -> None:
+        if path.endswith("/checkpoint.json") and next(outages, None):
             raise StoreUnreachableError("the store does not answer")
-        return draft_of(target, *args)
+        put(backend, path, *args)
 
-    monkeypatch.setattr(objects, "draft_of", drafted)
+    monkeypatch.setattr(LocalBackend, "put", putting)
     (row,) = conduct(config.replace(**{"search.trials": 1})).trials
     assert next(outages, None) is None
     assert [epoch.source for epoch in row.epochs] == ["trained"] * 2

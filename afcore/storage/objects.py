@@ -24,7 +24,6 @@ from afcore.errors import (
 )
 from afcore.outage import outage_of
 from afcore.storage.backends.backend import Seen, unseen
-from afcore.storage.backends.local_backend import LocalBackend
 from afcore.storage.explain import raise_explained
 from afcore.storage.root import open_root
 from afcore.storage.stored import Found, Stored
@@ -265,7 +264,7 @@ class Storage:
 
     def drafts(self) -> dict[str, Stored]:
         """The drafts that killed writers left on local disk, or that live ones use."""
-        return self._backend.drafts() if isinstance(self._backend, LocalBackend) else {}
+        return self._backend.drafts()
 
     @_patient
     def delete(self, key: str) -> None:
@@ -387,5 +386,5 @@ class Storage:
             raise
         except Exception as error:
             size = "" if num_bytes is None else f" ({num_bytes / 1e6:.1f} MB)"
-            disk = self._full(key) if isinstance(self._backend, LocalBackend) else None
+            disk = self._backend.disk(self._full(key))
             raise_explained(error, f"cannot {verb} {self.uri(key)}{size}", disk)

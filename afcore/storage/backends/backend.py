@@ -98,6 +98,14 @@ class Backend:
             if entry["type"] == "directory" and next(self.walk(f"{folder}/{name}"), None):
                 yield name
 
+    def drafts(self) -> dict[str, Stored]:
+        """By keys, what killed writers left of objects, or live ones use, on a disk of ours."""
+        return {}
+
+    def disk(self, path: str) -> str | None:
+        """A path on the disk of this machine where an object lies; None: it lies elsewhere."""
+        return None
+
     def delete(self, path: str) -> None:
         """Delete an object."""
         self.file_system.rm_file(path)

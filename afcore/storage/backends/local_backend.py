@@ -58,7 +58,7 @@ class LocalBackend(Backend):
                 yield path, stored
 
     def drafts(self) -> dict[str, Stored]:
-        """By keys."""
+        """Files beside the objects that they were to be."""
         root, found = Path(self.root), {}
         for path in sorted(root.rglob("*.draft")):
             with contextlib.suppress(FileNotFoundError):  # its writer is done
@@ -67,6 +67,10 @@ class LocalBackend(Backend):
                     key = path.relative_to(root).as_posix()
                     found[key] = Stored(status.st_size, status.st_mtime)
         return found
+
+    def disk(self, path: str) -> str | None:
+        """Its own."""
+        return path
 
     def delete_all(self, paths: Iterable[str]) -> None:
         """With the folders that nothing is left in."""

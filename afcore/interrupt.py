@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from afcore.errors import StoppedError
+
 __all__ = [
     "catch_sigint",
     "catch_sigterm",
@@ -79,6 +81,8 @@ def catch_sigterm() -> Iterator[None]:
 def catch_sigint() -> Iterator[list[int]]:
     """Take the first SIGINT while inside as a request to stop; the second interrupts at once.
 
+    A :class:`StoppedError` that leaves it knows which of the two signals asked.
+
     Yields:
         The signals so far. In a thread other than the main one there are none.
     """
@@ -99,6 +103,9 @@ def catch_sigint() -> Iterator[list[int]]:
         former = signal.signal(signal.SIGINT, on_sigint)
         try:
             yield seen
+        except StoppedError as stopped:
+            stopped.by_ctrl_c = bool(seen)
+            raise
         finally:
             signal.signal(signal.SIGINT, former or signal.default_int_handler)
 

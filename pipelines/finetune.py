@@ -264,12 +264,8 @@ def _finetune(config: Config, fresh: bool, parent_mlflow_run_id: str | None) -> 
 
 
 def _train_epochs(run: Run, lease: Lease, mlflow_run_id: str) -> None:
-    with catch_sigint() as signals:  # and SIGTERM; between epochs too
-        try:
-            unlogged = _train_each(run, lease, mlflow_run_id)
-        except StoppedError as stopped:
-            stopped.by_ctrl_c = bool(signals)
-            raise
+    with catch_sigint():  # and SIGTERM; between epochs too
+        unlogged = _train_each(run, lease, mlflow_run_id)
     log_epochs(run, mlflow_run_id, unlogged, waits=True)
 
 

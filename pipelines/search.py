@@ -117,7 +117,8 @@ def _conduct(
     prepared = conductor.prepared
     try:
         open_launcher(prepared.config.workers)
-        _train_until_stopped(conductor, tracked)
+        with catch_sigint():  # and SIGTERM; the next step is committed
+            _train_trials(conductor, tracked)
         tracked.complete(conductor.rows())
         report = conductor.report(importance=False)
         # Another label column may have used up what there was for all; what it found counts.
@@ -137,15 +138,6 @@ def _conduct(
         prepared.inputs.clear()
     tracked.tracker.finish(tracked.run_id)
     return report
-
-
-def _train_until_stopped(conductor: StudyConductor, tracked: TrackedStudy) -> None:
-    with catch_sigint() as signals:  # and SIGTERM; the next step is committed
-        try:
-            _train_trials(conductor, tracked)
-        except StoppedError as stopped:
-            stopped.by_ctrl_c = bool(signals)
-            raise
 
 
 def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:

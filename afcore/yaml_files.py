@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from afcore.errors import ConfigError
 
-__all__ = ["SECRET_MESSAGE", "USERINFO", "key_paths", "parse", "read_mapping"]
+__all__ = ["SECRET_MESSAGE", "USERINFO", "key_paths", "parse", "read_mapping", "read_value"]
 
 SECRET_MESSAGE = (
     "a password in a URI would be logged; give credentials through the environment, e.g. "
@@ -48,6 +48,22 @@ def read_mapping(path: Path, what: str, instead: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, not {type(tree).__name__}")
     return tree
+
+
+def read_value(text: str, what: str) -> Any:
+    """A value that a user wrote behind a key on the command line.
+
+    Args:
+        text: YAML.
+        what: it is, to begin the message.
+
+    Raises:
+        ConfigError: for another text, or a date that there is not.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{what} is not YAML") from error
 
 
 class _KeyTwiceError(Exception):

@@ -4,14 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from afcore.config.changes import change_keys
 from afcore.config.modes import PEER_MODES
 from afcore.config.tree import Config
 from afcore.errors import ConfigError
 from afcore.extras import require_package
-from afcore.yaml_files import parse, read_mapping
+from afcore.yaml_files import parse, read_mapping, read_value
 
 __all__ = ["check_extras", "load_config", "parse_config", "parse_overrides"]
 
@@ -48,10 +46,7 @@ def parse_overrides(overrides: Iterable[str], source: str) -> dict[str, Any]:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"{source} {override!r} is not of the form key.path=value")
-        try:
-            changes[key.strip()] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError) as error:  # of a date, say, that there is not
-            raise ConfigError(f"{source} {override!r}: the value is not YAML") from error
+        changes[key.strip()] = read_value(text, f"{source} {override!r}: the value")
     return changes
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, get_args
 
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -25,6 +24,7 @@ from afcore.errors import ConfigError
 from afcore.freezing.known_policies import Policy
 from afcore.tasks.known_tasks import find_score, task_class
 from afcore.tasks.scores import Score
+from afcore.yaml_files import read_value
 
 __all__ = [
     "POLICY_KEY",
@@ -403,10 +403,7 @@ def _is_number(text: str) -> bool:
 
 
 def _value(text: str, of: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # of a date, say, that there is not
-        raise ConfigError(f"--over {of!r}: {text!r} is not YAML") from error
+    return read_value(text, f"--over {of!r}: {text!r}")
 
 
 def _label(value: Any) -> Any:

@@ -512,6 +512,18 @@ def test_a_depth_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None
         trainer.train()
 
 
+TWO_PROCESSES: dict[str, Any] = {
+    "deepspeed": None,
+    "fsdp": None,
+    "ddp_find_unused_parameters": None,
+    "ddp_static_graph": None,
+    "gradient_checkpointing": False,
+    "world_size": 2,
+    "n_gpu": 1,
+}
+"""What the callback looks at of a Trainer's arguments."""
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -523,29 +535,15 @@ def test_a_depth_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_work_is_refused_before_training(changes: dict[str, Any], said: str) -> None:
-    names = ("deepspeed", "fsdp", "ddp_find_unused_parameters", "ddp_static_graph")
-    arguments = dict.fromkeys(names) | {
-        "gradient_checkpointing": False,
-        "world_size": 2,
-        "n_gpu": 1,
-    }
-    assert all(hasattr(TrainingArguments, name) for name in arguments)
+    assert all(hasattr(TrainingArguments, name) for name in TWO_PROCESSES)
     check, model = AutoFreezeCallback()._check, make_split().model
-    check(SimpleNamespace(**arguments), model)  # type: ignore[arg-type]
+    check(SimpleNamespace(**TWO_PROCESSES), model)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=said):
-        check(SimpleNamespace(**arguments | changes), model)  # type: ignore[arg-type]
+        check(SimpleNamespace(**TWO_PROCESSES | changes), model)  # type: ignore[arg-type]
 
 
 def test_a_model_that_checkpoints_by_itself_is_refused_as_if_the_trainer_were_told_to() -> None:
-    arguments: Any = SimpleNamespace(
-        deepspeed=None,
-        fsdp=None,
-        ddp_find_unused_parameters=None,
-        ddp_static_graph=None,
-        gradient_checkpointing=False,
-        world_size=2,
-        n_gpu=1,
-    )
+    arguments: Any = SimpleNamespace(**TWO_PROCESSES)
     model = make_split().model
     model.activation_checkpointing_enable()
     with pytest.raises(ConfigError, match="Set ddp_find_unused_parameters=True"):

@@ -117,8 +117,7 @@ def _conduct(
     prepared = conductor.prepared
     try:
         open_launcher(prepared.config.workers)
-        with catch_sigint():  # and SIGTERM; the next step is committed
-            _train_trials(conductor, tracked)
+        _train_trials(conductor, tracked)
         tracked.complete(conductor.rows())
         report = conductor.report(importance=False)
         # Another label column may have used up what there was for all; what it found counts.
@@ -142,7 +141,7 @@ def _conduct(
 
 def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:
     """All trials, until no process is at work on one, or may begin one."""
-    with conductor.beginning():
+    with catch_sigint(), conductor.beginning():  # and SIGTERM; the next step is committed
         while _train_next(conductor, tracked):
             pass
     while conductor.wait_for_others():

@@ -163,7 +163,7 @@ def test_ctrl_c_ends_a_search_with_the_next_step_committed(
     prepared = prepare_study(parse_config(tree, source="test"))
     conductor = StudyConductor(prepared)
     with pytest.raises(StoppedError, match="in epoch 1 after step 1, as asked by Ctrl-C") as raised:
-        flow._train_until_stopped(conductor, TrackedStudy(prepared))
+        flow._train_trials(conductor, TrackedStudy(prepared))
     assert raised.value.exit_code == 130
     (row,) = conductor.rows()
     run = open_run(prepared.config.store, row.members[0].run_id)

@@ -139,9 +139,10 @@ def _conduct(
     return report
 
 
+@catch_sigint()  # and SIGTERM; the next step is committed
 def _train_trials(conductor: StudyConductor, tracked: TrackedStudy) -> None:
     """All trials, until no process is at work on one, or may begin one."""
-    with catch_sigint(), conductor.beginning():  # and SIGTERM; the next step is committed
+    with conductor.beginning():
         while _train_next(conductor, tracked):
             pass
     while conductor.wait_for_others():
